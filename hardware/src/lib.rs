@@ -1,0 +1,16 @@
+//! What the machine gives us: memory for I/O, devices, time, and one reactor per thread that serves them all.
+//!
+//! This is the only crate of the workspace with `unsafe`. Everything above it is written against three traits:
+//! [`Device`] (a drive), [`Machine`] (devices' surroundings: clock, randomness, tasks, memory) and
+//! [`CrashMemory`] (bytes that outlive the process but not the power). Two machines implement them: the real one
+//! (`reactor`, on io_uring) and the simulated one (`sim`), which is deterministic from a seed.
+//!
+//! What this crate deliberately does not do: it knows nothing of pools, extents or protocols.
+
+pub mod buffer;
+pub mod device;
+pub mod machine;
+
+pub use buffer::{Buffer, BufferPool, Frozen};
+pub use device::{Device, Durability, Geometry, IoError};
+pub use machine::{CrashMemory, Machine};
