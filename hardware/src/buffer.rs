@@ -11,7 +11,7 @@
 //! Not here: sharing between threads. A pool belongs to one reactor.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -37,7 +37,9 @@ struct Region {
     /// References per allocation, kept at its first page.
     references: Box<[Cell<u32>]>,
     buddies: RefCell<Buddies>,
-    waiters: RefCell<VecDeque<Waker>>,
+    /// Who waits for memory, by ticket, first come first.
+    waiters: RefCell<BTreeMap<u64, Waker>>,
+    next_ticket: Cell<u64>,
 }
 
 /// Free runs by order, as doubly linked lists threaded through arrays, so that a buddy is unlinked in constant time.
@@ -143,6 +145,7 @@ impl BufferPool {
                 references: vec![Cell::new(0); pages].into(),
                 buddies: RefCell::new(buddies),
                 waiters: RefCell::default(),
+                next_ticket: Cell::new(0),
             }),
         })
     }
@@ -161,22 +164,14 @@ impl BufferPool {
 
     /// As [`BufferPool::try_alloc`], but waits, first come first served, until there is memory.
     pub async fn alloc(&self, len: usize) -> Buffer {
-        let mut waited = false;
+        let mut place = Waiting { region: &self.region, ticket: None };
         std::future::poll_fn(|context| {
-            // Whoever has not waited goes behind those who have.
-            if waited || self.region.waiters.borrow().is_empty() {
-                if let Some(buffer) = self.try_alloc(len) {
-                    self.wake_one();
-                    return Poll::Ready(buffer);
-                }
+            if place.is_first()
+                && let Some(buffer) = self.try_alloc(len)
+            {
+                return Poll::Ready(buffer);
             }
-            let mut waiters = self.region.waiters.borrow_mut();
-            if waited {
-                waiters.push_front(context.waker().clone())
-            } else {
-                waiters.push_back(context.waker().clone())
-            }
-            waited = true;
+            place.wait(context.waker());
             Poll::Pending
         })
         .await
@@ -203,17 +198,46 @@ impl BufferPool {
     pub fn region(&self) -> (*mut u8, usize) {
         (self.region.base.as_ptr(), self.region.bytes)
     }
-
-    fn wake_one(&self) {
-        self.region.wake_one();
-    }
 }
 
 impl Region {
     fn wake_one(&self) {
-        let waker = self.waiters.borrow_mut().pop_front();
-        if let Some(waker) = waker {
-            waker.wake();
+        if let Some(waker) = self.waiters.borrow().values().next() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// A place in the queue for memory; left when it is dropped, so that nobody waits behind one who went away.
+struct Waiting<'a> {
+    region: &'a Region,
+    ticket: Option<u64>,
+}
+
+impl Waiting<'_> {
+    fn is_first(&self) -> bool {
+        match self.region.waiters.borrow().keys().next() {
+            None => true,
+            Some(&first) => self.ticket == Some(first),
+        }
+    }
+
+    fn wait(&mut self, waker: &Waker) {
+        let ticket = *self.ticket.get_or_insert_with(|| {
+            let ticket = self.region.next_ticket.get();
+            self.region.next_ticket.set(ticket + 1);
+            ticket
+        });
+        self.region.waiters.borrow_mut().insert(ticket, waker.clone());
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.region.waiters.borrow_mut().remove(&ticket);
+            // There may be memory for the next one too.
+            self.region.wake_one();
         }
     }
 }
@@ -398,6 +422,21 @@ mod tests {
         held.clear();
         assert_eq!(pool.free_bytes(), 2 * BUFFER_MAX);
         assert!(pool.try_alloc(BUFFER_MAX).is_some(), "freed pages did not merge");
+        Ok(())
+    }
+
+    #[test]
+    fn a_waiter_that_goes_away_keeps_nobody_waiting() -> std::io::Result<()> {
+        let pool = BufferPool::new(BUFFER_MAX)?;
+        let all = pool.try_alloc(BUFFER_MAX);
+        let mut context = std::task::Context::from_waker(Waker::noop());
+        let mut gone = Box::pin(pool.alloc(PAGE));
+        let mut stays = Box::pin(pool.alloc(PAGE));
+        assert!(gone.as_mut().poll(&mut context).is_pending() && stays.as_mut().poll(&mut context).is_pending());
+        drop(gone);
+        drop(all);
+        assert!(stays.as_mut().poll(&mut context).is_ready());
+        assert!(Box::pin(pool.alloc(PAGE)).as_mut().poll(&mut context).is_ready());
         Ok(())
     }
 

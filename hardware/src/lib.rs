@@ -8,9 +8,17 @@
 //! What this crate deliberately does not do: it knows nothing of pools, extents or protocols.
 
 pub mod buffer;
+pub mod crash_memory;
 pub mod device;
+pub mod file;
 pub mod machine;
+pub mod probe;
+pub mod reactor;
+pub mod sim;
 
 pub use buffer::{Buffer, BufferPool, Frozen};
+pub use crash_memory::SharedMemory;
 pub use device::{Device, Durability, Geometry, IoError};
+pub use file::{FileDevice, OpenError, OpenOptions};
 pub use machine::{CrashMemory, Machine};
+pub use reactor::{Handle, Listener, Mailbox, MailboxSender, Reactor, ReactorConfig, ReactorError, Stream, mailbox};

@@ -1,0 +1,174 @@
+//! What the engine answers when it cannot do what was asked.
+
+use plimsoll_hardware::IoError;
+use uuid::Uuid;
+
+/// Every failure of the engine. Messages say what happened, to which object, and what to do.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A write needs extents and none is left. Never an I/O error.
+    #[error(
+        "pool {pool} cannot back the write: {needed} extents needed, {free} free beyond the metadata reserve; add a device \
+         (plimsoll pool add-device {pool} --device PATH), or delete or discard something"
+    )]
+    OutOfSpace {
+        /// The pool.
+        pool: String,
+        /// Extents the write needs.
+        needed: u64,
+        /// Extents that could be given.
+        free: u64,
+    },
+    /// Misaligned, zero-length or beyond the end.
+    #[error("{what} of {length} bytes at {offset}: {reason}")]
+    InvalidRequest {
+        /// The operation.
+        what: &'static str,
+        /// Byte offset.
+        offset: u64,
+        /// Bytes.
+        length: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A name, size or option that makes no sense.
+    #[error("{0}")]
+    InvalidArgument(String),
+    /// No such object.
+    #[error("{kind} {name} does not exist")]
+    NotFound {
+        /// What kind of object.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// The name is taken.
+    #[error("{kind} {name} exists")]
+    Exists {
+        /// What kind of object.
+        kind: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// Wrong state: being deleted, shrinking, still in use.
+    #[error("{object} is busy: {reason}")]
+    Busy {
+        /// The object.
+        object: String,
+        /// Why.
+        reason: String,
+    },
+    /// The pool takes no writes.
+    #[error("pool {pool} is read-only: {reason}")]
+    ReadOnly {
+        /// The pool.
+        pool: String,
+        /// Why.
+        reason: String,
+    },
+    /// A device failed.
+    #[error(transparent)]
+    Device(#[from] IoError),
+    /// Both copies of a mapping page are bad.
+    #[error("the mapping of {vdisk} at {offset}..+{length} is damaged in both copies; see plimsoll pool check")]
+    Damaged {
+        /// The vdisk.
+        vdisk: String,
+        /// First byte that cannot be read.
+        offset: u64,
+        /// Bytes that cannot be read.
+        length: u64,
+    },
+    /// A smaller size would lose data.
+    #[error(
+        "a resize of {vdisk} to {size} bytes would cut off {backed} backed bytes; say --discard-tail to give them up"
+    )]
+    WouldCutOff {
+        /// The vdisk.
+        vdisk: String,
+        /// Size asked for.
+        size: u64,
+        /// Bytes with physical space behind them that would be lost.
+        backed: u64,
+    },
+    /// A device of the pool was not found.
+    #[error(
+        "pool {pool}: device {index} ({device}) is missing; connect it, or name its path: plimsoll pool import PATH..."
+    )]
+    DeviceMissing {
+        /// The pool.
+        pool: String,
+        /// The device's identity.
+        device: Uuid,
+        /// Its place in the pool.
+        index: u16,
+        /// Where it was when last seen; empty when unknown.
+        last_path: String,
+    },
+    /// The device holds something.
+    #[error("{path} holds {what}; say --force to overwrite it")]
+    InUse {
+        /// The device.
+        path: String,
+        /// What is on it.
+        what: String,
+    },
+    /// The device holds no pool, or what it holds cannot be read.
+    #[error("{path}: {reason}")]
+    NotAPool {
+        /// The device.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Written by a newer version.
+    #[error("pool {pool} was written by a newer version (unknown feature bits {bits:#x}); use that version")]
+    UnsupportedFeature {
+        /// The pool.
+        pool: String,
+        /// The bits.
+        bits: u64,
+    },
+    /// The device cannot hold a pool.
+    #[error("{path} is too small: {size} bytes, at least {minimum} are needed")]
+    TooSmall {
+        /// The device.
+        path: String,
+        /// Its size in bytes.
+        size: u64,
+        /// Smallest size in bytes.
+        minimum: u64,
+    },
+    /// The pool is being closed.
+    #[error("pool {0} is closing")]
+    Closing(String),
+}
+
+/// What the engine's operations answer.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// A stable kebab-case word for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::OutOfSpace { .. } => "out-of-space",
+            Error::InvalidRequest { .. } => "invalid-request",
+            Error::InvalidArgument(_) => "invalid-argument",
+            Error::NotFound { .. } => "not-found",
+            Error::Exists { .. } => "exists",
+            Error::Busy { .. } => "busy",
+            Error::ReadOnly { .. } => "read-only",
+            Error::Device(IoError::NoSpace { .. }) => "device-no-space",
+            Error::Device(_) => "device-error",
+            Error::Damaged { .. } => "damaged",
+            Error::WouldCutOff { .. } => "would-cut-off",
+            Error::DeviceMissing { .. } => "device-missing",
+            Error::InUse { .. } => "in-use",
+            Error::NotAPool { .. } => "not-a-pool",
+            Error::UnsupportedFeature { .. } => "unsupported-feature",
+            Error::TooSmall { .. } => "too-small",
+            Error::Closing(_) => "closing",
+        }
+    }
+}

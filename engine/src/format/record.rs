@@ -1,0 +1,145 @@
+//! Journal records: what changed, small, and applied in order to the state of the last checkpoint.
+//!
+//! ```text
+//! 1 MAP     u8 1  u8 0  u16 blocks  u32 vdisk  u64 virtual extent  u64 extent  u32 proof  u32 zero         32 bytes
+//! 2 UNMAP   u8 2  u8 0  u16 0       u32 vdisk  u64 first           u64 count                               24 bytes
+//! 3 CLEAR   u8 3  u8 0  u16 blocks  u32 vdisk  u64 virtual extent                                          16 bytes
+//! 4 PUT     u8 4  u8 0  u16 0       u32 vdisk  512 bytes of entry                                         520 bytes
+//! 5 REMOVE  u8 5  u8 0  u16 0       u32 vdisk                                                               8 bytes
+//! 6 META    u8 6  u8 0  u16 0       u32 count  u64 generation      count x u64 (extent << 16 | pages)  16 + 8n bytes
+//! 7 DROPPED u8 7  u8 0  u16 0       u32 index  u64 batch                                                   16 bytes
+//! ```
+//! MAP adds blocks to what an extent holds for a virtual extent (and puts the extent there when it is not yet); its
+//! proof is the checksum of the blocks' contents. UNMAP and CLEAR free extents that hold nothing any more. META says
+//! which pages of a metadata extent are in use once the checkpoint of that generation stands; with another
+//! generation it says nothing. DROPPED names a MAP whose proof failed once and that must never be believed again.
+
+use bytes::BufMut;
+
+use super::{Blocks, Cursor, ENTRY_BYTES, Entry, ExtentId, FormatError, VdiskId, VirtualExtent};
+
+pub(crate) const MAP_RECORD_BYTES: usize = 32;
+
+/// One record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Record {
+    Map { vdisk: VdiskId, at: VirtualExtent, extent: ExtentId, blocks: Blocks, proof: u32 },
+    Unmap { vdisk: VdiskId, first: VirtualExtent, count: u64 },
+    Clear { vdisk: VdiskId, at: VirtualExtent, blocks: Blocks },
+    Put { vdisk: VdiskId, entry: Box<Entry> },
+    Remove { vdisk: VdiskId },
+    Meta { generation: u64, extents: Vec<(ExtentId, u16)> },
+    Dropped { batch: u64, index: u32 },
+}
+
+impl Record {
+    /// Bytes that `encode` writes; a multiple of 8.
+    pub(crate) fn encoded_len(&self) -> usize {
+        match self {
+            Record::Map { .. } => MAP_RECORD_BYTES,
+            Record::Unmap { .. } => 24,
+            Record::Clear { .. } | Record::Dropped { .. } => 16,
+            Record::Put { .. } => 8 + ENTRY_BYTES,
+            Record::Remove { .. } => 8,
+            Record::Meta { extents, .. } => 16 + 8 * extents.len(),
+        }
+    }
+
+    pub(crate) fn encode(&self, out: &mut impl BufMut) {
+        let mut head = |kind: u8, blocks: u16, word: u32| {
+            out.put_u8(kind);
+            out.put_u8(0);
+            out.put_u16_le(blocks);
+            out.put_u32_le(word);
+        };
+        match self {
+            Record::Map { vdisk, at, extent, blocks, proof } => {
+                head(1, blocks.0, vdisk.0);
+                out.put_u64_le(at.0);
+                out.put_u64_le(extent.0);
+                out.put_u32_le(*proof);
+                out.put_u32_le(0);
+            }
+            Record::Unmap { vdisk, first, count } => {
+                head(2, 0, vdisk.0);
+                out.put_u64_le(first.0);
+                out.put_u64_le(*count);
+            }
+            Record::Clear { vdisk, at, blocks } => {
+                head(3, blocks.0, vdisk.0);
+                out.put_u64_le(at.0);
+            }
+            Record::Put { vdisk, entry } => {
+                head(4, 0, vdisk.0);
+                entry.encode(out);
+            }
+            Record::Remove { vdisk } => head(5, 0, vdisk.0),
+            Record::Meta { generation, extents } => {
+                head(6, 0, extents.len() as u32);
+                out.put_u64_le(*generation);
+                for (extent, pages) in extents {
+                    out.put_u64_le(extent.0 << 16 | u64::from(*pages));
+                }
+            }
+            Record::Dropped { batch, index } => {
+                head(7, 0, *index);
+                out.put_u64_le(*batch);
+            }
+        }
+    }
+
+    pub(crate) fn decode(cursor: &mut Cursor<'_>) -> Result<Self, FormatError> {
+        let kind = cursor.u8()?;
+        cursor.u8()?;
+        let blocks = Blocks(cursor.u16()?);
+        let word = cursor.u32()?;
+        let vdisk = VdiskId(word);
+        Ok(match kind {
+            1 => {
+                let at = VirtualExtent(cursor.u64()?);
+                let extent = extent(cursor.u64()?)?;
+                let proof = cursor.u32()?;
+                cursor.u32()?;
+                Record::Map { vdisk, at, extent, blocks, proof }
+            }
+            2 => Record::Unmap { vdisk, first: VirtualExtent(cursor.u64()?), count: cursor.u64()? },
+            3 => Record::Clear { vdisk, at: VirtualExtent(cursor.u64()?), blocks },
+            4 => match Entry::decode(cursor.take(ENTRY_BYTES)?)? {
+                Some(entry) => Record::Put { vdisk, entry: Box::new(entry) },
+                None => return Err(FormatError::Field { field: "entry of a put record", value: 0 }),
+            },
+            5 => Record::Remove { vdisk },
+            6 => {
+                let generation = cursor.u64()?;
+                if word as usize > cursor.remaining() / 8 {
+                    return Err(FormatError::Field { field: "metadata extents of a record", value: u64::from(word) });
+                }
+                let mut extents = Vec::with_capacity(word as usize);
+                for _ in 0..word {
+                    let packed = cursor.u64()?;
+                    extents.push((extent(packed >> 16)?, packed as u16));
+                }
+                Record::Meta { generation, extents }
+            }
+            7 => Record::Dropped { index: word, batch: cursor.u64()? },
+            kind => return Err(FormatError::Field { field: "record kind", value: u64::from(kind) }),
+        })
+    }
+
+    /// All records of a batch's payload.
+    pub(crate) fn decode_all(payload: &[u8]) -> Result<Vec<Record>, FormatError> {
+        let mut cursor = Cursor::new(payload, "a journal record");
+        let mut records = Vec::new();
+        while cursor.remaining() > 0 {
+            records.push(Record::decode(&mut cursor)?);
+        }
+        Ok(records)
+    }
+}
+
+fn extent(number: u64) -> Result<ExtentId, FormatError> {
+    if number > ExtentId::MAX {
+        return Err(FormatError::Field { field: "extent", value: number });
+    }
+    Ok(ExtentId(number))
+}

@@ -1,0 +1,140 @@
+//! The root: where a checkpoint's trees start and where the journal goes on from it. One page, in two alternating slots at
+//! the start and two at the end of every device; the only thing besides the journal that is written over in place.
+//!
+//! ```text
+//!   0 8 bytes "PLIMROOT"   8 u32 zero   12 u32 checksum of the other 4092 bytes
+//!  16 u128 pool   32 u64 generation   40 u64 life   48 u64 flags (bit 0: closed cleanly)
+//!  56 u64 next batch   64 u64 its position in pages since the journal began   72 u32 checksum of the batch before  76 u32 zero
+//!  80 reference to the group tree   112 reference to the vdisk table   144 reference to the pattern table
+//! 176 reference to the tree of page counts   208 u8 x 4 heights of these   212 u32 devices
+//! 216 u64 data extents   224 u64 metadata extents   232 u64 zero   240 u64 zero
+//! 256 64 devices of 56 bytes: u128 device, u64 size, u64 first page, u64 extents, u64 first extent, u64 zero
+//! ```
+
+use bytes::BufMut;
+use uuid::Uuid;
+
+use super::{Cursor, DEVICES_MAX, FormatError, PAGE_BYTES, PageRef, TreeRoot, checksum};
+
+const MAGIC: &[u8; 8] = b"PLIMROOT";
+const DEVICE_BYTES: usize = 56;
+const _: () = assert!(256 + DEVICES_MAX * DEVICE_BYTES <= PAGE_BYTES);
+
+/// Where replay starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct JournalStart {
+    pub(crate) sequence: u64,
+    pub(crate) position: u64,
+    pub(crate) previous: u32,
+}
+
+/// One device in the root's table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DeviceSlot {
+    pub(crate) device: Uuid,
+    pub(crate) size: u64,
+    pub(crate) extents_page: u64,
+    pub(crate) extents: u64,
+    pub(crate) extent_base: u64,
+}
+
+/// A checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RootPage {
+    pub(crate) pool: Uuid,
+    pub(crate) generation: u64,
+    pub(crate) life: u64,
+    pub(crate) clean: bool,
+    pub(crate) journal: JournalStart,
+    pub(crate) groups: TreeRoot,
+    pub(crate) table: TreeRoot,
+    pub(crate) data_extents: u64,
+    pub(crate) meta_extents: u64,
+    pub(crate) devices: Vec<DeviceSlot>,
+}
+
+impl RootPage {
+    pub(crate) fn encode(&self, page: &mut [u8]) {
+        page[..PAGE_BYTES].fill(0);
+        let mut out = &mut page[..PAGE_BYTES];
+        out.put_slice(MAGIC);
+        out.put_u64_le(0);
+        out.put_slice(self.pool.as_bytes());
+        out.put_u64_le(self.generation);
+        out.put_u64_le(self.life);
+        out.put_u64_le(u64::from(self.clean));
+        out.put_u64_le(self.journal.sequence);
+        out.put_u64_le(self.journal.position);
+        out.put_u32_le(self.journal.previous);
+        out.put_u32_le(0);
+        for reference in [self.groups.reference, self.table.reference, PageRef::NONE, PageRef::NONE] {
+            reference.encode(&mut out);
+        }
+        out.put_slice(&[self.groups.height, self.table.height, 0, 0]);
+        out.put_u32_le(self.devices.len() as u32);
+        out.put_u64_le(self.data_extents);
+        out.put_u64_le(self.meta_extents);
+        out.put_bytes(0, 24);
+        for device in &self.devices {
+            out.put_slice(device.device.as_bytes());
+            for number in [device.size, device.extents_page, device.extents, device.extent_base, 0] {
+                out.put_u64_le(number);
+            }
+        }
+        let sum = checksum(&[&page[..12], &page[16..PAGE_BYTES]]);
+        page[12..16].copy_from_slice(&sum.to_le_bytes());
+    }
+
+    pub(crate) fn decode(page: &[u8]) -> Result<Self, FormatError> {
+        let mut cursor = Cursor::new(page, "a root");
+        if cursor.take(8)? != MAGIC {
+            return Err(FormatError::Magic);
+        }
+        cursor.u32()?;
+        let sum = cursor.u32()?;
+        let body = page.get(16..PAGE_BYTES).ok_or(FormatError::Short("a root"))?;
+        if checksum(&[&page[..12], body]) != sum {
+            return Err(FormatError::Checksum);
+        }
+        let pool = Uuid::from_bytes(cursor.array()?);
+        let (generation, life) = (cursor.u64()?, cursor.u64()?);
+        let flags = cursor.u64()?;
+        if flags > 1 {
+            return Err(FormatError::Field { field: "root flags", value: flags });
+        }
+        let (sequence, position, previous) = (cursor.u64()?, cursor.u64()?, cursor.u32()?);
+        cursor.u32()?;
+        let (groups, table) = (PageRef::decode(&mut cursor)?, PageRef::decode(&mut cursor)?);
+        for field in ["pattern table", "tree of page counts"] {
+            if !PageRef::decode(&mut cursor)?.is_none() {
+                return Err(FormatError::Field { field, value: 1 });
+            }
+        }
+        let heights: [u8; 4] = cursor.array()?;
+        let count = cursor.u32()? as usize;
+        if count == 0 || count > DEVICES_MAX {
+            return Err(FormatError::Field { field: "number of devices", value: count as u64 });
+        }
+        let (data_extents, meta_extents) = (cursor.u64()?, cursor.u64()?);
+        cursor.take(24)?;
+        let mut devices = Vec::with_capacity(count);
+        for _ in 0..count {
+            let device = Uuid::from_bytes(cursor.array()?);
+            let [size, extents_page, extents, extent_base, _] =
+                [cursor.u64()?, cursor.u64()?, cursor.u64()?, cursor.u64()?, cursor.u64()?];
+            devices.push(DeviceSlot { device, size, extents_page, extents, extent_base });
+        }
+        Ok(RootPage {
+            pool,
+            generation,
+            life,
+            clean: flags & 1 == 1,
+            journal: JournalStart { sequence, position, previous },
+            groups: TreeRoot::decode(groups, heights[0])?,
+            table: TreeRoot::decode(table, heights[1])?,
+            data_extents,
+            meta_extents,
+            devices,
+        })
+    }
+}

@@ -1,0 +1,146 @@
+//! Promising room for records, and appending them.
+
+use std::rc::Rc;
+
+use plimsoll_hardware::Machine;
+
+use super::{Journal, JournalFailed, State, UNPROVEN_MAX, Unproven};
+use crate::format::{BATCH_HEADER_BYTES, Blocks, ExtentId, Record, pages_of};
+
+/// A promise of room for records in the batch to come; what is not used is forfeited when it is dropped.
+pub(crate) struct Permit<M: Machine> {
+    journal: Rc<Journal<M>>,
+    bytes: usize,
+}
+
+impl<M: Machine> Drop for Permit<M> {
+    fn drop(&mut self) {
+        self.journal.state.borrow_mut().reserved -= self.bytes;
+        if self.bytes > 0 {
+            self.journal.changed.notify();
+        }
+    }
+}
+
+impl<M: Machine> Journal<M> {
+    /// Bytes of records that one batch, and so one atomic change, can have.
+    pub(crate) fn change_bytes_max(&self) -> usize {
+        Self::batch_bytes_max(self.rings[0].pages)
+    }
+
+    /// Waits until `bytes` of records have room in one batch.
+    pub(crate) async fn reserve(self: &Rc<Self>, bytes: usize) -> Result<Permit<M>, JournalFailed> {
+        self.reserve_from(bytes, false).await
+    }
+
+    /// As [`Journal::reserve`], from the part of the ring that is kept for checkpoints.
+    pub(crate) async fn reserve_for_checkpoint(self: &Rc<Self>, bytes: usize) -> Result<Permit<M>, JournalFailed> {
+        self.reserve_from(bytes, true).await
+    }
+
+    async fn reserve_from(self: &Rc<Self>, bytes: usize, kept: bool) -> Result<Permit<M>, JournalFailed> {
+        assert!(bytes <= self.change_bytes_max(), "{bytes} bytes of records are more than a batch holds");
+        loop {
+            {
+                let mut state = self.state.borrow_mut();
+                if let Some(error) = &state.failed {
+                    return Err(JournalFailed(error.clone()));
+                }
+                let held = state.pending.len() - BATCH_HEADER_BYTES + state.reserved;
+                if held + bytes <= self.change_bytes_max() && (kept || self.has_room(&state)) {
+                    state.reserved += bytes;
+                    return Ok(Permit { journal: self.clone(), bytes });
+                }
+                if held + bytes > self.change_bytes_max() && state.pending.len() > BATCH_HEADER_BYTES {
+                    state.write_wanted = state.pending_sequence;
+                }
+            }
+            self.kick();
+            self.pressure.notify();
+            self.changed.changed().await;
+        }
+    }
+
+    /// Waits until the ring has room beyond what a checkpoint needs.
+    pub(super) async fn wait_for_room(self: &Rc<Self>) -> Result<(), JournalFailed> {
+        loop {
+            {
+                let state = self.state.borrow();
+                if let Some(error) = &state.failed {
+                    return Err(JournalFailed(error.clone()));
+                }
+                if self.has_room(&state) {
+                    return Ok(());
+                }
+            }
+            self.pressure.notify();
+            self.changed.changed().await;
+        }
+    }
+
+    /// Whether a checkpoint should run now: a third of the ring is in use.
+    pub(crate) fn wants_checkpoint(&self) -> bool {
+        let state = self.state.borrow();
+        (state.position - state.start) * 3 > self.rings[0].pages
+    }
+
+    /// Five eighths of the ring are for everybody, the rest is a checkpoint's (its records and two commits more) and that
+    /// of commits under way.
+    fn has_room(&self, state: &State) -> bool {
+        let pending = pages_of(state.pending.len() + state.reserved) as u64;
+        (state.position - state.start + pending) * 8 <= self.rings[0].pages * 5
+    }
+
+    /// Appends `records`, all in one batch; answers the batch's number. The permit must cover them.
+    pub(crate) fn append(&self, permit: &mut Permit<M>, records: &[Record]) -> u64 {
+        let mut state = self.state.borrow_mut();
+        let before = state.pending.len();
+        for record in records {
+            record.encode(&mut state.pending);
+        }
+        let added = state.pending.len() - before;
+        assert!(added <= permit.bytes, "{added} bytes of records were appended with room for {}", permit.bytes);
+        permit.bytes -= added;
+        state.reserved -= added;
+        if let Some(tail) = self.tail.get() {
+            tail.append(&state.pending[before..]);
+        }
+        state.pending_sequence
+    }
+
+    /// Appends that `blocks` of `extent` were written for the first time. Remembers that this needs its proof.
+    pub(crate) fn append_map(&self, permit: &mut Permit<M>, record: &Record, extent: ExtentId, blocks: Blocks) -> u64 {
+        let sequence = self.append(permit, std::slice::from_ref(record));
+        if self.media.is_volatile() {
+            let crowded = {
+                let mut state = self.state.borrow_mut();
+                let confirmed = state.confirmed;
+                let fresh = Unproven { blocks, oldest: sequence, newest: sequence };
+                let known = state.unproven.entry(extent).or_insert(fresh);
+                *known = match known.newest <= confirmed {
+                    true => fresh,
+                    false => Unproven { blocks: known.blocks.with(blocks), newest: sequence, ..*known },
+                };
+                self.is_crowded(&mut state)
+            };
+            if crowded {
+                permit.journal.kick();
+            }
+        }
+        sequence
+    }
+
+    /// Drops what needs no proof any more; when too many are left, asks for a flush that nobody waits for.
+    fn is_crowded(&self, state: &mut State) -> bool {
+        if state.unproven.len() < UNPROVEN_MAX || state.flush_wanted > state.flush_done {
+            return false;
+        }
+        let confirmed = state.confirmed;
+        state.unproven.retain(|_, unproven| unproven.newest > confirmed);
+        let crowded = state.unproven.len() >= UNPROVEN_MAX / 2;
+        if crowded {
+            state.confirm_wanted = state.pending_sequence;
+        }
+        crowded
+    }
+}

@@ -1,0 +1,222 @@
+//! Group commit: one at a time, for everybody who waits.
+
+use std::rc::Rc;
+
+use plimsoll_hardware::{IoError, Machine};
+
+use super::{Journal, JournalFailed};
+use crate::format::{BATCH_HEADER_BYTES, BatchHeader, JournalStart, pages_of, seal_batch};
+
+/// What a commit has to achieve.
+#[derive(Clone, Copy)]
+struct Want {
+    /// Power loss must not take it.
+    flush: bool,
+    /// It must need no proof afterwards.
+    proven: bool,
+    /// A batch must be written even if there is nothing to say.
+    batch: bool,
+}
+
+impl<M: Machine> Journal<M> {
+    /// Makes everything answered before this call survive power loss.
+    pub(crate) async fn flush(self: &Rc<Self>) -> Result<(), JournalFailed> {
+        self.wait_for_room().await?;
+        let ticket = {
+            let mut state = self.state.borrow_mut();
+            state.flush_wanted += 1;
+            state.flush_wanted
+        };
+        self.until(|state| state.flush_done >= ticket).await
+    }
+
+    /// Waits until batch `sequence` is written: it survives our process without crash memory.
+    pub(crate) async fn write_out(self: &Rc<Self>, sequence: u64) -> Result<(), JournalFailed> {
+        {
+            let mut state = self.state.borrow_mut();
+            state.write_wanted = state.write_wanted.max(sequence);
+        }
+        self.until(|state| state.written >= sequence).await
+    }
+
+    async fn until(self: &Rc<Self>, done: impl Fn(&super::State) -> bool) -> Result<(), JournalFailed> {
+        loop {
+            {
+                let state = self.state.borrow();
+                if done(&state) {
+                    return Ok(());
+                }
+                if let Some(error) = &state.failed {
+                    return Err(JournalFailed(error.clone()));
+                }
+            }
+            self.kick();
+            self.changed.changed().await;
+        }
+    }
+
+    /// Starts committing unless somebody does, as a task of its own: whoever asked may go away in the middle.
+    pub(super) fn kick(self: &Rc<Self>) {
+        let idle = {
+            let mut state = self.state.borrow_mut();
+            let idle = !state.committing && state.failed.is_none() && wanted(&state).is_some();
+            state.committing |= idle;
+            idle
+        };
+        if !idle {
+            return;
+        }
+        let journal = self.clone();
+        self.media.machine.spawn(async move {
+            loop {
+                let want = wanted(&journal.state.borrow());
+                let Some(want) = want else { break };
+                if journal.commit(want, || ()).await.is_err() {
+                    break;
+                }
+                journal.changed.notify();
+            }
+            journal.state.borrow_mut().committing = false;
+            journal.changed.notify();
+        });
+    }
+
+    /// Seals what is pending, takes `snapshot` at that very instant, and makes it durable and proven. Answers where a
+    /// replay that starts from the snapshot has to begin.
+    pub(crate) async fn cut<T>(
+        self: &Rc<Self>,
+        snapshot: impl FnOnce() -> T,
+    ) -> Result<(JournalStart, T), JournalFailed> {
+        self.cut_with(false, snapshot).await
+    }
+
+    /// As [`Journal::cut`], and a batch is written even if nothing is pending.
+    pub(super) async fn cut_anyway(self: &Rc<Self>) -> Result<(), JournalFailed> {
+        self.cut_with(true, || ()).await.map(|_| ())
+    }
+
+    async fn cut_with<T>(
+        self: &Rc<Self>,
+        batch: bool,
+        snapshot: impl FnOnce() -> T,
+    ) -> Result<(JournalStart, T), JournalFailed> {
+        loop {
+            let mut state = self.state.borrow_mut();
+            if !state.committing {
+                state.committing = true;
+                break;
+            }
+            drop(state);
+            self.changed.changed().await;
+        }
+        let result = self.commit(Want { flush: true, proven: true, batch }, snapshot).await;
+        self.state.borrow_mut().committing = false;
+        self.changed.notify();
+        self.kick();
+        result
+    }
+
+    async fn commit<T>(&self, want: Want, snapshot: impl FnOnce() -> T) -> Result<(JournalStart, T), JournalFailed> {
+        let volatile = self.media.is_volatile();
+        let (mut bytes, header, ticket) = {
+            let mut state = self.state.borrow_mut();
+            if let Some(error) = &state.failed {
+                return Err(JournalFailed(error.clone()));
+            }
+            let sequence = state.pending_sequence;
+            let ticket = if want.flush { state.flush_wanted } else { 0 };
+            let empty = state.pending.len() == BATCH_HEADER_BYTES;
+            let proven = !volatile || want.proven || (want.flush && state.stale > state.confirmed);
+            // An empty batch is written only to confirm those before it.
+            let write = !empty || want.batch || (volatile && proven && state.confirmed < state.written);
+            let bytes = if write { self.take_pending(&mut state) } else { Vec::new() };
+            if want.flush && !proven {
+                state.relied = if write { sequence } else { state.written };
+            }
+            let header = BatchHeader {
+                pool: self.pool,
+                life: self.life,
+                sequence,
+                previous: state.previous,
+                covered: state.covered,
+                proven,
+            };
+            (bytes, header, ticket)
+        };
+        let snapshot = snapshot();
+        let failed = |error: IoError| self.fail(error);
+        let sequence = header.sequence;
+        let mut header = header;
+        if header.proven && volatile && !bytes.is_empty() {
+            self.flush_media().await.map_err(failed)?;
+            header.covered = sequence;
+        }
+        if !bytes.is_empty() {
+            self.commits.set(self.commits.get() + 1);
+            let payload = bytes.len() - BATCH_HEADER_BYTES;
+            let position = self.state.borrow().position;
+            let previous = seal_batch(&header, payload, &mut bytes);
+            self.write_rings(position, &bytes).await.map_err(failed)?;
+            let mut state = self.state.borrow_mut();
+            state.position += pages_of(payload) as u64;
+            state.previous = previous;
+            state.written = sequence;
+        }
+        if want.flush {
+            let written = self.state.borrow().written;
+            self.flush_media().await.map_err(failed)?;
+            let mut state = self.state.borrow_mut();
+            state.covered = written;
+            state.durable = written;
+            if header.proven && !bytes.is_empty() || !volatile {
+                state.confirmed = written;
+            } else if !bytes.is_empty() {
+                state.confirmed = state.confirmed.max(header.covered);
+            }
+            state.flush_done = state.flush_done.max(ticket);
+            if state.confirmed == written && state.pending.len() == BATCH_HEADER_BYTES {
+                state.unproven.clear();
+            }
+        } else if !volatile {
+            let mut state = self.state.borrow_mut();
+            (state.covered, state.durable, state.confirmed) = (sequence, sequence, sequence);
+        }
+        if self.wants_checkpoint() {
+            self.pressure.notify();
+        }
+        let state = self.state.borrow();
+        let start = JournalStart { sequence: state.written + 1, position: state.position, previous: state.previous };
+        Ok((start, snapshot))
+    }
+
+    fn take_pending(&self, state: &mut super::State) -> Vec<u8> {
+        let mut fresh = Vec::with_capacity(state.pending.len());
+        fresh.resize(BATCH_HEADER_BYTES, 0);
+        state.pending_sequence += 1;
+        if let Some(tail) = self.tail.get() {
+            tail.turn(state.pending_sequence);
+        }
+        std::mem::replace(&mut state.pending, fresh)
+    }
+
+    /// Flushes the devices. When that fails they may have dropped what was answered: the tail must not be believed.
+    async fn flush_media(&self) -> Result<(), IoError> {
+        #[cfg(feature = "planted-skip-flush")]
+        if self.commits.get() % 7 == 3 {
+            return Ok(());
+        }
+        let result = self.media.flush().await;
+        if result.is_err() {
+            self.forget_tail();
+        }
+        result
+    }
+}
+
+/// The strongest of what is waited for; `None` when nothing is.
+fn wanted(state: &super::State) -> Option<Want> {
+    let confirm = state.confirm_wanted > state.confirmed;
+    let flush = state.flush_wanted > state.flush_done;
+    let write = state.write_wanted > state.written;
+    (confirm || flush || write).then_some(Want { flush: confirm || flush, proven: confirm, batch: false })
+}

@@ -1,0 +1,199 @@
+//! The journal: what changed since the last checkpoint, in order, in two rings on the devices and a tail in crash memory.
+//!
+//! A record is *appended* (in crash memory: it survives our process), later *written* (in a batch on the devices: in their
+//! caches at least) and, with a flush, *durable*. Batches are numbered; a record belongs to the batch that was pending when
+//! it was appended.
+//!
+//! Proofs. On a device with a volatile cache a batch may reach the medium before the data that its MAP records name. So each
+//! MAP carries a checksum of its data, and after power loss a MAP whose batch no later statement *covers* is believed only if
+//! the data on the medium matches. This lets a flush cost one device flush: data and batch go out, then both are flushed.
+//! It breaks when the data is legitimately overwritten afterwards, so an overwrite asks first ([`Journal::gate`]):
+//! - batch not yet relied on by any flush: go on, and the next flush will be a *proven* one (data flushed before the batch
+//!   is written, and the batch says so);
+//! - relied on: wait until a proven batch is durable, which needs no proof any more;
+//! - covered by a durable statement: nothing to do.
+//!
+//! Invariants: one commit at a time; `confirmed <= durable <= written < pending_sequence`; `relied <= written` or the batch
+//! being written; after a failed write or flush nothing is appended any more.
+
+mod append;
+mod begin;
+mod commit;
+mod gate;
+mod read;
+mod ring;
+mod tail;
+
+pub(crate) use append::Permit;
+pub(crate) use gate::Gate;
+pub(crate) use read::read;
+pub(crate) use tail::Tail;
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use plimsoll_hardware::{IoError, Machine};
+use uuid::Uuid;
+
+use crate::format::{BATCH_HEADER_BYTES, Blocks, ExtentId, JournalStart, PAGE_BYTES, RingPlace};
+use crate::media::Media;
+use crate::wait::WaitQueue;
+
+/// The journal of an open pool.
+pub(crate) struct Journal<M: Machine> {
+    media: Rc<Media<M>>,
+    pool: Uuid,
+    pub(crate) life: u64,
+    rings: [RingPlace; 2],
+    state: RefCell<State>,
+    tail: OnceCell<Tail<M::CrashMemory>>,
+    changed: WaitQueue,
+    /// The ring is filling up: a checkpoint is wanted.
+    pub(crate) pressure: WaitQueue,
+    pub(crate) commits: Cell<u64>,
+}
+
+/// Why the journal takes nothing any more.
+#[derive(Clone, Debug)]
+pub(crate) struct JournalFailed(pub(crate) IoError);
+
+/// Blocks of an extent whose records need their proof, and the first and last batch that these records are in.
+#[derive(Clone, Copy)]
+struct Unproven {
+    blocks: Blocks,
+    oldest: u64,
+    newest: u64,
+}
+
+/// Extents that may need proofs before a flush is made unasked: what a start after power loss has to read is bounded by it.
+/// 16,384 reads of 4 KiB are a second of a slow disk.
+const UNPROVEN_MAX: usize = 16_384;
+
+struct State {
+    /// Room for the header, then the records of the batch to come.
+    pending: Vec<u8>,
+    pending_sequence: u64,
+    /// Bytes promised to those who hold permits.
+    reserved: usize,
+    /// Where the next batch goes, in pages since the journal began.
+    position: u64,
+    previous: u32,
+    /// Position that the last checkpoint's replay starts from; what is before it is free.
+    start: u64,
+    written: u64,
+    /// Batches up to here, and their data, survived a completed flush.
+    covered: u64,
+    durable: u64,
+    /// Batches up to here are covered by a durable statement.
+    confirmed: u64,
+    /// A flush was answered, or will be, on the strength of proofs in batches up to here.
+    relied: u64,
+    /// Data of a record of a batch up to here was overwritten since: its proof is void.
+    stale: u64,
+    unproven: HashMap<ExtentId, Unproven>,
+    flush_wanted: u64,
+    flush_done: u64,
+    write_wanted: u64,
+    confirm_wanted: u64,
+    committing: bool,
+    failed: Option<IoError>,
+}
+
+impl<M: Machine> Journal<M> {
+    /// A journal that goes on at `start`; nothing is pending.
+    pub(crate) fn new(
+        media: Rc<Media<M>>,
+        pool: Uuid,
+        life: u64,
+        rings: [RingPlace; 2],
+        start: u64,
+        next: JournalStart,
+    ) -> Self {
+        let last = next.sequence - 1;
+        let state = State {
+            pending: vec![0; BATCH_HEADER_BYTES],
+            pending_sequence: next.sequence,
+            reserved: 0,
+            position: next.position,
+            previous: next.previous,
+            start,
+            written: last,
+            covered: last,
+            durable: last,
+            confirmed: last,
+            relied: last,
+            stale: 0,
+            unproven: HashMap::new(),
+            flush_wanted: 0,
+            flush_done: 0,
+            write_wanted: 0,
+            confirm_wanted: 0,
+            committing: false,
+            failed: None,
+        };
+        Journal {
+            media,
+            pool,
+            life,
+            rings,
+            state: RefCell::new(state),
+            tail: OnceCell::new(),
+            changed: WaitQueue::default(),
+            pressure: WaitQueue::default(),
+            commits: Cell::new(0),
+        }
+    }
+
+    /// Largest payload of a batch in bytes: a quarter of the ring, at most 256 KiB (and what a half of the tail holds).
+    pub(crate) fn batch_bytes_max(ring_pages: u64) -> usize {
+        ((ring_pages as usize * PAGE_BYTES / 4) - BATCH_HEADER_BYTES).min(256 << 10)
+    }
+
+    /// The number of the last batch that is durable.
+    pub(crate) fn durable(&self) -> u64 {
+        self.state.borrow().durable
+    }
+
+    /// The number of the batch that records appended now will be in.
+    pub(crate) fn pending_sequence(&self) -> u64 {
+        self.state.borrow().pending_sequence
+    }
+
+    /// Whether some record would not survive power loss now.
+    pub(crate) fn has_undurable(&self) -> bool {
+        let state = self.state.borrow();
+        state.pending.len() > BATCH_HEADER_BYTES || state.durable < state.written || state.committing
+    }
+
+    /// Why nothing can be written any more, if so.
+    pub(crate) fn failure(&self) -> Option<IoError> {
+        self.state.borrow().failed.clone()
+    }
+
+    /// Lets the space before `start` go: a checkpoint stands that replays from there.
+    pub(crate) fn release(&self, start: u64) {
+        self.state.borrow_mut().start = start;
+        self.changed.notify();
+    }
+
+    /// Whether crash memory keeps records between batches. Without it a record must be written before it counts.
+    pub(crate) fn has_tail(&self) -> bool {
+        self.tail.get().is_some()
+    }
+
+    /// Makes the tail belong to nobody: everything is on the devices, or must not be believed.
+    pub(crate) fn forget_tail(&self) {
+        if let Some(tail) = self.tail.get() {
+            tail.forget();
+        }
+    }
+
+    fn fail(&self, error: IoError) -> JournalFailed {
+        tracing::error!(%error, "the journal failed; the pool takes no more writes in this life");
+        self.state.borrow_mut().failed.get_or_insert(error.clone());
+        self.changed.notify();
+        self.pressure.notify();
+        JournalFailed(error)
+    }
+}

@@ -1,0 +1,91 @@
+//! The two rings: where a batch's pages go.
+
+use futures_util::future::join;
+use plimsoll_hardware::{Durability, IoError, Machine};
+
+use super::Journal;
+use crate::format::{PAGE_BYTES, RingPlace};
+use crate::media::Media;
+
+/// Attempts at a batch before the pool gives up: the device may remap a bad sector at the second.
+const ATTEMPTS: u32 = 3;
+/// Pages written or read at once: 256 KiB.
+const RUN_PAGES: u64 = 64;
+
+impl<M: Machine> Journal<M> {
+    /// Writes a sealed batch to both rings at `position`.
+    pub(super) async fn write_rings(&self, position: u64, batch: &[u8]) -> Result<(), IoError> {
+        let pages = batch.len().div_ceil(PAGE_BYTES) as u64;
+        {
+            let state = self.state.borrow();
+            let used = position - state.start + pages;
+            assert!(
+                used <= self.rings[0].pages,
+                "{used} pages of journal do not fit a ring of {}",
+                self.rings[0].pages
+            );
+        }
+        let (first, second) = join(
+            write(&self.media, &self.rings[0], position, batch),
+            write(&self.media, &self.rings[1], position, batch),
+        )
+        .await;
+        first.and(second)
+    }
+}
+
+/// Writes `batch`, padded to whole pages, to one ring.
+pub(super) async fn write<M: Machine>(
+    media: &Media<M>,
+    ring: &RingPlace,
+    position: u64,
+    batch: &[u8],
+) -> Result<(), IoError> {
+    let drive = media.drive(ring.device);
+    for (page, run) in runs(ring, position, batch.len().div_ceil(PAGE_BYTES) as u64) {
+        let from = (page - position) as usize * PAGE_BYTES;
+        let bytes = &batch[from..batch.len().min(from + run as usize * PAGE_BYTES)];
+        let mut buffer = media.buffers().alloc(run as usize * PAGE_BYTES).await;
+        buffer[..bytes.len()].copy_from_slice(bytes);
+        buffer[bytes.len()..].fill(0);
+        let data = buffer.freeze();
+        let offset = (ring.page + page % ring.pages) * PAGE_BYTES as u64;
+        let mut attempt = 1;
+        while let Err(error) = drive.write(offset, data.clone(), Durability::Cached).await {
+            if attempt == ATTEMPTS || matches!(error, IoError::Gone { .. }) {
+                return Err(error);
+            }
+            attempt += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Reads `pages` pages from one ring.
+pub(super) async fn read<M: Machine>(
+    media: &Media<M>,
+    ring: &RingPlace,
+    position: u64,
+    pages: u64,
+) -> Result<Vec<u8>, IoError> {
+    let drive = media.drive(ring.device);
+    let mut bytes = Vec::with_capacity(pages as usize * PAGE_BYTES);
+    for (page, run) in runs(ring, position, pages) {
+        let buffer = media.buffers().alloc(run as usize * PAGE_BYTES).await;
+        let offset = (ring.page + page % ring.pages) * PAGE_BYTES as u64;
+        bytes.extend_from_slice(&drive.read(offset, buffer).await?);
+    }
+    Ok(bytes)
+}
+
+/// Cuts pages into runs that do not wrap around.
+fn runs(ring: &RingPlace, position: u64, pages: u64) -> Vec<(u64, u64)> {
+    let (mut page, end) = (position, position + pages);
+    let mut runs = Vec::new();
+    while page < end {
+        let run = (end - page).min(RUN_PAGES).min(ring.pages - page % ring.pages);
+        runs.push((page, run));
+        page += run;
+    }
+    runs
+}

@@ -1,0 +1,48 @@
+//! From a vdisk's extents to the pool's: one tree of words per vdisk, and who is changing which of them.
+//!
+//! Invariants: a word changes only together with the record that says so, in one step without an `await`; a claim keeps two
+//! writers from giving the same block its first contents, and keeps a discard from freeing an extent that is being written.
+
+mod cache;
+mod claim;
+mod lookup;
+mod pending;
+
+pub(crate) use cache::{Cache, LEAF_MEMORY_BYTES};
+pub(crate) use claim::{Claimed, Claims};
+pub(crate) use lookup::LostRange;
+pub(crate) use pending::apply_map;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use pending::Delta;
+
+use crate::format::{Leaf, TreeRoot, VdiskId};
+use crate::tree::{Loader, Tree};
+
+/// The mapping of one vdisk.
+pub(crate) struct Mapping {
+    pub(crate) vdisk: VdiskId,
+    pub(crate) tree: RefCell<Tree<Leaf>>,
+    loader: Loader,
+    pub(crate) claims: Claims,
+    /// Extents with physical space behind them.
+    pub(crate) backed: Cell<u64>,
+    /// Records replayed for leaves that were not read yet.
+    pending: RefCell<HashMap<u64, Vec<Delta>>>,
+}
+
+impl Mapping {
+    pub(crate) fn new(vdisk: VdiskId, root: TreeRoot, backed: u64, dirty: Rc<Cell<usize>>) -> Self {
+        Mapping {
+            vdisk,
+            tree: RefCell::new(Tree::new(root, dirty)),
+            loader: Loader::default(),
+            claims: Claims::default(),
+            backed: Cell::new(backed),
+            pending: RefCell::default(),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! Records that were replayed for leaves not yet read: opening a pool reads no leaf for a MAP.
+
+use plimsoll_hardware::Machine;
+
+use super::{Cache, LostRange, Mapping};
+use crate::format::{Blocks, ExtentId, VirtualExtent, Word};
+use crate::media::Media;
+
+/// A MAP record waiting for its leaf.
+pub(super) struct Delta {
+    slot: usize,
+    extent: ExtentId,
+    blocks: Blocks,
+}
+
+/// A word after a MAP record.
+pub(crate) fn apply_map(word: Word, extent: ExtentId, blocks: Blocks) -> Word {
+    let before = if word.is_mapped() && word.extent() == extent { word.valid() } else { Blocks::NONE };
+    Word::mapped(extent, before.with(blocks))
+}
+
+impl Mapping {
+    /// Keeps a replayed MAP until its leaf is wanted.
+    pub(crate) fn postpone(&self, at: VirtualExtent, extent: ExtentId, blocks: Blocks) {
+        let delta = Delta { slot: at.slot(), extent, blocks };
+        self.pending.borrow_mut().entry(at.leaf()).or_default().push(delta);
+    }
+
+    pub(super) fn apply_pending(&self, leaf: u64) {
+        if self.pending.borrow().is_empty() {
+            return;
+        }
+        let Some(deltas) = self.pending.borrow_mut().remove(&leaf) else { return };
+        let mut tree = self.tree.borrow_mut();
+        let page = tree.change(leaf);
+        for delta in deltas {
+            page.set(delta.slot, apply_map(page.get(delta.slot), delta.extent, delta.blocks));
+        }
+    }
+
+    /// Brings in every leaf that has something waiting. A checkpoint must, before it cuts. Lost leaves keep theirs.
+    pub(crate) async fn settle_pending<M: Machine>(&self, media: &Media<M>, cache: &Cache) -> Option<LostRange> {
+        let leaves: Vec<u64> = self.pending.borrow().keys().copied().collect();
+        let mut lost = None;
+        for leaf in leaves {
+            lost = self.load_leaf(media, cache, leaf).await.err().or(lost);
+        }
+        lost
+    }
+
+    /// First leaf at or after `leaf` that has something waiting.
+    pub(crate) fn next_pending(&self, leaf: u64) -> Option<u64> {
+        self.pending.borrow().keys().copied().filter(|&waiting| waiting >= leaf).min()
+    }
+}

@@ -1,0 +1,79 @@
+//! The pool's devices as one body: where an extent or page lies, and the I/O that reaches it there.
+//!
+//! Invariants: every metadata page is written to both of its places before anybody names it; a device that failed a flush
+//! is not flushed again in this life, because a flush that succeeds after one that failed says nothing.
+
+mod drive;
+mod flush;
+mod page;
+mod place;
+
+pub(crate) use drive::Drive;
+pub(crate) use page::{LostPage, PageIo};
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use plimsoll_hardware::{BufferPool, Device, IoError, Machine};
+
+/// The devices of an open pool.
+pub(crate) struct Media<M: Machine> {
+    drives: RefCell<Vec<Rc<Drive<M::Device>>>>,
+    pub(crate) extent_bytes: u64,
+    /// Some device may lose completed writes without a flush.
+    volatile: Cell<bool>,
+    /// Largest logical block of all devices.
+    logical_block: Cell<u32>,
+    flush_failed: RefCell<Option<IoError>>,
+    pub(crate) pages: PageIo,
+    pub(crate) machine: M,
+}
+
+impl<M: Machine> Media<M> {
+    pub(crate) fn new(machine: M, extent_bytes: u32) -> Self {
+        Media {
+            drives: RefCell::default(),
+            extent_bytes: u64::from(extent_bytes),
+            volatile: Cell::new(false),
+            logical_block: Cell::new(512),
+            flush_failed: RefCell::default(),
+            pages: PageIo::default(),
+            machine,
+        }
+    }
+
+    /// Adds a device; its index is its place in the root's table.
+    pub(crate) fn push(&self, drive: Drive<M::Device>) {
+        let geometry = drive.device.geometry();
+        self.volatile.set(self.volatile.get() || geometry.volatile_cache);
+        self.logical_block.set(self.logical_block.get().max(geometry.logical_block));
+        self.drives.borrow_mut().push(Rc::new(drive));
+    }
+
+    pub(crate) fn drives(&self) -> Vec<Rc<Drive<M::Device>>> {
+        self.drives.borrow().clone()
+    }
+
+    pub(crate) fn drive(&self, index: u16) -> Rc<Drive<M::Device>> {
+        self.drives.borrow()[usize::from(index)].clone()
+    }
+
+    /// Whether completed writes need a flush to survive power loss.
+    pub(crate) fn is_volatile(&self) -> bool {
+        self.volatile.get()
+    }
+
+    /// Smallest write in bytes that all devices take.
+    pub(crate) fn logical_block(&self) -> u32 {
+        self.logical_block.get()
+    }
+
+    pub(crate) fn buffers(&self) -> &BufferPool {
+        self.machine.buffers()
+    }
+
+    /// Bytes of a block, the unit of validity.
+    pub(crate) fn block_bytes(&self) -> u64 {
+        self.extent_bytes / u64::from(crate::format::BLOCKS_PER_EXTENT)
+    }
+}

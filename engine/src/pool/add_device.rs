@@ -1,0 +1,57 @@
+//! Growing a pool by a device.
+
+use plimsoll_hardware::{Device, Machine};
+
+use super::Pool;
+use super::create::{device_slot, new_uuid, refuse_used, wipe, write_label};
+use super::layout::{lay_out, next_base};
+use crate::error::{Error, Result};
+use crate::format::{DEVICES_MAX, LabelPage, PAGE_BYTES};
+use crate::media::Drive;
+
+impl<M: Machine> Pool<M> {
+    /// Adds `device`; its space can be used when this returns. What was on it is lost.
+    ///
+    /// # Errors
+    /// `InUse` when it belongs to a pool and `force` is not set, `TooSmall`, `InvalidArgument` when the pool has 64 devices,
+    /// `ReadOnly`, `Device`. The pool is unchanged then.
+    pub async fn add_device(&self, device: M::Device, force: bool) -> Result<()> {
+        let store = &self.store;
+        store.writable()?;
+        let machine = store.media.machine.clone();
+        let drives = store.media.drives();
+        if drives.len() >= DEVICES_MAX {
+            let problem = format!("pool {} has {DEVICES_MAX} devices, the most there can be", store.identity.name);
+            return Err(Error::InvalidArgument(problem));
+        }
+        refuse_used(&machine, &device, force).await?;
+        let extent_bytes = store.media.extent_bytes as u32;
+        let layout = lay_out(device.geometry(), extent_bytes, 0, 0)?;
+        let end = drives.last().map_or(0, |drive| drive.slot.extent_base + drive.slot.extents);
+        let label = LabelPage {
+            features: [0; 3],
+            pool: store.identity.uuid,
+            device: new_uuid(&machine),
+            index: drives.len() as u16,
+            devices: drives.len() as u16 + 1,
+            extent_bytes,
+            size: device.geometry().size / PAGE_BYTES as u64 * PAGE_BYTES as u64,
+            extents_page: layout.extents_page,
+            extents: layout.extents,
+            extent_base: next_base(end),
+            rings: store.identity.rings,
+            created_ms: store.identity.created_ms,
+            name: store.identity.name.clone(),
+        };
+        wipe(&machine, &device).await?;
+        write_label(&machine, &device, &label).await?;
+        device.flush().await?;
+        // No `await` up to the checkpoint's request: the new extents are known everywhere at once. Until the checkpoint stands
+        // a crash forgets the device, and nothing durable names it: first writes to it are records that replay needs it for.
+        store.media.push(Drive::new(device, device_slot(&label)));
+        store.after_checkpoint().await?;
+        store.space.resize();
+        store.space.divide_meta();
+        Ok(())
+    }
+}

@@ -1,0 +1,225 @@
+//! Creating, finding, resizing and deleting vdisks. Each is one record, durable before it is answered.
+
+use std::rc::Rc;
+
+use plimsoll_hardware::Machine;
+
+use super::create::{check_name, new_uuid};
+use super::{JobInfo, Pool};
+use crate::error::{Error, Result};
+use crate::format::{Entry, EntryState, Record, TreeRoot, VDISK_BYTES_MAX, VdiskId};
+use crate::vdisk::{PUT_BYTES, Store, Vdisk, VdiskCore, VdiskInfo};
+
+/// Dirty pages of a change to the vdisk table: a page and the nodes above it.
+const TABLE_PAGES: usize = 6;
+/// Jobs remembered after they have ended.
+const JOBS_MAX: usize = 64;
+
+/// A vdisk to be made.
+#[derive(Clone, Debug)]
+pub struct CreateVdisk {
+    /// Its name; rules as for a pool's.
+    pub name: String,
+    /// Designated size in bytes: a multiple of the sector, at most 16 PiB.
+    pub size: u64,
+    /// Sector size in bytes: 512 or 4096.
+    pub sector: u32,
+    /// Flush every write before it is answered.
+    pub write_through: bool,
+}
+
+impl<M: Machine> Store<M> {
+    /// Puts an entry in force, in memory and with a record, and waits until that is durable.
+    pub(super) async fn put_entry(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, entry: Entry) -> Result<()> {
+        let _room = self.room(TABLE_PAGES).await?;
+        let permit = self.journal.reserve(PUT_BYTES).await;
+        let mut permit = permit.map_err(|failure| self.journal_failed(failure))?;
+        self.put_now(vdisk, entry, &mut permit);
+        drop(permit);
+        self.journal.flush().await.map_err(|failure| self.journal_failed(failure))
+    }
+
+    fn put_now(&self, vdisk: &Rc<VdiskCore>, entry: Entry, permit: &mut crate::journal::Permit<M>) {
+        // The tree's root belongs to checkpoints: only they know where it is.
+        let tree = vdisk.entry.borrow().tree;
+        vdisk.update(Entry { tree, ..entry });
+        self.put_in_table(vdisk);
+        let entry = Box::new(vdisk.entry.borrow().clone());
+        self.journal.append(permit, &[Record::Put { vdisk: vdisk.id, entry }]);
+    }
+
+    fn free_id(&self) -> VdiskId {
+        let vdisks = self.vdisks.borrow();
+        let mut free = 0;
+        for id in vdisks.keys() {
+            if id.0 != free {
+                break;
+            }
+            free += 1;
+        }
+        VdiskId(free)
+    }
+
+    fn check_size(&self, size: u64, sector: u32) -> Result<()> {
+        let problem = if size == 0 {
+            "a vdisk of 0 bytes makes no sense".to_owned()
+        } else if size > VDISK_BYTES_MAX {
+            format!("{size} bytes are more than a vdisk can have ({VDISK_BYTES_MAX}, 16 PiB)")
+        } else if !size.is_multiple_of(u64::from(sector)) {
+            format!("{size} bytes are no multiple of the sector size, {sector}")
+        } else {
+            return Ok(());
+        };
+        Err(Error::InvalidArgument(problem))
+    }
+}
+
+impl<M: Machine> Pool<M> {
+    /// Makes a vdisk, which reads as zeros and has no space behind it.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, `Exists`, `OutOfSpace` when there is no room for its metadata, `ReadOnly`, `Device`.
+    pub async fn create_vdisk(&self, spec: CreateVdisk) -> Result<VdiskInfo> {
+        let store = &self.store;
+        check_name("vdisk", &spec.name)?;
+        if !matches!(spec.sector, 512 | 4096) {
+            let problem = format!("a sector of {} bytes cannot be used: 512 or 4096", spec.sector);
+            return Err(Error::InvalidArgument(problem));
+        }
+        store.check_size(spec.size, spec.sector)?;
+        store.writable()?;
+        if store.space.available() == 0 {
+            let (pool, free) = (store.identity.name.clone(), 0);
+            return Err(Error::OutOfSpace { pool, needed: 1, free });
+        }
+        let _room = store.room(TABLE_PAGES).await?;
+        let permit = store.journal.reserve(PUT_BYTES).await;
+        let mut permit = permit.map_err(|failure| store.journal_failed(failure))?;
+        if store.names.borrow().contains_key(&spec.name) {
+            let name = format!("{}/{}", store.identity.name, spec.name);
+            return Err(Error::Exists { kind: "vdisk", name });
+        }
+        let entry = Entry {
+            state: EntryState::Ready,
+            write_through: spec.write_through,
+            sector: spec.sector,
+            size: spec.size,
+            uuid: new_uuid(&store.media.machine),
+            created_ms: store.media.machine.wall_clock_ms(),
+            backed: 0,
+            discard_from: 0,
+            name: spec.name.clone(),
+            tree: TreeRoot::EMPTY,
+        };
+        let vdisk = VdiskCore::new(store.free_id(), entry.clone(), store.dirty.clone());
+        store.vdisks.borrow_mut().insert(vdisk.id, vdisk.clone());
+        store.names.borrow_mut().insert(spec.name, vdisk.id);
+        store.put_now(&vdisk, entry, &mut permit);
+        drop(permit);
+        store.journal.flush().await.map_err(|failure| store.journal_failed(failure))?;
+        Ok(vdisk.info(store.media.extent_bytes))
+    }
+
+    /// All vdisks, by name; those being deleted too.
+    pub fn vdisks(&self) -> Vec<VdiskInfo> {
+        let extent_bytes = self.store.media.extent_bytes;
+        let mut vdisks: Vec<_> = self.store.vdisks.borrow().values().map(|vdisk| vdisk.info(extent_bytes)).collect();
+        vdisks.sort_by(|a, b| a.name.cmp(&b.name));
+        vdisks
+    }
+
+    /// The vdisk of this name or UUID.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn vdisk(&self, name: &str) -> Result<Vdisk<M>> {
+        Ok(Vdisk::new(self.store.clone(), self.find(name)?))
+    }
+
+    fn find(&self, name: &str) -> Result<Rc<VdiskCore>> {
+        let by_name = self.store.names.borrow().get(name).copied();
+        let vdisks = self.store.vdisks.borrow();
+        let found = match by_name {
+            Some(id) => vdisks.get(&id).cloned(),
+            None => vdisks.values().find(|vdisk| vdisk.entry.borrow().uuid.to_string() == name).cloned(),
+        };
+        found.filter(|vdisk| vdisk.ready.get()).ok_or_else(|| {
+            let name = format!("{}/{name}", self.store.identity.name);
+            Error::NotFound { kind: "vdisk", name }
+        })
+    }
+
+    /// Changes the designated size. Smaller: refused when that would cut off backed blocks, unless `discard_tail`; then
+    /// the size is cut at once and the space comes back in a job.
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidArgument`, `Busy` while it is shrinking, `WouldCutOff`, `ReadOnly`, `Device`.
+    pub async fn resize_vdisk(&self, name: &str, size: u64, discard_tail: bool) -> Result<VdiskInfo> {
+        let store = &self.store;
+        let vdisk = self.find(name)?;
+        let entry = vdisk.entry.borrow().clone();
+        store.check_size(size, entry.sector)?;
+        if entry.state != EntryState::Ready {
+            return Err(Error::Busy {
+                object: format!("{}/{}", store.identity.name, entry.name),
+                reason: "it is still giving back what lay beyond its last size; see plimsoll job list".into(),
+            });
+        }
+        if size >= entry.size {
+            store.put_entry(&vdisk, Entry { size, ..entry }).await?;
+            return Ok(vdisk.info(store.media.extent_bytes));
+        }
+        let backed = store.backed_beyond(&vdisk, size).await?;
+        if backed > 0 && !discard_tail {
+            let vdisk = format!("{}/{}", store.identity.name, entry.name);
+            return Err(Error::WouldCutOff { vdisk, size, backed });
+        }
+        let end = entry.size;
+        let shrinking = Entry { size, state: EntryState::Shrinking, discard_from: end, ..entry };
+        store.put_entry(&vdisk, shrinking).await?;
+        store.start_giving_back(&vdisk);
+        Ok(vdisk.info(store.media.extent_bytes))
+    }
+
+    /// Deletes a vdisk: it is gone when this returns, and its space comes back in the job that is answered.
+    ///
+    /// # Errors
+    /// `NotFound`, `ReadOnly`, `Device`.
+    pub async fn delete_vdisk(&self, name: &str) -> Result<JobInfo> {
+        let store = &self.store;
+        let vdisk = self.find(name)?;
+        store.writable()?;
+        let entry = Entry { state: EntryState::Deleting, ..vdisk.entry.borrow().clone() };
+        let name = entry.name.clone();
+        let _room = store.room(TABLE_PAGES).await?;
+        let permit = store.journal.reserve(PUT_BYTES).await;
+        let mut permit = permit.map_err(|failure| store.journal_failed(failure))?;
+        if !vdisk.ready.get() {
+            return Err(Error::NotFound { kind: "vdisk", name: format!("{}/{name}", store.identity.name) });
+        }
+        store.names.borrow_mut().remove(&name);
+        store.put_now(&vdisk, entry, &mut permit);
+        drop((permit, _room));
+        store.journal.flush().await.map_err(|failure| store.journal_failed(failure))?;
+        Ok(store.start_giving_back(&vdisk))
+    }
+
+    /// Jobs that run, and the last ones that have ended.
+    pub fn jobs(&self) -> Vec<JobInfo> {
+        self.store.jobs.borrow().iter().map(|job| job.info()).collect()
+    }
+}
+
+impl<M: Machine> Store<M> {
+    pub(super) fn add_job(&self, kind: &'static str, object: String, total: u64) -> Rc<super::Job> {
+        let mut jobs = self.jobs.borrow_mut();
+        let id = jobs.back().map_or(1, |job| job.info().id + 1);
+        let job = Rc::new(super::Job::new(id, kind, object, total));
+        jobs.push_back(job.clone());
+        while jobs.len() > JOBS_MAX {
+            let Some(ended) = jobs.iter().position(|job| job.info().state != super::JobState::Running) else { break };
+            jobs.remove(ended);
+        }
+        job
+    }
+}

@@ -1,0 +1,51 @@
+//! What runs beside the I/O of an open pool.
+
+use std::rc::{Rc, Weak};
+
+use futures_util::future::{Either, select};
+use plimsoll_hardware::Machine;
+
+use super::Pool;
+use crate::format::EntryState;
+use crate::vdisk::Store;
+
+impl<M: Machine> Pool<M> {
+    pub(super) fn start_background(&self) {
+        let store = Rc::downgrade(&self.store);
+        self.store.media.machine.spawn(run_checkpoints(store));
+        let unfinished: Vec<_> = self.store.vdisks.borrow().values().cloned().collect();
+        for vdisk in unfinished {
+            if vdisk.entry.borrow().state != EntryState::Ready {
+                self.store.start_giving_back(&vdisk);
+            }
+        }
+    }
+}
+
+/// Writes checkpoints when they are wanted, until the pool is closed or forgotten.
+async fn run_checkpoints<M: Machine>(weak: Weak<Store<M>>) {
+    while let Some(store) = weak.upgrade() {
+        if store.closing.get() || store.read_only.borrow().is_some() {
+            return;
+        }
+        let asked = store.checkpoint.wanted.get();
+        // A reader of the pages of the last checkpoint holds the next one up.
+        let held_up = store.checkpoint.pins.get() > 0;
+        if (asked || store.wants_checkpoint()) && !held_up {
+            store.checkpoint.running.set(true);
+            let result = store.write_checkpoint(false).await;
+            store.checkpoint.running.set(false);
+            store.checkpoint.done.notify();
+            if let Err(error) = result {
+                tracing::error!(%error, "checkpoints have ended");
+                return;
+            }
+            continue;
+        }
+        let request = std::pin::pin!(store.checkpoint.request.changed());
+        let pressure = std::pin::pin!(store.journal.pressure.changed());
+        match select(request, pressure).await {
+            Either::Left(_) | Either::Right(_) => {}
+        }
+    }
+}

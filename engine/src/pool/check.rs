@@ -1,0 +1,354 @@
+//! Checking a pool: every metadata page in both copies, every word against the groups, every sum against a recount.
+//!
+//! Open, it looks at the last checkpoint through a second set of trees, while I/O goes on; a checkpoint that comes between makes
+//! it start again, and the third time it holds checkpoints up. Inspected, it looks at what recovery would make of the pool.
+//! It reads metadata only. It heals a bad copy from a good one when the pool may be written; it repairs nothing else.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use bitvec::vec::BitVec;
+use futures_util::stream::{self, StreamExt};
+use plimsoll_hardware::Machine;
+
+use super::Pool;
+use crate::error::Result;
+use crate::format::{Detail, ExtentId, GROUP_EXTENTS, LEAF_WORDS, PageRef, PageType, Payload, VdiskId, Word};
+use crate::tree::{Found, Loader, PageSeen, Tree, load, load_nodes};
+use crate::vdisk::{Store, VdiskCore};
+
+/// Pages read at the same time.
+const READS_AT_ONCE: usize = 32;
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// A stable kebab-case word: `bad-copy`, `lost-page`, `doubly-owned-extent`, `leaked-extent`, `unallocated-extent`,
+    /// `impossible-extent`, `doubly-used-page`, `leaked-page`, `unallocated-page`, `count-mismatch`, `journal-damaged`, `bad-root`.
+    pub kind: &'static str,
+    /// Data was lost or is at risk.
+    pub loss: bool,
+    /// The vdisk it concerns.
+    pub vdisk: Option<String>,
+    /// First byte of that vdisk.
+    pub offset: Option<u64>,
+    /// Bytes of that vdisk.
+    pub length: Option<u64>,
+    /// The same in words, with figures.
+    pub message: String,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default)]
+pub struct CheckReport {
+    /// Everything that is not as it should be; empty when all is well.
+    pub findings: Vec<Finding>,
+    /// Metadata pages read, each copy counted.
+    pub pages_read: u64,
+    /// Extents compared.
+    pub extents_checked: u64,
+    /// Vdisks walked.
+    pub vdisks_checked: u64,
+    /// Extents allocated that nobody has.
+    pub leaked_extents: u64,
+}
+
+impl CheckReport {
+    /// Whether nothing was found.
+    pub fn clean(&self) -> bool {
+        self.findings.is_empty()
+    }
+
+    /// Whether data was lost or is at risk.
+    pub fn lost(&self) -> bool {
+        self.findings.iter().any(|finding| finding.loss)
+    }
+}
+
+/// What a repair would do about a finding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Mend {
+    Free(ExtentId),
+    Allocate(ExtentId),
+    Pages(ExtentId, u16),
+    ForgetLeaf(VdiskId, u64),
+    Backed(VdiskId, i64),
+    AcceptJournal,
+}
+
+/// A check under way.
+pub(super) struct Checker<'a, M: Machine> {
+    store: &'a Rc<Store<M>>,
+    pub(super) report: CheckReport,
+    pub(super) mends: Vec<Mend>,
+    /// Who has each extent.
+    owned: BitVec,
+    /// Metadata pages that are named.
+    named: BTreeMap<ExtentId, u16>,
+    lost_pages: bool,
+}
+
+impl<M: Machine> Pool<M> {
+    /// Checks every invariant of the format. The pool goes on serving.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `Device` when the checkpoint that it looks at cannot be written.
+    pub async fn check(&self) -> Result<CheckReport> {
+        Ok(self.examine().await?.0)
+    }
+
+    pub(super) async fn examine(&self) -> Result<(CheckReport, Vec<Mend>)> {
+        if self.store.inspect || self.store.writable().is_err() {
+            return Ok(Checker::run(&self.store, &self.recovery.warnings).await);
+        }
+        for attempt in 1.. {
+            self.store.after_checkpoint().await?;
+            let last = attempt == 3;
+            let control = &self.store.checkpoint;
+            control.pins.set(control.pins.get() + u32::from(last));
+            while last && control.running.get() {
+                control.done.changed().await;
+            }
+            let generation = self.store.root.borrow().generation;
+            let second = self.store.second_view().await;
+            let (report, mends) = Checker::run(&second, &self.recovery.warnings).await;
+            control.pins.set(control.pins.get() - u32::from(last));
+            if last {
+                self.store.request_checkpoint();
+            }
+            if report.clean() || last || self.store.root.borrow().generation == generation {
+                return Ok((report, mends));
+            }
+        }
+        unreachable!("the third attempt is the last")
+    }
+}
+
+impl<'a, M: Machine> Checker<'a, M> {
+    async fn run(store: &'a Rc<Store<M>>, warnings: &[String]) -> (CheckReport, Vec<Mend>) {
+        let before = store.media.pages.read.get();
+        let mut checker = Checker {
+            store,
+            report: CheckReport::default(),
+            mends: Vec::new(),
+            owned: BitVec::repeat(false, (store.space.group_count() * GROUP_EXTENTS) as usize),
+            named: BTreeMap::new(),
+            lost_pages: false,
+        };
+        for warning in warnings {
+            let damaged = warning.contains("journal is damaged");
+            if damaged {
+                checker.mends.push(Mend::AcceptJournal);
+            }
+            checker.find(if damaged { "journal-damaged" } else { "bad-copy" }, damaged, None, warning.clone());
+        }
+        checker.check_tree(&store.table, &|page| format!("vdisks {} to {}", page.first * 8, page.first * 8 + 7)).await;
+        checker.check_tree(&store.space.tree, &|page| format!("allocation group {}", page.first)).await;
+        let vdisks: Vec<_> = store.vdisks.borrow().values().cloned().collect();
+        for vdisk in &vdisks {
+            checker.check_vdisk(vdisk).await;
+        }
+        checker.check_groups().await;
+        checker.report.vdisks_checked = vdisks.len() as u64;
+        checker.report.pages_read += store.media.pages.read.get() - before;
+        (checker.report, checker.mends)
+    }
+
+    fn find(&mut self, kind: &'static str, loss: bool, place: Option<(String, u64, u64)>, message: String) {
+        let (vdisk, offset, length) = match place {
+            Some((vdisk, offset, length)) => (Some(vdisk), Some(offset), Some(length)),
+            None => (None, None, None),
+        };
+        self.report.findings.push(Finding { kind, loss, vdisk, offset, length, message });
+    }
+
+    /// Reads both copies of every page of a tree; answers the pages that are lost.
+    async fn check_tree<P: Payload>(
+        &mut self,
+        tree: &std::cell::RefCell<Tree<P>>,
+        name: &dyn Fn(&PageSeen) -> String,
+    ) -> Vec<PageSeen> {
+        let store = self.store;
+        load_nodes(&store.media, tree).await;
+        let pages = tree.borrow().pages();
+        let mut scrubs = stream::iter(pages)
+            .map(|page| async move { (store.media.scrub_page(&page.reference, page.kind).await, page) })
+            .buffer_unordered(READS_AT_ONCE);
+        let mut lost = Vec::new();
+        let mut done = Vec::new();
+        while let Some(result) = scrubs.next().await {
+            done.push(result);
+        }
+        drop(scrubs);
+        for (bad, page) in done {
+            self.report.pages_read += 2;
+            self.note_page(&page.reference);
+            match bad {
+                0 => {}
+                1 => {
+                    let what = name(&page);
+                    let healed = if store.inspect { "the other is good" } else { "healed from the other" };
+                    self.find(
+                        "bad-copy",
+                        false,
+                        None,
+                        format!("one copy of a metadata page of {what} was bad; {healed}"),
+                    );
+                }
+                _ => lost.push(page),
+            }
+        }
+        self.lost_pages |= !lost.is_empty();
+        if P::TYPE != PageType::Leaf {
+            for page in &lost {
+                let message = format!("both copies of a metadata page of {} are lost", name(page));
+                self.find("lost-page", true, None, message);
+            }
+        }
+        lost
+    }
+
+    /// Notes where a page is, and that nobody else is there.
+    fn note_page(&mut self, reference: &PageRef) {
+        for address in [reference.a, reference.b] {
+            let Some((extent, page)) = self.store.media.extent_of(address) else {
+                let message = format!("a metadata page is named at {:#x}, where no extent is", address.0);
+                self.find("impossible-extent", true, None, message);
+                continue;
+            };
+            let pages = self.named.entry(extent).or_insert(0);
+            if *pages >> page & 1 == 1 {
+                let message = format!("page {page} of extent {} is named twice", extent.0);
+                *pages |= 1 << page;
+                self.find("doubly-used-page", true, None, message);
+            } else {
+                *pages |= 1 << page;
+            }
+        }
+    }
+
+    async fn check_vdisk(&mut self, vdisk: &Rc<VdiskCore>) {
+        let name = format!("{}/{}", self.store.identity.name, vdisk.name());
+        let extent_bytes = self.store.media.extent_bytes;
+        let tree = &vdisk.mapping.tree;
+        let lost = self
+            .check_tree(tree, &|page| format!("{name} from byte {}", page.first * LEAF_WORDS as u64 * extent_bytes))
+            .await;
+        for page in &lost {
+            let offset = page.first * LEAF_WORDS as u64 * extent_bytes;
+            let length = (page.leaves * LEAF_WORDS as u64)
+                .saturating_mul(extent_bytes)
+                .min(vdisk.size.get().saturating_sub(offset));
+            let message = format!("the mapping of {name} at {offset}..+{length} is lost in both copies");
+            self.find("lost-page", true, Some((name.clone(), offset, length)), message);
+            self.mends.push(Mend::ForgetLeaf(vdisk.id, page.first));
+        }
+        let loader = Loader::default();
+        let mut backed = 0;
+        let mut leaf = 0;
+        loop {
+            let present = tree.borrow().next_present(leaf);
+            let Some(index) = present.into_iter().chain(vdisk.mapping.next_pending(leaf)).min() else { break };
+            leaf = index + 1;
+            let was_resident = matches!(tree.borrow().get(index), Found::Page(_));
+            if load(&self.store.media, &loader, tree, index).await.is_err()
+                || vdisk.mapping.load_leaf(&self.store.media, &self.store.cache, index).await.is_err()
+            {
+                continue;
+            }
+            let words: Vec<Word> = match tree.borrow().get(index) {
+                Found::Page(page) => page.iter().collect(),
+                _ => continue,
+            };
+            for (slot, word) in words.into_iter().enumerate().filter(|(_, word)| word.is_mapped()) {
+                backed += 1;
+                self.own(&name, (index * LEAF_WORDS as u64 + slot as u64) * extent_bytes, word.extent());
+            }
+            if !was_resident {
+                tree.borrow_mut().evict(index);
+            }
+        }
+        let said = vdisk.mapping.backed.get();
+        if said != backed {
+            let message = format!("{name} says that {said} extents are behind it and has {backed}");
+            self.find("count-mismatch", false, Some((name, 0, vdisk.size.get())), message);
+            self.mends.push(Mend::Backed(vdisk.id, backed as i64 - said as i64));
+        }
+    }
+
+    fn own(&mut self, vdisk: &str, offset: u64, extent: ExtentId) {
+        let extent_bytes = self.store.media.extent_bytes;
+        let place = Some((vdisk.to_owned(), offset, extent_bytes));
+        if self.store.media.locate(extent).is_none() {
+            let message = format!("{vdisk} at {offset} is mapped to extent {}, which no device has", extent.0);
+            self.find("impossible-extent", true, place, message);
+        } else if self.owned.replace(extent.0 as usize, true) {
+            let message = format!("extent {} behind {vdisk} at {offset} is behind something else too", extent.0);
+            self.find("doubly-owned-extent", true, place, message);
+        }
+    }
+
+    /// Compares the groups with who has what.
+    async fn check_groups(&mut self) {
+        let (mut data, mut meta) = (0, 0);
+        for group in 0..self.store.space.group_count() {
+            if self.store.space.load_group(group).await.is_err() {
+                continue;
+            }
+            for slot in 0..u64::from(self.store.space.group_size(group)) {
+                let extent = ExtentId(group * GROUP_EXTENTS + slot);
+                self.report.extents_checked += 1;
+                let allocated = self.store.space.is_allocated(extent);
+                let detail = self.store.space.detail(extent);
+                let pages = match detail {
+                    Some(Detail::Meta(pages)) => Some(pages),
+                    _ => None,
+                };
+                data += u64::from(allocated && pages.is_none());
+                meta += u64::from(pages.is_some());
+                self.compare(extent, allocated, pages);
+            }
+        }
+        let space = &self.store.space;
+        let said = (space.data(), space.meta_extents());
+        if said != (data, meta) && space.lost_groups.get() == 0 {
+            let message =
+                format!("the pool says {} data and {} metadata extents; there are {data} and {meta}", said.0, said.1);
+            self.find("count-mismatch", false, None, message);
+        }
+    }
+
+    fn compare(&mut self, extent: ExtentId, allocated: bool, pages: Option<u16>) {
+        let owned = self.owned[extent.0 as usize];
+        let named = self.named.get(&extent).copied().unwrap_or(0);
+        let number = extent.0;
+        if owned && (!allocated || pages.is_some()) {
+            let what = if pages.is_some() { "metadata" } else { "free" };
+            self.find(
+                "unallocated-extent",
+                true,
+                None,
+                format!("extent {number} holds data and its group says {what}"),
+            );
+            if pages.is_none() {
+                self.mends.push(Mend::Allocate(extent));
+            }
+        }
+        if allocated && pages.is_none() && !owned {
+            self.report.leaked_extents += 1;
+            self.find("leaked-extent", false, None, format!("extent {number} is allocated and nobody has it"));
+            self.mends.push(Mend::Free(extent));
+        }
+        let used = pages.unwrap_or(0);
+        if named & !used != 0 {
+            let message =
+                format!("pages {:#06x} of extent {number} are in use and its group says they are free", named & !used);
+            self.find("unallocated-page", true, None, message);
+            self.mends.push(Mend::Pages(extent, named | used));
+        } else if used & !named != 0 && !self.lost_pages {
+            let message = format!("pages {:#06x} of extent {number} are kept and nobody names them", used & !named);
+            self.find("leaked-page", false, None, message);
+            self.mends.push(Mend::Pages(extent, named));
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Checkpoints: writing the state of one instant to new pages, and then a root that names them.
+//!
+//! 1. *Cut*: the pending batch is sealed and, at that very instant, the dirty pages are shared (not copied) and called clean.
+//! 2. Leaves, then nodes, of every tree go to new places, twice; what they replace is released, not yet free.
+//! 3. META records of this generation say which metadata pages are in use once the root stands; a second cut makes them
+//!    and all pages durable.
+//! 4. The root is written and flushed. Until that moment the old root and its journal are whole; from it on the new one is.
+//! 5. The journal before the cut, and the replaced pages, are free.
+//!
+//! I/O goes on all the while: a leaf that changes again is copied by the first change, because it is shared.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use futures_util::future::join;
+use futures_util::stream::{self, StreamExt};
+use plimsoll_hardware::{IoError, Machine};
+
+use crate::error::{Error, Result};
+use crate::format::{
+    Entry, ExtentId, Group, Leaf, PAGE_BYTES, PageAddr, PageRef, Payload, Record, RootPage, TablePage, TreeRoot,
+    VdiskId,
+};
+use crate::journal::JournalFailed;
+use crate::space::Space;
+use crate::tree::{Sealer, Tree};
+use crate::vdisk::{Store, VdiskCore, count};
+
+/// Pages written at the same time.
+const WRITES_AT_ONCE: usize = 16;
+/// Places tried for a page before the checkpoint gives up: a write that fails is not tried again at the same place.
+const PLACES_MAX: u32 = 4;
+
+/// The dirty pages of one instant.
+struct Snapshot {
+    mappings: Vec<(Rc<VdiskCore>, Vec<(u64, Rc<Leaf>)>)>,
+    table: Vec<(u64, Rc<TablePage>)>,
+    groups: Vec<(u64, Rc<Group>)>,
+    /// Upper bound of the pages to be placed.
+    pages: u64,
+    data: u64,
+    meta: u64,
+}
+
+impl<M: Machine> Store<M> {
+    /// Writes a checkpoint now. Only one runs at a time: the background's, or that of a close.
+    pub(super) async fn write_checkpoint(self: &Rc<Self>, clean: bool) -> Result<()> {
+        let vdisks: Vec<_> = self.vdisks.borrow().values().cloned().collect();
+        for vdisk in &vdisks {
+            // A leaf that is lost keeps its records in the journal no longer than this: its range is lost anyway.
+            let _ = vdisk.mapping.settle_pending(&self.media, &self.cache).await;
+        }
+        self.checkpoint.wanted.set(false);
+        let cut = self.journal.cut(|| self.snapshot()).await;
+        let (start, snapshot) = cut.map_err(|failure| self.journal_failed(failure))?;
+        let generation = self.root.borrow().generation + 1;
+        if self.space.prepare_meta(snapshot.pages).await.is_err() {
+            return Err(self.give_up("no page is left for metadata".to_owned()));
+        }
+        let roots = self.write_trees(&snapshot, generation).await;
+        let (groups, table, roots) = roots.map_err(|error| self.give_up(error.to_string()))?;
+        let changes = self.space.meta_changes().await;
+        self.append_meta(generation, &changes).await?;
+        let root = RootPage {
+            pool: self.identity.uuid,
+            generation,
+            life: self.journal.life,
+            clean,
+            journal: start,
+            groups,
+            table,
+            data_extents: snapshot.data,
+            meta_extents: snapshot.meta,
+            devices: self.media.drives().iter().map(|drive| drive.slot.clone()).collect(),
+        };
+        let written = async {
+            super::roots::write(&self.media, &root).await?;
+            self.media.flush().await
+        };
+        if let Err(error) = written.await {
+            self.journal.forget_tail();
+            return Err(self.give_up(error.to_string()));
+        }
+        *self.root.borrow_mut() = root;
+        for (vdisk, tree) in roots {
+            vdisk.entry.borrow_mut().tree = tree;
+            vdisk.mapping.tree.borrow_mut().prune();
+        }
+        self.space.settle_meta(&changes);
+        self.journal.release(start.position);
+        count(&self.counters.checkpoints, 1);
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let vdisks: Vec<_> = self.vdisks.borrow().values().cloned().collect();
+        let mut mappings = Vec::new();
+        for vdisk in vdisks {
+            if vdisk.mapping.tree.borrow().is_dirty() {
+                self.put_in_table(&vdisk);
+                mappings.push(vdisk);
+            }
+        }
+        let pages = self.dirty.get() as u64;
+        let mappings: Vec<_> = mappings
+            .into_iter()
+            .map(|vdisk| {
+                let leaves = vdisk.mapping.tree.borrow_mut().collect_dirty();
+                (vdisk, leaves)
+            })
+            .collect();
+        let mut table = self.table.borrow_mut().collect_dirty();
+        for (page, entries) in &mut table {
+            self.refresh(*page, Rc::make_mut(entries));
+        }
+        let groups = self.space.tree.borrow_mut().collect_dirty();
+        // Between the cut and the sealing of nodes a tree may grow a level or two.
+        let pages = pages + 2 * (mappings.len() as u64 + 2) + 16;
+        Snapshot { mappings, table, groups, pages, data: self.space.data(), meta: self.space.meta_extents() }
+    }
+
+    /// Brings the entries of a table page up to date.
+    fn refresh(&self, page: u64, entries: &mut TablePage) {
+        let vdisks = self.vdisks.borrow();
+        for (slot, entry) in entries.entries.iter_mut().enumerate() {
+            let id = VdiskId(page as u32 * crate::format::TABLE_ENTRIES as u32 + slot as u32);
+            if let (Some(entry), Some(vdisk)) = (entry.as_mut(), vdisks.get(&id)) {
+                *entry = Entry { backed: vdisk.mapping.backed.get(), ..vdisk.entry.borrow().clone() };
+            }
+        }
+    }
+
+    async fn write_trees(
+        self: &Rc<Self>,
+        snapshot: &Snapshot,
+        generation: u64,
+    ) -> std::result::Result<(TreeRoot, TreeRoot, Vec<(Rc<VdiskCore>, TreeRoot)>), IoError> {
+        let mut roots = Vec::with_capacity(snapshot.mappings.len());
+        for (vdisk, leaves) in &snapshot.mappings {
+            let root = self.write_tree(&vdisk.mapping.tree, leaves, generation).await?;
+            roots.push((vdisk.clone(), root));
+        }
+        let mut table = snapshot.table.clone();
+        for (page, entries) in &mut table {
+            for (vdisk, root) in &roots {
+                let (of, slot) = crate::vdisk::table_place(vdisk.id);
+                if of == *page
+                    && let Some(entry) = &mut Rc::make_mut(entries).entries[slot]
+                    && entry.uuid == vdisk.entry.borrow().uuid
+                {
+                    entry.tree = *root;
+                }
+            }
+        }
+        let table = self.write_tree(&self.table, &table, generation).await?;
+        let groups = self.write_tree(&self.space.tree, &snapshot.groups, generation).await?;
+        Ok((groups, table, roots))
+    }
+
+    async fn write_tree<P: Payload>(
+        &self,
+        tree: &RefCell<Tree<P>>,
+        leaves: &[(u64, Rc<P>)],
+        generation: u64,
+    ) -> std::result::Result<TreeRoot, IoError> {
+        let writes = stream::iter(leaves).map(|(index, page)| async move {
+            let home = match page.is_empty() {
+                true => PageRef::NONE,
+                false => {
+                    let mut bytes = vec![0u8; PAGE_BYTES].into_boxed_slice();
+                    page.encode(&mut bytes);
+                    self.write_leaf::<P>(&bytes, page.summary(), generation).await?
+                }
+            };
+            let before = tree.borrow_mut().set_home(*index, home);
+            self.space.release_page(&before);
+            Ok(())
+        });
+        let mut writes = writes.buffer_unordered(WRITES_AT_ONCE);
+        while let Some(result) = writes.next().await {
+            result?;
+        }
+        drop(writes);
+        let mut sealer = Collector { space: &self.space, generation, pages: Vec::new() };
+        let root = tree.borrow_mut().seal_nodes(&mut sealer);
+        for (reference, bytes) in sealer.pages {
+            // A node's place is in its parent already, so it is this place or none.
+            self.write_copies(&reference, &bytes).await?;
+        }
+        Ok(root)
+    }
+
+    async fn write_leaf<P: Payload>(
+        &self,
+        bytes: &[u8],
+        summary: u32,
+        generation: u64,
+    ) -> std::result::Result<PageRef, IoError> {
+        let mut tried = 1;
+        loop {
+            let reference = PageRef::seal(P::TYPE, self.space.place_page(), generation, summary, bytes);
+            match self.write_copies(&reference, bytes).await {
+                Ok(()) => return Ok(reference),
+                Err(error) if tried == PLACES_MAX || matches!(error, IoError::Gone { .. }) => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "a metadata page is written to another place");
+                    self.space.release_page(&reference);
+                    tried += 1;
+                }
+            }
+        }
+    }
+
+    async fn write_copies(&self, reference: &PageRef, bytes: &[u8]) -> std::result::Result<(), IoError> {
+        let mut page = self.media.buffers().alloc(PAGE_BYTES).await;
+        page.copy_from_slice(bytes);
+        let page = page.freeze();
+        let twice = |at: PageAddr| {
+            let page = page.clone();
+            async move {
+                match self.media.write_page(at, page.clone()).await {
+                    Ok(()) => Ok(()),
+                    // The device may remap a bad sector at the second attempt.
+                    Err(IoError::Failed { .. }) => self.media.write_page(at, page).await,
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        let (first, second) = join(twice(reference.a), twice(reference.b)).await;
+        first.and(second)
+    }
+
+    async fn append_meta(self: &Rc<Self>, generation: u64, changes: &[(ExtentId, u16)]) -> Result<()> {
+        let failed = |failure: JournalFailed| self.journal_failed(failure);
+        let room = (self.journal.change_bytes_max() - 16) / 8;
+        for chunk in changes.chunks(room) {
+            let record = Record::Meta { generation, extents: chunk.to_vec() };
+            let permit = self.journal.reserve_for_checkpoint(record.encoded_len()).await;
+            let mut permit = permit.map_err(failed)?;
+            self.journal.append(&mut permit, &[record]);
+        }
+        self.journal.cut(|| ()).await.map(|_| ()).map_err(failed)
+    }
+
+    /// A checkpoint failed: what is in memory is right and what is on the devices is that of the root before. Nothing more
+    /// may be promised.
+    fn give_up(&self, reason: String) -> Error {
+        tracing::error!(%reason, "a checkpoint failed; the pool is read-only");
+        let reason = format!("a checkpoint failed: {reason}; mend the device and open the pool again");
+        self.read_only.borrow_mut().get_or_insert(reason.clone());
+        self.checkpoint.done.notify();
+        Error::ReadOnly { pool: self.identity.name.clone(), reason }
+    }
+}
+
+/// Places nodes, and keeps their pages until they are written.
+struct Collector<'a, M: Machine> {
+    space: &'a Space<M>,
+    generation: u64,
+    pages: Vec<(PageRef, Box<[u8]>)>,
+}
+
+impl<M: Machine> Sealer for Collector<'_, M> {
+    fn place(&mut self) -> (PageAddr, PageAddr) {
+        self.space.place_page()
+    }
+
+    fn release(&mut self, reference: &PageRef) {
+        self.space.release_page(reference);
+    }
+
+    fn write(&mut self, reference: &PageRef, page: Box<[u8]>) {
+        self.pages.push((*reference, page));
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+}

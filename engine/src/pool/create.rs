@@ -1,0 +1,194 @@
+//! Making a pool: labels and a first root, on devices that hold nothing else.
+
+use plimsoll_hardware::{Device, Durability, Machine};
+use uuid::Uuid;
+
+use super::identify::read_label;
+use super::layout::{Layout, label_places, lay_out, next_base, ring_pages, root_places};
+use super::{OpenPool, Pool};
+use crate::error::{Error, Result};
+use crate::format::{
+    DEVICES_MAX, DeviceSlot, EXTENT_BYTES, JournalStart, LabelPage, NAME_BYTES_MAX, PAGE_BYTES, RootPage, TreeRoot,
+};
+
+/// What to make.
+#[derive(Clone, Debug)]
+pub struct CreatePool {
+    /// 1 to 64 bytes: letters, digits, `-`, `_`, `.`; the first a letter or digit.
+    pub name: String,
+    /// Bytes of an extent: a power of two from 65,536 to 1,048,576.
+    pub extent_bytes: u32,
+    /// Take devices that belong to another pool.
+    pub force: bool,
+}
+
+impl CreatePool {
+    /// A pool with extents of 64 KiB.
+    pub fn named(name: &str) -> Self {
+        Self { name: name.into(), extent_bytes: *EXTENT_BYTES.start(), force: false }
+    }
+}
+
+/// Refuses names that shells, URLs and protocols would trip over.
+pub(super) fn check_name(what: &str, name: &str) -> Result<()> {
+    let sound = (1..=NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        && name.as_bytes()[0].is_ascii_alphanumeric();
+    if sound {
+        return Ok(());
+    }
+    Err(Error::InvalidArgument(format!(
+        "{what} name {name:?} cannot be used: 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' or '.', beginning with a \
+         letter or digit"
+    )))
+}
+
+impl<M: Machine> Pool<M> {
+    /// Makes a pool of `devices` and opens it.
+    ///
+    /// # Errors
+    /// `InvalidArgument`, `TooSmall`, `InUse` when a device belongs to a pool and `force` is not set, `Device`.
+    pub async fn create(machine: &M, spec: CreatePool, devices: Vec<M::Device>) -> Result<Self> {
+        check_name("pool", &spec.name)?;
+        if !EXTENT_BYTES.contains(&spec.extent_bytes) || !spec.extent_bytes.is_power_of_two() {
+            return Err(Error::InvalidArgument(format!(
+                "an extent of {} bytes cannot be used: a power of two from 64 KiB to 1 MiB",
+                spec.extent_bytes
+            )));
+        }
+        if devices.is_empty() || devices.len() > DEVICES_MAX {
+            return Err(Error::InvalidArgument(format!(
+                "a pool has 1 to {DEVICES_MAX} devices, not {}",
+                devices.len()
+            )));
+        }
+        for device in &devices {
+            refuse_used(machine, device, spec.force).await?;
+        }
+        let labels = labels(machine, &spec, &devices)?;
+        let root = first_root(&labels);
+        // The root goes first: a label without a root would be a damaged pool, a root without a label is nothing.
+        for (device, label) in devices.iter().zip(&labels) {
+            wipe(machine, device).await?;
+            let mut page = machine.buffers().zeroed(PAGE_BYTES).await;
+            root.encode(&mut page);
+            let page = page.freeze();
+            for place in root_places(label.size, root.generation) {
+                device.write(place, page.clone(), Durability::Cached).await?;
+            }
+        }
+        for device in &devices {
+            device.flush().await?;
+        }
+        for (device, label) in devices.iter().zip(&labels) {
+            write_label(machine, device, label).await?;
+        }
+        for device in &devices {
+            device.flush().await?;
+        }
+        Pool::open(machine, OpenPool::default(), devices).await
+    }
+}
+
+/// Refuses a device that belongs to a pool, and one that cannot be written.
+pub(super) async fn refuse_used<M: Machine>(machine: &M, device: &M::Device, force: bool) -> Result<()> {
+    let geometry = device.geometry();
+    if geometry.read_only {
+        let reason = "the device cannot be written".to_owned();
+        return Err(Error::NotAPool { path: geometry.path.clone(), reason });
+    }
+    let found = match read_label(machine, device).await {
+        Ok(None) => return Ok(()),
+        Ok(Some(label)) => format!("device {} of pool {} ({})", label.index, label.name, label.pool),
+        Err(Error::NotAPool { reason, .. }) => format!("a pool, but {reason}"),
+        Err(error) => return Err(error),
+    };
+    if force { Ok(()) } else { Err(Error::InUse { path: geometry.path.clone(), what: found }) }
+}
+
+fn labels<M: Machine>(machine: &M, spec: &CreatePool, devices: &[M::Device]) -> Result<Vec<LabelPage>> {
+    let single = devices.len() == 1;
+    let pages = ring_pages(devices.iter().take(2).map(|device| device.geometry().size).min().unwrap_or(0));
+    let mut base = 0;
+    let mut labels: Vec<LabelPage> = Vec::with_capacity(devices.len());
+    let now = machine.wall_clock_ms();
+    let pool = new_uuid(machine);
+    let mut layouts: Vec<Layout> = Vec::with_capacity(devices.len());
+    for (index, device) in devices.iter().enumerate() {
+        let rings = if single { 2 } else { u64::from(index < 2) };
+        layouts.push(lay_out(device.geometry(), spec.extent_bytes, rings, pages)?);
+    }
+    let rings = layouts[0].rings(single);
+    for (index, (device, layout)) in devices.iter().zip(&layouts).enumerate() {
+        let size = device.geometry().size / PAGE_BYTES as u64 * PAGE_BYTES as u64;
+        labels.push(LabelPage {
+            features: [0; 3],
+            pool,
+            device: new_uuid(machine),
+            index: index as u16,
+            devices: devices.len() as u16,
+            extent_bytes: spec.extent_bytes,
+            size,
+            extents_page: layout.extents_page,
+            extents: layout.extents,
+            extent_base: base,
+            rings,
+            created_ms: now,
+            name: spec.name.clone(),
+        });
+        base = next_base(base + layout.extents);
+    }
+    Ok(labels)
+}
+
+fn first_root(labels: &[LabelPage]) -> RootPage {
+    RootPage {
+        pool: labels[0].pool,
+        generation: 1,
+        life: 0,
+        clean: true,
+        journal: JournalStart { sequence: 1, position: 0, previous: 0 },
+        groups: TreeRoot::EMPTY,
+        table: TreeRoot::EMPTY,
+        data_extents: 0,
+        meta_extents: 0,
+        devices: labels.iter().map(device_slot).collect(),
+    }
+}
+
+pub(super) fn device_slot(label: &LabelPage) -> DeviceSlot {
+    DeviceSlot {
+        device: label.device,
+        size: label.size,
+        extents_page: label.extents_page,
+        extents: label.extents,
+        extent_base: label.extent_base,
+    }
+}
+
+/// Zeros both ends of a device, so that nothing of a former pool or file system is found there.
+pub(super) async fn wipe<M: Machine>(machine: &M, device: &M::Device) -> Result<()> {
+    let zeros = machine.buffers().zeroed(super::layout::END_BYTES as usize).await.freeze();
+    for place in label_places(device.geometry().size) {
+        device.write(place, zeros.clone(), Durability::Cached).await?;
+    }
+    Ok(())
+}
+
+pub(super) async fn write_label<M: Machine>(machine: &M, device: &M::Device, label: &LabelPage) -> Result<()> {
+    let mut page = machine.buffers().zeroed(PAGE_BYTES).await;
+    label.encode(&mut page);
+    let page = page.freeze();
+    for place in label_places(label.size) {
+        device.write(place, page.clone(), Durability::Cached).await?;
+    }
+    Ok(())
+}
+
+/// A UUID of version 7 from the machine's clock and randomness.
+pub(super) fn new_uuid<M: Machine>(machine: &M) -> Uuid {
+    let random = (u128::from(machine.random()) << 64 | u128::from(machine.random())).to_be_bytes();
+    let mut bytes = [0u8; 10];
+    bytes.copy_from_slice(&random[..10]);
+    uuid::Builder::from_unix_timestamp_millis(machine.wall_clock_ms(), &bytes).into_uuid()
+}

@@ -1,0 +1,189 @@
+//! What an open pool says about itself.
+
+use plimsoll_hardware::Machine;
+use uuid::Uuid;
+
+use super::Pool;
+use crate::mapping::LEAF_MEMORY_BYTES;
+
+/// A device of an open pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Its identity.
+    pub uuid: Uuid,
+    /// Where it is now.
+    pub path: String,
+    /// Its place in the pool, from 0.
+    pub index: u16,
+    /// Bytes that the pool uses of it.
+    pub size_bytes: u64,
+    /// It may lose completed writes on power loss until it is flushed.
+    pub volatile_cache: bool,
+    /// A magnetic disk.
+    pub rotational: bool,
+}
+
+/// What the last start found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryInfo {
+    /// The pool had been closed; nothing had to be replayed.
+    pub clean: bool,
+    /// Journal records applied.
+    pub records_replayed: u64,
+    /// First writes whose data power loss had taken: never flushed, and not believed.
+    pub records_dropped: u64,
+    /// Records that only crash memory had.
+    pub from_crash_memory: u64,
+    /// Damage found, in words.
+    pub warnings: Vec<String>,
+}
+
+/// What was done since the pool was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolCounters {
+    /// Reads of vdisks.
+    pub reads: u64,
+    /// Bytes of these.
+    pub read_bytes: u64,
+    /// Writes of vdisks.
+    pub writes: u64,
+    /// Bytes of these.
+    pub write_bytes: u64,
+    /// Pieces of writes that gave blocks their first contents.
+    pub first_writes: u64,
+    /// Discards.
+    pub discards: u64,
+    /// Flushes asked for.
+    pub flushes: u64,
+    /// Journal batches written.
+    pub journal_commits: u64,
+    /// Checkpoints written.
+    pub checkpoints: u64,
+    /// Metadata pages read.
+    pub pages_read: u64,
+    /// Metadata pages written.
+    pub pages_written: u64,
+    /// Bad copies of metadata pages written again from the good ones.
+    pub pages_healed: u64,
+    /// Metadata pages whose copies were both bad.
+    pub pages_lost: u64,
+    /// Memory that the mapping takes now, in bytes.
+    pub cached_mapping_bytes: u64,
+}
+
+/// A pool's figures. All in bytes where not said otherwise; all from the one ledger.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolInfo {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub uuid: Uuid,
+    /// When it was created, in milliseconds since the Unix epoch.
+    pub created_ms: u64,
+    /// Bytes of an extent.
+    pub extent_bytes: u32,
+    /// Bytes of a block.
+    pub block_bytes: u32,
+    /// Space for extents on all devices.
+    pub physical_bytes: u64,
+    /// What vdisks can still get.
+    pub available_bytes: u64,
+    /// Allocated to vdisks.
+    pub utilized_bytes: u64,
+    /// Allocated to metadata.
+    pub metadata_bytes: u64,
+    /// Kept for metadata, so that it never runs out.
+    pub reserved_bytes: u64,
+    /// Freed, and usable as soon as that is durable.
+    pub quarantined_bytes: u64,
+    /// Sum of the vdisks' sizes.
+    pub designated_bytes: u64,
+    /// Designated minus physical; negative while less is promised than there is.
+    pub overcommit_bytes: i64,
+    /// Designated over physical.
+    pub overcommit_ratio: f64,
+    /// Number of vdisks, those being deleted included.
+    pub vdisks: u64,
+    /// Its devices.
+    pub devices: Vec<DeviceInfo>,
+    /// Why it takes no writes; `None` when it does.
+    pub read_only: Option<String>,
+    /// Number of the last checkpoint.
+    pub generation: u64,
+    /// What the last start found.
+    pub recovery: RecoveryInfo,
+    /// What was done since.
+    pub counters: PoolCounters,
+}
+
+impl<M: Machine> Pool<M> {
+    /// Its figures now.
+    pub fn info(&self) -> PoolInfo {
+        let store = &self.store;
+        let extent = store.media.extent_bytes;
+        let space = &store.space;
+        let physical = space.total() * extent;
+        let designated: u64 = store.vdisks.borrow().values().filter(|v| v.ready.get()).map(|v| v.size.get()).sum();
+        let read_only = store.read_only.borrow().clone();
+        PoolInfo {
+            name: store.identity.name.clone(),
+            uuid: store.identity.uuid,
+            created_ms: store.identity.created_ms,
+            extent_bytes: extent as u32,
+            block_bytes: store.media.block_bytes() as u32,
+            physical_bytes: physical,
+            available_bytes: space.available() * extent,
+            utilized_bytes: space.data() * extent,
+            metadata_bytes: space.meta_extents() * extent,
+            reserved_bytes: space.reserved() * extent,
+            quarantined_bytes: space.quarantined() * extent,
+            designated_bytes: designated,
+            overcommit_bytes: designated as i64 - physical as i64,
+            overcommit_ratio: designated as f64 / physical as f64,
+            vdisks: store.vdisks.borrow().len() as u64,
+            devices: self.devices(),
+            read_only: read_only.or_else(|| store.journal.failure().map(|error| error.to_string())),
+            generation: store.root.borrow().generation,
+            recovery: (*self.recovery).clone(),
+            counters: self.counters(),
+        }
+    }
+
+    fn devices(&self) -> Vec<DeviceInfo> {
+        use plimsoll_hardware::Device;
+        let drives = self.store.media.drives();
+        let info = drives.iter().enumerate().map(|(index, drive)| {
+            let geometry = drive.device.geometry();
+            DeviceInfo {
+                uuid: drive.slot.device,
+                path: geometry.path.clone(),
+                index: index as u16,
+                size_bytes: drive.slot.size,
+                volatile_cache: geometry.volatile_cache,
+                rotational: geometry.rotational,
+            }
+        });
+        info.collect()
+    }
+
+    fn counters(&self) -> PoolCounters {
+        let store = &self.store;
+        let (counters, pages) = (&store.counters, &store.media.pages);
+        PoolCounters {
+            reads: counters.reads.get(),
+            read_bytes: counters.read_bytes.get(),
+            writes: counters.writes.get(),
+            write_bytes: counters.write_bytes.get(),
+            first_writes: counters.first_writes.get(),
+            discards: counters.discards.get(),
+            flushes: counters.flushes.get(),
+            journal_commits: store.journal.commits.get(),
+            checkpoints: counters.checkpoints.get(),
+            pages_read: pages.read.get(),
+            pages_written: pages.written.get(),
+            pages_healed: pages.healed.get(),
+            pages_lost: pages.lost.get(),
+            cached_mapping_bytes: store.cache.len() as u64 * LEAF_MEMORY_BYTES,
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Work that goes on after the call that asked for it.
+
+use std::cell::{Cell, RefCell};
+
+/// How a job stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// It goes on, or will when the pool is opened again.
+    Running,
+    /// It has ended well.
+    Done,
+    /// It has ended, and why.
+    Failed(String),
+}
+
+/// What is known of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobInfo {
+    /// Its number, unique in this life of the pool.
+    pub id: u64,
+    /// `vdisk-delete` or `vdisk-shrink`.
+    pub kind: &'static str,
+    /// POOL/VDISK.
+    pub object: String,
+    /// Units done, at most `total`.
+    pub done: u64,
+    /// Units in all.
+    pub total: u64,
+    /// What is counted: `bytes`.
+    pub unit: &'static str,
+    /// How it stands.
+    pub state: JobState,
+}
+
+/// A job in memory.
+pub(crate) struct Job {
+    id: u64,
+    kind: &'static str,
+    object: String,
+    total: u64,
+    done: Cell<u64>,
+    state: RefCell<JobState>,
+}
+
+impl Job {
+    pub(super) fn new(id: u64, kind: &'static str, object: String, total: u64) -> Self {
+        Job { id, kind, object, total, done: Cell::new(0), state: RefCell::new(JobState::Running) }
+    }
+
+    pub(super) fn progress(&self, done: u64) {
+        self.done.set(done.min(self.total));
+    }
+
+    pub(super) fn end(&self, state: JobState) {
+        if state == JobState::Done {
+            self.done.set(self.total);
+        }
+        *self.state.borrow_mut() = state;
+    }
+
+    pub(super) fn info(&self) -> JobInfo {
+        JobInfo {
+            id: self.id,
+            kind: self.kind,
+            object: self.object.clone(),
+            done: self.done.get(),
+            total: self.total,
+            unit: "bytes",
+            state: self.state.borrow().clone(),
+        }
+    }
+}

@@ -1,0 +1,47 @@
+//! Pools: create, open, recover, checkpoint, close; their vdisks come and go here; check and repair.
+
+mod add_device;
+mod admin;
+mod background;
+mod check;
+mod checkpoint;
+mod close;
+mod create;
+mod identify;
+mod info;
+mod job;
+mod layout;
+mod open;
+mod recover;
+mod repair;
+mod replay;
+mod roots;
+mod shrink;
+
+pub use admin::CreateVdisk;
+pub use check::{CheckReport, Finding};
+pub use create::CreatePool;
+pub use identify::{Label, identify};
+pub use info::{DeviceInfo, PoolCounters, PoolInfo, RecoveryInfo};
+pub(crate) use job::Job;
+pub use job::{JobInfo, JobState};
+pub use layout::DEVICE_BYTES_MIN;
+pub use open::OpenPool;
+
+use std::rc::Rc;
+
+use plimsoll_hardware::Machine;
+
+use crate::vdisk::Store;
+
+/// An open pool. Cheap to clone; all clones are the same pool. Belongs to one thread.
+pub struct Pool<M: Machine> {
+    store: Rc<Store<M>>,
+    recovery: Rc<RecoveryInfo>,
+}
+
+impl<M: Machine> Clone for Pool<M> {
+    fn clone(&self) -> Self {
+        Pool { store: self.store.clone(), recovery: self.recovery.clone() }
+    }
+}

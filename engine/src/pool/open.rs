@@ -1,0 +1,230 @@
+//! Opening a pool: find the devices, read the newest root, replay the journal, begin a new life.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use plimsoll_hardware::{Device, Machine};
+
+use super::identify::{check_features, read_label};
+use super::recover::Recovered;
+use super::{Pool, RecoveryInfo, roots};
+use crate::error::{Error, Result};
+use crate::format::{JournalStart, LabelPage, Record, RootPage, TABLE_ENTRIES, VdiskId};
+use crate::journal::{Journal, Tail};
+use crate::mapping::Cache;
+use crate::media::{Drive, Media};
+use crate::space::Space;
+use crate::tree::{Found, Loader, Tree, load, load_nodes};
+use crate::vdisk::{CheckpointControl, Counters, Identity, Store, VdiskCore};
+use crate::wait::WaitQueue;
+
+/// Bytes of mapping kept in memory unless said otherwise: 1 GiB, the whole map of 8 TiB at 64 KiB.
+const CACHE_BYTES: u64 = 1 << 30;
+
+/// How to open.
+#[derive(Clone, Debug, Default)]
+pub struct OpenPool {
+    /// Write nothing at all, not even to heal: for looking at a pool.
+    pub inspect: bool,
+    /// Memory for the mapping in bytes; `None` is 1 GiB.
+    pub cache_bytes: Option<u64>,
+}
+
+/// The devices of a pool in order, and what they say.
+pub(super) struct Members<D> {
+    pub(super) label: LabelPage,
+    pub(super) root: RootPage,
+    pub(super) devices: Vec<D>,
+    pub(super) read_only: Option<String>,
+    /// Not every copy of the root is there.
+    pub(super) heal_root: bool,
+}
+
+impl<M: Machine> Pool<M> {
+    /// Opens the pool that `devices` are; all of them, in any order.
+    ///
+    /// # Errors
+    /// `NotAPool`, `DeviceMissing`, `UnsupportedFeature`, `Device`, `Damaged` when the vdisk table cannot be read in part: no;
+    /// damage of metadata costs what it covers and is reported by [`Pool::check`], but without any root nothing opens.
+    pub async fn open(machine: &M, options: OpenPool, devices: Vec<M::Device>) -> Result<Self> {
+        let found = find(machine, devices).await?;
+        let media = Rc::new(Media::new(machine.clone(), found.label.extent_bytes));
+        media.pages.inspect.set(options.inspect);
+        for (device, slot) in found.devices.into_iter().zip(&found.root.devices) {
+            media.push(Drive::new(device, slot.clone()));
+        }
+        let recovered = Recovered::read(&media, &found.label, &found.root, options.inspect).await;
+        let tail = if options.inspect { None } else { open_tail(machine, &found.label) };
+        let identity = Identity {
+            name: found.label.name.clone(),
+            uuid: found.label.pool,
+            created_ms: found.label.created_ms,
+            rings: found.label.rings,
+        };
+        let store = assemble(media, identity, &found.root, recovered.next, &options);
+        *store.read_only.borrow_mut() = found.read_only.clone();
+        let root = &found.root;
+        let clean = root.clean && recovered.batches.iter().all(|batch| batch.header.life == root.life);
+        let mut info = RecoveryInfo { clean, ..RecoveryInfo::default() };
+        store.read_table(&mut info).await;
+        store.read_groups().await;
+        store.recover(recovered, tail, found.heal_root, &mut info).await?;
+        let pool = Pool { store, recovery: Rc::new(info) };
+        if !options.inspect {
+            pool.start_background();
+        }
+        Ok(pool)
+    }
+}
+
+/// The layers of a pool at `root`, with nothing replayed.
+fn assemble<M: Machine>(
+    media: Rc<Media<M>>,
+    identity: Identity,
+    root: &RootPage,
+    next: JournalStart,
+    options: &OpenPool,
+) -> Rc<Store<M>> {
+    let dirty = Rc::new(Cell::new(0));
+    let life = media.machine.random();
+    let space = Space::new(media.clone(), root.groups, root.data_extents, root.meta_extents, dirty.clone());
+    let journal = Journal::new(media.clone(), root.pool, life, identity.rings, root.journal.position, next);
+    Rc::new(Store {
+        identity,
+        media,
+        journal: Rc::new(journal),
+        space,
+        table: RefCell::new(Tree::new(root.table, dirty.clone())),
+        vdisks: RefCell::default(),
+        names: RefCell::default(),
+        cache: Cache::new(options.cache_bytes.unwrap_or(CACHE_BYTES)),
+        dirty,
+        promised: Cell::new(0),
+        root: RefCell::new(root.clone()),
+        checkpoint: CheckpointControl::default(),
+        counters: Counters::default(),
+        jobs: RefCell::default(),
+        closing: Cell::new(false),
+        idle: WaitQueue::default(),
+        read_only: RefCell::default(),
+        inspect: options.inspect,
+    })
+}
+
+/// Sorts devices into the places of their pool and reads its newest root.
+async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Members<M::Device>> {
+    let mut labelled = Vec::with_capacity(devices.len());
+    for device in devices {
+        let path = device.geometry().path.clone();
+        match read_label(machine, &device).await? {
+            Some(label) => labelled.push((label, device)),
+            None => return Err(Error::NotAPool { path, reason: "no pool's label is on it".into() }),
+        }
+    }
+    let Some((label, _)) = labelled.first() else {
+        return Err(Error::InvalidArgument("a pool is opened with its devices; none was named".into()));
+    };
+    let label = label.clone();
+    if let Some((other, device)) = labelled.iter().find(|(other, _)| other.pool != label.pool) {
+        let reason = format!("it belongs to pool {} ({}), not to {}", other.name, other.pool, label.name);
+        return Err(Error::NotAPool { path: device.geometry().path.clone(), reason });
+    }
+    let read_only = check_features(&label)?;
+    let references: Vec<&M::Device> = labelled.iter().map(|(_, device)| device).collect();
+    let (root, heal_root) = roots::read_newest(machine, &references, label.pool).await;
+    let Some(root) = root else {
+        let path = labelled[0].1.geometry().path.clone();
+        return Err(Error::NotAPool { path, reason: "no copy of the pool's root can be read".into() });
+    };
+    let mut ordered = Vec::with_capacity(root.devices.len());
+    for (index, slot) in root.devices.iter().enumerate() {
+        let position = labelled.iter().position(|(label, _)| label.device == slot.device);
+        let Some(position) = position else {
+            return Err(Error::DeviceMissing {
+                pool: label.name,
+                device: slot.device,
+                index: index as u16,
+                last_path: String::new(),
+            });
+        };
+        ordered.push(labelled.swap_remove(position).1);
+    }
+    // The first label's rings are everybody's; a device that was added later carries a copy of them.
+    Ok(Members { label, root, devices: ordered, read_only, heal_root })
+}
+
+fn open_tail<M: Machine>(machine: &M, label: &LabelPage) -> Option<Tail<M::CrashMemory>> {
+    let payload = Journal::<M>::batch_bytes_max(label.rings[0].pages);
+    let bytes = Tail::<M::CrashMemory>::bytes_for(payload);
+    match machine.crash_memory(&label.pool.to_string(), bytes) {
+        Ok(memory) => Some(Tail::new(memory)),
+        Err(error) => {
+            tracing::warn!(%error, "no crash memory: every first write waits for the journal");
+            None
+        }
+    }
+}
+
+impl<M: Machine> Store<M> {
+    /// The last checkpoint again, through trees of its own: what is changed since is not in it.
+    pub(super) async fn second_view(&self) -> Rc<Store<M>> {
+        let root = self.root.borrow().clone();
+        let identity = Identity { name: self.identity.name.clone(), ..self.identity };
+        let options = OpenPool { inspect: false, cache_bytes: Some(1 << 20) };
+        let view = assemble(self.media.clone(), identity, &root, root.journal, &options);
+        let mut info = RecoveryInfo::default();
+        view.read_table(&mut info).await;
+        view.read_groups().await;
+        let end = crate::journal::read(&self.media, root.pool, &self.identity.rings, root.journal, true).await;
+        for record in end.batches.iter().flat_map(|batch| &batch.records) {
+            if matches!(record, Record::Meta { .. }) {
+                view.replay(record, root.generation).await;
+            }
+        }
+        view
+    }
+
+    /// Reads the vdisk table. A page that is lost costs its eight vdisks, which is said.
+    async fn read_table(&self, info: &mut RecoveryInfo) {
+        let loader = Loader::default();
+        load_nodes(&self.media, &self.table).await;
+        let mut pages = Vec::new();
+        let mut next = self.table.borrow().next_present(0);
+        while let Some(page) = next {
+            pages.push(page);
+            next = self.table.borrow().next_present(page + 1);
+        }
+        for chunk in pages.chunks(32) {
+            let loads = chunk.iter().map(|&page| load(&self.media, &loader, &self.table, page));
+            for (page, result) in chunk.iter().zip(futures_util::future::join_all(loads).await) {
+                if result.is_err() {
+                    let first = page * TABLE_ENTRIES as u64;
+                    info.warnings.push(format!(
+                        "a page of the vdisk table is lost in both copies: vdisks {first} to {} cannot be opened",
+                        first + TABLE_ENTRIES as u64 - 1
+                    ));
+                }
+            }
+        }
+        let mut vdisks = BTreeMap::new();
+        let table = self.table.borrow();
+        for page in pages {
+            let Found::Page(entries) = table.get(page) else { continue };
+            for (slot, entry) in entries.entries.iter().enumerate() {
+                let Some(entry) = entry else { continue };
+                let id = VdiskId((page * TABLE_ENTRIES as u64) as u32 + slot as u32);
+                self.names.borrow_mut().insert(entry.name.clone(), id);
+                vdisks.insert(id, VdiskCore::new(id, entry.clone(), self.dirty.clone()));
+            }
+        }
+        *self.vdisks.borrow_mut() = vdisks;
+    }
+
+    /// Reads the nodes of the group tree: they say how full each group is.
+    async fn read_groups(&self) {
+        load_nodes(&self.media, &self.space.tree).await;
+        self.space.adopt_summaries();
+        self.space.divide_meta();
+    }
+}

@@ -1,0 +1,151 @@
+//! From what the devices say to an open pool: which records to believe, and the beginning of a new life.
+//!
+//! 1. Batches are read until the chain ends. What the tail in crash memory has beyond them is added when it was written by
+//!    the same life: then our process died and the machine did not, and every record is true.
+//! 2. Otherwise the power failed: a MAP in a batch that nothing covers is believed only if the data on the devices has its
+//!    proof. One that fails is dropped, and DROPPED says so in the first batch of the new life, for all later starts.
+//! 3. Records are applied in order.
+//! 4. The devices are flushed; the first batch of the new life repeats the tail's records and is durable before anybody is
+//!    served. It is proven, so what was believed once is never judged again.
+
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use plimsoll_hardware::Machine;
+
+use super::RecoveryInfo;
+use crate::error::Result;
+use crate::format::{Batch, Blocks, ExtentId, JournalStart, LabelPage, Record, RootPage};
+use crate::journal::{self, Tail};
+use crate::media::Media;
+use crate::vdisk::Store;
+
+/// What the journal held.
+pub(super) struct Recovered {
+    pub(super) batches: Vec<Batch>,
+    pub(super) next: JournalStart,
+    damaged: bool,
+    healed: u64,
+}
+
+impl Recovered {
+    pub(super) async fn read<M: Machine>(
+        media: &Media<M>,
+        label: &LabelPage,
+        root: &RootPage,
+        inspect: bool,
+    ) -> Recovered {
+        let end = journal::read(media, root.pool, &label.rings, root.journal, inspect).await;
+        Recovered { batches: end.batches, next: end.next, damaged: end.damaged, healed: end.healed }
+    }
+}
+
+impl<M: Machine> Store<M> {
+    pub(super) async fn recover(
+        self: &Rc<Self>,
+        recovered: Recovered,
+        tail: Option<Tail<M::CrashMemory>>,
+        heal_root: bool,
+        info: &mut RecoveryInfo,
+    ) -> Result<()> {
+        let root = self.root.borrow().clone();
+        let life = recovered.batches.last().map_or(root.life, |batch| batch.header.life);
+        let next = recovered.next.sequence;
+        let survived = tail.as_ref().and_then(|tail| tail.recover(root.pool)).filter(|(owner, _)| *owner == life);
+        let same_boot = survived.is_some();
+        let tail_records: Vec<Record> = survived
+            .into_iter()
+            .flat_map(|(_, halves)| halves)
+            .filter(|(sequence, _)| *sequence >= next)
+            .flat_map(|(_, records)| records)
+            .collect();
+        let mut dropped = known_drops(&recovered.batches);
+        let mut new_drops = Vec::new();
+        if !same_boot {
+            new_drops = self.disprove(&recovered.batches, &dropped).await;
+            dropped.extend(new_drops.iter().copied());
+        }
+        for batch in &recovered.batches {
+            for (index, record) in batch.records.iter().enumerate() {
+                if dropped.contains(&(batch.header.sequence, index as u32)) {
+                    continue;
+                }
+                info.records_replayed += 1;
+                self.replay(record, root.generation).await;
+            }
+        }
+        for record in &tail_records {
+            self.replay(record, root.generation).await;
+        }
+        info.records_dropped = new_drops.len() as u64;
+        info.from_crash_memory = tail_records.len() as u64;
+        if recovered.healed > 0 {
+            info.warnings.push(format!("{} journal batches were healed from their other copy", recovered.healed));
+        }
+        if recovered.damaged {
+            let reason = "its journal is damaged in both copies: changes that were flushed are lost; look at it with \
+                          plimsoll pool check, accept the loss with --repair"
+                .to_owned();
+            info.warnings.push(reason.clone());
+            self.read_only.borrow_mut().get_or_insert(reason);
+        }
+        if self.inspect {
+            return Ok(());
+        }
+        let mut first: Vec<Record> = new_drops.iter().map(|&(batch, index)| Record::Dropped { batch, index }).collect();
+        first.extend(tail_records);
+        if self.read_only.borrow().is_none() {
+            if heal_root {
+                super::roots::write(&self.media, &root).await?;
+            }
+            let begun = self.journal.begin_life(&first, tail).await;
+            begun.map_err(|failure| self.journal_failed(failure))?;
+        }
+        Ok(())
+    }
+
+    /// MAPs that nothing covers and whose data is not what they say.
+    async fn disprove(&self, batches: &[Batch], known: &HashSet<(u64, u32)>) -> Vec<(u64, u32)> {
+        let covered = batches.iter().map(|batch| batch.header.covered).max().unwrap_or(0);
+        let proven = |batch: &&Batch| !batch.header.proven && batch.header.sequence > covered;
+        let mut failed = Vec::new();
+        for batch in batches.iter().filter(proven) {
+            for (index, record) in batch.records.iter().enumerate() {
+                let Record::Map { extent, blocks, proof, .. } = record else { continue };
+                let key = (batch.header.sequence, index as u32);
+                if !known.contains(&key) && !self.holds(*extent, *blocks, *proof).await {
+                    failed.push(key);
+                }
+            }
+        }
+        failed
+    }
+
+    /// Whether the blocks of an extent have this checksum.
+    async fn holds(&self, extent: ExtentId, blocks: Blocks, proof: u32) -> bool {
+        if cfg!(feature = "planted-skip-checksum") {
+            return true;
+        }
+        let Some((drive, start)) = self.media.locate(extent) else { return false };
+        let block_bytes = self.media.block_bytes();
+        let mut hasher = crc32fast::Hasher::new();
+        for block in (0..16).filter(|&block| blocks.has(block)) {
+            let buffer = self.media.buffers().alloc(block_bytes as usize).await;
+            match drive.read(start + u64::from(block) * block_bytes, buffer).await {
+                Ok(contents) => hasher.update(&contents),
+                Err(_) => return false,
+            }
+        }
+        hasher.finalize() == proof
+    }
+}
+
+fn known_drops(batches: &[Batch]) -> HashSet<(u64, u32)> {
+    let records = batches.iter().flat_map(|batch| &batch.records);
+    records
+        .filter_map(|record| match record {
+            Record::Dropped { batch, index } => Some((*batch, *index)),
+            _ => None,
+        })
+        .collect()
+}

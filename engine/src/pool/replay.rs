@@ -1,0 +1,120 @@
+//! Applying records to a pool that is being opened.
+
+use std::rc::Rc;
+
+use plimsoll_hardware::Machine;
+
+use crate::format::{Blocks, Entry, EntryState, LEAF_WORDS, Record, VdiskId, VirtualExtent, Word};
+use crate::tree::Found;
+use crate::vdisk::{Store, VdiskCore, table_place};
+
+impl<M: Machine> Store<M> {
+    /// Applies one record. What names things that a lost page has taken away is passed over: the page was reported.
+    pub(super) async fn replay(self: &Rc<Self>, record: &Record, generation: u64) {
+        match record {
+            Record::Map { vdisk, at, extent, blocks, .. } => {
+                let Some(vdisk) = self.core(*vdisk) else { return };
+                if self.space.load_group(extent.0 / crate::format::GROUP_EXTENTS).await.is_ok()
+                    && self.space.replay_allocate(*extent)
+                {
+                    vdisk.mapping.backed.set(vdisk.mapping.backed.get() + 1);
+                }
+                vdisk.mapping.postpone(*at, *extent, *blocks);
+            }
+            Record::Unmap { vdisk, first, count } => {
+                let Some(vdisk) = self.core(*vdisk) else { return };
+                let last = first.0.saturating_add(count.saturating_sub(1));
+                let mut next = self.next_leaf(&vdisk, first.leaf());
+                while let Some(leaf) = next.filter(|&leaf| leaf <= last / LEAF_WORDS as u64) {
+                    let start = leaf * LEAF_WORDS as u64;
+                    let from = first.0.max(start);
+                    let until = last.min(start + LEAF_WORDS as u64 - 1);
+                    for at in from..=until {
+                        self.replay_clear(&vdisk, VirtualExtent(at), Blocks::ALL).await;
+                    }
+                    next = self.next_leaf(&vdisk, leaf + 1);
+                }
+            }
+            Record::Clear { vdisk, at, blocks } => {
+                let Some(vdisk) = self.core(*vdisk) else { return };
+                self.replay_clear(&vdisk, *at, *blocks).await;
+            }
+            Record::Put { vdisk, entry } => self.replay_put(*vdisk, entry),
+            Record::Remove { vdisk } => self.forget_vdisk(*vdisk),
+            Record::Meta { generation: of, extents } if *of == generation => {
+                for &(extent, pages) in extents {
+                    if self.space.load_group(extent.0 / crate::format::GROUP_EXTENTS).await.is_ok() {
+                        self.space.set_meta(extent, pages);
+                    }
+                }
+            }
+            Record::Meta { .. } | Record::Dropped { .. } => {}
+        }
+    }
+
+    fn core(&self, id: VdiskId) -> Option<Rc<VdiskCore>> {
+        self.vdisks.borrow().get(&id).cloned()
+    }
+
+    fn next_leaf(&self, vdisk: &VdiskCore, leaf: u64) -> Option<u64> {
+        let present = vdisk.mapping.tree.borrow().next_present(leaf);
+        present.into_iter().chain(vdisk.mapping.next_pending(leaf)).min()
+    }
+
+    async fn replay_clear(&self, vdisk: &VdiskCore, at: VirtualExtent, blocks: Blocks) {
+        if vdisk.mapping.load_leaf(&self.media, &self.cache, at.leaf()).await.is_err() {
+            return;
+        }
+        let word = match vdisk.mapping.tree.borrow().get(at.leaf()) {
+            Found::Page(leaf) => leaf.get(at.slot()),
+            _ => return,
+        };
+        if !word.is_mapped() || !word.valid().overlaps(blocks) {
+            return;
+        }
+        let left = word.valid().without(blocks);
+        if !left.is_empty() {
+            vdisk.mapping.set(&self.cache, at, Word::mapped(word.extent(), left));
+            return;
+        }
+        vdisk.mapping.set(&self.cache, at, Word::UNMAPPED);
+        vdisk.mapping.backed.set(vdisk.mapping.backed.get() - 1);
+        if self.space.load_group(word.extent().0 / crate::format::GROUP_EXTENTS).await.is_ok() {
+            self.space.replay_free(word.extent());
+        }
+    }
+
+    fn replay_put(&self, id: VdiskId, entry: &Entry) {
+        let known = self.core(id).filter(|vdisk| vdisk.entry.borrow().uuid == entry.uuid);
+        let vdisk = match known {
+            Some(vdisk) => {
+                let tree = vdisk.entry.borrow().tree;
+                self.names.borrow_mut().remove(&vdisk.name());
+                vdisk.update(Entry { tree, ..entry.clone() });
+                vdisk
+            }
+            None => {
+                let fresh = Entry { tree: crate::format::TreeRoot::EMPTY, backed: 0, ..entry.clone() };
+                let vdisk = VdiskCore::new(id, fresh, self.dirty.clone());
+                self.vdisks.borrow_mut().insert(id, vdisk.clone());
+                vdisk
+            }
+        };
+        if entry.state != EntryState::Deleting {
+            self.names.borrow_mut().insert(entry.name.clone(), id);
+        }
+        self.put_in_table(&vdisk);
+    }
+
+    /// Takes a vdisk out of everything; its tree must be empty.
+    pub(crate) fn forget_vdisk(&self, id: VdiskId) {
+        let Some(vdisk) = self.vdisks.borrow_mut().remove(&id) else { return };
+        let name = vdisk.name();
+        let mut names = self.names.borrow_mut();
+        if names.get(&name) == Some(&id) {
+            names.remove(&name);
+        }
+        let (page, slot) = table_place(id);
+        self.table.borrow_mut().change(page).entries[slot] = None;
+    }
+}

@@ -1,0 +1,70 @@
+//! Reading and writing roots.
+
+use plimsoll_hardware::{Device, Durability, IoError, Machine};
+use uuid::Uuid;
+
+use super::identify::read_page;
+use super::layout::{label_places, root_places};
+use crate::format::{PAGE_BYTES, RootPage};
+use crate::media::Media;
+
+/// The newest root that any of `devices` has, and whether some copy of it is missing.
+pub(super) async fn read_newest<M: Machine>(
+    machine: &M,
+    devices: &[&M::Device],
+    pool: Uuid,
+) -> (Option<RootPage>, bool) {
+    let mut newest: Option<RootPage> = None;
+    let mut copies = 0;
+    for device in devices {
+        for label in label_places(device.geometry().size) {
+            for slot in 1..=2u64 {
+                let Ok(page) = read_page(machine, device, label + slot * PAGE_BYTES as u64).await else { continue };
+                let Ok(root) = RootPage::decode(&page) else { continue };
+                if root.pool != pool {
+                    continue;
+                }
+                match &newest {
+                    Some(known) if known.generation > root.generation => {}
+                    Some(known) if known.generation == root.generation => copies += 1,
+                    _ => {
+                        newest = Some(root);
+                        copies = 1;
+                    }
+                }
+            }
+        }
+    }
+    (newest, copies < 2 * devices.len())
+}
+
+/// Writes a root to both of its places on every device. A place that fails is tried again, then left: as long as one
+/// device has it, it is found.
+pub(super) async fn write<M: Machine>(media: &Media<M>, root: &RootPage) -> Result<(), IoError> {
+    let mut written = 0;
+    let mut failure = None;
+    for drive in media.drives() {
+        for place in root_places(drive.slot.size, root.generation) {
+            let mut page = media.buffers().alloc(PAGE_BYTES).await;
+            root.encode(&mut page);
+            let page = page.freeze();
+            for _ in 0..3 {
+                match drive.write(place, page.clone(), Durability::Cached).await {
+                    Ok(()) => {
+                        written += 1;
+                        break;
+                    }
+                    Err(error) => failure = Some(error),
+                }
+            }
+        }
+    }
+    match failure {
+        Some(error) if written == 0 => Err(error),
+        Some(error) => {
+            tracing::warn!(%error, written, "some copies of the root could not be written");
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}

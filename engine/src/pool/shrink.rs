@@ -1,0 +1,133 @@
+//! Giving space back in the background: what lies beyond a vdisk's cut size, and all of a vdisk that was deleted. The state is
+//! in the vdisk's entry, so a start after a crash goes on with it.
+
+use std::rc::Rc;
+
+use plimsoll_hardware::Machine;
+
+use super::{JobInfo, JobState};
+use crate::error::Result;
+use crate::format::{Entry, EntryState, LEAF_WORDS, Record, VirtualExtent};
+use crate::vdisk::{Store, VdiskCore};
+
+impl<M: Machine> Store<M> {
+    /// Bytes of physical space behind blocks at and beyond `size`.
+    pub(super) async fn backed_beyond(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, size: u64) -> Result<u64> {
+        let end = vdisk.size.get();
+        if size >= end {
+            return Ok(0);
+        }
+        let mut backed = 0;
+        let mut at = size;
+        while at < end {
+            let ranges = self.block_status(vdisk, at, end - at, 4096).await?;
+            for range in ranges {
+                backed += if range.data { range.length } else { 0 };
+                at += range.length;
+            }
+        }
+        Ok(backed)
+    }
+
+    /// Starts, or goes on with, giving back what the vdisk's entry says.
+    pub(super) fn start_giving_back(self: &Rc<Self>, vdisk: &Rc<VdiskCore>) -> JobInfo {
+        let deleting = vdisk.entry.borrow().state == EntryState::Deleting;
+        let kind = if deleting { "vdisk-delete" } else { "vdisk-shrink" };
+        let total = vdisk.mapping.backed.get() * self.media.extent_bytes;
+        let job = self.add_job(kind, format!("{}/{}", self.identity.name, vdisk.name()), total);
+        let (store, vdisk, running) = (self.clone(), vdisk.clone(), job.clone());
+        self.media.machine.spawn(async move {
+            let result = match deleting {
+                true => store.empty(&vdisk, &running, total).await,
+                false => store.shrink(&vdisk).await,
+            };
+            running.end(match result {
+                Ok(true) => JobState::Done,
+                // Closing: the next start goes on.
+                Ok(false) => JobState::Running,
+                Err(error) => JobState::Failed(error.to_string()),
+            });
+        });
+        job.info()
+    }
+
+    async fn shrink(self: &Rc<Self>, vdisk: &Rc<VdiskCore>) -> Result<bool> {
+        let entry = vdisk.entry.borrow().clone();
+        let (from, end) = (entry.size, entry.discard_from.max(entry.size));
+        let step = LEAF_WORDS as u64 * self.media.extent_bytes;
+        let end = end.next_multiple_of(self.media.extent_bytes);
+        let mut at = from;
+        while at < end {
+            if self.closing.get() {
+                return Ok(false);
+            }
+            let until = ((at / step + 1) * step).min(end);
+            // The end of the vdisk may lie inside a block, whose rest must read as zeros when the vdisk grows again.
+            self.zero_unchecked(vdisk, at, until - at).await?;
+            at = self.skip_absent(vdisk, until, end);
+        }
+        let entry = Entry { state: EntryState::Ready, discard_from: 0, ..vdisk.entry.borrow().clone() };
+        self.put_entry(vdisk, entry).await?;
+        Ok(true)
+    }
+
+    /// Frees all extents of a deleted vdisk, then its entry.
+    async fn empty(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, job: &super::Job, total: u64) -> Result<bool> {
+        let step = LEAF_WORDS as u64 * self.media.extent_bytes;
+        let mut at = 0;
+        loop {
+            at = self.skip_absent(vdisk, at, u64::MAX);
+            if at == u64::MAX {
+                break;
+            }
+            if self.closing.get() {
+                return Ok(false);
+            }
+            self.discard_unchecked(vdisk, at, step - at % step).await?;
+            job.progress(total.saturating_sub(vdisk.mapping.backed.get() * self.media.extent_bytes));
+            at = (at / step + 1) * step;
+        }
+        // Writes that were under way when it was deleted hold extents of their own and may still publish them.
+        while !vdisk.mapping.claims.is_empty() {
+            vdisk.mapping.claims.released.changed().await;
+        }
+        if vdisk.mapping.backed.get() > 0 {
+            return Box::pin(self.empty(vdisk, job, total)).await;
+        }
+        self.remove(vdisk).await?;
+        Ok(true)
+    }
+
+    async fn remove(self: &Rc<Self>, vdisk: &Rc<VdiskCore>) -> Result<()> {
+        // The tree's pages go with a checkpoint, and its entry must not before them.
+        self.after_checkpoint().await?;
+        let _room = self.room(6).await?;
+        let permit = self.journal.reserve(8).await;
+        let mut permit = permit.map_err(|failure| self.journal_failed(failure))?;
+        self.forget_vdisk(vdisk.id);
+        self.journal.append(&mut permit, &[Record::Remove { vdisk: vdisk.id }]);
+        Ok(())
+    }
+
+    /// Waits until a checkpoint that began after this call stands.
+    pub(crate) async fn after_checkpoint(self: &Rc<Self>) -> Result<()> {
+        let wanted = self.root.borrow().generation + 1 + u64::from(self.checkpoint.running.get());
+        while self.root.borrow().generation < wanted {
+            self.writable()?;
+            self.request_checkpoint();
+            self.checkpoint.done.changed().await;
+        }
+        Ok(())
+    }
+
+    /// The first byte at or after `at` that may have something behind it, at most `end`.
+    fn skip_absent(&self, vdisk: &VdiskCore, at: u64, end: u64) -> u64 {
+        let leaf_bytes = LEAF_WORDS as u64 * self.media.extent_bytes;
+        let leaf = VirtualExtent(at / self.media.extent_bytes).leaf();
+        let present = vdisk.mapping.tree.borrow().next_present(leaf);
+        match present.into_iter().chain(vdisk.mapping.next_pending(leaf)).min() {
+            Some(next) => (next * leaf_bytes).clamp(at, end),
+            None => end,
+        }
+    }
+}

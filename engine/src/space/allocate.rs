@@ -1,0 +1,201 @@
+//! Taking an extent for a write, and what becomes of it.
+
+use plimsoll_hardware::Machine;
+
+use super::group::{Bits, place};
+use super::lanes::RUN;
+use super::{OutOfSpace, Space};
+use crate::format::{ExtentId, GROUP_EXTENTS, VdiskId, VirtualExtent};
+
+/// What a search of the groups in memory comes to.
+enum Search {
+    Found(ExtentId),
+    /// This group may have one, and has to be read.
+    Read(u64),
+    Nothing,
+}
+
+impl<M: Machine> Space<M> {
+    /// Takes an extent for `at` of a vdisk, beside its neighbours where that is possible, and holds it until it is allocated,
+    /// released or a crash forgets it.
+    pub(crate) async fn take(&self, vdisk: VdiskId, at: VirtualExtent) -> Result<ExtentId, OutOfSpace> {
+        loop {
+            if self.available() == 0 {
+                return Err(OutOfSpace { free: self.unused() });
+            }
+            if let Some(extent) = self.take_wished(vdisk, at) {
+                return Ok(extent);
+            }
+            match self.search_run(at).or_else(|| self.search_any()) {
+                Search::Found(extent) => {
+                    self.lanes.borrow_mut().settle(vdisk, at, extent);
+                    self.hold(extent);
+                    return Ok(extent);
+                }
+                // A group that cannot be read is passed over at the next turn.
+                Search::Read(group) => drop(self.load_group(group).await),
+                Search::Nothing => return Err(OutOfSpace { free: self.unused() }),
+            }
+        }
+    }
+
+    fn take_wished(&self, vdisk: VdiskId, at: VirtualExtent) -> Option<ExtentId> {
+        let wish = self.lanes.borrow_mut().wish(vdisk, at)?;
+        let (group, slot) = place(wish);
+        let free = {
+            let groups = self.groups.borrow();
+            let info = groups.get(group as usize)?;
+            !info.taken.as_ref()?[slot]
+        };
+        free.then(|| {
+            self.hold(wish);
+            wish
+        })
+    }
+
+    /// An extent in a run of sixteen that nobody has touched, at the place that `at` has in its own run.
+    fn search_run(&self, at: VirtualExtent) -> Search {
+        let mut lanes = self.lanes.borrow_mut();
+        let mut groups = self.groups.borrow_mut();
+        for _ in 0..lanes.ranges.len() {
+            lanes.turn = (lanes.turn + 1) % lanes.ranges.len();
+            let turn = lanes.turn;
+            let range = &mut lanes.ranges[turn];
+            for step in 0..range.end - range.first {
+                let group = range.first + (range.cursor - range.first + step) % (range.end - range.first);
+                let info = &mut groups[group as usize];
+                if info.lost || info.fragmented || info.free < RUN as u32 {
+                    continue;
+                }
+                range.cursor = group;
+                let Some(taken) = &info.taken else { return Search::Read(group) };
+                if let Some(run) = free_run(taken) {
+                    return Search::Found(ExtentId(group * GROUP_EXTENTS + run + at.0 % RUN));
+                }
+                info.fragmented = true;
+            }
+        }
+        Search::Nothing
+    }
+
+    /// Any free extent at all.
+    fn search_any(&self) -> Search {
+        for (group, info) in self.groups.borrow().iter().enumerate() {
+            if info.lost || info.free == 0 {
+                continue;
+            }
+            let Some(taken) = &info.taken else { return Search::Read(group as u64) };
+            if let Some(slot) = taken.first_zero() {
+                return Search::Found(ExtentId(group as u64 * GROUP_EXTENTS + slot as u64));
+            }
+        }
+        Search::Nothing
+    }
+
+    /// Takes an extent for metadata from the groups `from..end`, last first if so asked; ignores the reserve.
+    pub(super) async fn take_for_meta(&self, from: u64, end: u64, backwards: bool) -> Option<ExtentId> {
+        let order = |step: u64| if backwards { end - 1 - step } else { from + step };
+        for step in 0..end - from {
+            let group = order(step);
+            if self.groups.borrow()[group as usize].free == 0 || self.load_group(group).await.is_err() {
+                continue;
+            }
+            let slot = {
+                let groups = self.groups.borrow();
+                let taken = groups[group as usize].taken.as_ref();
+                taken.and_then(|taken| if backwards { taken.last_zero() } else { taken.first_zero() })
+            };
+            if let Some(slot) = slot {
+                let extent = ExtentId(group * GROUP_EXTENTS + slot as u64);
+                self.hold(extent);
+                return Some(extent);
+            }
+        }
+        None
+    }
+
+    fn hold(&self, extent: ExtentId) {
+        self.bar(extent);
+        self.held.set(self.held.get() + 1);
+    }
+
+    /// A held extent becomes data: its record was appended.
+    pub(crate) fn allocate(&self, extent: ExtentId) {
+        self.held.set(self.held.get() - 1);
+        self.data.set(self.data.get() + 1);
+        self.change_group(extent, |group, slot| group.set_data(slot));
+    }
+
+    /// A held extent was never named by a record: it is free again at once.
+    pub(crate) fn forfeit(&self, extent: ExtentId) {
+        self.held.set(self.held.get() - 1);
+        self.unbar(extent);
+    }
+
+    /// An extent of data is named no more: `sequence` is the batch of the record that says so. Its group must be loaded.
+    pub(crate) fn free(&self, extents: Vec<ExtentId>, sequence: u64) {
+        for &extent in &extents {
+            self.change_group(extent, |group, slot| group.set_free(slot));
+        }
+        self.data.set(self.data.get() - extents.len() as u64);
+        let epoch = self.epochs.advance();
+        self.quarantine.borrow_mut().push(extents, sequence, epoch);
+    }
+
+    /// An extent of data is named no more, but a write under way goes on using it: held again.
+    pub(crate) fn free_but_hold(&self, extent: ExtentId) {
+        self.change_group(extent, |group, slot| group.set_free(slot));
+        self.data.set(self.data.get() - 1);
+        self.held.set(self.held.get() + 1);
+    }
+
+    /// A held extent that a record once named is given up: `sequence` is a batch not before that which freed it.
+    pub(crate) fn quarantine_held(&self, extent: ExtentId, sequence: u64) {
+        self.held.set(self.held.get() - 1);
+        let epoch = self.epochs.advance();
+        self.quarantine.borrow_mut().push(vec![extent], sequence, epoch);
+    }
+
+    /// Lets go what may be used again; answers whether anything was.
+    pub(crate) fn release_quarantine(&self, durable: u64) -> bool {
+        let released = self.quarantine.borrow_mut().release(durable, &self.epochs);
+        for &extent in &released {
+            self.unbar(extent);
+        }
+        !released.is_empty()
+    }
+
+    /// Replaying a MAP: the extent is data now. Answers whether it was not before. Its group must be loaded.
+    pub(crate) fn replay_allocate(&self, extent: ExtentId) -> bool {
+        if self.is_allocated(extent) {
+            return false;
+        }
+        self.bar(extent);
+        self.data.set(self.data.get() + 1);
+        self.change_group(extent, |group, slot| group.set_data(slot));
+        true
+    }
+
+    /// Replaying what freed an extent: no I/O of this life can be in flight to it. Its group must be loaded.
+    pub(crate) fn replay_free(&self, extent: ExtentId) {
+        if self.is_allocated(extent) && self.detail(extent).is_none() {
+            self.data.set(self.data.get() - 1);
+            self.change_group(extent, |group, slot| group.set_free(slot));
+            self.unbar(extent);
+        }
+    }
+}
+
+impl Search {
+    fn or_else(self, other: impl FnOnce() -> Search) -> Search {
+        match self {
+            Search::Nothing => other(),
+            found => found,
+        }
+    }
+}
+
+/// First extent of a free, aligned run of sixteen.
+fn free_run(taken: &Bits) -> Option<u64> {
+    taken.chunks(RUN as usize).position(|run| run.not_any()).map(|run| run as u64 * RUN)
+}

@@ -1,0 +1,174 @@
+//! What is known of each allocation group without, and with, its page.
+
+use plimsoll_hardware::Machine;
+
+use super::Space;
+use crate::format::{Detail, ExtentId, GROUP_EXTENTS, Group, PageRef, PageType};
+use crate::media::LostPage;
+use crate::tree::{Found, load};
+
+pub(super) type Bits = bitvec::prelude::BitArray<[u64; GROUP_EXTENTS as usize / 64], bitvec::prelude::Lsb0>;
+
+/// A group in memory.
+pub(super) struct GroupInfo {
+    /// Extents that it really has; the last of a device may have fewer than 1024.
+    pub(super) size: u32,
+    /// Its page was read, or never existed.
+    pub(super) loaded: bool,
+    pub(super) lost: bool,
+    /// Extents that may not be taken: allocated, held or in quarantine. Only once it is loaded.
+    pub(super) taken: Option<Box<Bits>>,
+    pub(super) free: u32,
+    /// Free metadata pages that its parent says it has; until it is loaded.
+    pub(super) free_pages_hint: u32,
+    /// It has no aligned run of sixteen free extents; cleared when something is freed.
+    pub(super) fragmented: bool,
+}
+
+impl GroupInfo {
+    pub(super) fn new(size: u32) -> Self {
+        GroupInfo { size, loaded: false, lost: false, taken: None, free: size, free_pages_hint: 0, fragmented: false }
+    }
+}
+
+/// Group and place in it of an extent.
+pub(super) fn place(extent: ExtentId) -> (u64, usize) {
+    (extent.0 / GROUP_EXTENTS, (extent.0 % GROUP_EXTENTS) as usize)
+}
+
+impl<M: Machine> Space<M> {
+    /// Takes over what the nodes of the group tree say of groups that were not read. The nodes must have been.
+    pub(crate) fn adopt_summaries(&self) {
+        let mut groups = self.groups.borrow_mut();
+        for page in self.tree.borrow().pages() {
+            let Some(info) = groups.get_mut(page.first as usize) else { continue };
+            if page.kind == PageType::Group && !info.loaded {
+                info.free = info.size.saturating_sub(page.reference.summary & 0xffff);
+                info.free_pages_hint = page.reference.summary >> 16;
+            }
+        }
+    }
+
+    /// A group of `from..end` that was not read and has free metadata pages.
+    pub(super) fn unread_meta_group(&self, from: u64, end: u64) -> Option<u64> {
+        let groups = self.groups.borrow();
+        (from..end).find(|&group| {
+            let info = &groups[group as usize];
+            !info.loaded && !info.lost && info.free_pages_hint > 0
+        })
+    }
+
+    /// Reads a group's page, once.
+    pub(crate) async fn load_group(&self, group: u64) -> Result<(), LostPage> {
+        match self.groups.borrow().get(group as usize) {
+            Some(info) if info.lost => return Err(LostPage { reference: PageRef::NONE }),
+            Some(info) if info.loaded => return Ok(()),
+            Some(_) => {}
+            // Beyond the devices: named by a damaged word only.
+            None => return Err(LostPage { reference: PageRef::NONE }),
+        }
+        let loaded = load(&self.media, &self.loader, &self.tree, group).await;
+        let mut groups = self.groups.borrow_mut();
+        let info = &mut groups[group as usize];
+        if info.loaded || info.lost {
+            return if info.lost { Err(LostPage { reference: PageRef::NONE }) } else { Ok(()) };
+        }
+        if let Err(lost) = loaded {
+            info.lost = true;
+            info.free = 0;
+            self.lost_groups.set(self.lost_groups.get() + 1);
+            return Err(lost);
+        }
+        let tree = self.tree.borrow();
+        let mut taken = Box::new(Bits::ZERO);
+        if let Found::Page(page) = tree.get(group) {
+            *taken = *page.bits();
+            for (slot, pages) in page.meta() {
+                self.meta.borrow_mut().learn(ExtentId(group * GROUP_EXTENTS + slot as u64), pages);
+            }
+        }
+        taken[info.size as usize..].fill(true);
+        info.free = taken.count_zeros() as u32;
+        info.taken = Some(taken);
+        info.loaded = true;
+        Ok(())
+    }
+
+    /// Reads the groups of all `extents`.
+    pub(crate) async fn load_groups_of(&self, extents: impl IntoIterator<Item = ExtentId>) -> Result<(), LostPage> {
+        let mut last = None;
+        for extent in extents {
+            let (group, _) = place(extent);
+            if last != Some(group) {
+                self.load_group(group).await?;
+                last = Some(group);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_loaded(&self, extent: ExtentId) -> bool {
+        self.groups.borrow().get(place(extent).0 as usize).is_some_and(|info| info.loaded)
+    }
+
+    /// Whether the extent's group says it is in use. Its group must be loaded.
+    pub(crate) fn is_allocated(&self, extent: ExtentId) -> bool {
+        let (group, slot) = place(extent);
+        matches!(self.tree.borrow().get(group), Found::Page(page) if page.is_allocated(slot))
+    }
+
+    /// What the extent is used for beyond being in use. Its group must be loaded.
+    pub(crate) fn detail(&self, extent: ExtentId) -> Option<Detail> {
+        let (group, slot) = place(extent);
+        match self.tree.borrow().get(group) {
+            Found::Page(page) => page.detail(slot),
+            _ => None,
+        }
+    }
+
+    /// Runs `look` on the page of a loaded group.
+    pub(crate) fn with_group<T>(&self, group: u64, look: impl FnOnce(Option<&Group>) -> T) -> T {
+        match self.tree.borrow().get(group) {
+            Found::Page(page) => look(Some(page)),
+            _ => look(None),
+        }
+    }
+
+    pub(crate) fn group_count(&self) -> u64 {
+        self.groups.borrow().len() as u64
+    }
+
+    pub(crate) fn group_size(&self, group: u64) -> u32 {
+        self.groups.borrow()[group as usize].size
+    }
+
+    /// Marks an extent as not to be taken.
+    pub(super) fn bar(&self, extent: ExtentId) {
+        let (group, slot) = place(extent);
+        let mut groups = self.groups.borrow_mut();
+        let info = &mut groups[group as usize];
+        if let Some(taken) = &mut info.taken
+            && !taken.replace(slot, true)
+        {
+            info.free -= 1;
+        }
+    }
+
+    /// Marks an extent as free to be taken.
+    pub(super) fn unbar(&self, extent: ExtentId) {
+        let (group, slot) = place(extent);
+        let mut groups = self.groups.borrow_mut();
+        let info = &mut groups[group as usize];
+        if let Some(taken) = &mut info.taken
+            && taken.replace(slot, false)
+        {
+            info.free += 1;
+            info.fragmented = false;
+        }
+    }
+
+    pub(super) fn change_group(&self, extent: ExtentId, change: impl FnOnce(&mut Group, usize)) {
+        let (group, slot) = place(extent);
+        change(self.tree.borrow_mut().change(group), slot);
+    }
+}

@@ -1,0 +1,225 @@
+//! Pages for metadata: sixteen to an extent, two places for every page, far apart.
+//!
+//! A checkpoint places new pages and releases those they replace. What it released stays in use until its root is durable; then
+//! [`Space::settle_meta`] makes both true in the groups, and the next checkpoint writes that down. Until then the journal's META records
+//! of this generation say it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use plimsoll_hardware::Machine;
+
+use super::Space;
+use super::group::place;
+use crate::format::{ExtentId, META_PAGES_PER_EXTENT, PageAddr, PageRef};
+
+/// Metadata extents that were seen, and what the checkpoint under way changes in them.
+#[derive(Default)]
+pub(crate) struct MetaPages {
+    /// Pages in use per extent.
+    used: BTreeMap<ExtentId, u16>,
+    /// Those of `used` with a free page.
+    open: BTreeSet<ExtentId>,
+    /// Extents that were free before this checkpoint.
+    fresh: BTreeSet<ExtentId>,
+    touched: BTreeSet<ExtentId>,
+    releasing: Vec<(ExtentId, u32)>,
+    free_pages: u64,
+    /// Groups from this one on are for second copies.
+    pub(super) second_side: u64,
+}
+
+impl MetaPages {
+    /// Pages that are free in extents already used for metadata.
+    pub(crate) fn free_pages(&self) -> u64 {
+        self.free_pages
+    }
+
+    pub(super) fn learn(&mut self, extent: ExtentId, pages: u16) {
+        if self.used.insert(extent, pages).is_none() {
+            self.free_pages += u64::from(pages.count_zeros());
+            if pages != u16::MAX {
+                self.open.insert(extent);
+            }
+        }
+    }
+
+    fn is_second(&self, extent: ExtentId) -> bool {
+        place(extent).0 >= self.second_side
+    }
+
+    fn open_on(&self, second: bool) -> Option<ExtentId> {
+        let border = ExtentId(self.second_side * crate::format::GROUP_EXTENTS);
+        match second {
+            true => self.open.range(border..).next(),
+            false => self.open.range(..border).next(),
+        }
+        .copied()
+    }
+
+    /// Takes a free page of `extent`.
+    fn take(&mut self, extent: ExtentId) -> u32 {
+        let Some(used) = self.used.get_mut(&extent) else { unreachable!("extent {} is not metadata", extent.0) };
+        let page = used.trailing_ones();
+        *used |= 1 << page;
+        if *used == u16::MAX {
+            self.open.remove(&extent);
+        }
+        self.free_pages -= 1;
+        self.touched.insert(extent);
+        page
+    }
+
+    fn free_on(&self, second: bool) -> u64 {
+        self.open.iter().filter(|&&extent| self.is_second(extent) == second).map(|extent| self.free_in(extent)).sum()
+    }
+
+    fn free_in(&self, extent: &ExtentId) -> u64 {
+        self.used.get(extent).map_or(0, |used| u64::from(used.count_zeros()))
+    }
+}
+
+/// No page is left for metadata: the reserve was wrong, or the devices lie about their size.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NoMetaSpace;
+
+impl<M: Machine> Space<M> {
+    /// Splits the groups into those for first and for second copies: by device when there are several, else by halves.
+    pub(crate) fn divide_meta(&self) {
+        let lanes = self.lanes.borrow();
+        let border = match &lanes.ranges[..] {
+            [only] => only.first + (only.end - only.first) / 2,
+            ranges => ranges[ranges.len() / 2].first,
+        };
+        self.meta.borrow_mut().second_side = border;
+    }
+
+    /// Makes sure that `pages` pages can be placed, twice, without waiting.
+    pub(crate) async fn prepare_meta(&self, pages: u64) -> Result<(), NoMetaSpace> {
+        let groups = self.group_count();
+        for second in [false, true] {
+            let mut free = self.meta.borrow().free_on(second);
+            while free < pages {
+                let border = self.meta.borrow().second_side;
+                let (from, end) = if second { (border, groups) } else { (0, border) };
+                if let Some(group) = self.unread_meta_group(from, end) {
+                    // One that is lost is not offered again.
+                    let _ = self.load_group(group).await;
+                    free = self.meta.borrow().free_on(second);
+                    continue;
+                }
+                let mut extent = self.take_for_meta(from, end, second).await;
+                if extent.is_none() {
+                    // That side is full; the two copies still never share an extent.
+                    extent = self.take_for_meta(0, groups, second).await;
+                }
+                let Some(extent) = extent else {
+                    let meta = self.meta.borrow();
+                    return if meta.free_pages() >= 2 * pages + 32 { Ok(()) } else { Err(NoMetaSpace) };
+                };
+                let mut meta = self.meta.borrow_mut();
+                meta.learn(extent, 0);
+                meta.fresh.insert(extent);
+                free += u64::from(META_PAGES_PER_EXTENT);
+            }
+        }
+        Ok(())
+    }
+
+    /// Two places for a page. [`Space::prepare_meta`] has made room.
+    pub(crate) fn place_page(&self) -> (PageAddr, PageAddr) {
+        let mut meta = self.meta.borrow_mut();
+        let first = meta.open_on(false).or_else(|| meta.open.first().copied());
+        let Some(first) = first else { unreachable!("no page is left for metadata") };
+        let a = meta.take(first);
+        let mut second = meta.open_on(true);
+        if second.is_none() || second == Some(first) {
+            second = meta.open.iter().rev().find(|&&extent| extent != first).copied();
+        }
+        let Some(second) = second else { unreachable!("no second page is left for metadata") };
+        let b = meta.take(second);
+        let address = |extent, page| self.media.page_of(extent, page).unwrap_or(PageAddr::NONE);
+        (address(first, a), address(second, b))
+    }
+
+    /// Gives back the pages of a version that is replaced, once this checkpoint's root is durable.
+    pub(crate) fn release_page(&self, reference: &PageRef) {
+        if reference.is_none() {
+            return;
+        }
+        let mut meta = self.meta.borrow_mut();
+        for address in [reference.a, reference.b] {
+            if let Some(place) = self.media.extent_of(address) {
+                meta.releasing.push(place);
+            }
+        }
+    }
+
+    /// The pages in use of every extent that this checkpoint changes, as they are once it stands.
+    pub(crate) async fn meta_changes(&self) -> Vec<(ExtentId, u16)> {
+        let releasing: Vec<_> = self.meta.borrow().releasing.clone();
+        // A group that cannot be read keeps its pages: leaked until a repair.
+        let _ = self.load_groups_of(releasing.iter().map(|(extent, _)| *extent)).await;
+        let meta = self.meta.borrow();
+        let mut masks: BTreeMap<ExtentId, u16> = BTreeMap::new();
+        for &extent in meta.touched.iter().chain(meta.releasing.iter().map(|(extent, _)| extent)) {
+            if let Some(&used) = meta.used.get(&extent) {
+                masks.insert(extent, used);
+            }
+        }
+        for (extent, page) in &meta.releasing {
+            if let Some(mask) = masks.get_mut(extent) {
+                *mask &= !(1 << page);
+            }
+        }
+        masks.into_iter().collect()
+    }
+
+    /// The checkpoint stands: what it released is free, what it placed is in use, also for the groups.
+    pub(crate) fn settle_meta(&self, changes: &[(ExtentId, u16)]) {
+        for &(extent, pages) in changes {
+            self.set_meta(extent, pages);
+        }
+        let mut meta = self.meta.borrow_mut();
+        meta.touched.clear();
+        meta.releasing.clear();
+        // Extents that were taken and not used after all.
+        let unused: Vec<_> = std::mem::take(&mut meta.fresh).into_iter().collect();
+        drop(meta);
+        for extent in unused {
+            self.drop_meta(extent);
+            self.forfeit(extent);
+        }
+    }
+
+    /// Says which pages of a metadata extent are in use; none frees it. Its group must be loaded.
+    pub(crate) fn set_meta(&self, extent: ExtentId, pages: u16) {
+        let was_held = self.meta.borrow_mut().fresh.remove(&extent);
+        let was_meta = !was_held && self.is_allocated(extent);
+        self.drop_meta(extent);
+        if was_held {
+            self.held.set(self.held.get() - 1);
+        }
+        if pages == 0 {
+            if was_meta {
+                self.change_group(extent, |group, slot| group.set_free(slot));
+                self.meta_extents.set(self.meta_extents.get() - 1);
+            }
+            self.unbar(extent);
+            return;
+        }
+        self.bar(extent);
+        self.change_group(extent, |group, slot| group.set_meta(slot, pages));
+        if !was_meta {
+            self.meta_extents.set(self.meta_extents.get() + 1);
+        }
+        self.meta.borrow_mut().learn(extent, pages);
+    }
+
+    fn drop_meta(&self, extent: ExtentId) {
+        let mut meta = self.meta.borrow_mut();
+        if let Some(used) = meta.used.remove(&extent) {
+            meta.free_pages -= u64::from(used.count_zeros());
+            meta.open.remove(&extent);
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Who has which extent: allocation, quarantine, metadata pages, and the sums that the ledger shows.
+//!
+//! An extent is free; *held* (taken for a write under way, or for metadata not yet named: in memory only, so a crash frees
+//! it); allocated (its group says so, from the moment its record is appended); or in *quarantine* (freed, until the record
+//! that freed it is durable and no I/O that may still reach it is in flight).
+//!
+//! Invariants: an allocated extent has exactly one owner (leaf or metadata); data never takes the last `reserve` extents, so a
+//! checkpoint always finds its pages; what a group's page says is exactly the state of the records before the checkpoint.
+
+mod allocate;
+mod epoch;
+mod group;
+mod lanes;
+mod meta;
+mod quarantine;
+
+pub(crate) use epoch::{EpochGuard, Epochs};
+pub(crate) use lanes::Lanes;
+pub(crate) use meta::MetaPages;
+pub(crate) use quarantine::Quarantine;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use plimsoll_hardware::Machine;
+
+use crate::format::{Group, META_PAGES_PER_EXTENT, TreeRoot};
+use crate::media::Media;
+use crate::tree::{Loader, Tree};
+use group::GroupInfo;
+
+/// Why there is no extent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OutOfSpace {
+    pub(crate) free: u64,
+}
+
+/// The space of an open pool.
+pub(crate) struct Space<M: Machine> {
+    media: Rc<Media<M>>,
+    pub(crate) tree: RefCell<Tree<Group>>,
+    loader: Loader,
+    groups: RefCell<Vec<GroupInfo>>,
+    lanes: RefCell<Lanes>,
+    pub(crate) meta: RefCell<MetaPages>,
+    pub(crate) quarantine: RefCell<Quarantine>,
+    pub(crate) epochs: Epochs,
+    /// Extents of all devices.
+    total: Cell<u64>,
+    /// Allocated to data, and to metadata.
+    data: Cell<u64>,
+    meta_extents: Cell<u64>,
+    held: Cell<u64>,
+    reserve_pages: Cell<u64>,
+    /// A group could not be read: what it says is unknown, and nothing is allocated from it.
+    pub(crate) lost_groups: Cell<u64>,
+}
+
+impl<M: Machine> Space<M> {
+    pub(crate) fn new(media: Rc<Media<M>>, root: TreeRoot, data: u64, meta: u64, dirty: Rc<Cell<usize>>) -> Self {
+        let space = Space {
+            media,
+            tree: RefCell::new(Tree::new(root, dirty)),
+            loader: Loader::default(),
+            groups: RefCell::default(),
+            lanes: RefCell::default(),
+            meta: RefCell::default(),
+            quarantine: RefCell::default(),
+            epochs: Epochs::default(),
+            total: Cell::new(0),
+            data: Cell::new(data),
+            meta_extents: Cell::new(meta),
+            held: Cell::new(0),
+            reserve_pages: Cell::new(0),
+            lost_groups: Cell::new(0),
+        };
+        space.resize();
+        space
+    }
+
+    /// Takes the devices' sizes over, when the pool is opened or grew.
+    pub(crate) fn resize(&self) {
+        let sizes = self.media.group_sizes();
+        let mut groups = self.groups.borrow_mut();
+        for (index, &size) in sizes.iter().enumerate() {
+            if index >= groups.len() {
+                groups.push(GroupInfo::new(size));
+            }
+        }
+        let total = sizes.iter().map(|&size| u64::from(size)).sum();
+        self.total.set(total);
+        self.reserve_pages.set(reserve_pages(total));
+        self.lanes.borrow_mut().resize(&self.media);
+    }
+
+    /// Most dirty metadata pages that may gather before a checkpoint has to write them.
+    pub(crate) fn dirty_max(&self) -> usize {
+        dirty_max(self.total.get())
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.total.get()
+    }
+
+    pub(crate) fn data(&self) -> u64 {
+        self.data.get()
+    }
+
+    pub(crate) fn meta_extents(&self) -> u64 {
+        self.meta_extents.get()
+    }
+
+    pub(crate) fn quarantined(&self) -> u64 {
+        self.quarantine.borrow().extents()
+    }
+
+    /// Extents that nobody has.
+    pub(crate) fn unused(&self) -> u64 {
+        self.total.get()
+            - self.data.get()
+            - self.meta_extents.get()
+            - self.held.get()
+            - self.quarantine.borrow().extents()
+    }
+
+    /// Extents kept for metadata beyond the pages already free in metadata extents.
+    pub(crate) fn reserved(&self) -> u64 {
+        let free = self.meta.borrow().free_pages();
+        // Each of the two copies may leave an extent partly used.
+        self.reserve_pages.get().saturating_sub(free).div_ceil(u64::from(META_PAGES_PER_EXTENT)) + 2
+    }
+
+    /// Extents that a vdisk can still get.
+    pub(crate) fn available(&self) -> u64 {
+        self.unused().saturating_sub(self.reserved())
+    }
+}
+
+/// A sixteenth of the extents as dirty pages, 32 to 16,384 (64 MiB): large pools gather many changes per page written.
+fn dirty_max(total: u64) -> usize {
+    (total / 16).clamp(32, 16_384) as usize
+}
+
+/// What checkpoints need at worst: two copies of every dirty page written anew while the old ones still count, and as much
+/// again for pages that did not exist before; and a little for what a start adds.
+fn reserve_pages(total: u64) -> u64 {
+    4 * dirty_max(total) as u64 + 32
+}

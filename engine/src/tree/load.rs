@@ -1,0 +1,96 @@
+//! Reading what a look-up needs.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+
+use plimsoll_hardware::Machine;
+
+use super::{Found, LeafSlot, Node, Slot, Tree};
+use crate::format::{NodePage, PageAddr, PageRef, PageType, Payload};
+use crate::media::{LostPage, Media};
+use crate::wait::WaitQueue;
+
+/// Pages on their way, so that a page that many want at once is read once.
+#[derive(Default)]
+pub(crate) struct Loader {
+    reading: RefCell<HashSet<PageAddr>>,
+    done: WaitQueue,
+}
+
+/// Takes a page off the list of those on their way, also when whoever read it was dropped.
+struct Reading<'a> {
+    loader: &'a Loader,
+    address: PageAddr,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.loader.reading.borrow_mut().remove(&self.address);
+        self.loader.done.notify();
+    }
+}
+
+/// Reads all pages on the way to leaf `index`, and the leaf. Afterwards, and until the next `await`, a look-up finds it or
+/// finds it absent.
+pub(crate) async fn load<M: Machine, P: Payload>(
+    media: &Media<M>,
+    loader: &Loader,
+    tree: &RefCell<Tree<P>>,
+    index: u64,
+) -> Result<(), LostPage> {
+    loop {
+        let (reference, level) = match tree.borrow().get(index) {
+            Found::Page(_) | Found::Absent => return Ok(()),
+            Found::Lost => return Err(LostPage { reference: PageRef::NONE }),
+            Found::Unread(reference, level) => (reference, level),
+        };
+        if !loader.reading.borrow_mut().insert(reference.a) {
+            loader.done.changed().await;
+            continue;
+        }
+        let _reading = Reading { loader, address: reference.a };
+        let slot = read_slot(media, &reference, level).await;
+        tree.borrow_mut().install(index, &reference, slot);
+    }
+}
+
+/// Reads one page as what its level says it is.
+pub(super) async fn read_slot<M: Machine, P: Payload>(media: &Media<M>, reference: &PageRef, level: u8) -> Slot<P> {
+    let kind = if level == 0 { P::TYPE } else { PageType::Node };
+    let Ok(page) = media.read_page(reference, kind).await else { return Slot::Lost(*reference) };
+    let decoded = if level == 0 {
+        P::decode(&page).map(|page| Slot::Leaf(Box::new(LeafSlot::new(*reference, page))))
+    } else {
+        NodePage::decode(&page).map(|references| {
+            let slots = references.into_iter().map(|reference| match reference.is_none() {
+                true => Slot::Empty,
+                false => Slot::Unread(reference),
+            });
+            Slot::Node(Box::new(Node { slots: slots.collect(), home: *reference, dirty: false }))
+        })
+    };
+    decoded.unwrap_or_else(|error| {
+        // The checksum is right and the contents are not: written by something that is not this version.
+        tracing::error!(a = reference.a.0, %error, "a metadata page makes no sense");
+        Slot::Lost(*reference)
+    })
+}
+
+/// Reads all nodes of a tree, a level at a time. Those that are lost are marked so.
+pub(crate) async fn load_nodes<M: Machine, P: Payload>(media: &Media<M>, tree: &RefCell<Tree<P>>) {
+    loop {
+        let unread: Vec<_> = tree.borrow().pages().into_iter().filter(|page| page.is_unread_node()).collect();
+        if unread.is_empty() {
+            return;
+        }
+        for chunk in unread.chunks(32) {
+            let reads = chunk.iter().map(|page| async move {
+                let level = (page.leaves.trailing_zeros() / 7) as u8;
+                (page, read_slot(media, &page.reference, level).await)
+            });
+            for (page, slot) in futures_util::future::join_all(reads).await {
+                tree.borrow_mut().install(page.first, &page.reference, slot);
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! One radix tree for everything that is looked up by a number: mapping leaves, allocation groups, vdisk entries.
+//!
+//! Fixed fan-out, no rebalancing, absent pages are null. In memory a slot is either a reference to a page that was not read,
+//! or the page. Nodes stay once they were read; leaves may be evicted while they are clean.
+//!
+//! Invariants: a dirty leaf has dirty nodes all the way up; `home` is the version of the last checkpoint written; a leaf's
+//! page is shared (`Rc`) while a checkpoint writes it, and changing it then makes a copy first, so a checkpoint is exact.
+
+mod grow;
+mod load;
+mod seal;
+mod slot;
+mod walk;
+
+pub(crate) use load::{Loader, load, load_nodes};
+pub(crate) use seal::Sealer;
+pub(crate) use slot::{LeafSlot, Node, Slot};
+pub(crate) use walk::PageSeen;
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use crate::format::{NODE_FANOUT, PageRef, Payload, TreeRoot};
+
+/// A tree whose leaves are pages of `P`.
+pub(crate) struct Tree<P> {
+    root: Slot<P>,
+    height: u8,
+    /// Dirty pages, nodes included.
+    dirty: usize,
+    /// Dirty pages of all trees of the pool.
+    dirty_in_all: Rc<Cell<usize>>,
+    /// Leaves in memory.
+    resident: usize,
+}
+
+/// What a look-up finds.
+pub(crate) enum Found<T> {
+    /// The page.
+    Page(T),
+    /// Nothing was ever written there.
+    Absent,
+    /// A page on the way, `level` above the leaves, has to be read first.
+    Unread(PageRef, u8),
+    /// Both copies of a page on the way are bad.
+    Lost,
+}
+
+impl<P: Payload> Tree<P> {
+    pub(crate) fn new(root: TreeRoot, dirty_in_all: Rc<Cell<usize>>) -> Self {
+        let slot = if root.reference.is_none() { Slot::Empty } else { Slot::Unread(root.reference) };
+        Tree { root: slot, height: root.height, dirty: 0, dirty_in_all, resident: 0 }
+    }
+
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty > 0
+    }
+
+    fn dirtied(&mut self, pages: usize) {
+        self.dirty += pages;
+        self.dirty_in_all.set(self.dirty_in_all.get() + pages);
+    }
+
+    fn cleaned(&mut self, pages: usize) {
+        self.dirty -= pages;
+        self.dirty_in_all.set(self.dirty_in_all.get() - pages);
+    }
+
+    pub(crate) fn resident(&self) -> usize {
+        self.resident
+    }
+
+    pub(crate) fn height(&self) -> u8 {
+        self.height
+    }
+
+    /// Leaves that a tree of this height can have.
+    pub(crate) fn capacity(&self) -> u64 {
+        (NODE_FANOUT as u64).pow(u32::from(self.height))
+    }
+
+    /// The leaf `index`.
+    pub(crate) fn get(&self, index: u64) -> Found<&P> {
+        if index >= self.capacity() {
+            return Found::Absent;
+        }
+        let mut slot = &self.root;
+        let mut level = self.height;
+        loop {
+            match slot {
+                Slot::Empty => return Found::Absent,
+                Slot::Unread(reference) => return Found::Unread(*reference, level),
+                Slot::Lost(_) => return Found::Lost,
+                Slot::Leaf(leaf) => {
+                    leaf.touched.set(true);
+                    return Found::Page(&leaf.page);
+                }
+                Slot::Node(node) => {
+                    level -= 1;
+                    slot = &node.slots[child(index, level)];
+                }
+            }
+        }
+    }
+
+    /// The leaf `index` to be changed, made when it is absent; it and the nodes above it become dirty. Everything on the
+    /// way must have been read.
+    ///
+    /// # Panics
+    /// When it has not; callers look first.
+    pub(crate) fn change(&mut self, index: u64) -> &mut P {
+        self.grow_to(index);
+        let dirtied = self.mark(index);
+        self.dirtied(dirtied);
+        match self.leaf_mut(index) {
+            Some(leaf) => Rc::make_mut(&mut leaf.page),
+            None => unreachable!("leaf {index} was made and is gone"),
+        }
+    }
+
+    /// Makes leaf `index` and the nodes above it exist and be dirty; answers how many became so.
+    fn mark(&mut self, index: u64) -> usize {
+        let mut level = self.height;
+        let mut slot = &mut self.root;
+        let mut dirtied = 0;
+        loop {
+            if matches!(slot, Slot::Empty) {
+                *slot = if level == 0 {
+                    self.resident += 1;
+                    Slot::Leaf(Box::new(LeafSlot::new(PageRef::NONE, P::empty())))
+                } else {
+                    Slot::Node(Box::new(Node::empty()))
+                };
+            }
+            match slot {
+                Slot::Leaf(leaf) => {
+                    dirtied += usize::from(!leaf.dirty);
+                    leaf.dirty = true;
+                    leaf.touched.set(true);
+                    return dirtied;
+                }
+                Slot::Node(node) => {
+                    dirtied += usize::from(!node.dirty);
+                    node.dirty = true;
+                    level -= 1;
+                    slot = &mut node.slots[child(index, level)];
+                }
+                Slot::Empty | Slot::Unread(_) | Slot::Lost(_) => {
+                    unreachable!("leaf {index} is changed before it was read")
+                }
+            }
+        }
+    }
+}
+
+/// Which child of a node whose children are `level` above the leaves holds leaf `index`.
+fn child(index: u64, level: u8) -> usize {
+    (index >> (7 * u32::from(level)) & (NODE_FANOUT as u64 - 1)) as usize
+}
+
+impl<P> Drop for Tree<P> {
+    fn drop(&mut self) {
+        self.dirty_in_all.set(self.dirty_in_all.get() - self.dirty);
+    }
+}

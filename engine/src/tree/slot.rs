@@ -1,0 +1,43 @@
+//! What stands in a tree's slots.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use crate::format::{NODE_FANOUT, PageRef};
+
+/// One place of a node, or the root.
+pub(crate) enum Slot<P> {
+    Empty,
+    Unread(PageRef),
+    Lost(PageRef),
+    Node(Box<Node<P>>),
+    Leaf(Box<LeafSlot<P>>),
+}
+
+/// A node in memory.
+pub(crate) struct Node<P> {
+    pub(crate) slots: Box<[Slot<P>]>,
+    pub(crate) home: PageRef,
+    pub(crate) dirty: bool,
+}
+
+impl<P> Node<P> {
+    pub(crate) fn empty() -> Self {
+        Node { slots: (0..NODE_FANOUT).map(|_| Slot::Empty).collect(), home: PageRef::NONE, dirty: false }
+    }
+}
+
+/// A leaf in memory.
+pub(crate) struct LeafSlot<P> {
+    pub(crate) page: Rc<P>,
+    pub(crate) home: PageRef,
+    pub(crate) dirty: bool,
+    /// Used since the cache last looked.
+    pub(crate) touched: Cell<bool>,
+}
+
+impl<P> LeafSlot<P> {
+    pub(crate) fn new(home: PageRef, page: P) -> Self {
+        LeafSlot { page: Rc::new(page), home, dirty: false, touched: Cell::new(true) }
+    }
+}

@@ -1,0 +1,20 @@
+//! What is done with a vdisk: read, write, write zeroes, discard, flush, look where its holes are. One operation a file.
+//!
+//! [`Store`] is an open pool seen from here: the layers below, and the vdisks. The layer above (`pool`) makes it and keeps it in order.
+
+mod discard;
+mod flush;
+mod handle;
+mod plan;
+mod range;
+mod read;
+mod room;
+mod status;
+mod store;
+mod write;
+mod zero;
+
+pub(crate) use discard::PUT_BYTES;
+pub use handle::{StatusRange, Vdisk, VdiskInfo, VdiskState, Zeroes};
+pub(crate) use room::Room;
+pub(crate) use store::{CheckpointControl, Counters, Identity, Store, VdiskCore, count, table_place};

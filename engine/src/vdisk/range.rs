@@ -1,0 +1,80 @@
+//! Byte ranges of a vdisk, checked and cut by extents.
+
+use plimsoll_hardware::Machine;
+
+use super::{Store, VdiskCore};
+use crate::error::{Error, Result};
+use crate::format::{BLOCKS_PER_EXTENT, Blocks, VirtualExtent};
+
+/// The part of a request that falls into one virtual extent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub(crate) at: VirtualExtent,
+    /// Byte offset in the extent.
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+    /// Byte offset in the request.
+    pub(crate) from: u64,
+}
+
+impl Piece {
+    /// Blocks it touches, if only with a byte.
+    pub(crate) fn blocks(&self, block_bytes: u64) -> Blocks {
+        let first = self.offset / block_bytes;
+        let end = (self.offset + self.length).div_ceil(block_bytes);
+        Blocks::range(first as u32, end as u32)
+    }
+
+    /// Blocks it covers whole.
+    pub(crate) fn whole_blocks(&self, block_bytes: u64) -> Blocks {
+        let first = self.offset.div_ceil(block_bytes);
+        let end = (self.offset + self.length) / block_bytes;
+        if first >= end { Blocks::NONE } else { Blocks::range(first as u32, end as u32) }
+    }
+}
+
+/// Cuts `length` bytes at `offset` by extents.
+pub(crate) fn pieces(offset: u64, length: u64, extent_bytes: u64) -> impl Iterator<Item = Piece> {
+    let end = offset + length;
+    let mut at = offset;
+    std::iter::from_fn(move || {
+        (at < end).then(|| {
+            let here = (extent_bytes - at % extent_bytes).min(end - at);
+            let piece = Piece {
+                at: VirtualExtent(at / extent_bytes),
+                offset: at % extent_bytes,
+                length: here,
+                from: at - offset,
+            };
+            at += here;
+            piece
+        })
+    })
+}
+
+impl<M: Machine> Store<M> {
+    /// Checks a request against the vdisk.
+    pub(crate) fn check_range(&self, vdisk: &VdiskCore, what: &'static str, offset: u64, length: u64) -> Result<()> {
+        if !vdisk.ready.get() {
+            let name = format!("{}/{}", self.identity.name, vdisk.name());
+            return Err(Error::NotFound { kind: "vdisk", name });
+        }
+        if self.closing.get() {
+            return Err(Error::Closing(self.identity.name.clone()));
+        }
+        let sector = u64::from(vdisk.entry.borrow().sector);
+        let size = vdisk.size.get();
+        let reason = if length == 0 {
+            "the length is zero".to_owned()
+        } else if !offset.is_multiple_of(sector) || !length.is_multiple_of(sector) {
+            format!("offset and length must be multiples of the sector size, {sector} bytes")
+        } else if offset.checked_add(length).is_none_or(|end| end > size) {
+            format!("the vdisk ends at {size}")
+        } else {
+            return Ok(());
+        };
+        Err(Error::InvalidRequest { what, offset, length, reason })
+    }
+}
+
+const _: () = assert!(BLOCKS_PER_EXTENT == 16, "`Blocks` holds sixteen");

@@ -1,0 +1,167 @@
+//! Reading: valid blocks from their extents, everything else zeros.
+
+use std::rc::Rc;
+
+use futures_util::future::join_all;
+use plimsoll_hardware::{Buffer, Machine};
+
+use super::range::{Piece, pieces};
+use super::{Store, VdiskCore, count};
+use crate::error::Result;
+use crate::format::{ExtentId, Word};
+use crate::media::Drive;
+
+/// Bytes of a request that come from one place.
+enum Run<D> {
+    Zeros(u64),
+    From { drive: Rc<Drive<D>>, offset: u64, length: u64 },
+}
+
+impl<M: Machine> Store<M> {
+    /// Fills `buffer` from `offset` of the vdisk.
+    pub(crate) async fn read(self: &Rc<Self>, vdisk: &VdiskCore, offset: u64, buffer: Buffer) -> Result<Buffer> {
+        let length = buffer.len() as u64;
+        self.check_range(vdisk, "a read", offset, length)?;
+        count(&self.counters.reads, 1);
+        count(&self.counters.read_bytes, length);
+        for piece in pieces(offset, length, self.media.extent_bytes) {
+            if vdisk.mapping.peek(piece.at).is_none() {
+                let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, piece.at).await;
+                looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
+                self.trim_cache();
+                // Another leaf may have left memory meanwhile.
+                return Box::pin(self.read_resident(vdisk, offset, buffer)).await;
+            }
+        }
+        self.read_resident(vdisk, offset, buffer).await
+    }
+
+    async fn read_resident(self: &Rc<Self>, vdisk: &VdiskCore, offset: u64, buffer: Buffer) -> Result<Buffer> {
+        let length = buffer.len() as u64;
+        let runs = loop {
+            match self.runs(vdisk, offset, length)? {
+                Ok(runs) => break runs,
+                Err(at) => {
+                    let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, at).await;
+                    looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
+                }
+            }
+        };
+        // No `await` between the look-up and this: what was looked up cannot be used for something else before it is read.
+        let _epoch = self.space.epochs.enter();
+        if let [Run::From { drive, offset, length: whole }] = &runs[..]
+            && *whole == length
+            && self.is_device_aligned(*offset, length)
+        {
+            return Ok(drive.read(*offset, buffer).await?);
+        }
+        self.read_runs(runs, buffer).await
+    }
+
+    /// Where the bytes are, neighbours joined; `Err(Ok(at))` when the word of `at` is not in memory.
+    fn runs(
+        &self,
+        vdisk: &VdiskCore,
+        offset: u64,
+        length: u64,
+    ) -> Result<std::result::Result<Vec<Run<M::Device>>, crate::format::VirtualExtent>> {
+        let mut runs = Vec::with_capacity(1);
+        for piece in pieces(offset, length, self.media.extent_bytes) {
+            match vdisk.mapping.peek(piece.at) {
+                None => return Ok(Err(piece.at)),
+                Some(Err(lost)) => return Err(self.damaged(vdisk, lost)),
+                Some(Ok(word)) => self.add_runs(&mut runs, &piece, word),
+            }
+        }
+        Ok(Ok(runs))
+    }
+
+    fn add_runs(&self, runs: &mut Vec<Run<M::Device>>, piece: &Piece, word: Word) {
+        let block_bytes = self.media.block_bytes();
+        let touched = piece.blocks(block_bytes);
+        if word.valid().contains(touched) {
+            self.push_run(runs, Some((word.extent(), piece.offset)), piece.length);
+            return;
+        }
+        let end = piece.offset + piece.length;
+        let mut at = piece.offset;
+        while at < end {
+            let valid = word.valid().has((at / block_bytes) as u32);
+            let mut until = (at / block_bytes + 1) * block_bytes;
+            while until < end && word.valid().has((until / block_bytes) as u32) == valid {
+                until += block_bytes;
+            }
+            let until = until.min(end);
+            self.push_run(runs, valid.then(|| (word.extent(), at)), until - at);
+            at = until;
+        }
+    }
+
+    fn push_run(&self, runs: &mut Vec<Run<M::Device>>, from: Option<(ExtentId, u64)>, length: u64) {
+        let located =
+            from.and_then(|(extent, inside)| self.media.locate(extent).map(|(drive, start)| (drive, start + inside)));
+        match (runs.last_mut(), located) {
+            (Some(Run::Zeros(zeros)), None) => *zeros += length,
+            (_, None) => runs.push(Run::Zeros(length)),
+            (Some(Run::From { drive, offset, length: before }), Some((next, start)))
+                if Rc::ptr_eq(drive, &next) && *offset + *before == start =>
+            {
+                *before += length;
+            }
+            (_, Some((drive, offset))) => runs.push(Run::From { drive, offset, length }),
+        }
+    }
+
+    async fn read_runs(&self, runs: Vec<Run<M::Device>>, mut buffer: Buffer) -> Result<Buffer> {
+        let mut parts = Vec::with_capacity(runs.len());
+        for run in runs {
+            let (length, from) = match run {
+                Run::Zeros(length) => (length, None),
+                Run::From { drive, offset, length } => (length, Some((drive, offset))),
+            };
+            let mut part = buffer.split_to(length as usize);
+            parts.push(async move {
+                match from {
+                    None => {
+                        part.fill(0);
+                        Ok(part)
+                    }
+                    Some((drive, offset)) if self.is_device_aligned(offset, length) => drive.read(offset, part).await,
+                    Some((drive, offset)) => self.read_around(&drive, offset, part).await,
+                }
+            });
+        }
+        let mut whole: Option<Buffer> = None;
+        for part in join_all(parts).await {
+            let part = part?;
+            match &mut whole {
+                None => whole = Some(part),
+                Some(whole) => whole.unsplit(part),
+            }
+        }
+        Ok(whole.unwrap_or(buffer))
+    }
+
+    /// Reads what is not aligned to the device's blocks, by way of what is.
+    async fn read_around(
+        &self,
+        drive: &Drive<M::Device>,
+        offset: u64,
+        mut part: Buffer,
+    ) -> std::result::Result<Buffer, plimsoll_hardware::IoError> {
+        let unit = u64::from(self.media.logical_block());
+        let start = offset / unit * unit;
+        let end = (offset + part.len() as u64).next_multiple_of(unit);
+        let around = self.media.buffers().alloc((end - start) as usize).await;
+        let around = drive.read(start, around).await?;
+        let from = (offset - start) as usize;
+        let length = part.len();
+        part.copy_from_slice(&around[from..from + length]);
+        Ok(part)
+    }
+
+    pub(crate) fn is_device_aligned(&self, offset: u64, length: u64) -> bool {
+        let unit = u64::from(self.media.logical_block());
+        offset.is_multiple_of(unit) && length.is_multiple_of(unit)
+    }
+}

@@ -1,0 +1,56 @@
+//! Room for dirty metadata pages: what a checkpoint will have to write is bounded before it is made, so that its pages always fit
+//! the reserve.
+
+use std::rc::Rc;
+
+use plimsoll_hardware::Machine;
+
+use super::Store;
+use crate::error::Result;
+use crate::journal::JournalFailed;
+
+/// A promise that so many pages may become dirty; forfeited when it is dropped.
+pub(crate) struct Room<M: Machine> {
+    store: Rc<Store<M>>,
+    pages: usize,
+}
+
+impl<M: Machine> Drop for Room<M> {
+    fn drop(&mut self) {
+        self.store.promised.set(self.store.promised.get() - self.pages);
+        if self.store.checkpoint.wanted.get() {
+            self.store.checkpoint.done.notify();
+        }
+    }
+}
+
+impl<M: Machine> Store<M> {
+    /// Waits until `pages` more pages may become dirty. More than fit at all are let through when nothing else is dirty.
+    pub(crate) async fn room(self: &Rc<Self>, pages: usize) -> Result<Room<M>> {
+        loop {
+            let used = self.dirty.get() + self.promised.get();
+            if used + pages <= self.space.dirty_max() || used == 0 {
+                self.promised.set(self.promised.get() + pages);
+                return Ok(Room { store: self.clone(), pages });
+            }
+            self.writable()?;
+            self.request_checkpoint();
+            self.checkpoint.done.changed().await;
+            if let Some(error) = self.journal.failure() {
+                return Err(self.journal_failed(JournalFailed(error)));
+            }
+        }
+    }
+
+    /// Asks for a checkpoint; it runs beside.
+    pub(crate) fn request_checkpoint(&self) {
+        self.checkpoint.wanted.set(true);
+        self.checkpoint.request.notify();
+    }
+
+    /// Whether so many pages are dirty that a checkpoint should run.
+    pub(crate) fn wants_checkpoint(&self) -> bool {
+        // A half, so that writers need not wait; dirty leaves may take half of the cache.
+        self.dirty.get() * 2 > self.space.dirty_max().min(self.cache.capacity()) || self.journal.wants_checkpoint()
+    }
+}

@@ -1,0 +1,173 @@
+//! An open pool: its layers, its vdisks, and whether it still takes writes.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use plimsoll_hardware::Machine;
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::format::{Entry, EntryState, RingPlace, RootPage, TABLE_ENTRIES, TablePage, VdiskId};
+use crate::journal::{Journal, JournalFailed};
+use crate::mapping::{Cache, LostRange, Mapping};
+use crate::media::Media;
+use crate::space::Space;
+use crate::tree::Tree;
+use crate::wait::WaitQueue;
+
+/// One vdisk in memory.
+pub(crate) struct VdiskCore {
+    pub(crate) id: VdiskId,
+    /// All that the table says of it; `backed` and the tree's root are brought up to date by checkpoints.
+    pub(crate) entry: RefCell<Entry>,
+    pub(crate) mapping: Mapping,
+    /// Copies of the entry's, for the path of every I/O.
+    pub(crate) size: Cell<u64>,
+    pub(crate) ready: Cell<bool>,
+}
+
+impl VdiskCore {
+    pub(crate) fn new(id: VdiskId, entry: Entry, dirty: Rc<Cell<usize>>) -> Rc<Self> {
+        let mapping = Mapping::new(id, entry.tree, entry.backed, dirty);
+        let (size, ready) = (Cell::new(entry.size), Cell::new(entry.state != EntryState::Deleting));
+        Rc::new(VdiskCore { id, entry: RefCell::new(entry), mapping, size, ready })
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.entry.borrow().name.clone()
+    }
+
+    /// Puts a new entry in force.
+    pub(crate) fn update(&self, entry: Entry) {
+        self.size.set(entry.size);
+        self.ready.set(entry.state != EntryState::Deleting);
+        *self.entry.borrow_mut() = entry;
+    }
+}
+
+/// What was done since the pool was opened.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) reads: Cell<u64>,
+    pub(crate) read_bytes: Cell<u64>,
+    pub(crate) writes: Cell<u64>,
+    pub(crate) write_bytes: Cell<u64>,
+    pub(crate) first_writes: Cell<u64>,
+    pub(crate) discards: Cell<u64>,
+    pub(crate) flushes: Cell<u64>,
+    pub(crate) checkpoints: Cell<u64>,
+}
+
+pub(crate) fn count(counter: &Cell<u64>, by: u64) {
+    counter.set(counter.get() + by);
+}
+
+/// Who the pool is. Does not change while it is open, but for its name's sake in messages everywhere.
+pub(crate) struct Identity {
+    pub(crate) name: String,
+    pub(crate) uuid: Uuid,
+    pub(crate) created_ms: u64,
+    pub(crate) rings: [RingPlace; 2],
+}
+
+/// Wishes for checkpoints, and their end.
+#[derive(Default)]
+pub(crate) struct CheckpointControl {
+    pub(crate) wanted: Cell<bool>,
+    pub(crate) running: Cell<bool>,
+    /// Readers of the last checkpoint's pages, which therefore must not be used again.
+    pub(crate) pins: Cell<u32>,
+    pub(crate) request: WaitQueue,
+    pub(crate) done: WaitQueue,
+}
+
+/// An open pool.
+pub(crate) struct Store<M: Machine> {
+    pub(crate) identity: Identity,
+    pub(crate) media: Rc<Media<M>>,
+    pub(crate) journal: Rc<Journal<M>>,
+    pub(crate) space: Space<M>,
+    pub(crate) table: RefCell<Tree<TablePage>>,
+    pub(crate) vdisks: RefCell<BTreeMap<VdiskId, Rc<VdiskCore>>>,
+    pub(crate) names: RefCell<BTreeMap<String, VdiskId>>,
+    pub(crate) cache: Cache,
+    /// Dirty metadata pages of all trees, and pages promised to changes under way.
+    pub(crate) dirty: Rc<Cell<usize>>,
+    pub(crate) promised: Cell<usize>,
+    pub(crate) root: RefCell<RootPage>,
+    pub(crate) checkpoint: CheckpointControl,
+    pub(crate) counters: Counters,
+    pub(crate) jobs: RefCell<VecDeque<Rc<crate::pool::Job>>>,
+    pub(crate) closing: Cell<bool>,
+    /// Handles' operations in flight; closing waits for them.
+    pub(crate) idle: WaitQueue,
+    pub(crate) read_only: RefCell<Option<String>>,
+    pub(crate) inspect: bool,
+}
+
+impl<M: Machine> Store<M> {
+    /// Refuses when the pool takes no writes.
+    pub(crate) fn writable(&self) -> Result<()> {
+        if self.closing.get() {
+            return Err(Error::Closing(self.identity.name.clone()));
+        }
+        if let Some(reason) = self.read_only.borrow().clone() {
+            return Err(Error::ReadOnly { pool: self.identity.name.clone(), reason });
+        }
+        if let Some(error) = self.journal.failure() {
+            return Err(self.journal_failed(JournalFailed(error)));
+        }
+        Ok(())
+    }
+
+    /// The journal took a change no more: the pool is read-only from here on. The first to notice gets the device's words.
+    pub(crate) fn journal_failed(&self, failure: JournalFailed) -> Error {
+        let reason = format!("{}; close it and open it again to recover (plimsoll pool import)", failure.0);
+        let mut read_only = self.read_only.borrow_mut();
+        if read_only.is_none() {
+            *read_only = Some(reason);
+            return Error::Device(failure.0);
+        }
+        Error::ReadOnly { pool: self.identity.name.clone(), reason: read_only.clone().unwrap_or(reason) }
+    }
+
+    /// The error for a part of a vdisk whose mapping is lost.
+    pub(crate) fn damaged(&self, vdisk: &VdiskCore, lost: LostRange) -> Error {
+        let extent = self.media.extent_bytes;
+        Error::Damaged {
+            vdisk: format!("{}/{}", self.identity.name, vdisk.name()),
+            offset: lost.first.0 * extent,
+            length: lost.count * extent,
+        }
+    }
+
+    /// Evicts clean leaves beyond the cap. Dirty ones stay until a checkpoint has written them.
+    pub(crate) fn trim_cache(&self) {
+        let mut kept = Vec::new();
+        while self.cache.is_full() && kept.len() < 64 {
+            let Some((id, leaf)) = self.cache.candidate() else { break };
+            let Some(vdisk) = self.vdisks.borrow().get(&id).cloned() else { continue };
+            let mut tree = vdisk.mapping.tree.borrow_mut();
+            if tree.take_touched(leaf) || !tree.evict(leaf) {
+                kept.push((id, leaf));
+            }
+        }
+        for key in kept {
+            self.cache.put_back(key);
+        }
+    }
+
+    /// Writes the vdisk's entry into its page of the table.
+    pub(crate) fn put_in_table(&self, vdisk: &VdiskCore) {
+        let mut entry = vdisk.entry.borrow().clone();
+        entry.backed = vdisk.mapping.backed.get();
+        let (page, slot) = table_place(vdisk.id);
+        self.table.borrow_mut().change(page).entries[slot] = Some(entry);
+    }
+}
+
+/// Page and slot of the vdisk table.
+pub(crate) fn table_place(id: VdiskId) -> (u64, usize) {
+    (u64::from(id.0) / TABLE_ENTRIES as u64, id.0 as usize % TABLE_ENTRIES)
+}

@@ -1,0 +1,279 @@
+//! Writing: in place where the blocks have contents, else into an extent of the vdisk's own, with a record.
+//!
+//! A write is one function that reads top to bottom:
+//! 1. claim, piece by piece in order, what cannot simply be overwritten (extents are taken here);
+//! 2. at one instant: look every word up again, ask the journal's gate, enter the epoch, submit;
+//! 3. when the data is in the device: change the words and append the records, at one instant; answer.
+//!
+//! Dropping a write's future while the device is writing leaks its extents until the pool is opened again: drive it to its end.
+
+use std::rc::Rc;
+
+use futures_util::future::join_all;
+use plimsoll_hardware::{Durability, Frozen, Machine};
+
+use super::plan::ClaimGuard;
+use super::range::{Piece, pieces};
+use super::{Store, VdiskCore, count};
+use crate::error::Result;
+use crate::format::{Blocks, MAP_RECORD_BYTES, Record, VirtualExtent};
+use crate::journal::{Gate, Permit};
+use crate::mapping::apply_map;
+use crate::media::Drive;
+use crate::space::EpochGuard;
+
+/// Dirty pages that a piece may cause: a leaf, the nodes above it, a group and its node, a table page and its node.
+const PAGES_PER_PIECE: usize = 8;
+
+/// One device write.
+struct Io<D> {
+    drive: Rc<Drive<D>>,
+    offset: u64,
+    data: Frozen,
+    /// Where `data` lies in the request, when it is a part of it.
+    from: Option<u64>,
+}
+
+/// Keeps the epoch open for good when a write is abandoned.
+struct InFlight(Option<EpochGuard>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if let Some(epoch) = self.0.take() {
+            epoch.abandon();
+        }
+    }
+}
+
+/// What a look at all words, just before submitting, comes to.
+enum Plan<D> {
+    Go(Vec<Io<D>>),
+    /// A word is not in memory.
+    Load(VirtualExtent),
+    /// Something has no contents yet, or changed since it was claimed.
+    Claim,
+    /// Blocks must be confirmed before they are overwritten.
+    Confirm,
+}
+
+impl<M: Machine> Store<M> {
+    /// Writes `data` at `offset` of the vdisk.
+    pub(crate) async fn write(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        offset: u64,
+        data: Frozen,
+        durable: bool,
+    ) -> Result<()> {
+        self.check_range(vdisk, "a write", offset, data.len() as u64)?;
+        self.writable()?;
+        self.write_unchecked(vdisk, offset, data, durable).await
+    }
+
+    /// As [`Store::write`], also beyond the end of a vdisk that is shrinking.
+    pub(crate) async fn write_unchecked(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        offset: u64,
+        data: Frozen,
+        durable: bool,
+    ) -> Result<()> {
+        count(&self.counters.writes, 1);
+        count(&self.counters.write_bytes, data.len() as u64);
+        let durable = durable || vdisk.entry.borrow().write_through;
+        let parts: Vec<Piece> = pieces(offset, data.len() as u64, self.media.extent_bytes).collect();
+        let mut claims: Vec<Option<ClaimGuard<M>>> = parts.iter().map(|_| None).collect();
+        let mut means = None;
+        let ios = loop {
+            match self.plan(vdisk, &parts, &claims, &data)? {
+                Plan::Go(ios) => break ios,
+                Plan::Confirm => self.journal.confirm().await.map_err(|failure| self.journal_failed(failure))?,
+                Plan::Load(at) => {
+                    let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, at).await;
+                    looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
+                    self.trim_cache();
+                }
+                Plan::Claim => {
+                    // In order, and nothing held out of order: writers that overlap never wait for each other in a ring.
+                    claims.iter_mut().for_each(|claim| drop(claim.take()));
+                    if means.is_none() {
+                        means = Some(self.means(parts.len()).await?);
+                    }
+                    for (part, claim) in parts.iter().zip(&mut claims) {
+                        *claim = self.claim(vdisk, *part, &data).await?;
+                    }
+                }
+            }
+        };
+        let mut in_flight = InFlight(Some(self.space.epochs.enter()));
+        let direct = durable && means.is_none() && !self.journal.has_undurable();
+        let durability = if direct { Durability::Fua } else { Durability::Cached };
+        claims.iter_mut().flatten().for_each(|claim| claim.writing = true);
+        let result = submit(ios, durability).await;
+        claims.iter_mut().flatten().for_each(|claim| claim.writing = false);
+        drop(in_flight.0.take());
+        result?;
+        if let Some((mut permit, _room)) = means {
+            let mut sequence = 0;
+            for claim in claims.iter_mut().flatten() {
+                sequence = self.publish(vdisk, claim, &mut permit, &data).await?.max(sequence);
+            }
+            drop(claims);
+            if !self.journal.has_tail() && sequence > 0 {
+                let written = self.journal.write_out(sequence).await;
+                written.map_err(|failure| self.journal_failed(failure))?;
+            }
+        }
+        if durable && !direct {
+            self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
+        }
+        Ok(())
+    }
+
+    /// Room in the journal and for dirty pages, for a write of so many pieces.
+    async fn means(self: &Rc<Self>, pieces: usize) -> Result<(Permit<M>, super::Room<M>)> {
+        self.writable()?;
+        let room = self.room(PAGES_PER_PIECE * pieces.min(2) + pieces).await?;
+        let permit = self.journal.reserve(MAP_RECORD_BYTES * pieces).await;
+        Ok((permit.map_err(|failure| self.journal_failed(failure))?, room))
+    }
+
+    /// Looks everything up at this instant.
+    fn plan(
+        &self,
+        vdisk: &VdiskCore,
+        parts: &[Piece],
+        claims: &[Option<ClaimGuard<M>>],
+        data: &Frozen,
+    ) -> Result<Plan<M::Device>> {
+        let block_bytes = self.media.block_bytes();
+        let mut ios = Vec::with_capacity(1);
+        for (piece, claim) in parts.iter().zip(claims) {
+            let Some(found) = vdisk.mapping.peek(piece.at) else { return Ok(Plan::Load(piece.at)) };
+            let word = found.map_err(|lost| self.damaged(vdisk, lost))?;
+            let touched = piece.blocks(block_bytes);
+            let extent = match claim {
+                Some(claim) => {
+                    // An edge that was read and then discarded, or is to be zeros and was written: start again.
+                    let same = claim.edges.iter().all(|edge| word.valid().has(edge.block) == edge.was_valid);
+                    let partial = touched.without(piece.whole_blocks(block_bytes));
+                    let covered = (0..16).filter(|&block| partial.has(block) && !word.valid().has(block));
+                    let edges_known =
+                        covered.into_iter().all(|block| claim.edges.iter().any(|edge| edge.block == block));
+                    match claim.extent {
+                        Some(extent) if same && edges_known => {
+                            claim.new.set(touched.without(word.valid()));
+                            extent
+                        }
+                        _ => return Ok(Plan::Claim),
+                    }
+                }
+                None if self.blocks_to_claim(vdisk, piece, word.valid()).is_empty() => word.extent(),
+                None => return Ok(Plan::Claim),
+            };
+            // Also blocks without contents: those they had before a discard may still need their proof.
+            if self.journal.gate(extent, touched) == Gate::Closed {
+                return Ok(Plan::Confirm);
+            }
+            self.add_ios(&mut ios, piece, claim.as_ref(), extent, data);
+        }
+        Ok(Plan::Go(ios))
+    }
+
+    /// The device writes of one piece; its middle is joined to that of the piece before where they touch.
+    fn add_ios(
+        &self,
+        ios: &mut Vec<Io<M::Device>>,
+        piece: &Piece,
+        claim: Option<&ClaimGuard<M>>,
+        extent: crate::format::ExtentId,
+        data: &Frozen,
+    ) {
+        let Some((drive, start)) = self.media.locate(extent) else {
+            unreachable!("extent {} is on no device", extent.0)
+        };
+        let block_bytes = self.media.block_bytes();
+        let (mut from, mut until) = (piece.offset, piece.offset + piece.length);
+        for edge in claim.iter().flat_map(|claim| &claim.edges) {
+            let edge_start = u64::from(edge.block) * block_bytes;
+            if edge_start <= from {
+                from = (edge_start + block_bytes).min(until);
+            } else {
+                until = edge_start;
+            }
+            let data = edge.contents.clone();
+            ios.push(Io { drive: drive.clone(), offset: start + edge_start, data, from: None });
+        }
+        if from >= until {
+            return;
+        }
+        let source = piece.from + from - piece.offset;
+        let length = until - from;
+        if let Some(last) = ios.last_mut()
+            && let Some(before) = last.from
+            && Rc::ptr_eq(&last.drive, &drive)
+            && last.offset + last.data.len() as u64 == start + from
+            && before + last.data.len() as u64 == source
+        {
+            last.data = data.slice(before as usize..(source + length) as usize);
+            return;
+        }
+        let slice = data.slice(source as usize..(source + length) as usize);
+        ios.push(Io { drive, offset: start + from, data: slice, from: Some(source) });
+    }
+
+    /// Makes the new contents of a claimed piece the vdisk's. Answers the batch of the record, 0 when none was needed.
+    async fn publish(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        claim: &mut ClaimGuard<M>,
+        permit: &mut Permit<M>,
+        data: &Frozen,
+    ) -> Result<u64> {
+        let at = claim.piece.at;
+        let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, at).await;
+        let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
+        let Some(extent) = claim.extent else { return Ok(0) };
+        // A block that was discarded while it was overwritten stays discarded.
+        let blocks = claim.new.get().without(word.valid());
+        if blocks.is_empty() {
+            return Ok(0);
+        }
+        let proof = if self.media.is_volatile() { self.proof(claim, blocks, data) } else { 0 };
+        // No `await` from here on: the word, the extent and the record change together.
+        if !word.is_mapped() {
+            self.space.allocate(extent);
+            vdisk.mapping.backed.set(vdisk.mapping.backed.get() + 1);
+        }
+        vdisk.mapping.set(&self.cache, at, apply_map(word, extent, blocks));
+        count(&self.counters.first_writes, 1);
+        let record = Record::Map { vdisk: vdisk.id, at, extent, blocks, proof };
+        Ok(self.journal.append_map(permit, &record, extent, blocks))
+    }
+
+    /// The checksum of the contents of `blocks`, in order.
+    fn proof(&self, claim: &ClaimGuard<M>, blocks: Blocks, data: &Frozen) -> u32 {
+        let block_bytes = self.media.block_bytes();
+        let mut hasher = crc32fast::Hasher::new();
+        for block in (0..16).filter(|&block| blocks.has(block)) {
+            if let Some(edge) = claim.edges.iter().find(|edge| edge.block == block) {
+                hasher.update(&edge.contents);
+            } else {
+                let start = u64::from(block) * block_bytes + claim.piece.from - claim.piece.offset;
+                hasher.update(&data[start as usize..(start + block_bytes) as usize]);
+            }
+        }
+        hasher.finalize()
+    }
+}
+
+async fn submit<D: plimsoll_hardware::Device>(
+    ios: Vec<Io<D>>,
+    durability: Durability,
+) -> std::result::Result<(), plimsoll_hardware::IoError> {
+    if let [io] = &ios[..] {
+        return io.drive.write(io.offset, io.data.clone(), durability).await;
+    }
+    let writes = ios.iter().map(|io| io.drive.write(io.offset, io.data.clone(), durability));
+    join_all(writes).await.into_iter().collect()
+}

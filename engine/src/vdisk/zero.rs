@@ -1,0 +1,78 @@
+//! Writing zeros: by discarding where the space may go, by storing them where it must stay.
+
+use std::rc::Rc;
+
+use plimsoll_hardware::Machine;
+use plimsoll_hardware::buffer::BUFFER_MAX;
+
+use super::range::{Piece, pieces};
+use super::{Store, VdiskCore, Zeroes};
+use crate::error::Result;
+
+impl<M: Machine> Store<M> {
+    /// Makes a range read as zeros.
+    pub(crate) async fn write_zeroes(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        offset: u64,
+        length: u64,
+        how: Zeroes,
+        durable: bool,
+    ) -> Result<()> {
+        self.check_range(vdisk, "write-zeroes", offset, length)?;
+        self.writable()?;
+        match how {
+            Zeroes::Allocate => self.store_zeros(vdisk, offset, length).await?,
+            Zeroes::Unmap => self.zero_unchecked(vdisk, offset, length).await?,
+        }
+        if durable || vdisk.entry.borrow().write_through {
+            self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
+        }
+        Ok(())
+    }
+
+    /// Zeros the parts of blocks at the ends in place, and discards what lies between: that in one step, as a discard does.
+    pub(crate) async fn zero_unchecked(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, offset: u64, length: u64) -> Result<()> {
+        let block = self.media.block_bytes();
+        let end = offset + length;
+        let (inner, inner_end) = (offset.next_multiple_of(block), end / block * block);
+        if inner > inner_end {
+            // Inside one block.
+            return self.zero_edge(vdisk, offset, length).await;
+        }
+        if offset < inner {
+            self.zero_edge(vdisk, offset, inner - offset).await?;
+        }
+        if inner_end < end {
+            self.zero_edge(vdisk, inner_end, end - inner_end).await?;
+        }
+        if inner < inner_end {
+            self.discard_unchecked(vdisk, inner, inner_end - inner).await?;
+        }
+        Ok(())
+    }
+
+    /// A part of one block: nothing to do when it has no contents.
+    async fn zero_edge(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, offset: u64, length: u64) -> Result<()> {
+        let Some(piece): Option<Piece> = pieces(offset, length, self.media.extent_bytes).next() else { return Ok(()) };
+        let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, piece.at).await;
+        let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
+        if !word.valid().overlaps(piece.blocks(self.media.block_bytes())) {
+            return Ok(());
+        }
+        let zeros = self.media.buffers().zeroed(length as usize).await.freeze();
+        self.write_unchecked(vdisk, offset, zeros, false).await
+    }
+
+    async fn store_zeros(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, offset: u64, length: u64) -> Result<()> {
+        let chunk = length.min(BUFFER_MAX as u64 / 4);
+        let zeros = self.media.buffers().zeroed(chunk as usize).await.freeze();
+        let mut done = 0;
+        while done < length {
+            let here = chunk.min(length - done);
+            self.write_unchecked(vdisk, offset + done, zeros.slice(0..here as usize), false).await?;
+            done += here;
+        }
+        Ok(())
+    }
+}

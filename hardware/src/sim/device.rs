@@ -1,0 +1,126 @@
+//! A simulated disk as a life of the process sees it.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use super::io::{Answer, Request};
+use super::life::Life;
+use crate::{Buffer, Device, Durability, Frozen, Geometry, IoError};
+
+/// A simulated disk. Clones are the same disk.
+#[derive(Clone)]
+pub struct SimDevice {
+    life: Rc<Life>,
+    disk: usize,
+    geometry: Rc<Geometry>,
+}
+
+impl SimDevice {
+    pub(super) fn new(life: Rc<Life>, disk: usize) -> Self {
+        let geometry = life.core.borrow().disks[disk].geometry.clone();
+        Self { life, disk, geometry }
+    }
+
+    /// Its index among the disks of the world.
+    pub fn index(&self) -> usize {
+        self.disk
+    }
+
+    fn start(&self, offset: u64, length: u64, request: Request) -> Io<'_> {
+        Io { device: self, offset, length, stage: Stage::New(request) }
+    }
+}
+
+impl Device for SimDevice {
+    fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer, IoError> {
+        let length = buffer.len() as u64;
+        let answer = self.start(offset, length, Request::Read(buffer)).await?;
+        Ok(answer.expect("a read answers with its buffer"))
+    }
+
+    async fn write(&self, offset: u64, data: Frozen, durability: Durability) -> Result<(), IoError> {
+        let (length, fua) = (data.len() as u64, durability == Durability::Fua);
+        self.start(offset, length, Request::Write { data, fua }).await.map(drop)
+    }
+
+    async fn flush(&self) -> Result<(), IoError> {
+        let (mark, gone) = {
+            let core = self.life.core.borrow();
+            (core.disks[self.disk].mark(), core.disks[self.disk].gone)
+        };
+        if !self.geometry.volatile_cache {
+            return if gone { Err(IoError::Gone { path: self.geometry.path.clone() }) } else { Ok(()) };
+        }
+        self.start(0, 0, Request::Flush(mark)).await.map(drop)
+    }
+
+    async fn discard(&self, offset: u64, length: u64) -> Result<(), IoError> {
+        self.start(offset, length, Request::Discard).await.map(drop)
+    }
+
+    async fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), IoError> {
+        self.start(offset, length, Request::Zeroes).await.map(drop)
+    }
+}
+
+/// An operation from its first poll to its answer.
+struct Io<'a> {
+    device: &'a SimDevice,
+    offset: u64,
+    length: u64,
+    stage: Stage,
+}
+
+enum Stage {
+    New(Request),
+    Flying(usize),
+    /// Answered, or never to be answered.
+    Over,
+}
+
+impl Future for Io<'_> {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
+        let life = &self.device.life;
+        match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::New(request) => {
+                match life.submit(self.device.disk, self.offset, self.length, request, context.waker()) {
+                    Ok(Some(slot)) => self.stage = Stage::Flying(slot),
+                    Ok(None) => {}
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+            Stage::Flying(slot) if !life.dead() => {
+                let mut operations = life.operations.borrow_mut();
+                if operations[slot].answer.is_some() {
+                    return match operations.remove(slot).answer {
+                        Some(answer) => Poll::Ready(answer),
+                        None => Poll::Pending,
+                    };
+                }
+                match &mut operations[slot].waker {
+                    Some(waker) => waker.clone_from(context.waker()),
+                    none => *none = Some(context.waker().clone()),
+                }
+                drop(operations);
+                self.stage = Stage::Flying(slot);
+            }
+            Stage::Flying(_) | Stage::Over => {}
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Io<'_> {
+    fn drop(&mut self) {
+        if let Stage::Flying(slot) = self.stage {
+            self.device.life.abandon(slot);
+        }
+    }
+}
