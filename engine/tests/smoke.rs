@@ -20,7 +20,7 @@ fn spec(name: &str, size: u64) -> CreateVdisk {
 
 #[test]
 fn what_was_written_is_read_back_after_a_clean_close() {
-    let mut world = world(1);
+    let world = world(1);
     let machine = world.boot();
     let m = machine.clone();
     machine
@@ -67,7 +67,7 @@ fn what_was_written_is_read_back_after_a_clean_close() {
 
 #[test]
 fn an_acknowledged_write_survives_the_death_of_the_process() {
-    let mut world = world(2);
+    let world = world(2);
     let machine = world.boot();
     let m = machine.clone();
     machine

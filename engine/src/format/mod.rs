@@ -33,7 +33,7 @@ pub(crate) use tail::{HALF_HEADER_BYTES, TAIL_HEADER_BYTES, TailHeader, load_hal
 pub(crate) use units::{Blocks, ExtentId, PageAddr, VdiskId, VirtualExtent};
 pub(crate) use word::Word;
 
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(feature = "fuzzing")]
 pub(crate) mod fuzz;
 
 /// Bytes of a metadata page and the unit of metadata I/O.

@@ -100,15 +100,10 @@ impl<M: Machine> Journal<M> {
         batch: bool,
         snapshot: impl FnOnce() -> T,
     ) -> Result<(JournalStart, T), JournalFailed> {
-        loop {
-            let mut state = self.state.borrow_mut();
-            if !state.committing {
-                state.committing = true;
-                break;
-            }
-            drop(state);
+        while self.state.borrow().committing {
             self.changed.changed().await;
         }
+        self.state.borrow_mut().committing = true;
         let result = self.commit(Want { flush: true, proven: true, batch }, snapshot).await;
         self.state.borrow_mut().committing = false;
         self.changed.notify();

@@ -7,6 +7,9 @@ use uuid::Uuid;
 
 use crate::format::{BATCH_HEADER_BYTES, HALF_HEADER_BYTES, Record, TAIL_HEADER_BYTES, TailHeader, load_half};
 
+/// What a tail held: the life that wrote it, and the records of each batch to come, oldest first.
+pub(crate) type Left = (u64, Vec<(u64, Vec<Record>)>);
+
 /// Crash memory as the journal uses it.
 pub(crate) struct Tail<C> {
     memory: C,
@@ -26,9 +29,8 @@ impl<C: CrashMemory> Tail<C> {
         Tail { memory, half_bytes, active: Cell::new(0), used: Cell::new(0) }
     }
 
-    /// What an earlier process of this machine's present uptime left: its life, and the records of each batch to come,
-    /// oldest first.
-    pub(crate) fn recover(&self, pool: Uuid) -> Option<(u64, Vec<(u64, Vec<Record>)>)> {
+    /// What an earlier process of this machine's present uptime left.
+    pub(crate) fn recover(&self, pool: Uuid) -> Option<Left> {
         if !self.memory.survived() {
             return None;
         }

@@ -93,9 +93,4 @@ impl Claims {
             None => false,
         }
     }
-
-    /// Whether somebody is writing some of `blocks` of `at`.
-    pub(crate) fn is_busy(&self, at: VirtualExtent, blocks: Blocks) -> bool {
-        self.claims.borrow().get(&at).is_some_and(|claim| claim.busy.overlaps(blocks))
-    }
 }

@@ -31,11 +31,14 @@ const WRITES_AT_ONCE: usize = 16;
 /// Places tried for a page before the checkpoint gives up: a write that fails is not tried again at the same place.
 const PLACES_MAX: u32 = 4;
 
+/// Leaves of a tree by index, shared with the tree.
+type Leaves<P> = Vec<(u64, Rc<P>)>;
+
 /// The dirty pages of one instant.
 struct Snapshot {
-    mappings: Vec<(Rc<VdiskCore>, Vec<(u64, Rc<Leaf>)>)>,
-    table: Vec<(u64, Rc<TablePage>)>,
-    groups: Vec<(u64, Rc<Group>)>,
+    mappings: Vec<(Rc<VdiskCore>, Leaves<Leaf>)>,
+    table: Leaves<TablePage>,
+    groups: Leaves<Group>,
     /// Upper bound of the pages to be placed.
     pages: u64,
     data: u64,

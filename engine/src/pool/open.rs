@@ -17,7 +17,6 @@ use crate::media::{Drive, Media};
 use crate::space::Space;
 use crate::tree::{Found, Loader, Tree, load, load_nodes};
 use crate::vdisk::{CheckpointControl, Counters, Identity, Store, VdiskCore};
-use crate::wait::WaitQueue;
 
 /// Bytes of mapping kept in memory unless said otherwise: 1 GiB, the whole map of 8 TiB at 64 KiB.
 const CACHE_BYTES: u64 = 1 << 30;
@@ -106,7 +105,6 @@ fn assemble<M: Machine>(
         counters: Counters::default(),
         jobs: RefCell::default(),
         closing: Cell::new(false),
-        idle: WaitQueue::default(),
         read_only: RefCell::default(),
         inspect: options.inspect,
     })

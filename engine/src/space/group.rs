@@ -126,14 +126,6 @@ impl<M: Machine> Space<M> {
         }
     }
 
-    /// Runs `look` on the page of a loaded group.
-    pub(crate) fn with_group<T>(&self, group: u64, look: impl FnOnce(Option<&Group>) -> T) -> T {
-        match self.tree.borrow().get(group) {
-            Found::Page(page) => look(Some(page)),
-            _ => look(None),
-        }
-    }
-
     pub(crate) fn group_count(&self) -> u64 {
         self.groups.borrow().len() as u64
     }

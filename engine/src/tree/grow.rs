@@ -31,7 +31,6 @@ impl<P: Payload> Tree<P> {
             slot = &mut node.slots[child(index, level)];
         }
         if matches!(slot, Slot::Unread(expected) if expected == reference) {
-            self.resident += usize::from(matches!(page, Slot::Leaf(_)));
             *slot = page;
         }
     }
@@ -44,7 +43,6 @@ impl<P: Payload> Tree<P> {
             return false;
         }
         *slot = if leaf.home.is_none() { Slot::Empty } else { Slot::Unread(leaf.home) };
-        self.resident -= 1;
         true
     }
 

@@ -30,8 +30,6 @@ pub(crate) struct Tree<P> {
     dirty: usize,
     /// Dirty pages of all trees of the pool.
     dirty_in_all: Rc<Cell<usize>>,
-    /// Leaves in memory.
-    resident: usize,
 }
 
 /// What a look-up finds.
@@ -49,7 +47,7 @@ pub(crate) enum Found<T> {
 impl<P: Payload> Tree<P> {
     pub(crate) fn new(root: TreeRoot, dirty_in_all: Rc<Cell<usize>>) -> Self {
         let slot = if root.reference.is_none() { Slot::Empty } else { Slot::Unread(root.reference) };
-        Tree { root: slot, height: root.height, dirty: 0, dirty_in_all, resident: 0 }
+        Tree { root: slot, height: root.height, dirty: 0, dirty_in_all }
     }
 
     pub(crate) fn is_dirty(&self) -> bool {
@@ -64,14 +62,6 @@ impl<P: Payload> Tree<P> {
     fn cleaned(&mut self, pages: usize) {
         self.dirty -= pages;
         self.dirty_in_all.set(self.dirty_in_all.get() - pages);
-    }
-
-    pub(crate) fn resident(&self) -> usize {
-        self.resident
-    }
-
-    pub(crate) fn height(&self) -> u8 {
-        self.height
     }
 
     /// Leaves that a tree of this height can have.
@@ -126,7 +116,6 @@ impl<P: Payload> Tree<P> {
         loop {
             if matches!(slot, Slot::Empty) {
                 *slot = if level == 0 {
-                    self.resident += 1;
                     Slot::Leaf(Box::new(LeafSlot::new(PageRef::NONE, P::empty())))
                 } else {
                     Slot::Node(Box::new(Node::empty()))

@@ -46,9 +46,7 @@ impl<P: Payload> Tree<P> {
 
     /// Drops leaves that hold nothing and have no home, after a checkpoint.
     pub(crate) fn prune(&mut self) {
-        let mut dropped = 0;
-        prune(&mut self.root, &mut dropped);
-        self.resident -= dropped;
+        prune(&mut self.root);
     }
 }
 
@@ -106,15 +104,11 @@ fn is_dirty<P>(slot: &Slot<P>) -> bool {
     }
 }
 
-fn prune<P: Payload>(slot: &mut Slot<P>, dropped: &mut usize) {
+fn prune<P: Payload>(slot: &mut Slot<P>) {
     let drop_it = match slot {
-        Slot::Leaf(leaf) => {
-            let idle = !leaf.dirty && leaf.home.is_none() && Rc::strong_count(&leaf.page) == 1;
-            *dropped += usize::from(idle);
-            idle
-        }
+        Slot::Leaf(leaf) => !leaf.dirty && leaf.home.is_none() && Rc::strong_count(&leaf.page) == 1,
         Slot::Node(node) => {
-            prune_children(node, dropped);
+            prune_children(node);
             !node.dirty && node.home.is_none() && node.slots.iter().all(|slot| matches!(slot, Slot::Empty))
         }
         _ => false,
@@ -124,8 +118,8 @@ fn prune<P: Payload>(slot: &mut Slot<P>, dropped: &mut usize) {
     }
 }
 
-fn prune_children<P: Payload>(node: &mut Node<P>, dropped: &mut usize) {
+fn prune_children<P: Payload>(node: &mut Node<P>) {
     for slot in &mut node.slots {
-        prune(slot, dropped);
+        prune(slot);
     }
 }

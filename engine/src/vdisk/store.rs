@@ -100,8 +100,6 @@ pub(crate) struct Store<M: Machine> {
     pub(crate) counters: Counters,
     pub(crate) jobs: RefCell<VecDeque<Rc<crate::pool::Job>>>,
     pub(crate) closing: Cell<bool>,
-    /// Handles' operations in flight; closing waits for them.
-    pub(crate) idle: WaitQueue,
     pub(crate) read_only: RefCell<Option<String>>,
     pub(crate) inspect: bool,
 }
