@@ -17,7 +17,7 @@ impl<M: Machine> Pool<M> {
             return Ok(());
         }
         store.checkpoint.request.notify();
-        store.journal.pressure.notify();
+        store.checkpoint.done.notify();
         while store.checkpoint.running.get() || store.promised.get() > 0 {
             store.checkpoint.done.changed().await;
         }

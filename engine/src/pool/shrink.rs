@@ -6,7 +6,7 @@ use std::rc::Rc;
 use plimsoll_hardware::Machine;
 
 use super::{JobInfo, JobState};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{Entry, EntryState, LEAF_WORDS, Record, VirtualExtent};
 use crate::vdisk::{Store, VdiskCore};
 
@@ -44,7 +44,7 @@ impl<M: Machine> Store<M> {
             running.end(match result {
                 Ok(true) => JobState::Done,
                 // Closing: the next start goes on.
-                Ok(false) => JobState::Running,
+                Ok(false) | Err(Error::Closing(_)) => JobState::Running,
                 Err(error) => JobState::Failed(error.to_string()),
             });
         });

@@ -39,7 +39,7 @@ impl<M: Machine> Store<M> {
         self.writable()?;
         count(&self.counters.discards, 1);
         self.discard_unchecked(vdisk, offset, length).await?;
-        if durable || vdisk.entry.borrow().write_through {
+        if durable || vdisk.write_through.get() {
             self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
         }
         Ok(())

@@ -94,7 +94,7 @@ impl<M: Machine> Vdisk<M> {
 
     /// Sector size in bytes.
     pub fn sector(&self) -> u32 {
-        self.core.entry.borrow().sector
+        self.core.sector.get()
     }
 
     /// Fills all of `buffer` from `offset`. What was never written, or discarded, reads as zeros.

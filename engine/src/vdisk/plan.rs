@@ -66,7 +66,7 @@ impl<M: Machine> Store<M> {
     pub(crate) fn blocks_to_claim(&self, vdisk: &VdiskCore, piece: &Piece, valid: Blocks) -> Blocks {
         let block_bytes = self.media.block_bytes();
         let touched = piece.blocks(block_bytes);
-        if vdisk.entry.borrow().sector < self.media.logical_block() {
+        if vdisk.sector.get() < self.media.logical_block() {
             // A write beside ours in the same device block would read what we are about to change.
             return touched;
         }
@@ -87,6 +87,8 @@ impl<M: Machine> Store<M> {
             if blocks.is_empty() {
                 return Ok(None);
             }
+            // Deleting waits for the claims it finds; none may come after.
+            self.still_there(vdisk)?;
             let mapped = word.is_mapped().then(|| word.extent());
             let claimed = vdisk.mapping.claims.claim(piece.at, blocks, mapped);
             if claimed == Claimed::Taken {

@@ -20,8 +20,9 @@ pub(crate) struct Piece {
 impl Piece {
     /// Blocks it touches, if only with a byte.
     pub(crate) fn blocks(&self, block_bytes: u64) -> Blocks {
-        let first = self.offset / block_bytes;
-        let end = (self.offset + self.length).div_ceil(block_bytes);
+        let shift = block_bytes.trailing_zeros();
+        let first = self.offset >> shift;
+        let end = (self.offset + self.length + block_bytes - 1) >> shift;
         Blocks::range(first as u32, end as u32)
     }
 
@@ -31,6 +32,17 @@ impl Piece {
         let end = (self.offset + self.length) / block_bytes;
         if first >= end { Blocks::NONE } else { Blocks::range(first as u32, end as u32) }
     }
+}
+
+/// The only piece of a request that lies in one extent.
+pub(crate) fn only_piece(offset: u64, length: u64, extent_bytes: u64) -> Option<Piece> {
+    let inside = offset & (extent_bytes - 1);
+    (inside + length <= extent_bytes).then(|| Piece {
+        at: VirtualExtent(offset >> extent_bytes.trailing_zeros()),
+        offset: inside,
+        length,
+        from: 0,
+    })
 }
 
 /// Cuts `length` bytes at `offset` by extents.
@@ -53,20 +65,26 @@ pub(crate) fn pieces(offset: u64, length: u64, extent_bytes: u64) -> impl Iterat
 }
 
 impl<M: Machine> Store<M> {
+    /// Refuses a vdisk that was deleted.
+    pub(crate) fn still_there(&self, vdisk: &VdiskCore) -> Result<()> {
+        if vdisk.ready.get() {
+            return Ok(());
+        }
+        let name = format!("{}/{}", self.identity.name, vdisk.name());
+        Err(Error::NotFound { kind: "vdisk", name })
+    }
+
     /// Checks a request against the vdisk.
     pub(crate) fn check_range(&self, vdisk: &VdiskCore, what: &'static str, offset: u64, length: u64) -> Result<()> {
-        if !vdisk.ready.get() {
-            let name = format!("{}/{}", self.identity.name, vdisk.name());
-            return Err(Error::NotFound { kind: "vdisk", name });
-        }
+        self.still_there(vdisk)?;
         if self.closing.get() {
             return Err(Error::Closing(self.identity.name.clone()));
         }
-        let sector = u64::from(vdisk.entry.borrow().sector);
+        let sector = u64::from(vdisk.sector.get());
         let size = vdisk.size.get();
         let reason = if length == 0 {
             "the length is zero".to_owned()
-        } else if !offset.is_multiple_of(sector) || !length.is_multiple_of(sector) {
+        } else if (offset | length) & (sector - 1) != 0 {
             format!("offset and length must be multiples of the sector size, {sector} bytes")
         } else if offset.checked_add(length).is_none_or(|end| end > size) {
             format!("the vdisk ends at {size}")

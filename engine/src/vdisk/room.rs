@@ -18,9 +18,7 @@ pub(crate) struct Room<M: Machine> {
 impl<M: Machine> Drop for Room<M> {
     fn drop(&mut self) {
         self.store.promised.set(self.store.promised.get() - self.pages);
-        if self.store.checkpoint.wanted.get() {
-            self.store.checkpoint.done.notify();
-        }
+        self.store.checkpoint.done.notify();
     }
 }
 

@@ -25,13 +25,16 @@ pub(crate) struct VdiskCore {
     /// Copies of the entry's, for the path of every I/O.
     pub(crate) size: Cell<u64>,
     pub(crate) ready: Cell<bool>,
+    pub(crate) sector: Cell<u32>,
+    pub(crate) write_through: Cell<bool>,
 }
 
 impl VdiskCore {
     pub(crate) fn new(id: VdiskId, entry: Entry, dirty: Rc<Cell<usize>>) -> Rc<Self> {
         let mapping = Mapping::new(id, entry.tree, entry.backed, dirty);
         let (size, ready) = (Cell::new(entry.size), Cell::new(entry.state != EntryState::Deleting));
-        Rc::new(VdiskCore { id, entry: RefCell::new(entry), mapping, size, ready })
+        let (sector, write_through) = (Cell::new(entry.sector), Cell::new(entry.write_through));
+        Rc::new(VdiskCore { id, entry: RefCell::new(entry), mapping, size, ready, sector, write_through })
     }
 
     pub(crate) fn name(&self) -> String {
@@ -41,6 +44,8 @@ impl VdiskCore {
     /// Puts a new entry in force.
     pub(crate) fn update(&self, entry: Entry) {
         self.size.set(entry.size);
+        self.sector.set(entry.sector);
+        self.write_through.set(entry.write_through);
         self.ready.set(entry.state != EntryState::Deleting);
         *self.entry.borrow_mut() = entry;
     }

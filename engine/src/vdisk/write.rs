@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use plimsoll_hardware::{Durability, Frozen, Machine};
 
 use super::plan::ClaimGuard;
-use super::range::{Piece, pieces};
+use super::range::{Piece, only_piece, pieces};
 use super::{Store, VdiskCore, count};
 use crate::error::Result;
 use crate::format::{Blocks, MAP_RECORD_BYTES, Record, VirtualExtent};
@@ -32,6 +32,13 @@ struct Io<D> {
     data: Frozen,
     /// Where `data` lies in the request, when it is a part of it.
     from: Option<u64>,
+}
+
+/// Where a write can simply go.
+struct Target<D> {
+    drive: Rc<Drive<D>>,
+    offset: u64,
+    epoch: EpochGuard,
 }
 
 /// Keeps the epoch open for good when a write is abandoned.
@@ -80,7 +87,17 @@ impl<M: Machine> Store<M> {
     ) -> Result<()> {
         count(&self.counters.writes, 1);
         count(&self.counters.write_bytes, data.len() as u64);
-        let durable = durable || vdisk.entry.borrow().write_through;
+        let durable = durable || vdisk.write_through.get();
+        if !durable
+            && let Some(piece) = only_piece(offset, data.len() as u64, self.media.extent_bytes)
+            && let Some(target) = self.overwritable(vdisk, &piece)
+        {
+            // The straight way: one look-up, one write.
+            let mut in_flight = InFlight(Some(target.epoch));
+            let result = target.drive.write(target.offset, data, Durability::Cached).await;
+            drop(in_flight.0.take());
+            return Ok(result?);
+        }
         let parts: Vec<Piece> = pieces(offset, data.len() as u64, self.media.extent_bytes).collect();
         let mut claims: Vec<Option<ClaimGuard<M>>> = parts.iter().map(|_| None).collect();
         let mut means = None;
@@ -128,6 +145,20 @@ impl<M: Machine> Store<M> {
             self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
         }
         Ok(())
+    }
+
+    /// Where a piece is simply overwritten, at this instant; `None` when that takes more than a look.
+    fn overwritable(&self, vdisk: &VdiskCore, piece: &Piece) -> Option<Target<M::Device>> {
+        let touched = piece.blocks(self.media.block_bytes());
+        let word = vdisk.mapping.peek(piece.at)?.ok()?;
+        let simple = word.valid().contains(touched)
+            && vdisk.sector.get() >= self.media.logical_block()
+            && self.journal.gate(word.extent(), touched) == Gate::Open;
+        if !simple {
+            return None;
+        }
+        let (drive, start) = self.media.locate(word.extent())?;
+        Some(Target { drive, offset: start + piece.offset, epoch: self.space.epochs.enter() })
     }
 
     /// Room in the journal and for dirty pages, for a write of so many pieces.

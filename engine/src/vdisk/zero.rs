@@ -25,7 +25,7 @@ impl<M: Machine> Store<M> {
             Zeroes::Allocate => self.store_zeros(vdisk, offset, length).await?,
             Zeroes::Unmap => self.zero_unchecked(vdisk, offset, length).await?,
         }
-        if durable || vdisk.entry.borrow().write_through {
+        if durable || vdisk.write_through.get() {
             self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
         }
         Ok(())
