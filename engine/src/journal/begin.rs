@@ -1,4 +1,9 @@
-//! The beginning of a life.
+//! The beginning of a life: what a start found and decided is written down before anybody is served.
+//!
+//! Whatever of this a crash interrupts, the next start comes to the same state:
+//! - the halves of a tail are written as the batches that they were to become, with their numbers and in the name of their own
+//!   life, so the tail goes on being true until the last of them is durable;
+//! - DROPPED records are written without a claim to cover anything; the batch that does comes last.
 
 use std::rc::Rc;
 
@@ -7,35 +12,42 @@ use plimsoll_hardware::Machine;
 use super::{Journal, JournalFailed, Tail};
 use crate::format::Record;
 
+/// What a start found.
+pub(crate) struct Beginning<C> {
+    /// The life that ended.
+    pub(crate) before: u64,
+    /// Its batches that only crash memory had, oldest first.
+    pub(crate) halves: Vec<(u64, Vec<Record>)>,
+    pub(crate) drops: Vec<Record>,
+    pub(crate) tail: Option<Tail<C>>,
+}
+
 impl<M: Machine> Journal<M> {
-    /// Writes the first batches of a life, with `records` (what a start decided, and what only crash memory had), proven and
-    /// durable; then the tail belongs to this life. There is always a batch, so that a tail of the life before is never
-    /// taken for the present one's.
-    pub(crate) async fn begin_life(
-        self: &Rc<Self>,
-        records: &[Record],
-        tail: Option<Tail<M::CrashMemory>>,
-    ) -> Result<(), JournalFailed> {
-        let mut rest = records;
-        loop {
-            let mut bytes = 0;
-            let fitting = rest.iter().take_while(|record| {
-                bytes += record.encoded_len();
-                bytes <= self.change_bytes_max()
-            });
-            let (now, later) = rest.split_at(fitting.count());
-            let bytes = now.iter().map(Record::encoded_len).sum();
+    /// Begins this journal's life. There is always a batch of it, so that the tail of the life before is never taken for the
+    /// present one's.
+    pub(crate) async fn begin_life(self: &Rc<Self>, beginning: Beginning<M::CrashMemory>) -> Result<(), JournalFailed> {
+        let life = self.life.replace(beginning.before);
+        for (sequence, records) in &beginning.halves {
+            if *sequence < self.pending_sequence() {
+                continue;
+            }
+            let bytes = records.iter().map(Record::encoded_len).sum();
             let mut permit = self.reserve_for_checkpoint(bytes).await?;
-            self.append(&mut permit, now);
+            self.append(&mut permit, records);
             drop(permit);
             self.cut_anyway().await?;
-            rest = later;
-            if rest.is_empty() {
-                break;
-            }
         }
-        if let Some(tail) = tail {
-            tail.begin(self.pool, self.life, self.pending_sequence());
+        for chunk in beginning.drops.chunks(self.change_bytes_max() / 16) {
+            let bytes = chunk.iter().map(Record::encoded_len).sum();
+            let mut permit = self.reserve_for_checkpoint(bytes).await?;
+            let sequence = self.append(&mut permit, chunk);
+            drop(permit);
+            self.write_out(sequence).await?;
+        }
+        self.life.set(life);
+        self.cut_anyway().await?;
+        if let Some(tail) = beginning.tail {
+            tail.begin(self.pool, life, self.pending_sequence());
             // Set once: a journal begins one life.
             let _ = self.tail.set(tail);
         }

@@ -130,7 +130,7 @@ impl<M: Machine> Journal<M> {
             }
             let header = BatchHeader {
                 pool: self.pool,
-                life: self.life,
+                life: self.life.get(),
                 sequence,
                 previous: state.previous,
                 covered: state.covered,
@@ -174,7 +174,8 @@ impl<M: Machine> Journal<M> {
             }
         } else if !volatile {
             let mut state = self.state.borrow_mut();
-            (state.covered, state.durable, state.confirmed) = (sequence, sequence, sequence);
+            let written = state.written;
+            (state.covered, state.durable, state.confirmed) = (written, written, written);
         }
         if self.wants_checkpoint() {
             self.pressure.notify();

@@ -25,6 +25,7 @@ mod ring;
 mod tail;
 
 pub(crate) use append::Permit;
+pub(crate) use begin::Beginning;
 pub(crate) use gate::Gate;
 pub(crate) use read::read;
 pub(crate) use tail::Tail;
@@ -44,7 +45,7 @@ use crate::wait::WaitQueue;
 pub(crate) struct Journal<M: Machine> {
     media: Rc<Media<M>>,
     pool: Uuid,
-    pub(crate) life: u64,
+    pub(crate) life: Cell<u64>,
     rings: [RingPlace; 2],
     state: RefCell<State>,
     tail: OnceCell<Tail<M::CrashMemory>>,
@@ -101,7 +102,8 @@ struct State {
 }
 
 impl<M: Machine> Journal<M> {
-    /// A journal that goes on at `start`; nothing is pending.
+    /// A journal that goes on at `next`, with the batches from `start` on still needed, and those up to `covered` known to be
+    /// durable. Nothing is pending.
     pub(crate) fn new(
         media: Rc<Media<M>>,
         pool: Uuid,
@@ -109,6 +111,7 @@ impl<M: Machine> Journal<M> {
         rings: [RingPlace; 2],
         start: u64,
         next: JournalStart,
+        covered: u64,
     ) -> Self {
         let last = next.sequence - 1;
         let state = State {
@@ -119,10 +122,10 @@ impl<M: Machine> Journal<M> {
             previous: next.previous,
             start,
             written: last,
-            covered: last,
-            durable: last,
-            confirmed: last,
-            relied: last,
+            covered,
+            durable: covered,
+            confirmed: covered,
+            relied: covered,
             stale: 0,
             unproven: HashMap::new(),
             flush_wanted: 0,
@@ -135,7 +138,7 @@ impl<M: Machine> Journal<M> {
         Journal {
             media,
             pool,
-            life,
+            life: Cell::new(life),
             rings,
             state: RefCell::new(state),
             tail: OnceCell::new(),

@@ -5,6 +5,7 @@ use plimsoll_hardware::Machine;
 use super::{Cache, LostRange, Mapping};
 use crate::format::{Blocks, ExtentId, VirtualExtent, Word};
 use crate::media::Media;
+use crate::tree::Found;
 
 /// A MAP record waiting for its leaf.
 pub(super) struct Delta {
@@ -20,10 +21,13 @@ pub(crate) fn apply_map(word: Word, extent: ExtentId, blocks: Blocks) -> Word {
 }
 
 impl Mapping {
-    /// Keeps a replayed MAP until its leaf is wanted.
+    /// Keeps a replayed MAP until its leaf is wanted; one that is in memory already gets it now.
     pub(crate) fn postpone(&self, at: VirtualExtent, extent: ExtentId, blocks: Blocks) {
         let delta = Delta { slot: at.slot(), extent, blocks };
         self.pending.borrow_mut().entry(at.leaf()).or_default().push(delta);
+        if matches!(self.tree.borrow().get(at.leaf()), Found::Page(_)) {
+            self.apply_pending(at.leaf());
+        }
     }
 
     pub(super) fn apply_pending(&self, leaf: u64) {

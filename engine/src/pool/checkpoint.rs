@@ -67,7 +67,7 @@ impl<M: Machine> Store<M> {
         let root = RootPage {
             pool: self.identity.uuid,
             generation,
-            life: self.journal.life,
+            life: self.journal.life.get(),
             clean,
             journal: start,
             groups,

@@ -8,8 +8,12 @@ use super::layout::{Layout, label_places, lay_out, next_base, ring_pages, root_p
 use super::{OpenPool, Pool};
 use crate::error::{Error, Result};
 use crate::format::{
-    DEVICES_MAX, DeviceSlot, EXTENT_BYTES, JournalStart, LabelPage, NAME_BYTES_MAX, PAGE_BYTES, RootPage, TreeRoot,
+    DEVICES_MAX, DeviceSlot, EXTENT_BYTES, JournalStart, LabelPage, NAME_BYTES_MAX, PAGE_BYTES, RingPlace, RootPage,
+    TreeRoot,
 };
+
+/// Bytes written at once while a ring is cleared.
+const CLEAR_BYTES: usize = 1 << 20;
 
 /// What to make.
 #[derive(Clone, Debug)]
@@ -76,6 +80,9 @@ impl<M: Machine> Pool<M> {
             for place in root_places(label.size, root.generation) {
                 device.write(place, page.clone(), Durability::Cached).await?;
             }
+        }
+        for ring in &labels[0].rings {
+            clear_ring(machine, &devices[usize::from(ring.device)], ring).await?;
         }
         for device in &devices {
             device.flush().await?;
@@ -171,6 +178,18 @@ pub(super) async fn wipe<M: Machine>(machine: &M, device: &M::Device) -> Result<
     let zeros = machine.buffers().zeroed(super::layout::END_BYTES as usize).await.freeze();
     for place in label_places(device.geometry().size) {
         device.write(place, zeros.clone(), Durability::Cached).await?;
+    }
+    Ok(())
+}
+
+/// Writes zeros over a ring: in a sparse file that gives it its space, so the journal never meets a full file system.
+async fn clear_ring<M: Machine>(machine: &M, device: &M::Device, ring: &RingPlace) -> Result<()> {
+    let (mut page, end) = (ring.page, ring.page + ring.pages);
+    let zeros = machine.buffers().zeroed(CLEAR_BYTES).await.freeze();
+    while page < end {
+        let bytes = CLEAR_BYTES.min((end - page) as usize * PAGE_BYTES);
+        device.write(page * PAGE_BYTES as u64, zeros.slice(0..bytes), Durability::Cached).await?;
+        page += (bytes / PAGE_BYTES) as u64;
     }
     Ok(())
 }

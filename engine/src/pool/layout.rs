@@ -28,10 +28,10 @@ pub(crate) struct Layout {
     pub(crate) extents: u64,
 }
 
-/// A ring's pages for a pool whose first device has `size` bytes: a 256th, 128 KiB to 64 MiB. 64 MiB hold two million first
-/// writes between checkpoints.
+/// A ring's pages for a pool whose first device has `size` bytes: a 256th, 128 KiB to 32 MiB. A third of 32 MiB, where a
+/// checkpoint is due, holds 350,000 first writes.
 pub(crate) fn ring_pages(size: u64) -> u64 {
-    (size / 256).clamp(128 << 10, 64 << 20) / PAGE_BYTES as u64
+    (size / 256).clamp(128 << 10, 32 << 20) / PAGE_BYTES as u64
 }
 
 /// Lays out a device with `rings` rings (0 to 2) on it.

@@ -7,6 +7,8 @@ mod check;
 mod checkpoint;
 mod close;
 mod create;
+#[cfg(feature = "generator")]
+mod generate;
 mod identify;
 mod info;
 mod job;

@@ -61,7 +61,7 @@ impl<M: Machine> Pool<M> {
             created_ms: found.label.created_ms,
             rings: found.label.rings,
         };
-        let store = assemble(media, identity, &found.root, recovered.next, &options);
+        let store = assemble(media, identity, &found.root, recovered.next, recovered.covered(), &options);
         *store.read_only.borrow_mut() = found.read_only.clone();
         let root = &found.root;
         let clean = root.clean && recovered.batches.iter().all(|batch| batch.header.life == root.life);
@@ -83,12 +83,13 @@ fn assemble<M: Machine>(
     identity: Identity,
     root: &RootPage,
     next: JournalStart,
+    covered: u64,
     options: &OpenPool,
 ) -> Rc<Store<M>> {
     let dirty = Rc::new(Cell::new(0));
     let life = media.machine.random();
     let space = Space::new(media.clone(), root.groups, root.data_extents, root.meta_extents, dirty.clone());
-    let journal = Journal::new(media.clone(), root.pool, life, identity.rings, root.journal.position, next);
+    let journal = Journal::new(media.clone(), root.pool, life, identity.rings, root.journal.position, next, covered);
     Rc::new(Store {
         identity,
         media,
@@ -170,7 +171,7 @@ impl<M: Machine> Store<M> {
         let root = self.root.borrow().clone();
         let identity = Identity { name: self.identity.name.clone(), ..self.identity };
         let options = OpenPool { inspect: false, cache_bytes: Some(1 << 20) };
-        let view = assemble(self.media.clone(), identity, &root, root.journal, &options);
+        let view = assemble(self.media.clone(), identity, &root, root.journal, 0, &options);
         let mut info = RecoveryInfo::default();
         view.read_table(&mut info).await;
         view.read_groups().await;

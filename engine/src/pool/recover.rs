@@ -16,7 +16,7 @@ use plimsoll_hardware::Machine;
 use super::RecoveryInfo;
 use crate::error::Result;
 use crate::format::{Batch, Blocks, ExtentId, JournalStart, LabelPage, Record, RootPage};
-use crate::journal::{self, Tail};
+use crate::journal::{self, Beginning, Tail};
 use crate::media::Media;
 use crate::vdisk::Store;
 
@@ -38,6 +38,12 @@ impl Recovered {
         let end = journal::read(media, root.pool, &label.rings, root.journal, inspect).await;
         Recovered { batches: end.batches, next: end.next, damaged: end.damaged, healed: end.healed }
     }
+
+    /// The last batch that some batch, or the checkpoint, covers.
+    pub(super) fn covered(&self) -> u64 {
+        let first = self.batches.first().map_or(self.next.sequence, |batch| batch.header.sequence);
+        self.batches.iter().map(|batch| batch.header.covered).fold(first - 1, u64::max)
+    }
 }
 
 impl<M: Machine> Store<M> {
@@ -53,16 +59,13 @@ impl<M: Machine> Store<M> {
         let next = recovered.next.sequence;
         let survived = tail.as_ref().and_then(|tail| tail.recover(root.pool)).filter(|(owner, _)| *owner == life);
         let same_boot = survived.is_some();
-        let tail_records: Vec<Record> = survived
-            .into_iter()
-            .flat_map(|(_, halves)| halves)
-            .filter(|(sequence, _)| *sequence >= next)
-            .flat_map(|(_, records)| records)
-            .collect();
+        let halves: Vec<(u64, Vec<Record>)> =
+            survived.into_iter().flat_map(|(_, halves)| halves).filter(|(sequence, _)| *sequence >= next).collect();
+        let covered = recovered.covered();
         let mut dropped = known_drops(&recovered.batches);
         let mut new_drops = Vec::new();
         if !same_boot {
-            new_drops = self.disprove(&recovered.batches, &dropped).await;
+            new_drops = self.disprove(&recovered.batches, covered, &dropped).await;
             dropped.extend(new_drops.iter().copied());
         }
         for batch in &recovered.batches {
@@ -74,11 +77,11 @@ impl<M: Machine> Store<M> {
                 self.replay(record, root.generation).await;
             }
         }
-        for record in &tail_records {
+        for record in halves.iter().flat_map(|(_, records)| records) {
+            info.from_crash_memory += 1;
             self.replay(record, root.generation).await;
         }
         info.records_dropped = new_drops.len() as u64;
-        info.from_crash_memory = tail_records.len() as u64;
         if recovered.healed > 0 {
             info.warnings.push(format!("{} journal batches were healed from their other copy", recovered.healed));
         }
@@ -92,21 +95,20 @@ impl<M: Machine> Store<M> {
         if self.inspect {
             return Ok(());
         }
-        let mut first: Vec<Record> = new_drops.iter().map(|&(batch, index)| Record::Dropped { batch, index }).collect();
-        first.extend(tail_records);
+        let drops = new_drops.iter().map(|&(batch, index)| Record::Dropped { batch, index }).collect();
+        let beginning = Beginning { before: life, halves, drops, tail };
         if self.read_only.borrow().is_none() {
             if heal_root {
                 super::roots::write(&self.media, &root).await?;
             }
-            let begun = self.journal.begin_life(&first, tail).await;
+            let begun = self.journal.begin_life(beginning).await;
             begun.map_err(|failure| self.journal_failed(failure))?;
         }
         Ok(())
     }
 
     /// MAPs that nothing covers and whose data is not what they say.
-    async fn disprove(&self, batches: &[Batch], known: &HashSet<(u64, u32)>) -> Vec<(u64, u32)> {
-        let covered = batches.iter().map(|batch| batch.header.covered).max().unwrap_or(0);
+    async fn disprove(&self, batches: &[Batch], covered: u64, known: &HashSet<(u64, u32)>) -> Vec<(u64, u32)> {
         let proven = |batch: &&Batch| !batch.header.proven && batch.header.sequence > covered;
         let mut failed = Vec::new();
         for batch in batches.iter().filter(proven) {

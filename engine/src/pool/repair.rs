@@ -6,6 +6,7 @@ use super::Pool;
 use super::check::Mend;
 use crate::error::Result;
 use crate::format::GROUP_EXTENTS;
+use crate::journal::Beginning;
 use crate::tree::Found;
 
 impl<M: Machine> Pool<M> {
@@ -29,7 +30,9 @@ impl<M: Machine> Pool<M> {
         if mends.contains(&Mend::AcceptJournal) {
             // Its life begins now: what could be read is what counts from here on.
             self.store.read_only.borrow_mut().take();
-            let begun = self.store.journal.begin_life(&[], None).await;
+            let before = self.store.root.borrow().life;
+            let beginning = Beginning { before, halves: Vec::new(), drops: Vec::new(), tail: None };
+            let begun = self.store.journal.begin_life(beginning).await;
             begun.map_err(|failure| self.store.journal_failed(failure))?;
             self.start_background();
         }

@@ -1,0 +1,81 @@
+//! How requests are taken apart. What is wrong with one is a [`Problem`] that says where.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::BODY_BYTES_MAX;
+use crate::problem::Problem;
+
+/// A body of at most 1 MiB comes through a local socket in milliseconds; who takes longer has stopped.
+const BODY_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// A JSON body.
+pub(super) struct Body<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        let kind = kind.split(';').next().unwrap_or_default().trim().to_owned();
+        if kind != "application/json" && kind != "application/merge-patch+json" {
+            return Err(Problem::new("unsupported-media-type", format!("the body is {kind:?}, not application/json")));
+        }
+        let read = tokio::time::timeout(BODY_TIME_MAX, Bytes::from_request(request, state));
+        let bytes = read
+            .await
+            .map_err(|_| Problem::new("timeout", format!("the body did not come within {BODY_TIME_MAX:?}")))?
+            .map_err(|rejection| match rejection.status() {
+                StatusCode::PAYLOAD_TOO_LARGE => {
+                    Problem::new("too-large", format!("the body has more than {BODY_BYTES_MAX} bytes"))
+                }
+                _ => Problem::new("invalid-request", rejection.body_text()),
+            })?;
+        serde_json::from_slice(&bytes).map(Body).map_err(|error| Problem::new("invalid-request", error.to_string()))
+    }
+}
+
+/// The query.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Query(query) = Query::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| Problem::new("invalid-request", rejection.body_text()))?;
+        Ok(Self(query))
+    }
+}
+
+/// `?dry_run=true&force=in-use,not-empty`
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct How {
+    /// Answer a plan and change nothing.
+    #[serde(default)]
+    pub(super) dry_run: bool,
+    /// Checks to override, separated by commas.
+    #[serde(default)]
+    pub(super) force: String,
+}
+
+impl How {
+    pub(super) fn forced(&self) -> Vec<String> {
+        self.force.split(',').filter(|check| !check.is_empty()).map(str::to_owned).collect()
+    }
+}
+
+/// The version in `If-Match`.
+pub(super) fn if_match(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::IF_MATCH)?.to_str().ok()?;
+    Some(value.trim().trim_matches('"').to_owned())
+}

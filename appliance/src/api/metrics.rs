@@ -1,0 +1,123 @@
+//! `/metrics`: Prometheus text, made from the node's figures when it is asked for, so nothing is counted twice and the
+//! data path knows nothing of it. Names are `plimsoll_<noun>_<what>_<unit>`.
+
+use std::sync::atomic::AtomicU64;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::model::{CountersView, PoolState, PoolView, StatusView, VdiskView};
+use crate::node::NodeLink;
+use crate::problem::{Answer, Problem};
+
+type Labels = Vec<(&'static str, String)>;
+type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
+type Counters = Family<Labels, Counter>;
+
+pub(super) fn router() -> OpenApiRouter<NodeLink> {
+    OpenApiRouter::new().routes(routes!(metrics))
+}
+
+/// Prometheus text.
+#[utoipa::path(get, path = "/metrics", tag = "status", operation_id = "metrics",
+    responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
+async fn metrics(State(node): State<NodeLink>) -> Answer<Response> {
+    let figures = |node: crate::node::Node| async move { Ok((node.status(), node.pools(), node.vdisks(None)?)) };
+    let (status, pools, vdisks) = node.call(figures).await?;
+    let text = encode(&status, &pools, &vdisks)?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+fn encode(status: &StatusView, pools: &[PoolView], vdisks: &[VdiskView]) -> Answer<String> {
+    let mut registry = Registry::with_prefix("plimsoll");
+    node_metrics(&mut registry, status);
+    pool_metrics(&mut registry, pools);
+    vdisk_metrics(&mut registry, vdisks);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry)
+        .map_err(|error| Problem::new("internal", format!("the metrics cannot be written: {error}")))?;
+    Ok(text)
+}
+
+fn gauge(registry: &mut Registry, name: &str, help: &str, values: impl Iterator<Item = (Labels, f64)>) {
+    let family = Gauges::default();
+    for (labels, value) in values {
+        family.get_or_create(&labels).set(value);
+    }
+    registry.register(name, help, family);
+}
+
+fn node_metrics(registry: &mut Registry, status: &StatusView) {
+    let mut one = |name, help, value: f64| gauge(registry, name, help, [(Labels::new(), value)].into_iter());
+    one("node_ready", "1 when it serves", f64::from(u8::from(status.ready)));
+    one("node_clients", "Connected clients", status.clients as f64);
+    one("node_jobs_running", "Jobs under way", status.jobs_running as f64);
+    one("node_buffer_bytes", "Memory for I/O", status.buffer_bytes as f64);
+    one("node_buffer_free_bytes", "Memory for I/O that is not in use", status.buffer_free_bytes as f64);
+}
+
+fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
+    let labels = |pool: &PoolView| vec![("pool", pool.name.clone())];
+    let online = pools.iter().map(|pool| (labels(pool), f64::from(u8::from(pool.state == PoolState::Online))));
+    gauge(registry, "pool_online", "1 when it is open and writable", online);
+    type Figure = fn(&PoolView) -> Option<f64>;
+    let figures: [(&str, &str, Figure); 9] = [
+        ("pool_physical_bytes", "Space on all devices", |pool| pool.physical_bytes.map(|n| n as f64)),
+        ("pool_available_bytes", "Neither allocated nor reserved", |pool| pool.available_bytes.map(|n| n as f64)),
+        ("pool_utilized_bytes", "Allocated to data", |pool| pool.utilized_bytes.map(|n| n as f64)),
+        ("pool_metadata_bytes", "Allocated to metadata", |pool| pool.metadata_bytes.map(|n| n as f64)),
+        ("pool_reserved_bytes", "Kept back for metadata", |pool| pool.reserved_bytes.map(|n| n as f64)),
+        ("pool_quarantined_bytes", "Freed, not yet reusable", |pool| pool.quarantined_bytes.map(|n| n as f64)),
+        ("pool_designated_bytes", "Promised to guests", |pool| pool.designated_bytes.map(|n| n as f64)),
+        ("pool_overcommit_ratio", "Designated by physical", |pool| pool.overcommit_ratio),
+        ("pool_vdisks", "Vdisks", |pool| pool.vdisks.map(|n| n as f64)),
+    ];
+    for (name, help, figure) in figures {
+        let values = pools.iter().filter_map(|pool| Some((labels(pool), figure(pool)?)));
+        gauge(registry, name, help, values);
+    }
+    let sizes = pools.iter().flat_map(|pool| &pool.devices).filter_map(|device| {
+        Some((vec![("pool", device.pool.clone()), ("device", device.path.clone())], device.size_bytes? as f64))
+    });
+    gauge(registry, "device_size_bytes", "Size of a device", sizes);
+    type Count = fn(&CountersView) -> u64;
+    let counts: [(&str, &str, Count); 11] = [
+        ("pool_reads", "Reads", |counters| counters.reads),
+        ("pool_read_bytes", "Bytes read", |counters| counters.read_bytes),
+        ("pool_writes", "Writes", |counters| counters.writes),
+        ("pool_written_bytes", "Bytes written", |counters| counters.write_bytes),
+        ("pool_first_writes", "Writes that allocated", |counters| counters.first_writes),
+        ("pool_discards", "Discards", |counters| counters.discards),
+        ("pool_flushes", "Flushes", |counters| counters.flushes),
+        ("pool_journal_commits", "Commits of the journal", |counters| counters.journal_commits),
+        ("pool_checkpoints", "Checkpoints", |counters| counters.checkpoints),
+        ("pool_pages_healed", "Metadata pages healed from their copy", |counters| counters.pages_healed),
+        ("pool_pages_lost", "Metadata pages with both copies gone", |counters| counters.pages_lost),
+    ];
+    for (name, help, count) in counts {
+        let family = Counters::default();
+        for pool in pools {
+            if let Some(counters) = &pool.counters {
+                family.get_or_create(&labels(pool)).inc_by(count(counters));
+            }
+        }
+        registry.register(name, help, family);
+    }
+}
+
+fn vdisk_metrics(registry: &mut Registry, vdisks: &[VdiskView]) {
+    let labels = |vdisk: &VdiskView| vec![("pool", vdisk.pool.clone()), ("vdisk", vdisk.vdisk.clone())];
+    let designated = vdisks.iter().map(|vdisk| (labels(vdisk), vdisk.designated_bytes as f64));
+    gauge(registry, "vdisk_designated_bytes", "Size shown to the guest", designated);
+    let backed = vdisks.iter().map(|vdisk| (labels(vdisk), vdisk.backed_bytes as f64));
+    gauge(registry, "vdisk_backed_bytes", "Physical space behind it", backed);
+    let clients = vdisks.iter().map(|vdisk| (labels(vdisk), vdisk.clients as f64));
+    gauge(registry, "vdisk_clients", "Connected clients", clients);
+}

@@ -1,0 +1,449 @@
+//! The command line as clap parses it. Every help text starts with two examples.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::name::VdiskName;
+use crate::units::Size;
+
+/// Examples in front of a help text.
+macro_rules! examples {
+    ($($line:literal),+) => { concat!("Examples:\n", $("  ", $line, "\n"),+) };
+}
+
+/// Thin-provisioned block storage: daemon and client in one.
+#[derive(Debug, Parser)]
+#[command(name = "plimsoll", version, before_help = examples!["plimsoll serve", "plimsoll vdisk create tank/db1 --size 2T"])]
+#[command(after_help = "Without a command it serves the embedded default under ./plimsoll-data.\n\
+    Exit codes: 0 done, 1 internal, 2 usage, 3 not found, 4 conflict, 5 refused, 6 daemon unreachable, 7 out of space, \
+    8 degraded, 9 timeout.")]
+pub(super) struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct Global {
+    /// Where the daemon keeps its state and its sockets [default: plimsoll-data]
+    #[arg(long, global = true, env = "PLIMSOLL_STATE_DIR", value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+    /// How to print
+    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", help_heading = "Output")]
+    pub(super) output: Option<Format>,
+    /// The same as -o json
+    #[arg(long, global = true, conflicts_with = "output", help_heading = "Output")]
+    pub(super) json: bool,
+    /// Fields to print, in this order
+    #[arg(long, global = true, value_delimiter = ',', value_name = "FIELD,...", help_heading = "Output")]
+    pub(super) columns: Vec<String>,
+    /// Sort by a field; -FIELD for the other way round
+    #[arg(long, global = true, value_name = "FIELD", allow_hyphen_values = true, help_heading = "Output")]
+    pub(super) sort: Option<String>,
+    /// Print only what fits: 'used_pct>80', 'state=online', 'name~db'
+    #[arg(long, global = true, value_name = "EXPRESSION", help_heading = "Output")]
+    pub(super) filter: Vec<String>,
+    /// No headings
+    #[arg(long, global = true, help_heading = "Output")]
+    pub(super) no_headings: bool,
+    /// Exact numbers of bytes
+    #[arg(long, global = true, help_heading = "Output")]
+    pub(super) bytes: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    Table,
+    Wide,
+    Json,
+    Jsonl,
+    Csv,
+    Name,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the daemon
+    #[command(before_help = examples!["plimsoll serve", "plimsoll serve --config /etc/plimsoll.toml"])]
+    Serve(Serve),
+    /// Show the daemon at a glance
+    #[command(before_help = examples!["plimsoll status", "plimsoll status --json"])]
+    Status,
+    /// Pools: devices managed as one body of space
+    #[command(subcommand, before_help = examples!["plimsoll pool create tank --device /dev/nvme0n1", "plimsoll pool check tank"])]
+    Pool(Pool),
+    /// Vdisks: virtual disks that take space when they are written
+    #[command(subcommand, before_help = examples!["plimsoll vdisk create tank/db1 --size 2T", "plimsoll vdisk list"])]
+    Vdisk(Vdisk),
+    /// Exports: how vdisks are offered to initiators
+    #[command(subcommand, before_help = examples!["plimsoll export list", "plimsoll export add tank/db1 --nbd --read-only"])]
+    Export(Export),
+    /// Devices of this machine
+    #[command(subcommand, before_help = examples!["plimsoll device list", "plimsoll device show /dev/nvme0n1"])]
+    Device(Device),
+    /// Long work
+    #[command(subcommand, before_help = examples!["plimsoll job list", "plimsoll job watch tank.7"])]
+    Job(Job),
+    /// Print a completion script
+    #[command(before_help = examples!["plimsoll completions bash > /etc/bash_completion.d/plimsoll", "plimsoll completions zsh"])]
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct Serve {
+    /// A TOML file with what differs from the defaults
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Make no embedded pool
+    #[arg(long)]
+    pub(super) bare: bool,
+    /// Serve NBD at this address instead of loopback port 10809; may be given several times
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(super) nbd_listen: Vec<SocketAddr>,
+}
+
+/// What commands that change something take.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct DryRun {
+    /// Print what would be done and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+/// What commands that destroy something take.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct Danger {
+    #[command(flatten)]
+    pub(super) how: DryRun,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(super) yes: bool,
+    #[command(flatten)]
+    pub(super) force: Force,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct Force {
+    /// Override a check by its name; without a name, all that can be
+    #[arg(long, value_name = "CHECK", num_args = 0..=1, require_equals = true, default_missing_value = "all", value_delimiter = ',')]
+    pub(super) force: Vec<String>,
+}
+
+/// Whether to wait for a job.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct Wait {
+    /// Wait until the job has ended (the default on a terminal)
+    #[arg(long, overrides_with = "no_wait")]
+    pub(super) wait: bool,
+    /// Print the job and leave it alone
+    #[arg(long)]
+    pub(super) no_wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Pool {
+    /// List pools
+    #[command(visible_alias = "ls", before_help = examples!["plimsoll pool list", "plimsoll pool list --filter 'used_pct>80'"])]
+    List,
+    /// Show a pool
+    #[command(before_help = examples!["plimsoll pool show tank", "plimsoll pool show tank --json"])]
+    Show { pool: String },
+    /// Make a pool
+    #[command(before_help = examples!["plimsoll pool create tank --device /dev/nvme0n1", "plimsoll pool create tank --device /dev/sda --device /dev/sdb --dry-run"])]
+    Create(PoolCreate),
+    /// Add a device to a pool
+    #[command(before_help = examples!["plimsoll pool add-device tank --device /dev/nvme1n1", "plimsoll pool add-device tank --device /srv/more.img"])]
+    AddDevice(PoolAddDevice),
+    /// Serve a pool that was made elsewhere, or try an unavailable one again
+    #[command(before_help = examples!["plimsoll pool import /dev/nvme0n1", "plimsoll pool import --name tank"])]
+    Import(PoolImport),
+    /// Close a pool and let it go
+    #[command(before_help = examples!["plimsoll pool export tank", "plimsoll pool export tank --yes"])]
+    Export {
+        pool: String,
+        #[command(flatten)]
+        danger: Danger,
+    },
+    /// Check all metadata of a pool; exit code 8 when there are findings
+    #[command(before_help = examples!["plimsoll pool check tank", "plimsoll pool check --device /dev/nvme0n1"])]
+    Check(PoolCheck),
+    /// Destroy a pool
+    #[command(visible_alias = "rm", before_help = examples!["plimsoll pool delete tank", "plimsoll pool delete tank --yes --force=not-empty"])]
+    Delete {
+        pool: String,
+        #[command(flatten)]
+        danger: Danger,
+        /// Succeed when it is not there
+        #[arg(long)]
+        if_exists: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PoolCreate {
+    /// Its name
+    pub(super) pool: String,
+    /// A block device, or a regular file that exists; may be given several times
+    #[arg(long = "device", value_name = "PATH", required = true)]
+    pub(super) devices: Vec<String>,
+    /// Unit of allocation: a power of two from 64K to 1M
+    #[arg(long, value_name = "SIZE")]
+    pub(super) extent_size: Option<Size>,
+    /// Go through the page cache, for file systems without direct I/O
+    #[arg(long)]
+    pub(super) buffered: bool,
+    #[command(flatten)]
+    pub(super) force: Force,
+    #[command(flatten)]
+    pub(super) how: DryRun,
+    /// Succeed when it is there already
+    #[arg(long)]
+    pub(super) if_not_exists: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PoolAddDevice {
+    pub(super) pool: String,
+    /// A block device, or a regular file that exists
+    #[arg(long = "device", value_name = "PATH")]
+    pub(super) device: String,
+    /// Go through the page cache, for file systems without direct I/O
+    #[arg(long)]
+    pub(super) buffered: bool,
+    #[command(flatten)]
+    pub(super) force: Force,
+    #[command(flatten)]
+    pub(super) how: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PoolImport {
+    /// Paths of its devices; others are found by their labels
+    #[arg(value_name = "PATH", required_unless_present = "name")]
+    pub(super) paths: Vec<String>,
+    /// A known pool that is unavailable
+    #[arg(long, value_name = "POOL")]
+    pub(super) name: Option<String>,
+    /// Go through the page cache, for file systems without direct I/O
+    #[arg(long)]
+    pub(super) buffered: bool,
+    #[command(flatten)]
+    pub(super) how: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PoolCheck {
+    /// The pool
+    #[arg(required_unless_present = "devices")]
+    pub(super) pool: Option<String>,
+    /// Check offline, without a daemon, the pool on these devices
+    #[arg(long = "device", value_name = "PATH", conflicts_with = "pool")]
+    pub(super) devices: Vec<String>,
+    /// List what a repair would do; with --yes, do it
+    #[arg(long)]
+    pub(super) repair: bool,
+    /// Repair without asking
+    #[arg(short, long, requires = "repair")]
+    pub(super) yes: bool,
+    /// Only list what a repair would do
+    #[arg(long, requires = "repair")]
+    pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) wait: Wait,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Vdisk {
+    /// List vdisks
+    #[command(visible_alias = "ls", before_help = examples!["plimsoll vdisk list", "plimsoll vdisk list --pool tank --sort -backed_bytes"])]
+    List {
+        /// Only those of this pool
+        #[arg(long)]
+        pool: Option<String>,
+    },
+    /// Show a vdisk
+    #[command(before_help = examples!["plimsoll vdisk show tank/db1", "plimsoll vdisk show tank/db1 --bytes"])]
+    Show { vdisk: VdiskName },
+    /// Make a vdisk
+    #[command(before_help = examples!["plimsoll vdisk create tank/db1 --size 2T", "plimsoll vdisk create tank/db1 --size 100G --sector 4096"])]
+    Create(VdiskCreate),
+    /// Change a vdisk
+    #[command(visible_alias = "resize", before_help = examples!["plimsoll vdisk set tank/db1 --size +10G", "plimsoll vdisk set tank/db1 --size 1T --discard-tail"])]
+    Set(VdiskSet),
+    /// Delete a vdisk
+    #[command(visible_alias = "rm", before_help = examples!["plimsoll vdisk delete tank/db1", "plimsoll vdisk delete tank/db1 --yes --force=in-use"])]
+    Delete {
+        vdisk: VdiskName,
+        #[command(flatten)]
+        danger: Danger,
+        #[command(flatten)]
+        wait: Wait,
+        /// Succeed when it is not there
+        #[arg(long)]
+        if_exists: bool,
+        /// Only if it has this version
+        #[arg(long, value_name = "VERSION")]
+        if_version: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VdiskCreate {
+    pub(super) vdisk: VdiskName,
+    /// Size shown to the guest: 10G is 10 GiB, 10GB is 10^10 bytes, 80% is of the pool
+    #[arg(long)]
+    pub(super) size: Size,
+    /// What the initiator addresses: 512 or 4096
+    #[arg(long, value_name = "BYTES")]
+    pub(super) sector: Option<Size>,
+    /// off: every acknowledged write survives power loss
+    #[arg(long, value_name = "on|off", value_parser = ["on", "off"])]
+    pub(super) write_cache: Option<String>,
+    #[command(flatten)]
+    pub(super) how: DryRun,
+    /// Succeed when it is there already
+    #[arg(long)]
+    pub(super) if_not_exists: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct VdiskSet {
+    pub(super) vdisk: VdiskName,
+    /// New size; +10G is relative, 150% is of the size now
+    #[arg(long)]
+    pub(super) size: Size,
+    /// Give up what is backed beyond the new size
+    #[arg(long)]
+    pub(super) discard_tail: bool,
+    /// Only if it has this version
+    #[arg(long, value_name = "VERSION")]
+    pub(super) if_version: Option<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(super) yes: bool,
+    #[command(flatten)]
+    pub(super) how: DryRun,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Export {
+    /// List exports
+    #[command(visible_alias = "ls", before_help = examples!["plimsoll export list", "plimsoll export list -o wide"])]
+    List,
+    /// Offer a vdisk, or change how it is offered
+    #[command(before_help = examples!["plimsoll export add tank/db1 --nbd", "plimsoll export add tank/db1 --nbd --read-only"])]
+    Add {
+        vdisk: VdiskName,
+        /// Over NBD, which is the default
+        #[arg(long)]
+        nbd: bool,
+        /// Refuse writes
+        #[arg(long)]
+        read_only: bool,
+        #[command(flatten)]
+        how: DryRun,
+    },
+    /// Offer a vdisk no longer
+    #[command(visible_alias = "rm", before_help = examples!["plimsoll export remove tank/db1", "plimsoll export remove tank/db1 --nbd --force=in-use"])]
+    Remove {
+        vdisk: VdiskName,
+        /// Over NBD, which is the default
+        #[arg(long)]
+        nbd: bool,
+        #[command(flatten)]
+        force: Force,
+        #[command(flatten)]
+        how: DryRun,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Device {
+    /// List the block devices of this machine
+    #[command(visible_alias = "ls", before_help = examples!["plimsoll device list", "plimsoll device list -o wide"])]
+    List,
+    /// Show a device
+    #[command(before_help = examples!["plimsoll device show /dev/nvme0n1", "plimsoll device show /srv/pool.img --json"])]
+    Show { path: String },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Job {
+    /// List jobs
+    #[command(visible_alias = "ls", before_help = examples!["plimsoll job list", "plimsoll job list --filter state=running"])]
+    List,
+    /// Show a job
+    #[command(before_help = examples!["plimsoll job show 1", "plimsoll job show tank.7 --json"])]
+    Show { id: String },
+    /// Wait until a job has ended
+    #[command(before_help = examples!["plimsoll job watch 1", "plimsoll job watch tank.7"])]
+    Watch { id: String },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_help_starts_with_examples() {
+        fn visit(command: &clap::Command) {
+            let mut command = command.clone();
+            let help = command.render_help().to_string();
+            assert!(help.starts_with("Examples:\n  plimsoll "), "{}: {help}", command.get_name());
+            for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+                visit(inner);
+            }
+        }
+        Cli::command().debug_assert();
+        visit(&Cli::command());
+    }
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn objects_sizes_and_checks_are_parsed() {
+        let cli = parse("plimsoll vdisk create tank/db1 --size 10G --sector 4096 --state-dir /x --json").unwrap();
+        assert!(cli.global.json);
+        let Some(Command::Vdisk(Vdisk::Create(create))) = cli.command else { panic!("not a create") };
+        assert_eq!((create.vdisk.to_string().as_str(), create.size), ("tank/db1", Size::Exact(10 << 30)));
+        let cli = parse("plimsoll vdisk resize tank/db1 --size +10G").unwrap();
+        assert!(matches!(cli.command, Some(Command::Vdisk(Vdisk::Set(set))) if set.size == Size::More(10 << 30)));
+        let cli = parse("plimsoll vdisk rm tank/db1 --yes --force=in-use").unwrap();
+        let Some(Command::Vdisk(Vdisk::Delete { danger, .. })) = cli.command else { panic!("not a delete") };
+        assert_eq!(danger.force.force, ["in-use"]);
+        let cli = parse("plimsoll pool create tank --device a --device b --force").unwrap();
+        let Some(Command::Pool(Pool::Create(create))) = cli.command else { panic!("not a create") };
+        assert_eq!((create.devices.len(), create.force.force), (2, vec!["all".to_owned()]));
+        assert!(parse("plimsoll").unwrap().command.is_none());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_a_usage_error() {
+        for line in [
+            "plimsoll vdisk create tank --size 10G",
+            "plimsoll vdisk create tank/db1",
+            "plimsoll vdisk create tank/db1 --size lots",
+            "plimsoll pool create tank",
+            "plimsoll pool check",
+            "plimsoll pool check tank --device x",
+            "plimsoll pool import",
+            "plimsoll serve --nbd-listen nowhere",
+            "plimsoll pol list",
+        ] {
+            assert_eq!(parse(line).err().map(|error| error.exit_code()), Some(2), "{line}");
+        }
+        let error = parse("plimsoll vdsk list").unwrap_err().to_string();
+        assert!(error.contains("vdisk"), "{error}");
+    }
+}

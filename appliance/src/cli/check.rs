@@ -1,0 +1,128 @@
+//! `plimsoll pool check`: through the daemon, or offline on devices when none runs. Exit code 8 when there are findings
+//! that are still there afterwards.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::args::PoolCheck;
+use super::client::Request;
+use super::confirm::confirm;
+use super::job::watch_answer;
+use super::offline::Offline;
+use super::render::{print, steps};
+use super::run::Context;
+use super::{pool, table};
+use crate::model::{CheckView, RepairView};
+use crate::node::state::State;
+use crate::problem::{Answer, Problem};
+
+const DEGRADED: u8 = 8;
+
+pub(super) fn check(cx: &Context<'_>, args: &PoolCheck) -> Answer<ExitCode> {
+    let Some(name) = &args.pool else { return offline(cx, args, &args.devices) };
+    match online(cx, args, name) {
+        // Without a daemon the state file knows where the devices are.
+        Err(problem) if problem.code == "unreachable" => {
+            let state = State::load(cx.client.dir())?;
+            let Some(known) = state.pools.iter().find(|pool| pool.name == *name) else { return Err(problem) };
+            let devices: Vec<String> = known.devices.iter().map(|device| device.path.clone()).collect();
+            eprintln!("no daemon runs; pool {name} is checked offline");
+            offline(cx, args, &devices)
+        }
+        result => result,
+    }
+}
+
+fn online(cx: &Context<'_>, args: &PoolCheck, name: &str) -> Answer<ExitCode> {
+    let target = pool::target(name);
+    let start = |action: &str| cx.client.send(Request::new("POST", &format!("{target}/{action}")));
+    let job = start("check")?;
+    if !args.wait.or(true) && !args.repair {
+        cx.render.changed(&format!("job {} has begun", super::filter::text(&job["id"])), &job)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let found = watch_answer(&cx.client, &job)?["check"].take();
+    report(cx, &found, !args.repair)?;
+    if !args.repair {
+        return Ok(code(&found));
+    }
+    let planned = watch_answer(&cx.client, &start("repair?dry_run=true")?)?["repair"].take();
+    if !may_repair(cx, args, &planned)? {
+        return Ok(code(&found));
+    }
+    let repaired = watch_answer(&cx.client, &start("repair")?)?["repair"].take();
+    report_repair(cx, &repaired)?;
+    // A new key: this is another check, not the first one again.
+    let again = super::client::Client::new(cx.client.dir());
+    let job = again.send(Request::new("POST", &format!("{target}/check")))?;
+    Ok(code(&watch_answer(&again, &job)?["check"]))
+}
+
+fn offline(cx: &Context<'_>, args: &PoolCheck, devices: &[String]) -> Answer<ExitCode> {
+    let offline = Offline::new()?;
+    let (found, planned) = offline.check(devices, args.repair)?;
+    let value =
+        |view: &CheckView| serde_json::to_value(view).map_err(|error| Problem::new("internal", error.to_string()));
+    let repair =
+        |view: &RepairView| serde_json::to_value(view).map_err(|error| Problem::new("internal", error.to_string()));
+    report(cx, &value(&found)?, !args.repair)?;
+    let Some(planned) = planned else { return Ok(code(&value(&found)?)) };
+    if !may_repair(cx, args, &repair(&planned)?)? {
+        return Ok(code(&value(&found)?));
+    }
+    let (repaired, again) = offline.repair(devices)?;
+    report_repair(cx, &repair(&repaired)?)?;
+    Ok(code(&value(&again)?))
+}
+
+/// Prints the plan; whether to go on.
+fn may_repair(cx: &Context<'_>, args: &PoolCheck, planned: &Value) -> Answer<bool> {
+    if steps(planned).is_empty() || args.dry_run {
+        cx.render.plan(planned)?;
+        return Ok(false);
+    }
+    if cx.render.is_for_people() {
+        cx.render.plan(planned)?;
+    }
+    let command = match &args.pool {
+        Some(pool) => format!("plimsoll pool check {pool} --repair"),
+        None => format!("plimsoll pool check --repair --device {}", args.devices.join(" --device ")),
+    };
+    confirm(args.yes, &steps(planned), &command)?;
+    Ok(true)
+}
+
+fn report(cx: &Context<'_>, found: &Value, last: bool) -> Answer<()> {
+    if !cx.render.is_for_people() {
+        // With a repair to come, its result is the data.
+        return if last { cx.render.object(found) } else { Ok(()) };
+    }
+    let findings = found["findings"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut lines = String::new();
+    if !findings.is_empty() {
+        lines += &table::list(findings, table::FINDING.normal, true, false);
+    }
+    let figure = |field: &str| super::filter::text(&found[field]);
+    lines += &format!(
+        "pool {}: {} findings, {} leaked extents; {} pages read, {} extents and {} vdisks checked\n",
+        figure("pool"),
+        findings.len(),
+        figure("leaked_extents"),
+        figure("pages_read"),
+        figure("extents_checked"),
+        figure("vdisks_checked"),
+    );
+    print(&lines)
+}
+
+fn report_repair(cx: &Context<'_>, repaired: &Value) -> Answer<()> {
+    if !cx.render.is_for_people() {
+        return cx.render.object(repaired);
+    }
+    print(&steps(repaired).iter().map(|step| format!("done: {step}\n")).collect::<String>())
+}
+
+fn code(found: &Value) -> ExitCode {
+    if found["clean"] == Value::Bool(true) { ExitCode::SUCCESS } else { ExitCode::from(DEGRADED) }
+}

@@ -1,0 +1,72 @@
+//! The command line: `plimsoll NOUN VERB [OBJECT] [--options]`.
+//!
+//! A client of the REST API that can do nothing that the API can't; the two exceptions need no daemon: `serve`, which is
+//! one, and the offline `pool check --device`. Data goes to stdout and everything else to stderr. Exit codes are those of
+//! [`Problem::exit_code`](crate::problem::Problem::exit_code).
+
+mod args;
+mod check;
+mod client;
+mod confirm;
+mod filter;
+mod job;
+mod objects;
+mod offline;
+mod pool;
+mod render;
+mod run;
+mod table;
+#[cfg(test)]
+mod tests;
+mod vdisk;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::daemon::{ServeOptions, serve};
+use crate::problem::Problem;
+use args::{Cli, Command, Serve};
+
+/// Parses the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let (what, result) = match cli.command {
+        None => ("serve".to_owned(), serve_with(&cli.global, Serve::default())),
+        Some(Command::Serve(options)) => ("serve".to_owned(), serve_with(&cli.global, options)),
+        Some(Command::Completions { shell }) => {
+            clap_complete::generate(shell, &mut Cli::command(), "plimsoll", &mut std::io::stdout());
+            return ExitCode::SUCCESS;
+        }
+        Some(command) => run::run(&cli.global, command),
+    };
+    match result {
+        Ok(code) => code,
+        Err(problem) => {
+            complain(&what, &problem);
+            ExitCode::from(problem.exit_code())
+        }
+    }
+}
+
+fn serve_with(global: &args::Global, options: Serve) -> Result<ExitCode, Problem> {
+    serve(&ServeOptions {
+        state_dir: global.state_dir.clone(),
+        config: options.config,
+        bare: options.bare,
+        nbd_listen: options.nbd_listen,
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Three lines: what failed, why, what to do.
+fn complain(what: &str, problem: &Problem) {
+    let mut to = std::io::stderr().lock();
+    let mut text = format!("error: cannot {what} [{}]\n  {}\n", problem.code, problem.detail.replace('\n', "\n  "));
+    if let Some(hint) = &problem.hint {
+        text += &format!("hint: {hint}\n");
+    }
+    // There is nowhere else to say it.
+    let _ = to.write_all(text.as_bytes());
+}

@@ -1,0 +1,86 @@
+//! From a parsed command to what is done. Answers what was tried, in words for an error, and how it went.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::args::{Command, Device, Export, Global, Job, Pool, Vdisk};
+use super::client::Client;
+use super::render::Render;
+use super::{check, objects, pool, vdisk};
+use crate::daemon::STATE_DIR_DEFAULT;
+use crate::problem::Answer;
+
+/// What every command works with.
+pub(super) struct Context<'a> {
+    pub(super) client: Client,
+    pub(super) render: Render<'a>,
+}
+
+pub(super) fn run(global: &Global, command: Command) -> (String, Answer<ExitCode>) {
+    let dir = global.state_dir.clone().unwrap_or_else(|| PathBuf::from(STATE_DIR_DEFAULT));
+    let context = Context { client: Client::new(&dir), render: Render::new(global) };
+    let cx = &context;
+    let done = |result: Answer<()>| result.map(|()| ExitCode::SUCCESS);
+    match command {
+        Command::Pool(Pool::Check(args)) => {
+            let what = args.pool.as_ref().map_or("check the devices".to_owned(), |pool| format!("check pool {pool}"));
+            (what, check::check(cx, &args))
+        }
+        Command::Status => ("show the status".to_owned(), done(objects::status(cx))),
+        Command::Pool(command) => (named_pool(&command), done(pool::run(cx, command))),
+        Command::Vdisk(command) => (named_vdisk(&command), done(vdisk::run(cx, command))),
+        Command::Export(command) => (named_export(&command), done(objects::export(cx, command))),
+        Command::Device(command) => (named_device(&command), done(objects::device(cx, command))),
+        Command::Job(command) => (named_job(&command), objects::job(cx, command)),
+        Command::Serve(_) | Command::Completions { .. } => unreachable!("done before"),
+    }
+}
+
+fn named_pool(command: &Pool) -> String {
+    match command {
+        Pool::List => "list pools".to_owned(),
+        Pool::Show { pool } => format!("show pool {pool}"),
+        Pool::Create(args) => format!("create pool {}", args.pool),
+        Pool::AddDevice(args) => format!("add {} to pool {}", args.device, args.pool),
+        Pool::Import(args) => match &args.name {
+            Some(name) => format!("import pool {name}"),
+            None => format!("import a pool from {}", args.paths.join(" ")),
+        },
+        Pool::Export { pool, .. } => format!("export pool {pool}"),
+        Pool::Check(_) => "check a pool".to_owned(),
+        Pool::Delete { pool, .. } => format!("delete pool {pool}"),
+    }
+}
+
+fn named_vdisk(command: &Vdisk) -> String {
+    match command {
+        Vdisk::List { .. } => "list vdisks".to_owned(),
+        Vdisk::Show { vdisk } => format!("show vdisk {vdisk}"),
+        Vdisk::Create(args) => format!("create vdisk {}", args.vdisk),
+        Vdisk::Set(args) => format!("change vdisk {}", args.vdisk),
+        Vdisk::Delete { vdisk, .. } => format!("delete vdisk {vdisk}"),
+    }
+}
+
+fn named_export(command: &Export) -> String {
+    match command {
+        Export::List => "list exports".to_owned(),
+        Export::Add { vdisk, .. } => format!("export {vdisk}"),
+        Export::Remove { vdisk, .. } => format!("remove the export of {vdisk}"),
+    }
+}
+
+fn named_device(command: &Device) -> String {
+    match command {
+        Device::List => "list devices".to_owned(),
+        Device::Show { path } => format!("show device {path}"),
+    }
+}
+
+fn named_job(command: &Job) -> String {
+    match command {
+        Job::List => "list jobs".to_owned(),
+        Job::Show { id } => format!("show job {id}"),
+        Job::Watch { id } => format!("watch job {id}"),
+    }
+}

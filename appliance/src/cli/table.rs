@@ -1,0 +1,168 @@
+//! Tables for people: which fields of an object are shown, and how a value is written.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde_json::Value;
+
+use super::filter::text;
+use crate::units::iec;
+
+/// Fields of a kind of object: those of a table, and those that `-o wide` adds.
+pub(super) struct Columns {
+    pub(super) normal: &'static [&'static str],
+    pub(super) wide: &'static [&'static str],
+}
+
+pub(super) const POOL: Columns = Columns {
+    normal: &[
+        "name",
+        "state",
+        "physical_bytes",
+        "utilized_bytes",
+        "available_bytes",
+        "used_pct",
+        "designated_bytes",
+        "overcommit_ratio",
+        "vdisks",
+    ],
+    wide: &["metadata_bytes", "reserved_bytes", "extent_bytes", "uuid", "reason"],
+};
+pub(super) const VDISK: Columns = Columns {
+    normal: &["name", "state", "designated_bytes", "backed_bytes", "backed_pct", "clients"],
+    wide: &["sector_bytes", "write_cache", "created_at", "uuid", "version"],
+};
+pub(super) const EXPORT: Columns =
+    Columns { normal: &["name", "protocol", "visible", "read_only", "clients"], wide: &["implicit", "uris"] };
+pub(super) const DEVICE: Columns = Columns {
+    normal: &["path", "kind", "size_bytes", "pool", "holds", "users"],
+    wide: &["model", "rotational", "read_only"],
+};
+pub(super) const JOB: Columns =
+    Columns { normal: &["id", "kind", "object", "state", "done", "total", "unit", "done_pct"], wide: &["problem"] };
+pub(super) const FINDING: Columns =
+    Columns { normal: &["kind", "loss", "vdisk", "offset_bytes", "length_bytes", "message"], wide: &[] };
+
+/// How a field is written for people.
+pub(super) fn human(field: &str, value: &Value, exact: bool) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::Array(items) if items.is_empty() => "-".to_owned(),
+        Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
+        Value::Number(number) if field.ends_with("_bytes") && !exact => match number.as_i64() {
+            Some(negative) if negative < 0 => format!("-{}", iec(negative.unsigned_abs())),
+            _ => iec(number.as_u64().unwrap_or(0)),
+        },
+        Value::Number(number) if field.ends_with("_pct") => format!("{:.1} %", number.as_f64().unwrap_or(0.0)),
+        Value::Number(number) if field.ends_with("_ratio") => format!("{:.2}", number.as_f64().unwrap_or(0.0)),
+        Value::Object(object) => match object.get("detail") {
+            Some(detail) => text(detail),
+            None => value.to_string(),
+        },
+        other => text(other),
+    }
+}
+
+/// A list as a table.
+pub(super) fn list(items: &[Value], fields: &[&str], headings: bool, exact: bool) -> String {
+    let mut table = plain();
+    if headings {
+        table.set_header(fields.iter().map(|field| heading(field)));
+    }
+    for item in items {
+        table.add_row(fields.iter().map(|field| human(field, item.get(field).unwrap_or(&Value::Null), exact)));
+    }
+    for (index, field) in fields.iter().enumerate() {
+        let is_number = |item: &Value| item.get(field).is_none_or(|value| value.is_number() || value.is_null());
+        if !items.is_empty()
+            && items.iter().all(is_number)
+            && let Some(column) = table.column_mut(index)
+        {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    finish(&table)
+}
+
+/// One object as lines of field and value; what is inside it behind, as tables.
+pub(super) fn object(value: &Value, exact: bool) -> String {
+    let mut table = plain();
+    let mut inner = String::new();
+    for (field, value) in value.as_object().into_iter().flatten() {
+        match value {
+            Value::Array(items) if items.iter().any(Value::is_object) => {
+                let fields: Vec<&str> =
+                    items[0].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+                inner += &format!("\n{}\n{}", heading(field), list(items, &fields, true, exact));
+            }
+            Value::Object(_) if value.get("detail").is_none() => {
+                inner += &format!("\n{}\n{}", heading(field), object(value, exact));
+            }
+            _ if field == "schema" => {}
+            _ => {
+                table.add_row([field.clone(), human(field, value, exact)]);
+            }
+        }
+    }
+    finish(&table) + &inner
+}
+
+fn heading(field: &str) -> String {
+    let short = field.strip_suffix("_bytes").or_else(|| field.strip_suffix("_at")).unwrap_or(field);
+    short.replace("_pct", " %").replace('_', " ").to_uppercase()
+}
+
+/// No lines, two spaces between columns: easy to read, cut and search.
+fn plain() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table
+}
+
+fn finish(table: &Table) -> String {
+    let mut text = String::new();
+    for line in table.lines() {
+        let line = line.trim_end();
+        text += line.strip_prefix(' ').unwrap_or(line);
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_list_is_a_table_with_units_and_right_aligned_numbers() {
+        let items = [
+            json!({"name": "tank/db1", "designated_bytes": 10737418240_u64, "backed_pct": 0.5, "clients": 2, "x": null}),
+            json!({"name": "tank/web", "designated_bytes": 512, "backed_pct": 100.0, "clients": 10, "x": true}),
+        ];
+        let fields = ["name", "designated_bytes", "backed_pct", "clients", "x"];
+        let expected = "\
+NAME      DESIGNATED  BACKED %  CLIENTS  X
+tank/db1      10 GiB     0.5 %        2  -
+tank/web       512 B   100.0 %       10  yes
+";
+        assert_eq!(list(&items, &fields, true, false), expected);
+        let exact = list(&items, &fields[..2], false, true);
+        assert_eq!(exact, "tank/db1  10737418240\ntank/web          512\n");
+    }
+
+    #[test]
+    fn an_object_is_lines_and_its_parts_are_tables_behind() {
+        let value = json!({"schema": "s", "name": "tank", "overcommit_bytes": -1024, "reason": null,
+            "devices": [{"path": "/dev/a", "size_bytes": 1024}]});
+        let expected = "\
+name              tank
+overcommit_bytes  -1 KiB
+reason            -
+
+DEVICES
+PATH     SIZE
+/dev/a  1 KiB
+";
+        assert_eq!(object(&value, false), expected);
+    }
+}

@@ -1,0 +1,226 @@
+//! The API over its Unix socket, through the client of the command line, against a node with real files.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use plimsoll_hardware::{Reactor, ReactorConfig};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use super::client::{Client, Request};
+use super::job::watch_answer;
+use crate::api;
+use crate::node::Node;
+use crate::node::directory::control_socket;
+
+const DEVICE_BYTES: u64 = 128 << 20;
+
+/// A daemon in a thread; closed cleanly when dropped.
+struct Daemon {
+    client: Client,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Daemon {
+    fn start(dir: &Path) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let (started, ready) = mpsc::channel();
+        let state: PathBuf = dir.to_owned();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            let config = ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() };
+            let reactor = Reactor::new(config).unwrap();
+            let node = Node::new(reactor.handle(), &state, None).unwrap();
+            reactor.block_on(async {
+                node.open_known_pools().await;
+                let server = {
+                    let _inside = runtime.enter();
+                    api::serve(&control_socket(&state), api::router(node.link())).unwrap()
+                };
+                node.set_ready();
+                started.send(()).unwrap();
+                stopped.await.unwrap();
+                let (done, ended) = oneshot::channel();
+                runtime.spawn(async move {
+                    server.stop().await;
+                    done.send(()).unwrap();
+                });
+                ended.await.unwrap();
+                assert!(node.close().await, "not closed cleanly");
+            });
+        });
+        ready.recv().unwrap();
+        Self { client: Client::new(dir), stop: Some(stop), thread: Some(thread) }
+    }
+
+    fn get(&self, target: &str) -> Value {
+        self.client.get(target).unwrap_or_else(|problem| panic!("{target}: {problem:?}"))
+    }
+
+    fn send(&self, method: &'static str, target: &str, body: Value) -> Result<Value, String> {
+        // A new client: the idempotency key is one per command.
+        let client = Client::new(self.client.dir());
+        client.send(Request::new(method, target).body(&body).unwrap()).map_err(|problem| problem.code)
+    }
+
+    fn make_pool(&self, dir: &Path) -> PathBuf {
+        let device = dir.join("a.img");
+        std::fs::File::create(&device).unwrap().set_len(DEVICE_BYTES).unwrap();
+        let made = self.send("POST", "/api/v1/pools", json!({"name": "tank", "devices": [device], "buffered": true}));
+        assert_eq!(made.unwrap()["state"], "online");
+        device
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let stopped = self.stop.take().map(|stop| stop.send(()));
+        let ended = self.thread.take().map(JoinHandle::join);
+        if !std::thread::panicking() {
+            assert!(matches!((stopped, ended), (Some(Ok(())), Some(Ok(())))), "the daemon ended badly");
+        }
+    }
+}
+
+#[test]
+fn pools_and_vdisks_are_made_listed_changed_and_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    daemon.make_pool(dir.path());
+    let vdisks = "/api/v1/pools/tank/vdisks";
+    let plan =
+        daemon.send("POST", &format!("{vdisks}?dry_run=true"), json!({"name": "a", "designated_bytes": 1 << 30}));
+    assert_eq!(plan.unwrap()["schema"], "plan/v1");
+    assert_eq!(daemon.get(vdisks)["items"], json!([]));
+    let made = daemon.send("POST", vdisks, json!({"name": "a", "designated_bytes": 1 << 30})).unwrap();
+    assert_eq!(
+        (&made["name"], &made["sector_bytes"], &made["quota_bytes"]),
+        (&json!("tank/a"), &json!(512), &json!(null))
+    );
+    assert_eq!(daemon.send("POST", vdisks, json!({"name": "a", "designated_bytes": 1})), Err("exists".into()));
+    let list = daemon.get("/api/v1/vdisks");
+    assert_eq!((&list["schema"], list["items"].as_array().map(Vec::len)), (&json!("vdisk.list/v1"), Some(1)));
+    let by_uuid = daemon.get(&format!("{vdisks}/{}", made["uuid"].as_str().unwrap()));
+    assert_eq!(by_uuid, made);
+    let grown = daemon.send("PATCH", &format!("{vdisks}/a"), json!({"designated_bytes": 2_u64 << 30})).unwrap();
+    assert_eq!(grown["designated_bytes"], json!(2_u64 << 30));
+    assert_ne!(grown["version"], made["version"]);
+    let stale =
+        Client::new(dir.path()).send(Request::new("DELETE", &format!("{vdisks}/a")).if_match(made["version"].as_str()));
+    assert_eq!(stale.map_err(|problem| problem.code), Err("version-mismatch".into()));
+    assert!(daemon.send("DELETE", "/api/v1/pools/tank", json!({})).is_err_and(|code| code == "not-empty"));
+    daemon.send("DELETE", &format!("{vdisks}/a"), json!({})).unwrap();
+    let job = daemon.send("POST", "/api/v1/pools/tank/check", json!({})).unwrap();
+    assert_eq!(watch_answer(&daemon.client, &job).unwrap()["check"]["clean"], json!(true));
+    assert_eq!(daemon.get("/api/v1/status")["health"], "ok");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_its_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    let device = daemon.make_pool(dir.path());
+    let foreign = dir.path().join("foreign.img");
+    let mut bytes = vec![0; DEVICE_BYTES as usize];
+    bytes[1080..1082].copy_from_slice(b"\x53\xef");
+    std::fs::write(&foreign, bytes).unwrap();
+    let small = dir.path().join("small.img");
+    std::fs::write(&small, vec![0; 64 << 10]).unwrap();
+    let pool = |name: &str, device: &Path| json!({"name": name, "devices": [device], "buffered": true});
+    let cases = [
+        (pool("b", dir.path()), "not-a-device"),
+        (pool("b", Path::new("/dev/null")), "not-a-device"),
+        (pool("b", &dir.path().join("none")), "not-found"),
+        (pool("b", &foreign), "in-use"),
+        (pool("b", &device), "in-use"),
+        (pool("b", &small), "too-small"),
+        (pool("../b", &foreign), "invalid-name"),
+        (pool("tank", &foreign), "exists"),
+        (json!({"name": "b", "devices": []}), "invalid-argument"),
+        (json!({"name": "b", "devices": [&foreign], "extent_bytes": 100}), "invalid-argument"),
+        (json!({"name": "b", "devices": [&foreign], "froce": []}), "invalid-request"),
+        (json!({"name": "b", "devices": [&foreign], "force": ["x"]}), "invalid-argument"),
+        (json!(7), "invalid-request"),
+    ];
+    for (request, code) in cases {
+        let answer = daemon.send("POST", "/api/v1/pools", request.clone());
+        assert_eq!(answer.map(|_| ()), Err(code.to_owned()), "{request}");
+    }
+    let vdisks = "/api/v1/pools/tank/vdisks";
+    for size in [0_u64, 1000, (16 << 50) + 512, u64::MAX] {
+        let answer = daemon.send("POST", vdisks, json!({"name": "a", "designated_bytes": size}));
+        assert_eq!(answer.map(|_| ()), Err("invalid-argument".to_owned()), "{size}");
+    }
+    let odd = json!({"name": "a", "designated_bytes": 4096, "sector_bytes": 1024});
+    assert_eq!(daemon.send("POST", vdisks, odd).map(|_| ()), Err("invalid-argument".to_owned()));
+    let large = json!({"name": "x".repeat(api::BODY_BYTES_MAX), "designated_bytes": 1});
+    assert_eq!(daemon.send("POST", vdisks, large).map(|_| ()), Err("too-large".to_owned()));
+    assert_eq!(daemon.send("PUT", vdisks, json!({})).map(|_| ()), Err("method-not-allowed".to_owned()));
+    assert_eq!(daemon.send("GET", "/api/v1/nothing", json!({})).map(|_| ()), Err("not-found".to_owned()));
+    let forced = json!({"name": "b", "devices": [&foreign], "force": ["foreign"], "buffered": true});
+    assert_eq!(daemon.send("POST", "/api/v1/pools", forced).unwrap()["name"], "b");
+}
+
+#[test]
+fn a_restart_finds_its_pools_also_when_a_device_was_renamed_and_says_so_when_it_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    let device = daemon.make_pool(dir.path());
+    daemon.send("POST", "/api/v1/pools/tank/vdisks", json!({"name": "a", "designated_bytes": 1 << 30})).unwrap();
+    daemon.send("DELETE", "/api/v1/exports/nbd/tank/a", json!({})).unwrap();
+    drop(daemon);
+    let renamed = dir.path().join("b.img");
+    std::fs::rename(&device, &renamed).unwrap();
+    let daemon = Daemon::start(dir.path());
+    let pool = daemon.get("/api/v1/pools/tank");
+    assert_eq!((&pool["state"], &pool["devices"][0]["path"]), (&json!("online"), &json!(renamed)));
+    assert_eq!(daemon.get("/api/v1/exports")["items"][0]["visible"], json!(false));
+    drop(daemon);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let moved = elsewhere.path().join("c.img");
+    std::fs::copy(&renamed, &moved).unwrap();
+    std::fs::remove_file(&renamed).unwrap();
+    let daemon = Daemon::start(dir.path());
+    let pool = daemon.get("/api/v1/pools/tank");
+    assert_eq!((&pool["state"], &pool["reason_code"]), (&json!("unavailable"), &json!("device-missing")));
+    assert!(pool["reason"].as_str().is_some_and(|reason| reason.contains("b.img")), "{pool}");
+    assert_eq!(pool["physical_bytes"], json!(null));
+    assert_eq!(daemon.get("/api/v1/status")["health"], "degraded");
+    assert!(daemon.send("GET", "/api/v1/pools/tank/vdisks", json!({})).is_err_and(|code| code == "unavailable"));
+    let again = daemon.send("POST", "/api/v1/pools/import", json!({"name": "tank"}));
+    assert_eq!(again.map(|_| ()), Err("device-missing".to_owned()));
+    let import = json!({"paths": [&moved], "buffered": true});
+    assert_eq!(daemon.send("POST", "/api/v1/pools/import", import).unwrap()["state"], "online");
+    assert_eq!(daemon.get("/api/v1/vdisks")["items"][0]["name"], "tank/a");
+    daemon.send("POST", "/api/v1/pools/tank/export", json!({})).unwrap();
+    assert_eq!(daemon.get("/api/v1/pools")["items"], json!([]));
+}
+
+#[test]
+fn a_request_that_is_sent_twice_with_one_key_is_done_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    daemon.make_pool(dir.path());
+    let vdisks = "/api/v1/pools/tank/vdisks";
+    let body = json!({"name": "a", "designated_bytes": 4096});
+    let client = Client::new(dir.path());
+    let send = |body: &Value| client.send(Request::new("POST", vdisks).body(body).unwrap());
+    let first = send(&body).unwrap();
+    assert_eq!(send(&body).unwrap(), first);
+    let other = send(&json!({"name": "b", "designated_bytes": 4096}));
+    assert_eq!(other.map_err(|problem| problem.code), Err("conflict".into()));
+}
+
+#[test]
+fn a_deleted_pool_leaves_devices_that_can_be_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    let device = daemon.make_pool(dir.path());
+    daemon.send("DELETE", "/api/v1/pools/tank", json!({})).unwrap();
+    assert_eq!(daemon.get("/api/v1/pools")["items"], json!([]));
+    let import = daemon.send("POST", "/api/v1/pools/import", json!({"paths": [&device], "buffered": true}));
+    assert_eq!(import.map(|_| ()), Err("not-a-pool".to_owned()));
+    daemon.make_pool(dir.path());
+}

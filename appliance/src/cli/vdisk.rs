@@ -1,0 +1,106 @@
+//! `plimsoll vdisk`
+
+use serde_json::Value;
+
+use super::args::{Vdisk, VdiskCreate, VdiskSet, Wait};
+use super::client::{Request, segment};
+use super::confirm::confirm;
+use super::job::watch_answer;
+use super::pool::{destroy_version, with};
+use super::render::steps;
+use super::run::Context;
+use super::{pool, table};
+use crate::model::{CreateVdisk, SetVdisk, WriteCache};
+use crate::name::VdiskName;
+use crate::problem::{Answer, Problem};
+use crate::units::Size;
+
+pub(super) fn run(cx: &Context<'_>, command: Vdisk) -> Answer<()> {
+    match command {
+        Vdisk::List { pool: None } => cx.render.list(&table::VDISK, cx.client.get("/api/v1/vdisks")?),
+        Vdisk::List { pool: Some(pool) } => {
+            let target = format!("{}/vdisks", pool::target(&pool));
+            cx.render.list(&table::VDISK, cx.client.get(&target)?)
+        }
+        Vdisk::Show { vdisk } => cx.render.object(&cx.client.get(&target(&vdisk))?),
+        Vdisk::Create(args) => create(cx, args),
+        Vdisk::Set(args) => set(cx, &args),
+        Vdisk::Delete { vdisk, danger, wait, if_exists, if_version } => {
+            let command = format!("plimsoll vdisk delete {vdisk}");
+            let version = if_version.as_deref();
+            let job = match destroy_version(cx, "DELETE", &target(&vdisk), &danger, &command, version) {
+                Err(problem) if if_exists && problem.code == "not-found" => return Ok(()),
+                Err(problem) => return Err(problem),
+                Ok(None) => return Ok(()),
+                Ok(Some(job)) => job,
+            };
+            let job = if wait.or(Wait::by_default()) { watch_answer(&cx.client, &job)? } else { job };
+            cx.render.changed(&format!("vdisk {vdisk} deleted"), &job)
+        }
+    }
+}
+
+pub(super) fn target(vdisk: &VdiskName) -> String {
+    format!("{}/vdisks/{}", pool::target(&vdisk.pool), segment(&vdisk.vdisk))
+}
+
+/// A size against the field `of` of the object at `target`, which is only asked for when the size is relative. Shares are
+/// rounded down to whole MiB, because a percentage names no exact size.
+fn bytes_of(cx: &Context<'_>, size: Size, target: &str, of: &str) -> Answer<u64> {
+    let now = match size {
+        Size::Exact(bytes) => return Ok(bytes),
+        _ => cx.client.get(target)?.get(of).and_then(Value::as_u64).unwrap_or(0),
+    };
+    let beyond = || Problem::new("invalid-argument", format!("{size} of {now} bytes is beyond 16 EiB"));
+    let bytes = size.against(now).ok_or_else(beyond)?;
+    Ok(if matches!(size, Size::Share(_)) { bytes >> 20 << 20 } else { bytes })
+}
+
+fn create(cx: &Context<'_>, args: VdiskCreate) -> Answer<()> {
+    let name = args.vdisk;
+    if matches!(args.size, Size::More(_)) {
+        return Err(Problem::new("invalid-argument", "a new vdisk has no size that something could be added to")
+            .hint(format!("plimsoll vdisk create {name} --size 10G")));
+    }
+    let designated_bytes = bytes_of(cx, args.size, &pool::target(&name.pool), "physical_bytes")?;
+    let sector_bytes = match args.sector {
+        None => None,
+        Some(size) => {
+            let bytes = size.exact().map_err(|error| Problem::new("invalid-argument", error.to_string()))?;
+            Some(u32::try_from(bytes).unwrap_or(u32::MAX))
+        }
+    };
+    let write_cache = args.write_cache.map(|word| if word == "off" { WriteCache::Off } else { WriteCache::On });
+    let request = CreateVdisk { name: name.vdisk.clone(), designated_bytes, sector_bytes, write_cache };
+    let at = with(&format!("{}/vdisks", pool::target(&name.pool)), args.how.dry_run);
+    match cx.client.send(Request::new("POST", &at).body(&request)?) {
+        Err(problem) if args.if_not_exists && problem.code == "exists" => {
+            cx.render.changed(&format!("vdisk {name} exists"), &cx.client.get(&target(&name))?)
+        }
+        Err(problem) => Err(problem),
+        Ok(plan) if args.how.dry_run => cx.render.plan(&plan),
+        Ok(vdisk) => cx.render.changed(&format!("vdisk {name} created"), &vdisk),
+    }
+}
+
+fn set(cx: &Context<'_>, args: &VdiskSet) -> Answer<()> {
+    let at = target(&args.vdisk);
+    let bytes = bytes_of(cx, args.size, &at, "designated_bytes")?;
+    let request = SetVdisk { designated_bytes: Some(bytes), discard_tail: args.discard_tail };
+    let version = args.if_version.as_deref();
+    let send = |dry_run: bool| {
+        let at = with(&at, dry_run);
+        cx.client.send(Request::new("PATCH", &at).body(&request)?.if_match(version))
+    };
+    if args.how.dry_run {
+        return cx.render.plan(&send(true)?);
+    }
+    if args.discard_tail {
+        let plan = send(true)?;
+        if plan.get("frees_bytes").and_then(Value::as_u64).unwrap_or(0) > 0 {
+            let command = format!("plimsoll vdisk set {} --size {bytes} --discard-tail", args.vdisk);
+            confirm(args.yes, &steps(&plan), &command)?;
+        }
+    }
+    cx.render.changed(&format!("vdisk {} has {bytes} bytes", args.vdisk), &send(false)?)
+}

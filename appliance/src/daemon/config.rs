@@ -1,0 +1,213 @@
+//! The configuration file: TOML, for what differs from the defaults. A key that is not known is refused with the nearest
+//! one that is, because a misspelt limit that is silently ignored is found at the worst moment.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::export::nbd::NbdLimits;
+use crate::problem::{Answer, Problem};
+use crate::units::Size;
+
+/// All of it. What is absent has its default.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Config {
+    /// Where the state is kept; `--state-dir` wins.
+    pub state_dir: Option<PathBuf>,
+    /// As PLIMSOLL_LOG, which wins: `info`, `debug`, `plimsoll_engine=trace`.
+    pub log: Option<String>,
+    /// Pools to serve. One that is not there yet is made if its devices are empty.
+    #[serde(default)]
+    pub pool: Vec<PoolConfig>,
+    /// The NBD server.
+    #[serde(default)]
+    pub nbd: NbdConfig,
+    /// Bounds of memory.
+    #[serde(default)]
+    pub memory: MemoryConfig,
+}
+
+/// A pool to serve.
+#[derive(Clone, Debug, Deserialize)]
+pub struct PoolConfig {
+    /// Its name.
+    pub name: String,
+    /// Paths of its devices.
+    pub devices: Vec<String>,
+    /// Go through the page cache.
+    #[serde(default)]
+    pub buffered: bool,
+}
+
+/// The NBD server.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct NbdConfig {
+    /// Addresses to listen at; loopback port 10809 when absent.
+    pub listen: Option<Vec<SocketAddr>>,
+    /// Connections of each listener.
+    pub connections: Option<usize>,
+    /// Connections of each listener that have not chosen an export yet.
+    pub negotiating: Option<usize>,
+    /// Seconds from the first byte to the chosen export.
+    pub negotiation_seconds: Option<u64>,
+    /// Requests of one connection that are not answered yet.
+    pub requests: Option<u32>,
+    /// Memory of one connection.
+    #[serde(default, deserialize_with = "size")]
+    pub connection_bytes: Option<u64>,
+}
+
+/// Bounds of memory.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct MemoryConfig {
+    /// For I/O; when it is used up, sockets are not read.
+    #[serde(default, deserialize_with = "size")]
+    pub buffer_bytes: Option<u64>,
+    /// For mapping pages, per pool.
+    #[serde(default, deserialize_with = "size")]
+    pub mapping_cache_bytes: Option<u64>,
+}
+
+/// Known keys by the table that they are in.
+const KEYS: &[(&str, &[&str])] = &[
+    ("", &["state_dir", "log", "pool", "nbd", "memory"]),
+    ("pool", &["name", "devices", "buffered"]),
+    ("nbd", &["listen", "connections", "negotiating", "negotiation_seconds", "requests", "connection_bytes"]),
+    ("memory", &["buffer_bytes", "mapping_cache_bytes"]),
+];
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// `invalid-config` with the place and what was probably meant.
+    pub fn load(path: &Path) -> Answer<Self> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Problem::new("invalid-config", format!("{} cannot be read: {error}", path.display()))
+                .hint("plimsoll serve, without --config, starts with the defaults")
+        })?;
+        Self::parse(&text)
+            .map_err(|problem| Problem { detail: format!("{}: {}", path.display(), problem.detail), ..problem })
+    }
+
+    fn parse(text: &str) -> Answer<Self> {
+        let table: toml::Table = text
+            .parse()
+            .map_err(|error: toml::de::Error| Problem::new("invalid-config", error.to_string().trim().to_owned()))?;
+        known_keys("", &table)?;
+        table.try_into().map_err(|error: toml::de::Error| {
+            Problem::new("invalid-config", error.to_string().trim().replace('\n', " "))
+        })
+    }
+
+    /// The limits of the NBD server.
+    pub fn nbd_limits(&self) -> NbdLimits {
+        let defaults = NbdLimits::default();
+        let nbd = &self.nbd;
+        NbdLimits {
+            connections: nbd.connections.unwrap_or(defaults.connections),
+            negotiating: nbd.negotiating.unwrap_or(defaults.negotiating),
+            negotiation_time: nbd.negotiation_seconds.map_or(defaults.negotiation_time, Duration::from_secs),
+            requests: nbd.requests.unwrap_or(defaults.requests),
+            bytes: nbd.connection_bytes.map_or(defaults.bytes, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
+            ..defaults
+        }
+    }
+}
+
+fn known_keys(place: &str, table: &toml::Table) -> Answer<()> {
+    let Some((_, known)) = KEYS.iter().find(|(name, _)| *name == place) else { return Ok(()) };
+    for (key, value) in table {
+        if !known.contains(&key.as_str()) {
+            return Err(unknown(place, key, known));
+        }
+        match value {
+            toml::Value::Table(inner) => known_keys(key, inner)?,
+            toml::Value::Array(list) => {
+                for inner in list.iter().filter_map(toml::Value::as_table) {
+                    known_keys(key, inner)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn unknown(place: &str, key: &str, known: &[&str]) -> Problem {
+    let inside = if place.is_empty() { "at the top".to_owned() } else { format!("in [{place}]") };
+    let problem = Problem::new("invalid-config", format!("there is no key {key:?} {inside}"));
+    let nearest = known.iter().map(|name| (strsim::damerau_levenshtein(name, key), name)).min();
+    match nearest {
+        Some((distance, name)) if distance <= name.len() / 2 => problem.hint(format!("did you mean {name}?")),
+        _ => problem.hint(format!("known there: {}", known.join(", "))),
+    }
+}
+
+/// A number of bytes, or a text such as `"256M"`.
+fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(u64),
+        Text(String),
+    }
+    match Written::deserialize(from)? {
+        Written::Number(bytes) => Ok(Some(bytes)),
+        Written::Text(text) => {
+            let size: Size = text.parse().map_err(serde::de::Error::custom)?;
+            size.exact().map(Some).map_err(serde::de::Error::custom)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_configuration_is_read() {
+        let config = Config::parse(
+            r#"
+            state_dir = "/var/lib/plimsoll"
+            log = "debug"
+            [memory]
+            buffer_bytes = "256M"
+            mapping_cache_bytes = 1073741824
+            [nbd]
+            listen = ["127.0.0.1:10809", "[::1]:10809"]
+            connections = 10
+            connection_bytes = "4MiB"
+            [[pool]]
+            name = "tank"
+            devices = ["/dev/nvme0n1", "/dev/nvme1n1"]
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.memory.buffer_bytes, Some(256 << 20));
+        assert_eq!(config.memory.mapping_cache_bytes, Some(1 << 30));
+        assert_eq!(config.nbd.listen.as_ref().map(Vec::len), Some(2));
+        assert_eq!(config.nbd_limits().connections, 10);
+        assert_eq!(config.nbd_limits().bytes, 4 << 20);
+        assert_eq!(config.pool[0].devices.len(), 2);
+    }
+
+    #[test]
+    fn a_misspelt_key_is_refused_with_the_one_that_was_meant() {
+        let problem = Config::parse("[memory]\nbufer_bytes = 1").unwrap_err();
+        assert!(problem.detail.contains("bufer_bytes") && problem.detail.contains("[memory]"), "{}", problem.detail);
+        assert_eq!(problem.hint.as_deref(), Some("did you mean buffer_bytes?"));
+        let problem = Config::parse("[[pool]]\nname = \"a\"\ndevice = [\"/x\"]").unwrap_err();
+        assert_eq!(problem.hint.as_deref(), Some("did you mean devices?"));
+        assert!(Config::parse("zzz = 1").unwrap_err().hint.is_some_and(|hint| hint.contains("state_dir")));
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused() {
+        for text in ["[memory]\nbuffer_bytes = \"10X\"", "[nbd]\nlisten = [\"nowhere\"]", "pool = 1", "state_dir = "] {
+            assert_eq!(Config::parse(text).unwrap_err().code, "invalid-config", "{text}");
+        }
+    }
+}

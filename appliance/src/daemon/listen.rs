@@ -1,0 +1,59 @@
+//! Where NBD is served: always at `nbd.sock` in the state directory, and at TCP addresses. One that was asked for must
+//! work; the default one may be taken by somebody, which is said and gone without.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use plimsoll_hardware::Listener;
+
+use crate::export::nbd::NbdLimits;
+use crate::node::directory::{clear_socket, control_socket, nbd_socket};
+use crate::node::{Listening, Node};
+use crate::problem::{Answer, Problem};
+
+/// The port registered for NBD (IANA).
+const PORT_DEFAULT: u16 = 10809;
+
+/// Sockets that are bound; who connects waits until they are served.
+pub(super) struct Bound {
+    listeners: Vec<(Listener, Listening)>,
+    /// What the operator should know.
+    notes: Vec<String>,
+}
+
+/// Binds all sockets, before anything is made or opened, so that a daemon that cannot listen leaves nothing behind.
+pub(super) fn bind(node: &Node, asked: Option<&[SocketAddr]>) -> Answer<Bound> {
+    let path = nbd_socket(node.dir());
+    clear_socket(&path)?;
+    clear_socket(&control_socket(node.dir()))?;
+    let listener = Listener::bind_unix(node.machine(), &path)
+        .map_err(|error| Problem::new("internal", format!("NBD cannot be served: {error}")))?;
+    let mut bound = Bound { listeners: vec![(listener, Listening::Unix(path))], notes: Vec::new() };
+    let default = [SocketAddr::from((Ipv4Addr::LOCALHOST, PORT_DEFAULT))];
+    for address in asked.unwrap_or(&default) {
+        match Listener::bind_tcp(node.machine(), *address) {
+            Ok(listener) => {
+                let address = listener.local_addr().unwrap_or(*address);
+                bound.listeners.push((listener, Listening::Tcp(address)));
+            }
+            Err(error) if asked.is_none() => {
+                tracing::warn!(%error, "the default NBD address is not served");
+                bound.notes.push(format!("no NBD over TCP: {error}; choose another with --nbd-listen 127.0.0.1:PORT"));
+            }
+            Err(error) => {
+                return Err(Problem::new("in-use", format!("NBD cannot be served: {error}"))
+                    .hint(format!("ss -ltnp 'sport = :{}'; or choose another --nbd-listen", address.port())));
+            }
+        }
+    }
+    Ok(bound)
+}
+
+impl Bound {
+    /// Serves whoever connects.
+    pub(super) fn serve(self, node: &Node, limits: &NbdLimits) -> Vec<String> {
+        for (listener, at) in self.listeners {
+            node.serve_nbd(listener, at, limits);
+        }
+        self.notes
+    }
+}

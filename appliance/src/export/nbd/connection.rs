@@ -1,0 +1,256 @@
+//! One client during the transmission phase: reads its requests and hands them to workers.
+//!
+//! The way of a request: [`Inbox`] -> [`decode_request`] -> [`verify`] -> a place among the connection's requests and
+//! bytes -> [`Jobs`](super::worker::Jobs) -> the engine -> [`Outbox`] -> socket. Requests run beside each other and are
+//! answered as they end. A large payload is received in pieces of at most 1 MiB, each written as soon as it is here.
+//!
+//! Nobody holds memory while waiting for more of it: this task holds none but the read-ahead when it waits for a
+//! payload's buffer, and a worker has one buffer at a time.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+
+use plimsoll_engine::Vdisk;
+use plimsoll_hardware::reactor::Handle;
+use plimsoll_hardware::{Buffer, Frozen, Machine};
+
+use super::NbdLimits;
+use super::command::{Command, Facts, Span, verify};
+use super::gate::{Gate, write_bytes, write_place};
+use super::inbox::Inbox;
+use super::outbox::{Outbox, Part};
+use super::session::Session;
+use super::status::{self, Status};
+use super::wire::{Cookie, Head, PAYLOAD_MAX, Request, Verb, decode_request};
+use super::worker::{Job, Jobs};
+
+pub(super) struct Connection<M: Machine> {
+    pub(super) handle: Handle,
+    pub(super) limits: Rc<NbdLimits>,
+    pub(super) session: Rc<Session>,
+    pub(super) vdisk: Vdisk<M>,
+    pub(super) gate: Rc<Gate>,
+    pub(super) sector: u32,
+    pub(super) read_only: bool,
+    pub(super) structured: bool,
+    pub(super) block_status: bool,
+    pub(super) outbox: Outbox,
+    pub(super) jobs: Jobs<M>,
+}
+
+/// A WRITE in several pieces. Whoever drops the last share answers.
+pub(super) struct Pieces {
+    shares: Cell<u32>,
+    failed: Cell<Option<Status>>,
+}
+
+impl<M: Machine> Connection<M> {
+    /// Serves the client until it leaves or is made to.
+    pub(super) async fn run(self: Rc<Self>, mut inbox: Inbox) {
+        let writer = self.clone();
+        let writing = Rc::new(Cell::new(true));
+        let still_writing = writing.clone();
+        self.handle.spawn(async move {
+            writer.outbox.run(&writer.session, writer.handle.buffers()).await;
+            still_writing.set(false);
+            writer.session.changed.wake();
+        });
+        if let Err(error) = self.read_requests(&mut inbox).await {
+            tracing::debug!(peer = %self.session.peer, %error, "a client was lost");
+            self.session.end();
+        }
+        drop(inbox);
+        // What the engine was given it finishes, whether or not there is somebody to tell.
+        self.session.changed.until(|| self.session.unanswered.get() == 0).await;
+        self.outbox.close();
+        self.jobs.close();
+        self.session.changed.until(|| !writing.get() && self.jobs.workers() == 0).await;
+        self.session.end();
+    }
+
+    async fn read_requests(self: &Rc<Self>, inbox: &mut Inbox) -> io::Result<()> {
+        let session = &self.session;
+        loop {
+            session.changed.until(|| session.unanswered.get() < self.limits.requests || session.ended()).await;
+            if session.ended() {
+                return Ok(());
+            }
+            let Some(bytes) = inbox.take().await? else { return Ok(()) };
+            let request = decode_request(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            if request.verb == Verb::Disconnect {
+                return Ok(());
+            }
+            session.begin();
+            let verified =
+                if session.draining.get() { Err(status::SHUTTING_DOWN) } else { verify(&request, &self.facts()) };
+            match verified {
+                Ok(Command::Write { span, fua }) => {
+                    session.receiving.set(true);
+                    let received = self.receive_write(inbox, request.cookie, span, fua).await;
+                    self.received(received)?;
+                }
+                Ok(command) => {
+                    let bytes = match command {
+                        Command::Read { span, .. } => self.read_bytes(span),
+                        _ => 0,
+                    };
+                    session.reserve(bytes, self.limits.bytes).await;
+                    self.submit(Job::Command { cookie: request.cookie, command, bytes });
+                }
+                Err(status) => {
+                    session.receiving.set(true);
+                    let passed = self.pass_over(inbox, &request).await;
+                    self.received(passed)?;
+                    self.fail(request.cookie, status, 0);
+                }
+            }
+        }
+    }
+
+    /// A payload is over. When it broke off, its request will not be answered.
+    fn received(&self, result: io::Result<()>) -> io::Result<()> {
+        self.session.receiving.set(false);
+        result.inspect_err(|_| {
+            self.session.end();
+            self.session.release(0, 1);
+        })
+    }
+
+    fn facts(&self) -> Facts {
+        Facts {
+            size: self.vdisk.size(),
+            read_only: self.read_only,
+            structured: self.structured,
+            block_status: self.block_status,
+            sector: self.sector,
+        }
+    }
+
+    /// Memory that reading `span` holds at a time.
+    fn read_bytes(&self, span: Span) -> usize {
+        let (piece, _) = span.cut(self.sector);
+        let (start, end) = piece.widened(self.sector);
+        (end - start) as usize
+    }
+
+    /// Passes over the payload of a request that is refused.
+    async fn pass_over(&self, inbox: &mut Inbox, request: &Request) -> io::Result<()> {
+        if request.verb != Verb::Write {
+            return Ok(());
+        }
+        if request.length > PAYLOAD_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a payload of more than 32 MiB"));
+        }
+        inbox.skip(request.length as usize).await
+    }
+
+    async fn receive_write(
+        self: &Rc<Self>,
+        inbox: &mut Inbox,
+        cookie: Cookie,
+        span: Span,
+        fua: bool,
+    ) -> io::Result<()> {
+        let (piece, mut rest) = span.cut(self.sector);
+        if rest.is_none() {
+            let (buffer, bytes) = self.receive_piece(inbox, piece).await?;
+            self.submit(Job::Write { cookie, span: piece, buffer, fua, bytes, pieces: None });
+            return Ok(());
+        }
+        let pieces = Rc::new(Pieces { shares: Cell::new(1), failed: Cell::new(None) });
+        let mut piece = Some(piece);
+        while let Some(span) = piece {
+            // After a failure the rest is only passed over.
+            if pieces.failed.get().is_some() {
+                inbox.skip(span.length as usize).await?;
+            } else {
+                let (buffer, bytes) = self.receive_piece(inbox, span).await?;
+                pieces.shares.set(pieces.shares.get() + 1);
+                self.submit(Job::Write { cookie, span, buffer, fua, bytes, pieces: Some(pieces.clone()) });
+            }
+            (piece, rest) = match rest {
+                Some(more) => {
+                    let (piece, rest) = more.cut(self.sector);
+                    (Some(piece), rest)
+                }
+                None => (None, None),
+            };
+        }
+        self.finish_piece(cookie, &pieces, None);
+        Ok(())
+    }
+
+    async fn receive_piece(&self, inbox: &mut Inbox, span: Span) -> io::Result<(Buffer, usize)> {
+        let bytes = write_bytes(span, self.sector);
+        // Held up by our own work, not by the client.
+        self.session.receiving.set(false);
+        self.session.reserve(bytes, self.limits.bytes).await;
+        let buffers = self.handle.buffers();
+        let mut buffer = match buffers.try_alloc(bytes) {
+            Some(buffer) => buffer,
+            None => buffers.alloc(bytes).await,
+        };
+        self.session.receiving.set(true);
+        let place = write_place(span, self.sector);
+        let received = if place == (0..bytes) {
+            inbox.payload(buffer).await
+        } else {
+            let mut front = buffer.split_to(place.start);
+            let middle = buffer.split_to(place.len());
+            inbox.payload(middle).await.map(|middle| {
+                front.unsplit(middle);
+                front.unsplit(buffer);
+                front
+            })
+        };
+        self.session.moved();
+        match received {
+            Ok(buffer) => {
+                self.session.written_bytes.set(self.session.written_bytes.get() + u64::from(span.length));
+                Ok((buffer, bytes))
+            }
+            Err(error) => {
+                self.session.release(bytes, 0);
+                Err(error)
+            }
+        }
+    }
+
+    /// Notes how a piece ended, and answers when it was the last.
+    pub(super) fn finish_piece(&self, cookie: Cookie, pieces: &Pieces, failed: Option<Status>) {
+        if failed.is_some() && pieces.failed.get().is_none() {
+            pieces.failed.set(failed);
+        }
+        pieces.shares.set(pieces.shares.get() - 1);
+        if pieces.shares.get() == 0 {
+            match pieces.failed.get() {
+                None => self.done(cookie, 0),
+                Some(status) => self.fail(cookie, status, 0),
+            }
+        }
+    }
+
+    fn submit(self: &Rc<Self>, job: Job) {
+        self.jobs.submit(self, job);
+    }
+
+    /// Answers that a request was carried out; `bytes` of the connection's memory go back.
+    pub(super) fn done(&self, cookie: Cookie, bytes: usize) {
+        let head = if self.structured { Head::None } else { Head::Simple(None) };
+        self.answer(cookie, head, None, bytes);
+    }
+
+    /// Answers that a request failed.
+    pub(super) fn fail(&self, cookie: Cookie, status: Status, bytes: usize) {
+        let Status { errno, text } = status;
+        let head = if self.structured { Head::Error { errno, text } } else { Head::Simple(Some(errno)) };
+        self.answer(cookie, head, None, bytes);
+    }
+
+    /// Sends the last part of an answer.
+    pub(super) fn answer(&self, cookie: Cookie, head: Head, data: Option<Frozen>, bytes: usize) {
+        let part = Part { cookie, head: Some(head), data, last: true, bytes, sent: None };
+        self.outbox.push(&self.session, part);
+    }
+}

@@ -1,0 +1,53 @@
+//! What one client, and all of them together, may ask of the server.
+
+use std::time::Duration;
+
+use plimsoll_hardware::buffer::BUFFER_MAX;
+
+/// Bounds of one listener and of each connection on it.
+#[derive(Clone, Debug)]
+pub struct NbdLimits {
+    /// Connections in all; one more is refused, or takes the place of one that has not chosen an export yet.
+    pub connections: usize,
+    /// Connections that have not chosen an export yet. One more drops the one that has got least far, and of those the
+    /// oldest, so idle sockets lock nobody out.
+    pub negotiating: usize,
+    /// From the first byte to the chosen export. Linux gives logins 15 s, so do we.
+    pub negotiation_time: Duration,
+    /// Options that one client may send; the first LIST allows four more for each name in it, because
+    /// `qemu-nbd --list` asks that many questions about each.
+    pub options: u32,
+    /// Bytes of one option. 64 KiB hold 15 names of the longest kind (4096 bytes); more ends the connection.
+    pub option_bytes: u32,
+    /// Requests of one connection that are not answered yet. Its next one is not read before.
+    pub requests: u32,
+    /// Bytes of memory that the unanswered requests and unread replies of one connection hold.
+    pub bytes: usize,
+    /// How long a client that stopped in the middle of a payload, or reads no replies, keeps its memory once less than
+    /// a quarter of all is left. With memory to spare it may wait for ever.
+    pub stall_time: Duration,
+}
+
+impl Default for NbdLimits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            negotiating: 64,
+            negotiation_time: Duration::from_secs(15),
+            options: 64,
+            option_bytes: 64 << 10,
+            requests: 128,
+            // 128 requests of 128 KiB.
+            bytes: 16 * BUFFER_MAX,
+            stall_time: Duration::from_secs(5),
+        }
+    }
+}
+
+impl NbdLimits {
+    /// Tasks that one connection keeps busy at most: one for each request, and one for each mebibyte of payloads that
+    /// come in several pieces, so that pieces that wait for space do not keep a READ from running.
+    pub(super) fn workers(&self) -> u32 {
+        self.requests + (self.bytes / BUFFER_MAX) as u32
+    }
+}

@@ -1,0 +1,83 @@
+//! The one table that turns what the engine answers into what an NBD client reads.
+//!
+//! "No space" keeps its name up to here and becomes a number only here. Every text is fixed: nothing that a client sent,
+//! and nothing of the appliance's inside, is ever echoed.
+
+use plimsoll_engine::Error;
+use plimsoll_hardware::IoError;
+
+use super::wire::{Errno, TEXT_BYTES_MAX};
+
+/// Why a request was refused or failed: a number for programs and a few words for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The protocol's number.
+    pub errno: Errno,
+    /// At most [`TEXT_BYTES_MAX`] bytes.
+    pub text: &'static str,
+}
+
+const fn status(errno: Errno, text: &'static str) -> Status {
+    assert!(text.len() <= TEXT_BYTES_MAX);
+    Status { errno, text }
+}
+
+/// A write to a read-only export.
+pub const READ_ONLY: Status = status(Errno::Perm, "the export is read-only");
+/// A command that does not exist or was not agreed on.
+pub const UNKNOWN_COMMAND: Status = status(Errno::Inval, "unknown command");
+/// A flag that the command does not have.
+pub const UNKNOWN_FLAG: Status = status(Errno::Inval, "a flag does not fit the command");
+/// Zero bytes.
+pub const ZERO_LENGTH: Status = status(Errno::Inval, "the length is zero");
+/// Longer than [`PAYLOAD_MAX`](super::wire::PAYLOAD_MAX).
+pub const TOO_LONG: Status = status(Errno::Inval, "longer than 32 MiB");
+/// A READ that must be answered in one chunk and is longer than one buffer.
+pub const TOO_LONG_FOR_ONE: Status = status(Errno::Overflow, "too long for one chunk");
+/// Reading or discarding beyond the end.
+pub const BEYOND_END: Status = status(Errno::Inval, "beyond the end of the export");
+/// Writing beyond the end, which the protocol tells apart.
+pub const WRITE_BEYOND_END: Status = status(Errno::NoSpc, "beyond the end of the export");
+/// FAST_ZERO where zeros would have to be written.
+pub const NOT_FAST: Status = status(Errno::NotSup, "zeros would have to be written as data");
+/// The server is going away.
+pub const SHUTTING_DOWN: Status = status(Errno::Shutdown, "the server is shutting down");
+/// A broken answer from below that has no better name.
+pub const INTERNAL: Status = status(Errno::Io, "input/output error");
+
+impl From<&Error> for Status {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::OutOfSpace { .. } => status(Errno::NoSpc, "the pool is out of space"),
+            Error::Device(IoError::NoSpace { .. }) => status(Errno::NoSpc, "the device under the pool is full"),
+            Error::Device(IoError::Gone { .. }) => status(Errno::Io, "a device of the pool is gone"),
+            Error::Device(IoError::OutOfRange { .. } | IoError::Failed { .. }) => {
+                status(Errno::Io, "a device of the pool failed")
+            }
+            Error::Damaged { .. } => status(Errno::Io, "the mapping of this range is damaged"),
+            Error::InvalidRequest { .. } | Error::InvalidArgument(_) => status(Errno::Inval, "invalid request"),
+            Error::ReadOnly { .. } => status(Errno::Perm, "the pool is read-only"),
+            Error::Closing(_) => SHUTTING_DOWN,
+            Error::NotFound { .. } => status(Errno::Shutdown, "the vdisk was deleted"),
+            _ => INTERNAL,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_space_is_never_an_input_output_error_and_an_input_output_error_never_no_space() {
+        let no_space = Error::OutOfSpace { pool: "tank".into(), needed: 1, free: 0 };
+        assert_eq!(Status::from(&no_space).errno, Errno::NoSpc);
+        assert_eq!(Status::from(&Error::Device(IoError::NoSpace { path: "/p".into() })).errno, Errno::NoSpc);
+        assert_eq!(Status::from(&Error::Device(IoError::Gone { path: "/p".into() })).errno, Errno::Io);
+        let damaged = Error::Damaged { vdisk: "tank/db1".into(), offset: 0, length: 4096 };
+        assert_eq!(Status::from(&damaged).errno, Errno::Io);
+        assert_eq!(Status::from(&Error::Closing("tank".into())).errno, Errno::Shutdown);
+        let read_only = Error::ReadOnly { pool: "tank".into(), reason: "a flush failed".into() };
+        assert_eq!(Status::from(&read_only).errno, Errno::Perm);
+    }
+}

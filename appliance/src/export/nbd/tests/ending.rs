@@ -1,0 +1,80 @@
+//! How connections and the server end.
+
+use std::time::Duration;
+
+use super::client::*;
+use super::rig::*;
+
+#[test]
+fn a_disconnect_is_not_answered_and_what_came_before_it_is() {
+    let rig = Rig::new();
+    let mut client = rig.structured(SMALL_SECTORS);
+    let cookie = client.send(0, WRITE, 0, 512, &[5; 512]);
+    client.send(0, DISC, 0, 0, &[]);
+    assert!(matches!(client.message(), Message::Chunk { cookie: answered, .. } if answered == cookie));
+    assert!(client.is_closed());
+    rig.until("nobody is connected", |connections| connections.is_empty());
+    assert_eq!(rig.structured(SMALL_SECTORS).read(0, 512), vec![5; 512]);
+}
+
+#[test]
+fn closing_an_export_ends_its_connections_and_no_others() {
+    let rig = Rig::new();
+    let (mut a, mut b) = (rig.structured(SMALL_SECTORS), rig.simple(SMALL_SECTORS));
+    let mut other = rig.structured(LARGE_SECTORS);
+    a.write(0, &[1; 512]);
+    assert_eq!(rig.order(|done| Order::CloseExport(SMALL_SECTORS, done)), 2);
+    assert!(a.is_closed() && b.is_closed());
+    other.write(0, &[1; 4096]);
+    assert_eq!(rig.connections().len(), 1);
+}
+
+#[test]
+fn a_stopped_server_lets_idle_clients_go_at_once_and_accepts_nobody() {
+    let rig = Rig::new();
+    let mut established = rig.structured(SMALL_SECTORS);
+    established.write(0, &[1; 512]);
+    let mut greeted = rig.client();
+    assert!(rig.order(|done| Order::Stop(Duration::from_secs(10), done)));
+    assert!(established.is_closed() && greeted.is_closed());
+    assert!(std::os::unix::net::UnixStream::connect(&rig.path).is_err(), "the socket is gone");
+    assert!(rig.connections().is_empty());
+}
+
+#[test]
+fn a_server_stops_within_its_grace_although_a_client_takes_no_answers() {
+    let rig = Rig::new();
+    let mut client = rig.structured(SMALL_SECTORS);
+    client.write(0, &pattern(1, 4 << 20));
+    for _ in 0..8 {
+        client.send(4, READ, 0, 1 << 20, &[]);
+    }
+    rig.until("answers wait", |connections| connections[0].unanswered > 0 && connections[0].requests == 9);
+    assert!(rig.order(|done| Order::Stop(Duration::from_millis(300), done)));
+    assert!(client.is_closed());
+}
+
+#[test]
+fn a_draining_server_refuses_new_requests_by_name() {
+    let rig = Rig::new();
+    let mut client = rig.structured(SMALL_SECTORS);
+    client.write(0, &pattern(1, 1 << 20));
+    // An answer that is not taken keeps the connection draining.
+    for _ in 0..4 {
+        client.send(4, READ, 0, 1 << 20, &[]);
+    }
+    rig.until("answers wait", |connections| connections[0].requests == 5 && connections[0].unanswered > 0);
+    let stopped = rig.start(|done| Order::Stop(Duration::from_secs(10), done));
+    std::thread::sleep(Duration::from_millis(100));
+    let late = client.send(0, WRITE, 0, 512, &[9; 512]);
+    let mut refused = None;
+    for _ in 0..5 {
+        let Message::Chunk { kind, cookie, data, .. } = client.message() else { panic!("chunks were agreed on") };
+        if cookie == late {
+            refused = Some((kind, data[..4].to_vec()));
+        }
+    }
+    assert_eq!(refused, Some((0x8001, 108u32.to_be_bytes().to_vec())));
+    assert!(client.is_closed());
+    assert_eq!(stopped.recv_timeout(Duration::from_secs(5)), Ok(true));
+}

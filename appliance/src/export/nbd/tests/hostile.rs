@@ -1,0 +1,218 @@
+//! Clients that lie, stop half-way, flood, or do not read. Whoever behaves is served all the while.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::super::NbdLimits;
+use super::client::*;
+use super::rig::*;
+
+/// Somebody honest is served, and soon.
+fn assert_served(rig: &Rig) {
+    let start = Instant::now();
+    let mut client = rig.structured(SMALL_SECTORS);
+    let data = pattern(start.elapsed().subsec_nanos() as u8, 8192);
+    client.write(1 << 20, &data);
+    assert_same(&client.read(1 << 20, 8192), &data);
+    assert!(start.elapsed() < Duration::from_secs(5), "served after {:?}", start.elapsed());
+}
+
+#[test]
+fn bytes_that_are_no_protocol_end_the_connection() {
+    let rig = Rig::new();
+    let mut client = rig.client();
+    client.put(b"GET / HTTP/1.1\r\n\r\n");
+    assert!(client.is_closed());
+    let mut client = rig.structured(SMALL_SECTORS);
+    client.put(&[0x55; 28]);
+    assert!(client.is_closed());
+    let mut client = rig.client();
+    client.stream = rig.socket();
+    client.take::<18>();
+    client.put(&0x8000_0003u32.to_be_bytes());
+    assert!(client.is_closed(), "unknown client flags");
+    assert_served(&rig);
+}
+
+#[test]
+fn an_option_that_claims_too_much_ends_the_connection_before_its_data() {
+    let rig = Rig::new();
+    for length in [(64 << 10) + 1, u32::MAX] {
+        let mut client = rig.client();
+        client.put(&[&b"IHAVEOPT"[..], &7u32.to_be_bytes(), &length.to_be_bytes()].concat());
+        assert!(client.is_closed());
+    }
+    assert_served(&rig);
+}
+
+#[test]
+fn endless_options_end_and_a_list_earns_questions_about_its_names() {
+    let rig = Rig::with(NbdLimits { options: 5, ..Default::default() }, 64 << 20);
+    let mut client = rig.client();
+    for _ in 0..5 {
+        client.put_option(99, &[]);
+    }
+    client.put_option(99, &[]);
+    assert!(client.is_closed());
+    let mut client = rig.client();
+    client.option(3, &[]);
+    for _ in 0..12 {
+        client.option(6, &[named(SMALL_SECTORS), vec![0, 0]].concat());
+    }
+    let start = Instant::now();
+    for _ in 0..5 {
+        client.put_option(3, &[]);
+    }
+    assert!(client.is_closed() && start.elapsed() < Duration::from_secs(5), "listing again and again earns nothing");
+    assert_served(&rig);
+}
+
+#[test]
+fn a_payload_that_breaks_off_writes_nothing_and_frees_everything() {
+    let rig = Rig::new();
+    let before = rig.order(Order::FreeBytes);
+    for (length, sent) in [(4096, 100), (65_536, 65_535), (1 << 20, 700_000), (8 << 20, 3_500_000)] {
+        let mut client = rig.structured(LARGE_SECTORS);
+        client.put(&request(0, WRITE, 1, 16 << 20, length));
+        client.put(&vec![0xdd; sent]);
+        drop(client);
+    }
+    rig.until("nobody is connected", |connections| connections.is_empty());
+    assert_eq!(rig.order(Order::FreeBytes), before, "memory was leaked");
+    let found = rig.structured(LARGE_SECTORS).read(16 << 20, 1 << 20);
+    // Of a write in several pieces whole pieces may be there, of the others nothing.
+    assert!(found.iter().all(|byte| *byte == found[0]));
+}
+
+#[test]
+fn a_payload_beyond_the_bound_ends_the_connection() {
+    let rig = Rig::new();
+    let mut client = rig.structured(SMALL_SECTORS);
+    client.put(&request(0, WRITE, 1, 0, (32 << 20) + 1));
+    assert!(client.is_closed());
+    assert_served(&rig);
+}
+
+#[test]
+fn ten_thousand_silent_connections_lock_nobody_out() {
+    let rig = Rig::with(NbdLimits { negotiating: 32, ..Default::default() }, 64 << 20);
+    let mut silent = std::collections::VecDeque::new();
+    for round in 0..10_000 {
+        silent.push_back(rig.socket());
+        // The system lets one process have so many files.
+        if silent.len() > 300 {
+            silent.pop_front();
+        }
+        if round % 1000 == 999 {
+            assert_served(&rig);
+        }
+    }
+    assert!(rig.connections().len() <= 33);
+}
+
+#[test]
+fn whoever_chooses_no_export_in_time_is_dropped_and_whoever_has_one_may_be_silent() {
+    let limits = NbdLimits { negotiation_time: Duration::from_millis(300), ..Default::default() };
+    let rig = Rig::with(limits, 64 << 20);
+    let mut established = rig.structured(SMALL_SECTORS);
+    let mut silent = Client::greet(rig.socket());
+    let mut slow = rig.client();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(200) {
+        slow.put(b"I");
+        std::thread::sleep(Duration::from_millis(50));
+        if start.elapsed() > Duration::from_millis(100) {
+            break;
+        }
+    }
+    assert!(silent.is_closed() && slow.is_closed());
+    assert!(start.elapsed() < Duration::from_secs(5));
+    established.write(0, &[1; 512]);
+}
+
+#[test]
+fn connections_are_bounded_and_the_bound_spares_the_established() {
+    let rig = Rig::with(NbdLimits { connections: 4, ..Default::default() }, 64 << 20);
+    let mut established: Vec<_> = (0..3).map(|_| rig.structured(SMALL_SECTORS)).collect();
+    let mut silent = rig.client();
+    established.push(rig.structured(SMALL_SECTORS));
+    assert!(silent.is_closed(), "it makes room");
+    let mut refused = rig.socket();
+    let ended = std::io::Read::read(&mut refused, &mut [0; 18]);
+    assert!(matches!(ended, Ok(0) | Err(_)), "there is no room");
+    established.iter_mut().for_each(|client| client.write(0, &[1; 512]));
+}
+
+#[test]
+fn a_client_that_takes_no_answers_is_not_read_from_and_costs_the_others_nothing() {
+    let limits = NbdLimits { bytes: 4 << 20, ..Default::default() };
+    let rig = Rig::with(limits, 64 << 20);
+    let mut deaf = rig.structured(SMALL_SECTORS);
+    deaf.write(0, &pattern(1, 1 << 20));
+    let requests: Vec<u8> = (0..100_000).flat_map(|cookie| request(4, READ, cookie, 0, 1 << 20)).collect();
+    let mut socket = deaf.stream.try_clone().expect("a second handle");
+    let flood = std::thread::spawn(move || {
+        socket.set_write_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+        socket.write_all(&requests).is_err()
+    });
+    assert!(flood.join().expect("it ran"), "100,000 requests were taken in");
+    for _ in 0..10 {
+        assert_served(&rig);
+    }
+    let connections = rig.connections();
+    assert!(connections[0].unanswered <= 128, "{connections:?}");
+    assert!(rig.order(Order::FreeBytes) > 56 << 20);
+}
+
+#[test]
+fn when_memory_is_short_clients_that_stand_still_give_theirs_back() {
+    let limits = NbdLimits { stall_time: Duration::from_millis(200), ..Default::default() };
+    let rig = Rig::with(limits, 8 << 20);
+    rig.structured(SMALL_SECTORS).write(0, &pattern(1, 1 << 20));
+    let mut standing = Vec::new();
+    for round in 0..12 {
+        let mut client = rig.structured(SMALL_SECTORS);
+        if round % 2 == 0 {
+            client.put(&request(0, WRITE, 1, 0, 1 << 20));
+            client.put(&[1; 1000]);
+        } else {
+            for _ in 0..8 {
+                client.send(4, READ, 0, 1 << 20, &[]);
+            }
+        }
+        standing.push(client);
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    assert_served(&rig);
+    let mut large = rig.simple(SMALL_SECTORS);
+    assert_eq!(large.read(0, 32 << 20).len(), 32 << 20);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..Default::default() })]
+
+    #[test]
+    fn no_bytes_at_all_bring_the_server_down(
+        bytes in prop::collection::vec(prop_oneof![3 => Just(0u8), 1 => any::<u8>()], 0..600), phase in 0..3u8,
+    ) {
+        thread_local!(static RIG: Rig = Rig::new());
+        RIG.with(|rig| {
+            let mut client = match phase {
+                0 => rig.client(),
+                1 => rig.structured(SMALL_SECTORS),
+                _ => rig.simple(LARGE_SECTORS),
+            };
+            // Behind an honest beginning, so that more than the magic number is looked at.
+            let begin = match phase {
+                0 => b"IHAVEOPT\0\0\0".to_vec(),
+                _ => request(0, WRITE, 1, 32 << 20, 20)[..6].to_vec(),
+            };
+            let _ = client.stream.write_all(&[begin, bytes].concat());
+            let _ = client.stream.shutdown(std::net::Shutdown::Write);
+            assert!(client.is_closed());
+            assert_served(rig);
+        });
+    }
+}

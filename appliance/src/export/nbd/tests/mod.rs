@@ -1,0 +1,8 @@
+//! The server over a real Unix socket, against clients that behave and clients that do not.
+
+mod client;
+mod ending;
+mod handshake;
+mod hostile;
+mod rig;
+mod transmission;

@@ -1,0 +1,167 @@
+//! A server on a thread of its own, with a pool in a temporary file and three exports.
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use plimsoll_engine::{CreatePool, CreateVdisk, Pool};
+use plimsoll_hardware::reactor::{Handle, Listener, MailboxSender, Peer, Reactor, ReactorConfig, mailbox};
+use plimsoll_hardware::{Machine, OpenOptions};
+
+use super::super::{ConnectionInfo, Export, Exports, NbdLimits, NbdServer, Refused};
+use super::client::Client;
+
+/// 64 MiB, sectors of 512 bytes.
+pub(super) const SMALL_SECTORS: &str = "tank/small";
+/// 64 MiB, sectors of 4096 bytes.
+pub(super) const LARGE_SECTORS: &str = "tank/large";
+/// The first one, read-only.
+pub(super) const READ_ONLY: &str = "tank/small@monday";
+pub(super) const SIZE: u64 = 64 << 20;
+
+pub(super) enum Order {
+    Stop(Duration, mpsc::Sender<bool>),
+    CloseExport(&'static str, mpsc::Sender<usize>),
+    Connections(mpsc::Sender<Vec<ConnectionInfo>>),
+    FreeBytes(mpsc::Sender<usize>),
+}
+
+pub(super) struct Rig {
+    pub(super) path: PathBuf,
+    orders: Option<MailboxSender<Order>>,
+    thread: Option<JoinHandle<()>>,
+    _directory: tempfile::TempDir,
+}
+
+struct Tank {
+    pool: Pool<Handle>,
+}
+
+impl Exports<Handle> for Tank {
+    fn list(&self, _: Peer) -> Vec<String> {
+        [SMALL_SECTORS, LARGE_SECTORS, READ_ONLY].map(String::from).to_vec()
+    }
+
+    fn open(&self, name: &str, _: Peer) -> Result<Export<Handle>, Refused> {
+        let vdisk = match name {
+            SMALL_SECTORS | READ_ONLY => "small",
+            LARGE_SECTORS => "large",
+            "tank/secret" => return Err(Refused::Forbidden),
+            _ => return Err(Refused::Unknown),
+        };
+        let vdisk = self.pool.vdisk(vdisk).map_err(|_| Refused::Unknown)?;
+        let description = Some("for tests".to_owned());
+        Ok(Export { name: name.into(), description, vdisk, read_only: name == READ_ONLY })
+    }
+}
+
+impl Rig {
+    pub(super) fn new() -> Self {
+        Self::with(NbdLimits::default(), 64 << 20)
+    }
+
+    pub(super) fn with(limits: NbdLimits, buffer_bytes: usize) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("nbd.sock");
+        let device = directory.path().join("device");
+        std::fs::File::create(&device).and_then(|file| file.set_len(512 << 20)).expect("a sparse file");
+        let (ready, is_ready) = mpsc::channel();
+        let socket = path.clone();
+        let thread = std::thread::spawn(move || {
+            let reactor = Reactor::new(ReactorConfig { buffer_bytes, ..Default::default() }).expect("a reactor");
+            let handle = reactor.handle();
+            reactor.block_on(async {
+                let options = OpenOptions { buffered: true, ..Default::default() };
+                let device = handle.open_device(&device, options).await.expect("the device");
+                let pool = Pool::create(&handle, CreatePool::named("tank"), vec![device]).await.expect("a pool");
+                for (name, sector) in [("small", 512), ("large", 4096)] {
+                    let spec = CreateVdisk { name: name.into(), size: SIZE, sector, write_through: false };
+                    pool.create_vdisk(spec).await.expect("a vdisk");
+                }
+                let listener = Listener::bind_unix(&handle, &socket).expect("a socket");
+                let server = NbdServer::start(handle.clone(), listener, Rc::new(Tank { pool }), limits);
+                let (sender, mut orders) = mailbox(&handle);
+                ready.send(sender).expect("the test waits");
+                while let Some(order) = orders.recv().await {
+                    // Whoever gave the order may have given up on it.
+                    let _ = match order {
+                        Order::Stop(grace, done) => done.send(server.stop(grace).await).is_ok(),
+                        Order::CloseExport(name, done) => done.send(server.close_export(name).await).is_ok(),
+                        Order::Connections(done) => done.send(server.connections()).is_ok(),
+                        Order::FreeBytes(done) => done.send(handle.buffers().free_bytes()).is_ok(),
+                    };
+                }
+            });
+        });
+        let orders = is_ready.recv().expect("the server starts");
+        Self { path, orders: Some(orders), thread: Some(thread), _directory: directory }
+    }
+
+    pub(super) fn socket(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.path).expect("the server listens");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        stream.set_write_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        stream
+    }
+
+    /// A client that has greeted.
+    pub(super) fn client(&self) -> Client {
+        Client::greet(self.socket())
+    }
+
+    /// A client with structured replies and block status that uses `export`.
+    pub(super) fn structured(&self, export: &str) -> Client {
+        let mut client = self.client();
+        client.structured();
+        client.go(export);
+        client
+    }
+
+    /// A client that knows only simple replies.
+    pub(super) fn simple(&self, export: &str) -> Client {
+        let mut client = self.client();
+        client.go(export);
+        client
+    }
+
+    pub(super) fn start<T>(&self, order: impl FnOnce(mpsc::Sender<T>) -> Order) -> mpsc::Receiver<T> {
+        let (done, is_done) = mpsc::channel();
+        let orders = self.orders.as_ref().expect("the rig runs");
+        assert!(orders.send(order(done)).is_ok(), "the server's thread is gone");
+        is_done
+    }
+
+    pub(super) fn order<T>(&self, order: impl FnOnce(mpsc::Sender<T>) -> Order) -> T {
+        self.start(order).recv_timeout(Duration::from_secs(20)).expect("the server obeys")
+    }
+
+    pub(super) fn connections(&self) -> Vec<ConnectionInfo> {
+        self.order(Order::Connections)
+    }
+
+    /// Waits until `condition` holds of the connections.
+    pub(super) fn until(&self, what: &str, condition: impl Fn(&[ConnectionInfo]) -> bool) {
+        let start = Instant::now();
+        loop {
+            let connections = self.connections();
+            if condition(&connections) {
+                return;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "{what} did not come true: {connections:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        drop(self.orders.take());
+        let ended = self.thread.take().map(JoinHandle::join);
+        if !std::thread::panicking() {
+            assert!(matches!(ended, Some(Ok(()))), "the server panicked");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Requests and their answers, as honest clients see them.
+
+use super::client::*;
+use super::rig::*;
+
+#[test]
+fn everything_written_is_read_back_at_every_length_and_place() {
+    let rig = Rig::new();
+    for export in [SMALL_SECTORS, LARGE_SECTORS] {
+        for structured in [true, false] {
+            let mut client = if structured { rig.structured(export) } else { rig.simple(export) };
+            let mut model = client.read(0, 6 << 20);
+            let places = [
+                (0, 4096),
+                (8192, 65_536),
+                (1, 1),
+                (511, 2),
+                (4095, 8194),
+                (100_000, 33),
+                (1 << 20, 1 << 20),
+                ((1 << 20) - 512, (1 << 20) + 1024),
+                ((1 << 20) + 77, 1 << 20),
+                (123_457, (4 << 20) + 4321),
+            ];
+            for (round, (offset, length)) in places.into_iter().enumerate() {
+                let data = pattern(round as u8 + 16 * structured as u8, length);
+                client.write(offset, &data);
+                model[offset as usize..][..length].copy_from_slice(&data);
+                assert_same(&client.read(offset, length as u32), &data);
+            }
+            assert_same(&client.read(0, 6 << 20), &model);
+            assert_same(&client.read(4097, 3 << 20), &model[4097..][..3 << 20]);
+        }
+    }
+}
+
+#[test]
+fn the_longest_request_is_served_and_a_longer_read_is_refused() {
+    let rig = Rig::new();
+    let data = pattern(3, 32 << 20);
+    for structured in [true, false] {
+        let mut client = if structured { rig.structured(SMALL_SECTORS) } else { rig.simple(SMALL_SECTORS) };
+        client.write(512, &data);
+        assert_same(&client.read(512, 32 << 20), &data);
+        assert_eq!(client.call(0, READ, 0, (32 << 20) + 1, &[]), Err(22));
+        assert_eq!(client.read(0, 512), vec![0; 512]);
+    }
+}
+
+#[test]
+fn holes_are_shown_and_sent_as_holes() {
+    let rig = Rig::new();
+    let mut client = rig.structured(SMALL_SECTORS);
+    client.write(65_536, &[1; 65_536]);
+    assert_eq!(client.ranges(0, 0, 1 << 20), [(65_536, 3), (65_536, 0), (917_504, 3)]);
+    assert_eq!(client.ranges(8, 0, 1 << 20), [(65_536, 3)], "REQ_ONE");
+    assert_eq!(client.ranges(0, 65_000, 1000), [(536, 3), (464, 0)], "in the middle of sectors");
+    let sent = client.send(0, READ, 0, 196_608, &[]);
+    let mut kinds = Vec::new();
+    while let Message::Chunk { flags, kind, cookie, data } = client.message() {
+        assert_eq!(cookie, sent);
+        kinds.push((kind, data.len()));
+        if flags & 1 != 0 {
+            break;
+        }
+    }
+    assert_eq!(kinds, [(2, 12), (1, 65_544), (2, 12)]);
+    client.send(4, READ, 0, 196_608, &[]);
+    let Message::Chunk { flags: 1, kind: 1, data, .. } = client.message() else { panic!("DF is one chunk") };
+    assert_eq!(data.len(), 196_616);
+    assert_eq!(client.call(4, READ, 0, 2 << 20, &[]), Err(75), "DF on more than a buffer");
+}
+
+#[test]
+fn trim_and_write_zeroes_give_space_back_and_leave_zeros() {
+    let rig = Rig::new();
+    let mut client = rig.structured(LARGE_SECTORS);
+    let data = pattern(9, 262_144);
+    client.write(0, &data);
+    assert_eq!(client.call(0, TRIM, 0, 65_536, &[]), Ok(vec![]));
+    assert_eq!(client.call(1, WRITE_ZEROES, 65_536, 65_536, &[]), Ok(vec![]));
+    assert_eq!(client.call(2, WRITE_ZEROES, 131_072, 65_536, &[]), Ok(vec![]), "NO_HOLE");
+    assert_eq!(client.ranges(0, 0, 262_144), [(131_072, 3), (131_072, 0)]);
+    assert_eq!(client.read(0, 196_608), vec![0; 196_608]);
+    assert_eq!(client.call(16, WRITE_ZEROES, 0, 65_536, &[]), Ok(vec![]), "FAST_ZERO");
+    assert_eq!(client.call(18, WRITE_ZEROES, 0, 65_536, &[]), Err(95), "FAST_ZERO with NO_HOLE");
+
+    // Finer than a sector: a trim leaves the ends, zeros are exact.
+    assert_eq!(client.call(0, TRIM, 200_000, 100, &[]), Ok(vec![]));
+    assert_same(&client.read(196_608, 65_536), &data[196_608..]);
+    assert_eq!(client.call(0, WRITE_ZEROES, 200_001, 20_000, &[]), Ok(vec![]));
+    let mut expected = data[196_608..].to_vec();
+    expected[200_001 - 196_608..][..20_000].fill(0);
+    assert_same(&client.read(196_608, 65_536), &expected);
+}
+
+#[test]
+fn each_kind_of_refusal_has_its_number_and_the_connection_lives_on() {
+    let rig = Rig::new();
+    for structured in [true, false] {
+        let mut client = if structured { rig.structured(SMALL_SECTORS) } else { rig.simple(SMALL_SECTORS) };
+        assert_eq!(client.call(0, READ, SIZE - 512, 1024, &[]), Err(22));
+        assert_eq!(client.call(0, WRITE, SIZE - 512, 1024, &[1; 1024]), Err(28));
+        assert_eq!(client.call(0, WRITE, u64::MAX - 5, 1 << 20, &vec![1; 1 << 20]), Err(28));
+        assert_eq!(client.call(0, WRITE_ZEROES, SIZE, 512, &[]), Err(28));
+        assert_eq!(client.call(0, TRIM, SIZE, 512, &[]), Err(22));
+        assert_eq!(client.call(0, READ, 0, 0, &[]), Err(22));
+        assert_eq!(client.call(0, WRITE, 0, 0, &[]), Err(22));
+        assert_eq!(client.call(0x8000, READ, 0, 512, &[]), Err(22));
+        assert_eq!(client.call(0, 77, 0, 512, &[]), Err(22));
+        assert_eq!(client.call(0, FLUSH, 0, 0, &[]), Ok(vec![]));
+        assert_eq!(client.call(0, CACHE, 0, 1 << 20, &[]), Ok(vec![]));
+        assert_eq!(client.read(0, 512), vec![0; 512]);
+    }
+    let mut client = rig.structured(READ_ONLY);
+    for (kind, payload) in [(WRITE, &[1u8; 70_000][..]), (TRIM, &[]), (WRITE_ZEROES, &[])] {
+        assert_eq!(client.call(0, kind, 0, 70_000, payload), Err(1));
+    }
+    assert_eq!(client.read(0, 512), vec![0; 512]);
+}
+
+#[test]
+fn many_requests_at_once_are_all_answered_once() {
+    let rig = Rig::new();
+    let mut client = rig.structured(SMALL_SECTORS);
+    let mut bytes = Vec::new();
+    for cookie in 0..1000u64 {
+        bytes.extend(request(0, WRITE, cookie, cookie * 4096, 4096));
+        bytes.extend(pattern(cookie as u8, 4096));
+    }
+    let mut writer = client.stream.try_clone().expect("a second handle");
+    let sending = std::thread::spawn(move || std::io::Write::write_all(&mut writer, &bytes));
+    let mut answered = vec![false; 1000];
+    for _ in 0..1000 {
+        let Message::Chunk { flags: 1, kind: 0, cookie, .. } = client.message() else { panic!("a WRITE failed") };
+        assert!(!std::mem::replace(&mut answered[cookie as usize], true), "{cookie} was answered twice");
+    }
+    sending.join().expect("it ran").expect("it sent");
+    for cookie in 0..1000u64 {
+        assert_same(&client.read(cookie * 4096, 4096), &pattern(cookie as u8, 4096));
+    }
+}
+
+#[test]
+fn writes_finer_than_a_sector_from_several_connections_lose_nothing() {
+    let rig = Rig::new();
+    let writers: Vec<_> = (0..4u8)
+        .map(|writer| {
+            let mut client = rig.structured(LARGE_SECTORS);
+            std::thread::spawn(move || {
+                for round in 0..200u64 {
+                    // All in the same few sectors, each writer at its own byte of every four.
+                    client.write(round * 16 + u64::from(writer), &[writer + 1]);
+                }
+            })
+        })
+        .collect();
+    writers.into_iter().for_each(|writer| writer.join().expect("it wrote"));
+    let found = rig.structured(LARGE_SECTORS).read(0, 3200);
+    for (at, byte) in found.into_iter().enumerate() {
+        let expected = if at % 16 < 4 { at as u8 % 16 + 1 } else { 0 };
+        assert_eq!(byte, expected, "byte {at}");
+    }
+}

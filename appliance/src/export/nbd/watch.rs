@@ -1,0 +1,38 @@
+//! Ends connections that use up what others need: handshakes that take too long, and clients that hold memory and stand
+//! still while there is little of it.
+//!
+//! One task per server looks at all connections once in a while, so that no request pays for a timer.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use plimsoll_hardware::Machine;
+
+use super::serve::Server;
+
+/// Longest time between two looks.
+const PERIOD_MAX: Duration = Duration::from_secs(1);
+
+/// Looks until there are no connections.
+pub(super) async fn watch<M: Machine>(server: Rc<Server<M>>) {
+    let limits = &server.limits;
+    let period = PERIOD_MAX.min(limits.negotiation_time / 4).min(limits.stall_time / 4).max(Duration::from_millis(1));
+    while !server.sessions.borrow().is_empty() {
+        server.handle.sleep(period).await;
+        let now = server.handle.now();
+        let memory = server.handle.buffers();
+        let scarce = memory.free_bytes() < memory.bytes() / 4;
+        let sessions: Vec<_> = server.sessions.borrow().values().cloned().collect();
+        for session in sessions.into_iter().filter(|session| !session.ended()) {
+            let late = session.is_negotiating() && now.saturating_sub(session.since) >= limits.negotiation_time;
+            let stalled = session.is_stalled(now, limits.stall_time);
+            if late || (stalled && scarce) {
+                let reason =
+                    if late { "no export chosen in time" } else { "memory is short and the client stands still" };
+                tracing::info!(peer = %session.peer, reason, "NBD connection closed");
+                session.end();
+            }
+        }
+    }
+    server.watching.set(false);
+}

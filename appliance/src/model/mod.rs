@@ -1,0 +1,29 @@
+//! What the API says and takes: plain data with stable field names, and nothing else.
+//!
+//! snake_case; sizes are integers of bytes and end in `_bytes`; times are RFC 3339 UTC and end in `_at`; what is absent is
+//! null, never a missing key. The fixed names are those that scripts rely on; a snapshot test of the OpenAPI document
+//! guards them.
+
+mod device;
+mod export;
+mod job;
+mod list;
+mod pool;
+mod request;
+mod status;
+mod vdisk;
+
+pub use device::{DeviceView, PoolDeviceView};
+pub use export::ExportView;
+pub use job::{CheckView, FindingView, JobState, JobView, RepairView};
+pub use list::{List, Listed};
+pub use pool::{CountersView, PoolState, PoolView, RecoveryView};
+pub use request::{AddDevice, AddExport, CreatePool, CreateVdisk, ImportPool, Plan, RepairPool, SetVdisk, WriteCache};
+pub use status::{Health, StatusView};
+pub use vdisk::{VdiskState, VdiskView};
+
+/// RFC 3339 in UTC of a wall-clock time in milliseconds.
+pub fn time_of(ms: u64) -> String {
+    let at = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    at.unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+}

@@ -1,0 +1,106 @@
+//! A pool as the API shows it.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Listed, PoolDeviceView};
+
+/// Whether a pool serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PoolState {
+    /// Open and writable.
+    Online,
+    /// Open, but nothing may be written; `reason` says why.
+    ReadOnly,
+    /// Known but not open; `reason` says why.
+    Unavailable,
+}
+
+/// A pool. Figures of an unavailable one are null.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PoolView {
+    /// Its name.
+    pub name: String,
+    /// Its UUID.
+    pub uuid: String,
+    /// Whether it serves.
+    pub state: PoolState,
+    /// Why it is not online.
+    pub reason: Option<String>,
+    /// Stable code of the reason.
+    pub reason_code: Option<String>,
+    /// When it was made.
+    pub created_at: Option<String>,
+    /// Unit of allocation.
+    pub extent_bytes: Option<u64>,
+    /// Unit of validity and sharing.
+    pub block_bytes: Option<u64>,
+    /// Space for data and metadata on all devices.
+    pub physical_bytes: Option<u64>,
+    /// Neither allocated nor reserved.
+    pub available_bytes: Option<u64>,
+    /// Allocated to data.
+    pub utilized_bytes: Option<u64>,
+    /// Allocated to metadata.
+    pub metadata_bytes: Option<u64>,
+    /// Kept back for metadata.
+    pub reserved_bytes: Option<u64>,
+    /// Freed, not yet reusable.
+    pub quarantined_bytes: Option<u64>,
+    /// Sum of the sizes of all vdisks.
+    pub designated_bytes: Option<u64>,
+    /// Designated minus physical.
+    pub overcommit_bytes: Option<i64>,
+    /// Designated by physical.
+    pub overcommit_ratio: Option<f64>,
+    /// 100 * (1 - available / physical).
+    pub used_pct: Option<f64>,
+    /// Number of vdisks.
+    pub vdisks: Option<u64>,
+    /// Its devices in order of their index.
+    pub devices: Vec<PoolDeviceView>,
+    /// Counts every root that was written.
+    pub generation: Option<u64>,
+    /// What was done when it was opened.
+    pub recovery: Option<RecoveryView>,
+    /// Counters since it was opened.
+    pub counters: Option<CountersView>,
+}
+
+impl Listed for PoolView {
+    const SCHEMA: &'static str = "pool.list/v1";
+}
+
+/// What opening a pool had to do.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct RecoveryView {
+    /// It had been closed cleanly.
+    pub clean: bool,
+    /// Journal records applied.
+    pub records_replayed: u64,
+    /// Journal records that could not be believed, none of which a flush had covered.
+    pub records_dropped: u64,
+    /// Records found in memory that outlived the process.
+    pub from_crash_memory: u64,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// Counters of a pool since it was opened.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[expect(missing_docs, reason = "the names say it; units are in the names")]
+pub struct CountersView {
+    pub reads: u64,
+    pub read_bytes: u64,
+    pub writes: u64,
+    pub write_bytes: u64,
+    pub first_writes: u64,
+    pub discards: u64,
+    pub flushes: u64,
+    pub journal_commits: u64,
+    pub checkpoints: u64,
+    pub pages_healed: u64,
+    pub pages_lost: u64,
+    pub cached_mapping_bytes: u64,
+}

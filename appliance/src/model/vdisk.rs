@@ -1,0 +1,65 @@
+//! A vdisk as the API shows it.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Listed, WriteCache};
+
+/// What a vdisk is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum VdiskState {
+    /// It serves.
+    Ready,
+    /// Its tail is being given back.
+    Shrinking,
+    /// It is gone; its space is being given back.
+    Deleting,
+}
+
+/// A vdisk.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct VdiskView {
+    /// POOL/VDISK.
+    pub name: String,
+    /// Its pool.
+    pub pool: String,
+    /// Its name in the pool.
+    pub vdisk: String,
+    /// Stable for its life.
+    pub uuid: String,
+    /// What it is doing.
+    pub state: VdiskState,
+    /// When it was made.
+    pub created_at: String,
+    /// Size shown to the guest.
+    pub designated_bytes: u64,
+    /// Physical space behind it.
+    pub backed_bytes: u64,
+    /// Of that, its own.
+    pub exclusive_bytes: u64,
+    /// Of that, also named by others.
+    pub shared_bytes: u64,
+    /// Held back by its regulation file.
+    pub regulation_bytes: u64,
+    /// Designated minus the regulation file.
+    pub effective_bytes: u64,
+    /// Physical space promised to it.
+    pub reservation_bytes: u64,
+    /// Physical space that it may not exceed.
+    pub quota_bytes: Option<u64>,
+    /// What the initiator addresses: 512 or 4096.
+    pub sector_bytes: u64,
+    /// 100 * backed / designated.
+    pub backed_pct: f64,
+    /// `off`: every acknowledged write survives power loss.
+    pub write_cache: WriteCache,
+    /// Clients connected to it.
+    pub clients: u64,
+    /// Of what an operator may set; for If-Match.
+    pub version: String,
+}
+
+impl Listed for VdiskView {
+    const SCHEMA: &'static str = "vdisk.list/v1";
+}

@@ -1,0 +1,150 @@
+//! The state directory: one daemon at a time, and its sockets.
+//!
+//! The lock is an flock on `lock`, which the kernel drops when the holder dies, so it is never stale; the holder's process
+//! id is in the file for the message only.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+use crate::problem::{Answer, Problem};
+
+/// Longest path of a Unix socket: `sun_path` has 108 bytes with the closing zero (unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// A locked state directory. Unlocked when dropped.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// The socket of the API in a state directory.
+pub fn control_socket(dir: &Path) -> PathBuf {
+    dir.join("control.sock")
+}
+
+/// The socket of all NBD exports in a state directory.
+pub fn nbd_socket(dir: &Path) -> PathBuf {
+    dir.join("nbd.sock")
+}
+
+impl StateDir {
+    /// Makes the directory if needed (mode 0700) and locks it.
+    ///
+    /// # Errors
+    /// `locked` naming the process that holds it; `invalid-argument` when it cannot be a state directory.
+    pub fn lock(path: &Path) -> Answer<Self> {
+        let cannot = |what: &str, error: std::io::Error| {
+            let detail = format!("{} {what}: {error}", path.display());
+            Problem::new("invalid-argument", detail).hint("name another one: plimsoll serve --state-dir DIR")
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|error| cannot("cannot be the state directory", error))?;
+        let path = fs::canonicalize(path).map_err(|error| cannot("cannot be resolved", error))?;
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path.join("lock"))
+            .map_err(|error| cannot("cannot be locked", error))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(held(&path, &mut lock)),
+            Err(error) => return Err(cannot("cannot be locked", error.into())),
+        }
+        let note = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id()));
+        note.map_err(|error| cannot("cannot be written to", error))?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Where it is, absolute.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+fn held(path: &Path, lock: &mut File) -> Problem {
+    let mut text = String::new();
+    let holder = match lock.read_to_string(&mut text) {
+        Ok(_) if !text.trim().is_empty() => format!("process {}", text.trim()),
+        _ => "another process".to_owned(),
+    };
+    Problem::new("locked", format!("{holder} serves {} already", path.display()))
+        .hint(format!("plimsoll --state-dir {} status", path.display()))
+}
+
+/// Makes room for a Unix socket at `path`: nothing is there, or a stale one that nobody answers is removed.
+///
+/// # Errors
+/// `in-use` when a living socket or anything that is no socket is there; `invalid-argument` when the path is too long.
+pub fn clear_socket(path: &Path) -> Answer<()> {
+    let length = path.as_os_str().len();
+    if length > SOCKET_PATH_MAX {
+        let detail = format!("the socket path {} has {length} bytes, {SOCKET_PATH_MAX} are allowed", path.display());
+        return Err(Problem::new("invalid-argument", detail).hint("use a shorter --state-dir"));
+    }
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        let detail = format!("{} exists and is no socket", path.display());
+        return Err(Problem::new("in-use", detail).hint(format!("mv {0} {0}.old", path.display())));
+    }
+    if UnixStream::connect(path).is_ok() {
+        let detail = format!("somebody serves on the socket {}", path.display());
+        return Err(Problem::new("in-use", detail).hint(format!("fuser {}", path.display())));
+    }
+    fs::remove_file(path).map_err(|error| {
+        Problem::new("in-use", format!("the stale socket {} cannot be removed: {error}", path.display()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_lock_names_the_process_that_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = StateDir::lock(&dir.path().join("state")).unwrap();
+        let problem = StateDir::lock(first.path()).unwrap_err();
+        assert_eq!(problem.code, "locked");
+        assert!(problem.detail.contains(&format!("process {}", std::process::id())), "{}", problem.detail);
+        let path = first.path().to_owned();
+        drop(first);
+        StateDir::lock(&path).unwrap();
+    }
+
+    #[test]
+    fn only_a_stale_socket_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = control_socket(dir.path());
+        clear_socket(&path).unwrap();
+        let living = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        assert_eq!(clear_socket(&path).unwrap_err().code, "in-use");
+        drop(living);
+        clear_socket(&path).unwrap();
+        assert!(!path.exists());
+        fs::write(&path, "not a socket").unwrap();
+        assert_eq!(clear_socket(&path).unwrap_err().code, "in-use");
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_file_is_no_state_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "").unwrap();
+        assert_eq!(StateDir::lock(&path).unwrap_err().code, "invalid-argument");
+        let long = dir.path().join("x".repeat(120));
+        assert_eq!(clear_socket(&long).unwrap_err().code, "invalid-argument");
+    }
+}

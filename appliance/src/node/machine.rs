@@ -1,0 +1,155 @@
+//! Opening devices, and what the machine says of a path. Everything a person can get wrong about a path gets its own
+//! words here, before the engine sees it.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use plimsoll_engine::{Label, identify};
+use plimsoll_hardware::probe::{SIGNATURE_BYTES, signature};
+use plimsoll_hardware::{Device as _, Machine, OpenError, OpenOptions};
+
+use super::Node;
+use crate::problem::{Answer, Problem};
+use crate::units::iec;
+
+/// A device of the machine that the node runs on.
+pub type Device = <plimsoll_hardware::reactor::Handle as Machine>::Device;
+
+/// What for a device is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To serve from it. Waits for a lock that a dying predecessor still holds.
+    Serve,
+    /// To read it only, and not if somebody holds it.
+    Look,
+}
+
+impl Node {
+    /// Opens the device at `path`.
+    ///
+    /// # Errors
+    /// `not-found`, `not-a-device`, `read-only`, `locked`, `device-error`, each with the path.
+    pub(super) async fn open_device(&self, path: &str, purpose: Purpose) -> Answer<Device> {
+        let checked = path.to_owned();
+        self.blocking(move || check_path(&checked)).await??;
+        let options = OpenOptions {
+            buffered: self.is_buffered(path),
+            read_only: purpose == Purpose::Look,
+            lock: purpose == Purpose::Serve,
+            ..OpenOptions::default()
+        };
+        self.machine().open_device(path, options).await.map_err(|error| cannot_open(path, &error))
+    }
+
+    /// Whether `path` was allowed to go through the page cache.
+    pub(super) fn is_buffered(&self, path: &str) -> bool {
+        self.0.buffered.borrow().contains(path)
+    }
+
+    /// Allows paths to go through the page cache from now on.
+    pub(super) fn allow_buffered<'a>(&self, paths: impl IntoIterator<Item = &'a String>) {
+        self.0.buffered.borrow_mut().extend(paths.into_iter().map(|path| absolute(path)));
+    }
+
+    /// What is on an open device besides a pool, in words; `None` when nothing is recognised.
+    pub(super) async fn contents(&self, device: &Device) -> Answer<Option<&'static str>> {
+        let geometry = device.geometry();
+        let block = u64::from(geometry.logical_block);
+        let bytes = (SIGNATURE_BYTES as u64).min(geometry.size) / block * block;
+        let buffer = self.machine().buffers().alloc(bytes as usize).await;
+        let first = device.read(0, buffer).await.map_err(plimsoll_engine::Error::Device)?;
+        Ok(signature(&first))
+    }
+
+    /// Opens the device at `path` and reads its label.
+    pub(super) async fn open_labelled(&self, path: &str, purpose: Purpose) -> Answer<(Device, Option<Label>)> {
+        let device = self.open_device(path, purpose).await?;
+        let label = identify(self.machine(), &device).await?;
+        Ok((device, label))
+    }
+}
+
+/// Refuses what can be no device at all, by what it is.
+fn check_path(path: &str) -> Answer<()> {
+    let found = fs::metadata(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Problem::new("not-found", format!("{path} does not exist"))
+            .hint(format!("plimsoll device list; for a pool in a sparse file first: truncate -s 64G {path}")),
+        std::io::ErrorKind::PermissionDenied => {
+            Problem::new("permission", format!("{path}: permission denied")).hint(format!("ls -l {path}"))
+        }
+        _ => Problem::new("device-error", format!("{path}: {error}")),
+    })?;
+    let kind = found.file_type();
+    let wrong = if kind.is_dir() {
+        "is a directory"
+    } else if kind.is_char_device() {
+        "is a character device"
+    } else if kind.is_fifo() {
+        "is a pipe"
+    } else if kind.is_socket() {
+        "is a socket"
+    } else {
+        return Ok(());
+    };
+    let detail = format!("{path} {wrong}, not a block device or regular file");
+    let hint = if kind.is_dir() {
+        format!("truncate -s 64G {0}/pool.img, and name that file", path.trim_end_matches('/'))
+    } else {
+        "plimsoll device list".to_owned()
+    };
+    Err(Problem::new("not-a-device", detail).hint(hint))
+}
+
+/// The hardware's words for a device that cannot be opened; what to do stands behind their last semicolon.
+pub(crate) fn cannot_open(path: &str, error: &OpenError) -> Problem {
+    let code = match error {
+        OpenError::Missing { .. } => "not-found",
+        OpenError::WrongKind { .. } => "not-a-device",
+        OpenError::Held { .. } => "locked",
+        OpenError::WriteProtected { .. } => "read-only",
+        OpenError::Empty { .. } => "too-small",
+        OpenError::NoDirectIo { .. } => "no-direct-io",
+        OpenError::System { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => "permission",
+        OpenError::System { .. } => "device-error",
+    };
+    let text = match error {
+        OpenError::System { source, .. } => format!("{error}: {source}"),
+        _ => error.to_string(),
+    };
+    let problem = match text.rsplit_once("; ") {
+        Some((detail, hint)) => Problem::new(code, detail).hint(hint),
+        None => Problem::new(code, text),
+    };
+    match code {
+        "permission" => problem.hint(format!("ls -l {path}; run plimsoll as a user who may write to it")),
+        "no-direct-io" => problem.hint("choose another file system, or say --buffered"),
+        _ => problem,
+    }
+}
+
+/// What is on the device at `path`, in words; `None` when nothing is recognised or it cannot be read. Blocks.
+pub(super) fn contents_at(path: &Path) -> Option<&'static str> {
+    let mut first = Vec::new();
+    fs::File::open(path).ok()?.take(SIGNATURE_BYTES as u64).read_to_end(&mut first).ok()?;
+    signature(&first)
+}
+
+/// Whether a path is the same file as another.
+pub(super) fn same_file(one: &str, other: &str) -> bool {
+    match (fs::canonicalize(one), fs::canonicalize(other)) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one == other,
+    }
+}
+
+/// `path` as an absolute one, so that it means the same at the next start.
+pub(super) fn absolute(path: &str) -> String {
+    std::path::absolute(path).map_or_else(|_| path.to_owned(), |path| path.to_string_lossy().into_owned())
+}
+
+/// The size of a device for people.
+pub(super) fn size_of(device: &Device) -> String {
+    iec(device.geometry().size)
+}

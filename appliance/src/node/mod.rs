@@ -1,0 +1,222 @@
+//! The node: everything that lives on the reactor's thread. Pools, jobs, exports, and what is remembered of them.
+//!
+//! Invariants:
+//! 1. Only this thread touches a pool. Others come by [`NodeLink`].
+//! 2. What is changed is durable in the state file before it is answered ([`Node::remember`]).
+//! 3. Changes to the set of pools and their devices come one after the other ([`Inner::changes`]); everything else runs
+//!    side by side.
+//! 4. No `RefCell` is borrowed across an await.
+//!
+//! Each operation is a file named by its verb.
+
+mod close;
+pub mod directory;
+mod exports;
+mod jobs;
+mod link;
+mod machine;
+mod pool_add_device;
+mod pool_check;
+mod pool_create;
+mod pool_delete;
+mod pool_export;
+mod pool_import;
+mod pool_list;
+mod pool_open;
+mod scan;
+pub mod state;
+mod status;
+mod vdisk_create;
+mod vdisk_delete;
+mod vdisk_list;
+mod vdisk_set;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use plimsoll_engine::Pool;
+use plimsoll_hardware::Machine;
+use plimsoll_hardware::reactor::{Handle, mailbox};
+use uuid::Uuid;
+
+use crate::problem::{Answer, Problem};
+pub use exports::Listening;
+pub use link::NodeLink;
+pub use machine::Device;
+pub(crate) use machine::cannot_open;
+pub use pool_check::{check_view, repair_view};
+use state::State;
+
+/// Everything on the reactor's thread. Cheap to clone; all clones are the same node.
+#[derive(Clone)]
+pub struct Node(Rc<Inner>);
+
+struct Inner {
+    machine: Handle,
+    dir: PathBuf,
+    started_ms: u64,
+    /// Memory for mapping pages per pool.
+    cache_bytes: Option<u64>,
+    state: RefCell<State>,
+    /// Writers of the state file, in turn.
+    saving: tokio::sync::Mutex<()>,
+    /// Whoever changes the set of pools or their devices, in turn.
+    changes: tokio::sync::Mutex<()>,
+    pools: RefCell<BTreeMap<String, Slot>>,
+    jobs: RefCell<jobs::Jobs>,
+    /// Paths of devices that may go through the page cache.
+    buffered: RefCell<BTreeSet<String>>,
+    exports: exports::Exports,
+    ready: Cell<bool>,
+    closing: Cell<bool>,
+}
+
+/// A pool by its name.
+enum Slot {
+    Open(Pool<Handle>),
+    /// Known from the state file, but not open.
+    Unavailable(Problem),
+}
+
+impl Node {
+    /// A node that remembers in `dir`, which the caller has locked. No pool is open yet.
+    ///
+    /// # Errors
+    /// When the state file is not to be trusted.
+    pub fn new(machine: Handle, dir: &Path, cache_bytes: Option<u64>) -> Answer<Self> {
+        let state = State::load(dir)?;
+        let devices = state.pools.iter().flat_map(|pool| &pool.devices);
+        let buffered = devices.filter(|device| device.buffered).map(|device| device.path.clone()).collect();
+        Ok(Self(Rc::new(Inner {
+            started_ms: machine.wall_clock_ms(),
+            machine,
+            dir: dir.to_owned(),
+            cache_bytes,
+            state: RefCell::new(state),
+            saving: tokio::sync::Mutex::new(()),
+            changes: tokio::sync::Mutex::new(()),
+            pools: RefCell::default(),
+            jobs: RefCell::default(),
+            buffered: RefCell::new(buffered),
+            exports: exports::Exports::default(),
+            ready: Cell::new(false),
+            closing: Cell::new(false),
+        })))
+    }
+
+    /// The way in for other threads.
+    pub fn link(&self) -> NodeLink {
+        let (sender, mut calls) = mailbox::<link::Call>(&self.0.machine);
+        let node = self.clone();
+        self.spawn(async move {
+            while let Some(call) = calls.recv().await {
+                call(&node);
+            }
+        });
+        NodeLink::new(sender)
+    }
+
+    /// The machine that it runs on.
+    pub fn machine(&self) -> &Handle {
+        &self.0.machine
+    }
+
+    /// Its state directory.
+    pub fn dir(&self) -> &Path {
+        &self.0.dir
+    }
+
+    /// Says that it serves.
+    pub fn set_ready(&self) {
+        self.0.ready.set(true);
+    }
+
+    /// Whether it serves: everything was opened, and it is not stopping.
+    pub fn is_ready(&self) -> bool {
+        self.0.ready.get() && !self.0.closing.get()
+    }
+
+    /// Whether the embedded default was set up before.
+    pub fn embedded_made(&self) -> bool {
+        self.0.state.borrow().embedded_made
+    }
+
+    /// Remembers that the embedded default was set up.
+    ///
+    /// # Errors
+    /// When the state cannot be kept.
+    pub async fn set_embedded_made(&self) -> Answer<()> {
+        self.remember(|state| state.embedded_made = true).await
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.0.machine.spawn(task);
+    }
+
+    /// Runs what may block beside the reactor.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Answer<T> {
+        self.0.machine.blocking(work).await.map_err(|error| Problem::new("internal", error.to_string()))
+    }
+
+    /// Changes the state and makes it durable; when that fails nothing is changed.
+    async fn remember(&self, change: impl FnOnce(&mut State)) -> Answer<()> {
+        let _turn = self.0.saving.lock().await;
+        let mut state = self.0.state.borrow().clone();
+        change(&mut state);
+        if *self.0.state.borrow() == state {
+            return Ok(());
+        }
+        let (dir, saved) = (self.0.dir.clone(), state.clone());
+        self.blocking(move || saved.save(&dir)).await??;
+        self.0.state.replace(state);
+        Ok(())
+    }
+
+    /// The open pool `name`: its name, its UUID or an unambiguous prefix of that.
+    fn pool(&self, name: &str) -> Answer<Pool<Handle>> {
+        let name = self.pool_name(name)?;
+        match self.0.pools.borrow().get(&name) {
+            Some(Slot::Open(pool)) => Ok(pool.clone()),
+            Some(Slot::Unavailable(reason)) => {
+                Err(Problem::new("unavailable", format!("pool {name} is unavailable: {}", reason.detail))
+                    .hint(format!("plimsoll pool import --name {name}")))
+            }
+            None => Err(Problem::not_found("pool", &name)),
+        }
+    }
+
+    /// The name of the pool that `text` means.
+    fn pool_name(&self, text: &str) -> Answer<String> {
+        let pools = self.0.pools.borrow();
+        if pools.contains_key(text) {
+            return Ok(text.to_owned());
+        }
+        let known = self.0.state.borrow();
+        let found = by_uuid_prefix(text, known.pools.iter().map(|pool| (pool.uuid, pool.name.as_str())))?;
+        found.filter(|name| pools.contains_key(name)).ok_or_else(|| {
+            let hint = match pools.keys().next() {
+                Some(first) => format!("plimsoll pool list (there is {first})"),
+                None => "plimsoll pool create NAME --device PATH (there is no pool yet)".to_owned(),
+            };
+            Problem::not_found("pool", text).hint(hint)
+        })
+    }
+}
+
+/// What `text` names if it is a UUID or a prefix of one with at least 4 digits.
+fn by_uuid_prefix<'a>(text: &str, known: impl Iterator<Item = (Uuid, &'a str)>) -> Answer<Option<String>> {
+    let prefix = text.replace('-', "").to_ascii_lowercase();
+    if prefix.len() < 4 || !prefix.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(None);
+    }
+    let mut found = known.filter(|(uuid, _)| uuid.simple().to_string().starts_with(&prefix)).map(|(_, name)| name);
+    let first = found.next().map(str::to_owned);
+    match (first, found.next()) {
+        (Some(first), Some(second)) => {
+            Err(Problem::new("conflict", format!("{text} may mean {first} or {second}")).hint("give more digits"))
+        }
+        (first, _) => Ok(first),
+    }
+}

@@ -1,0 +1,155 @@
+//! `pool create`: a new pool on devices that hold nothing else.
+//!
+//! Order: everything is checked first; then the engine writes the labels; then the pool is remembered; then it is
+//! answered. A crash in between leaves a pool that `pool import` finds.
+
+use plimsoll_engine::{self as engine, Pool};
+use plimsoll_hardware::{Device as _, Handle};
+
+use super::machine::{Purpose, absolute, same_file, size_of};
+use super::state::{DeviceRecord, PoolRecord};
+use super::{Device, Node, Slot};
+use crate::model::{CreatePool, Plan, PoolView};
+use crate::name;
+use crate::problem::{Answer, Problem};
+
+const EXTENT_BYTES_DEFAULT: u32 = 64 << 10;
+
+impl Node {
+    /// Makes a pool and serves it.
+    ///
+    /// # Errors
+    /// By what is wrong with the name, the options or a device; nothing is written then.
+    pub async fn create_pool(&self, request: CreatePool) -> Answer<PoolView> {
+        let _turn = self.0.changes.lock().await;
+        let (spec, devices) = self.prepare_pool(&request).await?;
+        let name = spec.name.clone();
+        let pool = Pool::create(self.machine(), spec, devices).await?;
+        self.adopt(pool).await?;
+        tracing::info!(pool = name, "pool created");
+        self.pool_view(&name)
+    }
+
+    /// What [`Node::create_pool`] would do.
+    ///
+    /// # Errors
+    /// As [`Node::create_pool`], as far as it can be known without writing.
+    pub async fn plan_create_pool(&self, request: CreatePool) -> Answer<Plan> {
+        let _turn = self.0.changes.lock().await;
+        let (spec, devices) = self.prepare_pool(&request).await?;
+        let mut plan = Plan::of([format!("create pool {} with extents of {} bytes", spec.name, spec.extent_bytes)]);
+        for device in &devices {
+            let path = &device.geometry().path;
+            plan.steps.push(format!("overwrite {path} ({}) from its beginning", size_of(device)));
+        }
+        plan.needs_bytes = Some(0);
+        Ok(plan)
+    }
+
+    async fn prepare_pool(&self, request: &CreatePool) -> Answer<(engine::CreatePool, Vec<Device>)> {
+        name::check("pool", &request.name)?;
+        if self.0.pools.borrow().contains_key(&request.name) {
+            return Err(Problem::new("exists", format!("pool {} exists", request.name))
+                .hint(format!("plimsoll pool show {}", request.name)));
+        }
+        let extent_bytes = request.extent_bytes.unwrap_or(EXTENT_BYTES_DEFAULT);
+        if !extent_bytes.is_power_of_two() || !(64 << 10..=1 << 20).contains(&extent_bytes) {
+            let detail = format!("extents of {extent_bytes} bytes cannot be; a power of two from 65536 to 1048576 can");
+            return Err(Problem::new("invalid-argument", detail).hint("leave --extent-size out for 64K"));
+        }
+        if request.devices.is_empty() {
+            return Err(Problem::new("invalid-argument", format!("pool {} needs a device", request.name))
+                .hint(format!("plimsoll pool create {} --device PATH", request.name)));
+        }
+        for (index, path) in request.devices.iter().enumerate() {
+            if request.devices[..index].iter().any(|other| same_file(other, path)) {
+                return Err(Problem::new("invalid-argument", format!("{path} is named twice")));
+            }
+        }
+        let force = force_of(&request.force, &["foreign"])?.contains(&"foreign");
+        if request.buffered {
+            self.allow_buffered(&request.devices);
+        }
+        let mut devices = Vec::new();
+        for path in &request.devices {
+            devices.push(self.open_new(path, force).await?);
+        }
+        Ok((engine::CreatePool { name: request.name.clone(), extent_bytes, force }, devices))
+    }
+
+    /// Opens a device that is to be overwritten; refuses one that holds something unless forced.
+    pub(super) async fn open_new(&self, path: &str, force: bool) -> Answer<Device> {
+        let path = absolute(path);
+        if let Some(pool) = self.pool_on(&path) {
+            return Err(Problem::new("in-use", format!("{path} is a device of pool {pool}"))
+                .hint(format!("plimsoll pool show {pool}")));
+        }
+        let (device, label) = self.open_labelled(&path, Purpose::Serve).await?;
+        if force {
+            return Ok(device);
+        }
+        let found = match label {
+            Some(label) => Some(format!("a device of pool {} (UUID {})", label.pool_name, label.pool)),
+            None => self.contents(&device).await?.map(str::to_owned),
+        };
+        match found {
+            Some(what) => Err(Problem::new("in-use", format!("{path} holds {what}"))
+                .hint("give another device; or say --force=foreign to overwrite it, which loses what it holds")),
+            None => Ok(device),
+        }
+    }
+
+    /// What is to be remembered of an open pool.
+    pub(super) fn record_of(&self, pool: &Pool<Handle>) -> PoolRecord {
+        let info = pool.info();
+        let device = |device: &engine::DeviceInfo| {
+            let path = absolute(&device.path);
+            DeviceRecord { uuid: device.uuid, buffered: self.is_buffered(&path), path }
+        };
+        PoolRecord { name: info.name, uuid: info.uuid, devices: info.devices.iter().map(device).collect() }
+    }
+
+    /// The pool here that `path` belongs to.
+    pub(super) fn pool_on(&self, path: &str) -> Option<String> {
+        let state = self.0.state.borrow();
+        let mut pools = state.pools.iter();
+        pools.find(|pool| pool.devices.iter().any(|device| same_file(&device.path, path))).map(|pool| pool.name.clone())
+    }
+
+    /// Remembers an open pool and serves it; closes it when it cannot be remembered.
+    pub(super) async fn adopt(&self, pool: Pool<Handle>) -> Answer<()> {
+        let record = self.record_of(&pool);
+        let name = record.name.clone();
+        let remembered = self
+            .remember(|state| {
+                state.pools.retain(|known| known.uuid != record.uuid && known.name != record.name);
+                state.pools.push(record);
+                state.pools.sort_by(|one, other| one.name.cmp(&other.name));
+            })
+            .await;
+        if let Err(problem) = remembered {
+            if let Err(error) = pool.close().await {
+                tracing::warn!(pool = name, %error, "the pool could not be closed cleanly");
+            }
+            return Err(problem);
+        }
+        self.0.pools.borrow_mut().insert(name, Slot::Open(pool));
+        Ok(())
+    }
+}
+
+/// The checks to override, each of which must be one that there is. `all` means all of them.
+pub(super) fn force_of<'a>(asked: &[String], known: &[&'a str]) -> Answer<Vec<&'a str>> {
+    let mut force = Vec::new();
+    for check in asked {
+        if check == "all" {
+            force.extend(known);
+        } else if let Some(check) = known.iter().find(|known| *known == check) {
+            force.push(*check);
+        } else {
+            let detail = format!("there is no check {check:?} to override here; there is {}", known.join(", "));
+            return Err(Problem::new("invalid-argument", detail));
+        }
+    }
+    Ok(force)
+}

@@ -1,0 +1,81 @@
+//! `pool delete`: the end of a pool. Its labels are overwritten, so that no scan finds it again.
+
+use plimsoll_hardware::Device as _;
+
+use super::machine::Purpose;
+use super::pool_create::force_of;
+use super::{Device, Node};
+use crate::model::Plan;
+use crate::problem::{Answer, Problem};
+
+/// What is overwritten at both ends of a device. Labels and roots lie there (FORMAT.md); what lies between is worth
+/// nothing without them.
+const WIPE_BYTES: u64 = 4 << 20;
+
+impl Node {
+    /// Destroys a pool.
+    ///
+    /// # Errors
+    /// `not-empty` while it has vdisks, unless `force` has `not-empty`; `in-use` while clients are connected, unless
+    /// `force` has `in-use`; `unavailable` when it is not open, because then its devices cannot be reached.
+    pub async fn delete_pool(&self, name: &str, force: &[String]) -> Answer<()> {
+        let _turn = self.0.changes.lock().await;
+        let (name, paths) = self.prepare_delete(name, force)?;
+        drop(self.let_go(&name).await?);
+        for path in &paths {
+            self.wipe(path).await?;
+        }
+        tracing::info!(pool = name, "pool deleted");
+        Ok(())
+    }
+
+    /// What [`Node::delete_pool`] would do.
+    ///
+    /// # Errors
+    /// As [`Node::delete_pool`].
+    pub fn plan_delete_pool(&self, name: &str, force: &[String]) -> Answer<Plan> {
+        let (name, paths) = self.prepare_delete(name, force)?;
+        let info = self.pool(&name)?.info();
+        let mut plan = Plan::of([format!("destroy pool {name} with {} vdisks", info.vdisks)]);
+        plan.steps.extend(paths.iter().map(|path| format!("overwrite the labels on {path}")));
+        plan.frees_bytes = Some(info.utilized_bytes + info.metadata_bytes);
+        Ok(plan)
+    }
+
+    fn prepare_delete(&self, name: &str, force: &[String]) -> Answer<(String, Vec<String>)> {
+        let force = force_of(force, &["not-empty", "in-use"])?;
+        let info = self.pool(name)?.info();
+        let name = info.name;
+        if info.vdisks > 0 && !force.contains(&"not-empty") {
+            return Err(Problem::new("not-empty", format!("pool {name} has {} vdisks", info.vdisks))
+                .hint(format!("plimsoll vdisk list --pool {name}; or plimsoll pool delete {name} --force=not-empty")));
+        }
+        let clients = self.pool_clients(&name);
+        if clients > 0 && !force.contains(&"in-use") {
+            return Err(Problem::new("in-use", format!("{clients} clients are connected to vdisks of pool {name}"))
+                .hint("plimsoll export list; or say --force=in-use as well"));
+        }
+        Ok((name, info.devices.into_iter().map(|device| device.path).collect()))
+    }
+
+    async fn wipe(&self, path: &str) -> Answer<()> {
+        // Its lock is free when the last I/O of the closed pool has ended, which the open waits for.
+        let device = self.open_device(path, Purpose::Serve).await?;
+        wipe_ends(&device).await.map_err(|error| Problem::from(plimsoll_engine::Error::Device(error)))?;
+        match plimsoll_engine::identify(self.machine(), &device).await {
+            Ok(Some(label)) => Err(Problem::new(
+                "internal",
+                format!("{path} still carries the label of pool {} after it was wiped", label.pool_name),
+            )),
+            Ok(None) | Err(_) => Ok(()),
+        }
+    }
+}
+
+async fn wipe_ends(device: &Device) -> Result<(), plimsoll_hardware::IoError> {
+    let size = device.geometry().size;
+    let bytes = WIPE_BYTES.min(size);
+    device.write_zeroes(0, bytes).await?;
+    device.write_zeroes(size - bytes, bytes).await?;
+    device.flush().await
+}

@@ -1,0 +1,85 @@
+//! `pool import`: serve a pool that was made elsewhere, or try an unavailable one again.
+
+use super::scan::first_failure;
+use super::{Node, Slot};
+use crate::model::{ImportPool, Plan, PoolView};
+use crate::problem::{Answer, Problem};
+
+impl Node {
+    /// Opens the pool on `request.paths`, or the known one that is named, and remembers where it is.
+    ///
+    /// # Errors
+    /// By what is wrong with a path; `exists` when it is open already or its name is taken; the engine's reasons.
+    pub async fn import_pool(&self, request: ImportPool) -> Answer<PoolView> {
+        let _turn = self.0.changes.lock().await;
+        let paths: Vec<String> = request.paths.iter().map(|path| super::machine::absolute(path)).collect();
+        if request.buffered {
+            self.allow_buffered(&paths);
+        }
+        if let Some(name) = &request.name {
+            return self.retry(name, &paths).await;
+        }
+        if let Some(name) = paths.iter().find_map(|path| self.pool_on(path)) {
+            return self.retry(&name, &paths).await;
+        }
+        if paths.is_empty() {
+            return Err(Problem::new("invalid-argument", "neither a path nor a name of a pool was given")
+                .hint("plimsoll pool import PATH..."));
+        }
+        let found = self.find_devices(None, &paths).await;
+        first_failure(&found)?;
+        let Some(label) = found.label.clone() else { return Err(super::scan::not_a_pool(&paths[0])) };
+        let known = self.0.state.borrow().pools.iter().find(|pool| pool.uuid == label.pool).cloned();
+        if let Some(known) = known {
+            // It was known under other paths; the devices are opened again with the lock of this process.
+            drop(found);
+            return self.retry(&known.name, &paths).await;
+        }
+        if self.0.pools.borrow().contains_key(&label.pool_name) {
+            let detail = format!("another pool named {} is here already", label.pool_name);
+            return Err(Problem::new("exists", detail).hint(format!("plimsoll pool export {}", label.pool_name)));
+        }
+        let pool = self.open_found(found).await?;
+        self.adopt(pool).await?;
+        tracing::info!(pool = label.pool_name, "pool imported");
+        self.pool_view(&label.pool_name)
+    }
+
+    /// What [`Node::import_pool`] would do.
+    ///
+    /// # Errors
+    /// By what is wrong with a path.
+    pub async fn plan_import_pool(&self, request: ImportPool) -> Answer<Plan> {
+        let _turn = self.0.changes.lock().await;
+        if let Some(name) = &request.name {
+            return Ok(Plan::of([format!("open pool {} again", self.pool_name(name)?)]));
+        }
+        if let Some(name) = request.paths.iter().find_map(|path| self.pool_on(path)) {
+            return Ok(Plan::of([format!("open pool {name} again")]));
+        }
+        let found = self.find_devices(None, &request.paths).await;
+        first_failure(&found)?;
+        let Some(label) = &found.label else {
+            return Err(Problem::new("invalid-argument", "neither a path nor a name of a pool was given"));
+        };
+        let (there, all) = (found.devices.len(), label.device_count);
+        Ok(Plan::of([format!("open pool {} (UUID {}) on {there} of {all} devices", label.pool_name, label.pool)]))
+    }
+
+    async fn retry(&self, name: &str, paths: &[String]) -> Answer<PoolView> {
+        let name = self.pool_name(name)?;
+        if matches!(self.0.pools.borrow().get(&name), Some(Slot::Open(_))) {
+            return Err(Problem::new("exists", format!("pool {name} is open already"))
+                .hint(format!("plimsoll pool show {name}")));
+        }
+        let record = self.0.state.borrow().pools.iter().find(|pool| pool.name == name).cloned();
+        let record = record.ok_or_else(|| Problem::not_found("pool", &name))?;
+        match self.open_known(&record, paths).await {
+            Ok(()) => self.pool_view(&name),
+            Err(problem) => {
+                self.0.pools.borrow_mut().insert(name, Slot::Unavailable(problem.clone()));
+                Err(problem)
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What is known of pools.
+
+use plimsoll_engine::{DeviceInfo, Pool, PoolInfo};
+use plimsoll_hardware::reactor::Handle;
+
+use super::state::PoolRecord;
+use super::{Node, Slot};
+use crate::model::{CountersView, PoolDeviceView, PoolState, PoolView, RecoveryView, time_of};
+use crate::problem::{Answer, Problem};
+
+impl Node {
+    /// All pools, unavailable ones too, by name.
+    pub fn pools(&self) -> Vec<PoolView> {
+        let names: Vec<String> = self.0.pools.borrow().keys().cloned().collect();
+        names.iter().filter_map(|name| self.pool_view(name).ok()).collect()
+    }
+
+    /// One pool.
+    ///
+    /// # Errors
+    /// `not-found`.
+    pub fn pool_view(&self, name: &str) -> Answer<PoolView> {
+        let name = self.pool_name(name)?;
+        match self.0.pools.borrow().get(&name) {
+            Some(Slot::Open(pool)) => Ok(online(pool)),
+            Some(Slot::Unavailable(reason)) => {
+                let state = self.0.state.borrow();
+                let record = state.pools.iter().find(|pool| pool.name == name);
+                Ok(unavailable(&name, record, reason))
+            }
+            None => Err(Problem::not_found("pool", &name)),
+        }
+    }
+
+    pub(super) fn open_pools(&self) -> Vec<Pool<Handle>> {
+        let pools = self.0.pools.borrow();
+        pools.values().filter_map(|slot| if let Slot::Open(pool) = slot { Some(pool.clone()) } else { None }).collect()
+    }
+}
+
+fn online(pool: &Pool<Handle>) -> PoolView {
+    let info: PoolInfo = pool.info();
+    let used = info.physical_bytes.saturating_sub(info.available_bytes);
+    PoolView {
+        state: if info.read_only.is_some() { PoolState::ReadOnly } else { PoolState::Online },
+        reason_code: info.read_only.as_ref().map(|_| "read-only".to_owned()),
+        reason: info.read_only,
+        created_at: Some(time_of(info.created_ms)),
+        extent_bytes: Some(info.extent_bytes.into()),
+        block_bytes: Some(info.block_bytes.into()),
+        physical_bytes: Some(info.physical_bytes),
+        available_bytes: Some(info.available_bytes),
+        utilized_bytes: Some(info.utilized_bytes),
+        metadata_bytes: Some(info.metadata_bytes),
+        reserved_bytes: Some(info.reserved_bytes),
+        quarantined_bytes: Some(info.quarantined_bytes),
+        designated_bytes: Some(info.designated_bytes),
+        overcommit_bytes: Some(info.overcommit_bytes),
+        overcommit_ratio: Some(info.overcommit_ratio),
+        used_pct: Some(percent(used, info.physical_bytes)),
+        vdisks: Some(info.vdisks),
+        devices: info.devices.iter().map(|device| device_view(&info.name, device)).collect(),
+        generation: Some(info.generation),
+        recovery: Some(RecoveryView {
+            clean: info.recovery.clean,
+            records_replayed: info.recovery.records_replayed,
+            records_dropped: info.recovery.records_dropped,
+            from_crash_memory: info.recovery.from_crash_memory,
+            warnings: info.recovery.warnings,
+        }),
+        counters: Some(CountersView {
+            reads: info.counters.reads,
+            read_bytes: info.counters.read_bytes,
+            writes: info.counters.writes,
+            write_bytes: info.counters.write_bytes,
+            first_writes: info.counters.first_writes,
+            discards: info.counters.discards,
+            flushes: info.counters.flushes,
+            journal_commits: info.counters.journal_commits,
+            checkpoints: info.counters.checkpoints,
+            pages_healed: info.counters.pages_healed,
+            pages_lost: info.counters.pages_lost,
+            cached_mapping_bytes: info.counters.cached_mapping_bytes,
+        }),
+        uuid: info.uuid.to_string(),
+        name: info.name,
+    }
+}
+
+fn unavailable(name: &str, record: Option<&PoolRecord>, reason: &Problem) -> PoolView {
+    let device = |device: &super::state::DeviceRecord| PoolDeviceView {
+        path: device.path.clone(),
+        uuid: device.uuid.to_string(),
+        pool: name.to_owned(),
+        index: None,
+        size_bytes: None,
+        volatile_cache: None,
+        rotational: None,
+    };
+    PoolView {
+        name: name.to_owned(),
+        uuid: record.map(|record| record.uuid.to_string()).unwrap_or_default(),
+        state: PoolState::Unavailable,
+        reason: Some(reason.detail.clone()),
+        reason_code: Some(reason.code.clone()),
+        created_at: None,
+        extent_bytes: None,
+        block_bytes: None,
+        physical_bytes: None,
+        available_bytes: None,
+        utilized_bytes: None,
+        metadata_bytes: None,
+        reserved_bytes: None,
+        quarantined_bytes: None,
+        designated_bytes: None,
+        overcommit_bytes: None,
+        overcommit_ratio: None,
+        used_pct: None,
+        vdisks: None,
+        devices: record.map(|record| record.devices.iter().map(device).collect()).unwrap_or_default(),
+        generation: None,
+        recovery: None,
+        counters: None,
+    }
+}
+
+fn device_view(pool: &str, device: &DeviceInfo) -> PoolDeviceView {
+    PoolDeviceView {
+        path: device.path.clone(),
+        uuid: device.uuid.to_string(),
+        pool: pool.to_owned(),
+        index: Some(device.index),
+        size_bytes: Some(device.size_bytes),
+        volatile_cache: Some(device.volatile_cache),
+        rotational: Some(device.rotational),
+    }
+}
+
+/// Hundred times `part` by `whole`, with one decimal.
+pub(super) fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { (part as f64 * 1000.0 / whole as f64).round() / 10.0 }
+}

@@ -1,0 +1,66 @@
+//! Opening the pools that are known, at the start and when an unavailable one is tried again.
+
+use plimsoll_engine::{OpenPool, Pool};
+use plimsoll_hardware::reactor::Handle;
+
+use super::scan::{Found, missing};
+use super::state::PoolRecord;
+use super::{Node, Slot};
+use crate::problem::{Answer, Problem};
+
+impl Node {
+    /// Opens all known pools. One that cannot be opened is listed as unavailable with the reason; the others serve.
+    pub async fn open_known_pools(&self) {
+        let _turn = self.0.changes.lock().await;
+        let known = self.0.state.borrow().pools.clone();
+        for record in known {
+            if let Err(problem) = self.open_known(&record, &[]).await {
+                tracing::error!(pool = record.name, reason = problem.detail, "the pool is unavailable");
+                self.0.pools.borrow_mut().insert(record.name, Slot::Unavailable(problem));
+            }
+        }
+    }
+
+    /// Opens one known pool, looking at `paths` first.
+    pub(super) async fn open_known(&self, record: &PoolRecord, paths: &[String]) -> Answer<()> {
+        let mut all = paths.to_vec();
+        all.extend(record.devices.iter().map(|device| device.path.clone()).filter(|path| !paths.contains(path)));
+        let found = self.find_devices(Some(record.uuid), &all).await;
+        if found.devices.is_empty() {
+            return Err(missing(&record.name, &found, record.devices.len()));
+        }
+        let pool = self.open_found(found).await?;
+        self.adopt_as(record, pool).await
+    }
+
+    /// Opens a pool on devices that were found. The engine names what is missing.
+    pub(super) async fn open_found(&self, found: Found) -> Answer<Pool<Handle>> {
+        let options = OpenPool { inspect: false, cache_bytes: self.0.cache_bytes };
+        let pool = Pool::open(self.machine(), options, found.devices.into_values().collect()).await?;
+        let info = pool.info();
+        for warning in &info.recovery.warnings {
+            tracing::warn!(pool = info.name, "{warning}");
+        }
+        tracing::info!(
+            pool = info.name,
+            clean = info.recovery.clean,
+            records_replayed = info.recovery.records_replayed,
+            records_dropped = info.recovery.records_dropped,
+            "pool opened"
+        );
+        Ok(pool)
+    }
+
+    async fn adopt_as(&self, record: &PoolRecord, pool: Pool<Handle>) -> Answer<()> {
+        let now = self.record_of(&pool);
+        if now == *record {
+            self.0.pools.borrow_mut().insert(now.name, Slot::Open(pool));
+            return Ok(());
+        }
+        if now.name != record.name {
+            let detail = format!("pool {} calls itself {} on its devices", record.name, now.name);
+            return Err(Problem::new("conflict", detail));
+        }
+        self.adopt(pool).await
+    }
+}

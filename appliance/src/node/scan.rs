@@ -1,0 +1,134 @@
+//! Finding the devices of a pool by their labels: where they were seen last, then in the same directories, then on all
+//! block devices. A pool is what its labels say, not a list of paths.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use plimsoll_engine::Label;
+use uuid::Uuid;
+
+use super::machine::Purpose;
+use super::{Device, Node};
+use crate::problem::{Answer, Problem};
+
+/// Files of one directory that are looked at; more means that it is not a directory of pool files.
+const FILES_MAX: usize = 256;
+/// Smaller files are not looked at: no pool fits.
+const FILE_BYTES_MIN: u64 = 1 << 20;
+
+/// Devices of one pool.
+#[derive(Default)]
+pub(super) struct Found {
+    /// By their UUID, open for serving.
+    pub(super) devices: BTreeMap<Uuid, Device>,
+    /// One of their labels.
+    pub(super) label: Option<Label>,
+    /// Why a path that was expected to be one is none.
+    pub(super) failed: Vec<Problem>,
+}
+
+impl Found {
+    fn is_complete(&self) -> bool {
+        self.label.as_ref().is_some_and(|label| self.devices.len() >= usize::from(label.device_count))
+    }
+}
+
+impl Node {
+    /// Devices of the pool with the UUID `pool`, or of the pool on the first of `paths` when that is not known.
+    pub(super) async fn find_devices(&self, pool: Option<Uuid>, paths: &[String]) -> Found {
+        let mut found = Found::default();
+        let mut pool = pool;
+        for path in paths {
+            match self.open_labelled(path, Purpose::Serve).await {
+                Ok((_, None)) => found.failed.push(not_a_pool(path)),
+                Ok((device, Some(label))) if *pool.get_or_insert(label.pool) == label.pool => {
+                    found.devices.insert(label.device, device);
+                    found.label = Some(label);
+                }
+                Ok((_, Some(label))) => {
+                    let detail = format!("{path} belongs to pool {} (UUID {})", label.pool_name, label.pool);
+                    found.failed.push(Problem::new("not-a-pool", detail));
+                }
+                Err(problem) => found.failed.push(problem),
+            }
+        }
+        let Some(pool) = pool else { return found };
+        if !found.is_complete() {
+            self.search(pool, paths, &mut found).await;
+        }
+        found
+    }
+
+    async fn search(&self, pool: Uuid, paths: &[String], found: &mut Found) {
+        let near = paths.to_vec();
+        let Ok(candidates) = self.blocking(move || candidates(&near)).await else { return };
+        for path in candidates {
+            if found.is_complete() {
+                return;
+            }
+            let path = path.to_string_lossy().into_owned();
+            if paths.contains(&path) || self.pool_serving(&path) {
+                continue;
+            }
+            // Looked at without the right to write first: most of them are strangers.
+            let Ok((device, Some(label))) = self.open_labelled(&path, Purpose::Look).await else { continue };
+            drop(device);
+            if label.pool != pool || found.devices.contains_key(&label.device) {
+                continue;
+            }
+            match self.open_labelled(&path, Purpose::Serve).await {
+                Ok((device, Some(again))) if again.device == label.device => {
+                    tracing::info!(pool = label.pool_name, path, "a device of the pool was found by its label");
+                    found.devices.insert(label.device, device);
+                    found.label = Some(label);
+                }
+                Ok(_) => {}
+                Err(problem) => found.failed.push(problem),
+            }
+        }
+    }
+
+    /// Whether a pool that is open here serves from `path`.
+    fn pool_serving(&self, path: &str) -> bool {
+        self.pool_on(path).is_some_and(|pool| self.pool(&pool).is_ok())
+    }
+}
+
+/// Where else a device may be, in order of likelihood.
+fn candidates(near: &[String]) -> Vec<PathBuf> {
+    let mut directories: Vec<&Path> = near.iter().filter_map(|path| Path::new(path).parent()).collect();
+    directories.sort_unstable();
+    directories.dedup();
+    let mut candidates = Vec::new();
+    for directory in directories.into_iter().filter(|directory| !directory.starts_with("/dev")) {
+        let Ok(entries) = std::fs::read_dir(directory) else { continue };
+        let large = |entry: &std::fs::DirEntry| {
+            entry.metadata().is_ok_and(|data| data.is_file() && data.len() >= FILE_BYTES_MIN)
+        };
+        candidates.extend(entries.flatten().filter(large).take(FILES_MAX).map(|entry| entry.path()));
+    }
+    candidates.extend(plimsoll_hardware::probe::list_devices().into_iter().map(|found| found.path));
+    candidates
+}
+
+pub(super) fn not_a_pool(path: &str) -> Problem {
+    Problem::new("not-a-pool", format!("{path} carries no label of a pool"))
+        .hint(format!("plimsoll pool create NAME --device {path}"))
+}
+
+/// What is wrong when devices are missing: the first failure, or that nothing was found.
+pub(super) fn missing(name: &str, found: &Found, expected: usize) -> Problem {
+    let there = found.devices.len();
+    let reasons: Vec<&str> = found.failed.iter().map(|problem| problem.detail.as_str()).collect();
+    let why = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) };
+    let code = match &found.failed[..] {
+        [only] if only.code != "not-found" && only.code != "not-a-pool" => only.code.as_str(),
+        _ => "device-missing",
+    };
+    Problem::new(code, format!("pool {name}: {there} of {expected} devices were found{why}"))
+        .hint(format!("plimsoll pool import --name {name} PATH..., with the paths where the devices are now"))
+}
+
+pub(super) fn first_failure(found: &Found) -> Answer<()> {
+    found.failed.first().map_or(Ok(()), |problem| Err(problem.clone()))
+}

@@ -1,0 +1,87 @@
+//! What is known of vdisks.
+
+use plimsoll_engine::{self as engine, Pool};
+use plimsoll_hardware::Handle;
+
+use super::pool_list::percent;
+use super::{Node, by_uuid_prefix};
+use crate::model::{VdiskState, VdiskView, WriteCache, time_of};
+use crate::name::VdiskName;
+use crate::problem::{Answer, Problem};
+
+impl Node {
+    /// All vdisks of a pool, or of all open pools, by name.
+    ///
+    /// # Errors
+    /// `not-found` and `unavailable` for the pool.
+    pub fn vdisks(&self, pool: Option<&str>) -> Answer<Vec<VdiskView>> {
+        let pools = match pool {
+            Some(name) => vec![self.pool(name)?],
+            None => self.open_pools(),
+        };
+        let mut vdisks = Vec::new();
+        for pool in pools {
+            let name = pool.info().name;
+            vdisks.extend(pool.vdisks().iter().map(|info| self.vdisk_view(&name, info)));
+        }
+        vdisks.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(vdisks)
+    }
+
+    /// One vdisk.
+    ///
+    /// # Errors
+    /// `not-found`, `unavailable`.
+    pub fn vdisk(&self, name: &VdiskName) -> Answer<VdiskView> {
+        let (pool, info) = self.find_vdisk(name)?;
+        Ok(self.vdisk_view(&pool.info().name, &info))
+    }
+
+    /// A vdisk by its name, UUID or an unambiguous prefix of that.
+    pub(super) fn find_vdisk(&self, name: &VdiskName) -> Answer<(Pool<Handle>, engine::VdiskInfo)> {
+        let pool = self.pool(&name.pool)?;
+        let known = pool.vdisks();
+        let mut found = known.iter().find(|info| info.name == name.vdisk && info.state != engine::VdiskState::Deleting);
+        if found.is_none() {
+            let by_uuid = by_uuid_prefix(&name.vdisk, known.iter().map(|info| (info.uuid, info.name.as_str())))?;
+            found = by_uuid.and_then(|by_uuid| known.iter().find(|info| info.name == by_uuid));
+        }
+        let found = found.cloned().ok_or_else(|| Problem::not_found("vdisk", &name.to_string()))?;
+        Ok((pool, found))
+    }
+
+    pub(super) fn vdisk_view(&self, pool: &str, info: &engine::VdiskInfo) -> VdiskView {
+        VdiskView {
+            name: format!("{pool}/{}", info.name),
+            pool: pool.to_owned(),
+            vdisk: info.name.clone(),
+            uuid: info.uuid.to_string(),
+            state: match info.state {
+                engine::VdiskState::Ready => VdiskState::Ready,
+                engine::VdiskState::Shrinking => VdiskState::Shrinking,
+                engine::VdiskState::Deleting => VdiskState::Deleting,
+            },
+            created_at: time_of(info.created_ms),
+            designated_bytes: info.size,
+            backed_bytes: info.backed_bytes,
+            // Nothing shares or holds back space yet; snapshots, regulation and quotas will.
+            exclusive_bytes: info.backed_bytes,
+            shared_bytes: 0,
+            regulation_bytes: 0,
+            effective_bytes: info.size,
+            reservation_bytes: 0,
+            quota_bytes: None,
+            sector_bytes: info.sector.into(),
+            backed_pct: percent(info.backed_bytes, info.size),
+            write_cache: if info.write_through { WriteCache::Off } else { WriteCache::On },
+            clients: self.clients_of(&format!("{pool}/{}", info.name)),
+            version: version_of(info),
+        }
+    }
+}
+
+/// Changes whenever something changes that an operator sets, and only then.
+fn version_of(info: &engine::VdiskInfo) -> String {
+    let text = format!("{}/{}/{}/{}/{}", info.uuid, info.name, info.size, info.sector, info.write_through);
+    format!("{:08x}", crc32fast::hash(text.as_bytes()))
+}

@@ -1,0 +1,87 @@
+//! `vdisk set`: another size for a vdisk.
+
+use plimsoll_engine::Pool;
+use plimsoll_hardware::Handle;
+
+use super::Node;
+use super::vdisk_create::check_size;
+use crate::model::{Plan, SetVdisk, VdiskView};
+use crate::name::VdiskName;
+use crate::problem::{Answer, Problem};
+use crate::units::iec;
+
+/// Ranges asked for at once when backed space is counted.
+const RANGES_AT_ONCE: usize = 1024;
+
+impl Node {
+    /// Changes a vdisk. `version`, when given, must be the one that it has.
+    ///
+    /// # Errors
+    /// `would-cut-off` when backed blocks lie beyond the new size and `discard_tail` is not said; `version-mismatch`.
+    pub async fn set_vdisk(&self, name: &VdiskName, request: SetVdisk, version: Option<String>) -> Answer<VdiskView> {
+        let (pool, info) = self.find_vdisk(name)?;
+        let before = self.vdisk_view(&pool.info().name, &info);
+        check_version(&before, version)?;
+        let Some(bytes) = request.designated_bytes else { return Ok(before) };
+        check_size(bytes, info.sector, &before.name)?;
+        if bytes == info.size {
+            return Ok(before);
+        }
+        let after = pool.resize_vdisk(&info.name, bytes, request.discard_tail).await.map_err(|error| {
+            let hint = format!("plimsoll vdisk set {} --size {bytes} --discard-tail", before.name);
+            let cuts = matches!(error, plimsoll_engine::Error::WouldCutOff { .. });
+            let problem = Problem::from(error);
+            if cuts { problem.hint(hint) } else { problem }
+        })?;
+        tracing::info!(vdisk = before.name, from = info.size, to = bytes, "vdisk resized");
+        Ok(self.vdisk_view(&before.pool, &after))
+    }
+
+    /// What [`Node::set_vdisk`] would do.
+    ///
+    /// # Errors
+    /// As [`Node::set_vdisk`].
+    pub async fn plan_set_vdisk(&self, name: &VdiskName, request: SetVdisk, version: Option<String>) -> Answer<Plan> {
+        let (pool, info) = self.find_vdisk(name)?;
+        let view = self.vdisk_view(&pool.info().name, &info);
+        check_version(&view, version)?;
+        let bytes = request.designated_bytes.unwrap_or(info.size);
+        check_size(bytes, info.sector, &view.name)?;
+        let mut plan = Plan::of([format!("resize vdisk {} from {} to {}", view.name, iec(info.size), iec(bytes))]);
+        if bytes < info.size {
+            let cut_off = backed_between(&pool, &info.name, bytes, info.size).await?;
+            if cut_off > 0 && !request.discard_tail {
+                let error = plimsoll_engine::Error::WouldCutOff { vdisk: view.name, size: bytes, backed: cut_off };
+                return Err(error.into());
+            }
+            plan.steps.push(format!("give up {cut_off} backed bytes beyond the new end"));
+            plan.frees_bytes = Some(cut_off);
+        }
+        Ok(plan)
+    }
+}
+
+pub(super) fn check_version(vdisk: &VdiskView, asked: Option<String>) -> Answer<()> {
+    match asked {
+        Some(asked) if asked != vdisk.version && asked != "*" => {
+            let detail = format!("vdisk {} has version {}, not {asked}", vdisk.name, vdisk.version);
+            Err(Problem::new("version-mismatch", detail).hint(format!("plimsoll vdisk show {}", vdisk.name)))
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn backed_between(pool: &Pool<Handle>, vdisk: &str, from: u64, to: u64) -> Answer<u64> {
+    let vdisk = pool.vdisk(vdisk)?;
+    let (mut at, mut backed) = (from, 0);
+    while at < to {
+        let ranges = vdisk.block_status(at, to - at, RANGES_AT_ONCE).await?;
+        let covered: u64 = ranges.iter().map(|range| range.length).sum();
+        backed += ranges.iter().filter(|range| range.data).map(|range| range.length).sum::<u64>();
+        if covered == 0 {
+            break;
+        }
+        at += covered;
+    }
+    Ok(backed)
+}

@@ -1,0 +1,152 @@
+//! The one error of the appliance: RFC 9457 in the API, three lines in the CLI.
+//!
+//! `code` is the stable contract; its HTTP status and exit code are in one table here and nowhere else. `detail` says why,
+//! with the figures; `hint` is a command that can be run.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What a request was answered when it was not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, thiserror::Error)]
+#[error("{detail}")]
+pub struct Problem {
+    /// `urn:plimsoll:problem:` and the code.
+    #[serde(rename = "type")]
+    #[schema(value_type = String)]
+    pub kind: Box<str>,
+    /// The code in words.
+    #[schema(value_type = String)]
+    pub title: Box<str>,
+    /// HTTP status.
+    pub status: u16,
+    /// Stable, kebab-case; scripts rely on it.
+    pub code: String,
+    /// What happened to which object, with numbers and units.
+    pub detail: String,
+    /// A command that helps.
+    pub hint: Option<String>,
+}
+
+/// Result of everything a request can ask for.
+pub type Answer<T> = Result<T, Problem>;
+
+/// code, HTTP status, exit code, title.
+const CODES: &[(&str, u16, u8, &str)] = &[
+    ("internal", 500, 1, "internal error"),
+    ("device-error", 500, 1, "a device failed"),
+    ("invalid-request", 400, 2, "the request makes no sense"),
+    ("invalid-argument", 400, 2, "an argument makes no sense"),
+    ("invalid-name", 400, 2, "the name makes no sense"),
+    ("invalid-config", 400, 2, "the configuration makes no sense"),
+    ("not-a-device", 400, 2, "not a device"),
+    ("too-small", 400, 2, "the device is too small"),
+    ("too-large", 413, 2, "the request is too large"),
+    ("unsupported-media-type", 415, 2, "the body is not JSON"),
+    ("method-not-allowed", 405, 2, "the method is not allowed here"),
+    ("no-direct-io", 409, 4, "the file system has no direct I/O"),
+    ("not-found", 404, 3, "it does not exist"),
+    ("exists", 409, 4, "it exists already"),
+    ("busy", 409, 4, "it is busy"),
+    ("in-use", 409, 4, "it is in use"),
+    ("not-empty", 409, 4, "it is not empty"),
+    ("read-only", 409, 4, "it is read-only"),
+    ("would-cut-off", 409, 4, "data would be cut off"),
+    ("device-missing", 409, 4, "a device is missing"),
+    ("not-a-pool", 409, 4, "no pool is on it"),
+    ("unsupported-feature", 409, 4, "it was written by a newer version"),
+    ("unavailable", 409, 4, "the pool is unavailable"),
+    ("conflict", 409, 4, "the state does not allow it"),
+    ("version-mismatch", 412, 4, "it has changed meanwhile"),
+    ("locked", 409, 4, "somebody else holds it"),
+    ("permission", 403, 5, "permission denied"),
+    ("not-confirmed", 403, 5, "not confirmed"),
+    ("unreachable", 503, 6, "the daemon is not reachable"),
+    ("closing", 503, 4, "it is closing"),
+    ("overloaded", 503, 6, "too many requests at once"),
+    ("out-of-space", 507, 7, "out of space"),
+    ("device-no-space", 507, 7, "no space under the device"),
+    ("damaged", 500, 8, "damaged"),
+    ("degraded", 500, 8, "the check has findings"),
+    ("timeout", 504, 9, "it took too long"),
+];
+
+impl Problem {
+    /// One of `CODES`; an unknown code counts as internal, but keeps its name.
+    pub fn new(code: &str, detail: impl Into<String>) -> Self {
+        let (_, status, _, title) = CODES.iter().find(|row| row.0 == code).unwrap_or(&CODES[0]);
+        Self {
+            kind: format!("urn:plimsoll:problem:{code}").into(),
+            title: (*title).into(),
+            status: *status,
+            code: code.to_owned(),
+            detail: detail.into(),
+            hint: None,
+        }
+    }
+
+    /// With a command that helps.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The exit code of the CLI for it.
+    pub fn exit_code(&self) -> u8 {
+        CODES.iter().find(|row| row.0 == self.code).map_or(1, |row| row.2)
+    }
+
+    /// `kind` `name` is not there.
+    pub fn not_found(kind: &str, name: &str) -> Self {
+        let hint = match kind {
+            "vdisk" => "plimsoll vdisk list",
+            "export" => "plimsoll export list",
+            "job" => "plimsoll job list",
+            "device" => "plimsoll device list",
+            _ => "plimsoll pool list",
+        };
+        Self::new("not-found", format!("{kind} {name} does not exist")).hint(hint)
+    }
+}
+
+impl From<plimsoll_engine::Error> for Problem {
+    /// The engine says what to do behind the last semicolon; that becomes the hint.
+    fn from(error: plimsoll_engine::Error) -> Self {
+        use plimsoll_engine::Error;
+        let text = error.to_string();
+        let (detail, advice) = match text.split_once("; ") {
+            Some((detail, advice)) => (detail.to_owned(), Some(advice.to_owned())),
+            None => (text, None),
+        };
+        let hint = match &error {
+            Error::NotFound { kind, .. } => return Self { detail, ..Self::not_found(kind, "") },
+            Error::Damaged { vdisk, .. } => {
+                let pool = vdisk.split('/').next().unwrap_or("POOL");
+                Some(format!("plimsoll pool check {pool}"))
+            }
+            Error::InUse { .. } => Some("say --force=foreign to overwrite it; what it holds will be lost".to_owned()),
+            _ => advice,
+        };
+        Self { hint, ..Self::new(error.code(), detail) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_listed_once_and_has_an_exit_code_of_the_contract() {
+        for (index, row) in CODES.iter().enumerate() {
+            assert!((1..=9).contains(&row.2), "{row:?}");
+            assert!(CODES[..index].iter().all(|other| other.0 != row.0), "{} is listed twice", row.0);
+        }
+    }
+
+    #[test]
+    fn what_the_engine_advises_becomes_the_hint() {
+        let problem = Problem::from(plimsoll_engine::Error::OutOfSpace { pool: "tank".into(), needed: 2, free: 0 });
+        assert!(problem.detail.ends_with("0 free"), "{}", problem.detail);
+        assert!(problem.hint.is_some_and(|hint| hint.contains("plimsoll pool add-device tank")));
+    }
+}
