@@ -26,9 +26,13 @@ pub const BUFFER_MAX: usize = PAGE << ORDER_MAX;
 const NONE: u32 = u32::MAX;
 
 /// The region. Cheap to clone; all clones are the same region.
+///
+/// An eighth of it is kept for privileged handles: requests hold memory while those below them need some to finish.
 #[derive(Clone)]
 pub struct BufferPool {
     region: Rc<Region>,
+    /// Pages that this handle leaves alone.
+    kept_pages: usize,
 }
 
 struct Region {
@@ -37,8 +41,8 @@ struct Region {
     /// References per allocation, kept at its first page.
     references: Box<[Cell<u32>]>,
     buddies: RefCell<Buddies>,
-    /// Who waits for memory, by ticket, first come first.
-    waiters: RefCell<BTreeMap<u64, Waker>>,
+    /// Who waits for memory, by ticket, first come first: those with a privileged handle, and the others.
+    waiters: [RefCell<BTreeMap<u64, Waker>>; 2],
     next_ticket: Cell<u64>,
 }
 
@@ -139,12 +143,13 @@ impl BufferPool {
             buddies.link(page, ORDER_MAX);
         }
         Ok(Self {
+            kept_pages: pages / 8,
             region: Rc::new(Region {
                 base,
                 bytes,
                 references: vec![Cell::new(0); pages].into(),
                 buddies: RefCell::new(buddies),
-                waiters: RefCell::default(),
+                waiters: Default::default(),
                 next_ticket: Cell::new(0),
             }),
         })
@@ -155,6 +160,9 @@ impl BufferPool {
     pub fn try_alloc(&self, len: usize) -> Option<Buffer> {
         assert!((1..=BUFFER_MAX).contains(&len), "a buffer of {len} bytes was asked for; 1 to {BUFFER_MAX} exist");
         let order = len.div_ceil(PAGE).next_power_of_two().trailing_zeros() as usize;
+        if self.kept_pages + (1 << order) > self.region.buddies.borrow().free_pages {
+            return None;
+        }
         let page = self.region.buddies.borrow_mut().take(order)?;
         self.region.references[page as usize].set(1);
         // SAFETY: `page` lies inside the region.
@@ -164,7 +172,7 @@ impl BufferPool {
 
     /// As [`BufferPool::try_alloc`], but waits, first come first served, until there is memory.
     pub async fn alloc(&self, len: usize) -> Buffer {
-        let mut place = Waiting { region: &self.region, ticket: None };
+        let mut place = Waiting { region: &self.region, class: usize::from(self.kept_pages > 0), ticket: None };
         std::future::poll_fn(|context| {
             if place.is_first()
                 && let Some(buffer) = self.try_alloc(len)
@@ -182,6 +190,11 @@ impl BufferPool {
         let mut buffer = self.alloc(len).await;
         buffer.fill(0);
         buffer
+    }
+
+    /// A handle to the same region that may use all of it, for I/O that others' requests wait for.
+    pub fn privileged(&self) -> Self {
+        BufferPool { region: self.region.clone(), kept_pages: 0 }
     }
 
     /// Bytes that are not handed out.
@@ -202,8 +215,10 @@ impl BufferPool {
 
 impl Region {
     fn wake_one(&self) {
-        if let Some(waker) = self.waiters.borrow().values().next() {
-            waker.wake_by_ref();
+        for waiters in &self.waiters {
+            if let Some(waker) = waiters.borrow().values().next() {
+                waker.wake_by_ref();
+            }
         }
     }
 }
@@ -211,12 +226,13 @@ impl Region {
 /// A place in the queue for memory; left when it is dropped, so that nobody waits behind one who went away.
 struct Waiting<'a> {
     region: &'a Region,
+    class: usize,
     ticket: Option<u64>,
 }
 
 impl Waiting<'_> {
     fn is_first(&self) -> bool {
-        match self.region.waiters.borrow().keys().next() {
+        match self.region.waiters[self.class].borrow().keys().next() {
             None => true,
             Some(&first) => self.ticket == Some(first),
         }
@@ -228,14 +244,14 @@ impl Waiting<'_> {
             self.region.next_ticket.set(ticket + 1);
             ticket
         });
-        self.region.waiters.borrow_mut().insert(ticket, waker.clone());
+        self.region.waiters[self.class].borrow_mut().insert(ticket, waker.clone());
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
-            self.region.waiters.borrow_mut().remove(&ticket);
+            self.region.waiters[self.class].borrow_mut().remove(&ticket);
             // There may be memory for the next one too.
             self.region.wake_one();
         }
@@ -409,7 +425,7 @@ mod tests {
 
     #[test]
     fn a_pool_gives_out_every_byte_once_and_takes_it_all_back() -> std::io::Result<()> {
-        let pool = BufferPool::new(2 * BUFFER_MAX)?;
+        let pool = BufferPool::new(2 * BUFFER_MAX)?.privileged();
         let mut held = Vec::new();
         for round in 0.. {
             let Some(mut buffer) = pool.try_alloc([4096, 8192, 20_000, 512][round % 4]) else { break };
@@ -427,7 +443,7 @@ mod tests {
 
     #[test]
     fn a_waiter_that_goes_away_keeps_nobody_waiting() -> std::io::Result<()> {
-        let pool = BufferPool::new(BUFFER_MAX)?;
+        let pool = BufferPool::new(BUFFER_MAX)?.privileged();
         let all = pool.try_alloc(BUFFER_MAX);
         let mut context = std::task::Context::from_waker(Waker::noop());
         let mut gone = Box::pin(pool.alloc(PAGE));
@@ -437,6 +453,16 @@ mod tests {
         drop(all);
         assert!(stays.as_mut().poll(&mut context).is_ready());
         assert!(Box::pin(pool.alloc(PAGE)).as_mut().poll(&mut context).is_ready());
+        Ok(())
+    }
+
+    #[test]
+    fn an_eighth_is_kept_for_the_privileged() -> std::io::Result<()> {
+        let pool = BufferPool::new(BUFFER_MAX)?;
+        let mut held = Vec::new();
+        held.extend(std::iter::from_fn(|| pool.try_alloc(PAGE)));
+        assert_eq!(pool.free_bytes(), BUFFER_MAX / 8);
+        assert!(pool.privileged().try_alloc(PAGE).is_some());
         Ok(())
     }
 

@@ -9,3 +9,4 @@ pub mod fault_disk;
 pub mod load;
 pub mod nbd_client;
 pub mod random;
+pub mod sim;

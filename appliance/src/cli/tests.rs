@@ -199,6 +199,25 @@ fn a_restart_finds_its_pools_also_when_a_device_was_renamed_and_says_so_when_it_
 }
 
 #[test]
+fn a_device_that_was_added_is_found_under_another_name_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    daemon.make_pool(dir.path());
+    let (second, renamed) = (dir.path().join("b.img"), dir.path().join("c.img"));
+    std::fs::File::create(&second).unwrap().set_len(DEVICE_BYTES).unwrap();
+    let added = daemon.send("POST", "/api/v1/pools/tank/devices", json!({"path": &second, "buffered": true})).unwrap();
+    assert_eq!(added["devices"].as_array().map(Vec::len), Some(2));
+    drop(daemon);
+    std::fs::rename(&second, &renamed).unwrap();
+    let daemon = Daemon::start(dir.path());
+    let pool = daemon.get("/api/v1/pools/tank");
+    assert_eq!((&pool["state"], &pool["devices"][1]["path"]), (&json!("online"), &json!(renamed)));
+    daemon.send("POST", "/api/v1/pools/tank/export", json!({})).unwrap();
+    let import = json!({"paths": [dir.path().join("a.img")], "buffered": true});
+    assert_eq!(daemon.send("POST", "/api/v1/pools/import", import).unwrap()["state"], "online");
+}
+
+#[test]
 fn a_request_that_is_sent_twice_with_one_key_is_done_once() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());

@@ -8,6 +8,7 @@ use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
@@ -83,6 +84,9 @@ fn held(path: &Path, lock: &mut File) -> Problem {
         .hint(format!("plimsoll --state-dir {} status", path.display()))
 }
 
+/// How long a listener may answer after its process has died: its io_uring holds the socket until the last I/O has ended.
+const DEAD_LISTENER_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Makes room for a Unix socket at `path`: nothing is there, or a stale one that nobody answers is removed.
 ///
 /// # Errors
@@ -98,7 +102,12 @@ pub fn clear_socket(path: &Path) -> Answer<()> {
         let detail = format!("{} exists and is no socket", path.display());
         return Err(Problem::new("in-use", detail).hint(format!("mv {0} {0}.old", path.display())));
     }
-    if UnixStream::connect(path).is_ok() {
+    let patience = Instant::now() + DEAD_LISTENER_PATIENCE;
+    while UnixStream::connect(path).is_ok() {
+        if Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
+        }
         let detail = format!("somebody serves on the socket {}", path.display());
         return Err(Problem::new("in-use", detail).hint(format!("fuser {}", path.display())));
     }

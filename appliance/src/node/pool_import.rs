@@ -26,7 +26,7 @@ impl Node {
             return Err(Problem::new("invalid-argument", "neither a path nor a name of a pool was given")
                 .hint("plimsoll pool import PATH..."));
         }
-        let found = self.find_devices(None, &paths).await;
+        let found = self.find_devices(None, &paths, 1).await;
         first_failure(&found)?;
         let Some(label) = found.label.clone() else { return Err(super::scan::not_a_pool(&paths[0])) };
         let known = self.0.state.borrow().pools.iter().find(|pool| pool.uuid == label.pool).cloned();
@@ -39,7 +39,14 @@ impl Node {
             let detail = format!("another pool named {} is here already", label.pool_name);
             return Err(Problem::new("exists", detail).hint(format!("plimsoll pool export {}", label.pool_name)));
         }
-        let pool = self.open_found(found).await?;
+        let pool = match self.open_found(found).await {
+            // The labels at hand did not know of all devices: look everywhere.
+            Err(problem) if problem.code == "device-missing" => {
+                let found = self.find_devices(Some(label.pool), &paths, usize::MAX).await;
+                self.open_found(found).await?
+            }
+            opened => opened?,
+        };
         self.adopt(pool).await?;
         tracing::info!(pool = label.pool_name, "pool imported");
         self.pool_view(&label.pool_name)
@@ -57,7 +64,7 @@ impl Node {
         if let Some(name) = request.paths.iter().find_map(|path| self.pool_on(path)) {
             return Ok(Plan::of([format!("open pool {name} again")]));
         }
-        let found = self.find_devices(None, &request.paths).await;
+        let found = self.find_devices(None, &request.paths, 1).await;
         first_failure(&found)?;
         let Some(label) = &found.label else {
             return Err(Problem::new("invalid-argument", "neither a path nor a name of a pool was given"));

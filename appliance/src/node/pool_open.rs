@@ -25,11 +25,15 @@ impl Node {
     pub(super) async fn open_known(&self, record: &PoolRecord, paths: &[String]) -> Answer<()> {
         let mut all = paths.to_vec();
         all.extend(record.devices.iter().map(|device| device.path.clone()).filter(|path| !paths.contains(path)));
-        let found = self.find_devices(Some(record.uuid), &all).await;
+        let found = self.find_devices(Some(record.uuid), &all, record.devices.len()).await;
         if found.devices.is_empty() {
             return Err(missing(&record.name, &found, record.devices.len()));
         }
-        let pool = self.open_found(found).await?;
+        let failed: String = found.failed.iter().map(|problem| format!("; {}", problem.detail)).collect();
+        let pool = self.open_found(found).await.map_err(|problem| match problem.code.as_str() {
+            "device-missing" => Problem { detail: problem.detail.clone() + &failed, ..problem },
+            _ => problem,
+        })?;
         self.adopt_as(record, pool).await
     }
 

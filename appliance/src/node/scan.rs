@@ -21,29 +21,37 @@ const FILE_BYTES_MIN: u64 = 1 << 20;
 pub(super) struct Found {
     /// By their UUID, open for serving.
     pub(super) devices: BTreeMap<Uuid, Device>,
-    /// One of their labels.
+    /// The label that knows of most devices: one that was written before a device was added knows of fewer.
     pub(super) label: Option<Label>,
     /// Why a path that was expected to be one is none.
     pub(super) failed: Vec<Problem>,
 }
 
 impl Found {
-    fn is_complete(&self) -> bool {
-        self.label.as_ref().is_some_and(|label| self.devices.len() >= usize::from(label.device_count))
+    fn is_complete(&self, at_least: usize) -> bool {
+        let known = self.label.as_ref().map_or(usize::MAX, |label| usize::from(label.device_count));
+        self.devices.len() >= known.max(at_least)
+    }
+
+    fn add(&mut self, label: Label, device: Device) {
+        self.devices.insert(label.device, device);
+        if self.label.as_ref().is_none_or(|known| known.device_count < label.device_count) {
+            self.label = Some(label);
+        }
     }
 }
 
 impl Node {
-    /// Devices of the pool with the UUID `pool`, or of the pool on the first of `paths` when that is not known.
-    pub(super) async fn find_devices(&self, pool: Option<Uuid>, paths: &[String]) -> Found {
+    /// Devices of the pool with the UUID `pool`, or of the pool on the first of `paths` when that is not known. Searches
+    /// until there are `at_least` so many, and as many as a label knows of.
+    pub(super) async fn find_devices(&self, pool: Option<Uuid>, paths: &[String], at_least: usize) -> Found {
         let mut found = Found::default();
         let mut pool = pool;
         for path in paths {
             match self.open_labelled(path, Purpose::Serve).await {
                 Ok((_, None)) => found.failed.push(not_a_pool(path)),
                 Ok((device, Some(label))) if *pool.get_or_insert(label.pool) == label.pool => {
-                    found.devices.insert(label.device, device);
-                    found.label = Some(label);
+                    found.add(label, device);
                 }
                 Ok((_, Some(label))) => {
                     let detail = format!("{path} belongs to pool {} (UUID {})", label.pool_name, label.pool);
@@ -53,17 +61,17 @@ impl Node {
             }
         }
         let Some(pool) = pool else { return found };
-        if !found.is_complete() {
-            self.search(pool, paths, &mut found).await;
+        if !found.is_complete(at_least) {
+            self.search(pool, paths, at_least, &mut found).await;
         }
         found
     }
 
-    async fn search(&self, pool: Uuid, paths: &[String], found: &mut Found) {
+    async fn search(&self, pool: Uuid, paths: &[String], at_least: usize, found: &mut Found) {
         let near = paths.to_vec();
         let Ok(candidates) = self.blocking(move || candidates(&near)).await else { return };
         for path in candidates {
-            if found.is_complete() {
+            if found.is_complete(at_least) {
                 return;
             }
             let path = path.to_string_lossy().into_owned();
@@ -79,8 +87,7 @@ impl Node {
             match self.open_labelled(&path, Purpose::Serve).await {
                 Ok((device, Some(again))) if again.device == label.device => {
                     tracing::info!(pool = label.pool_name, path, "a device of the pool was found by its label");
-                    found.devices.insert(label.device, device);
-                    found.label = Some(label);
+                    found.add(label, device);
                 }
                 Ok(_) => {}
                 Err(problem) => found.failed.push(problem),

@@ -19,7 +19,9 @@ impl Node {
         let mut warnings: Vec<String> = not_online
             .map(|pool| {
                 let state = if pool.state == PoolState::ReadOnly { "read-only" } else { "unavailable" };
-                format!("pool {} is {state}: {}", pool.name, pool.reason.as_deref().unwrap_or("no reason is known"))
+                let reason = pool.reason.as_deref().unwrap_or("no reason is known");
+                let reason = reason.strip_prefix(&format!("pool {}: ", pool.name)).unwrap_or(reason);
+                format!("pool {} is {state}: {reason}", pool.name)
             })
             .collect();
         let health = if warnings.is_empty() { "ok" } else { "degraded" };

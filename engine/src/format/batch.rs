@@ -91,6 +91,9 @@ impl Batch {
         let payload = cursor.u32()? as usize;
         let covered = cursor.u64()?;
         let flags = cursor.u32()?;
+        if flags & !FLAG_PROVEN != 0 {
+            return Err(FormatError::Field { field: "batch flags", value: u64::from(flags) });
+        }
         cursor.u32()?;
         let records = cursor.take(payload)?;
         if checksum(&[&bytes[8..BATCH_HEADER_BYTES + payload]]) != sum {

@@ -35,6 +35,8 @@ pub(crate) use word::Word;
 
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzz;
+#[cfg(test)]
+mod tests;
 
 /// Bytes of a metadata page and the unit of metadata I/O.
 pub(crate) const PAGE_BYTES: usize = 4096;

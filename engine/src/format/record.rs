@@ -16,7 +16,7 @@
 
 use bytes::BufMut;
 
-use super::{Blocks, Cursor, ENTRY_BYTES, Entry, ExtentId, FormatError, VdiskId, VirtualExtent};
+use super::{Blocks, Cursor, ENTRY_BYTES, Entry, ExtentId, FormatError, VDISK_BYTES_MAX, VdiskId, VirtualExtent};
 
 pub(crate) const MAP_RECORD_BYTES: usize = 32;
 
@@ -90,20 +90,29 @@ impl Record {
 
     pub(crate) fn decode(cursor: &mut Cursor<'_>) -> Result<Self, FormatError> {
         let kind = cursor.u8()?;
-        cursor.u8()?;
+        let zero = cursor.u8()?;
+        if zero != 0 {
+            return Err(FormatError::Field { field: "reserved byte of a record", value: u64::from(zero) });
+        }
         let blocks = Blocks(cursor.u16()?);
         let word = cursor.u32()?;
         let vdisk = VdiskId(word);
         Ok(match kind {
             1 => {
-                let at = VirtualExtent(cursor.u64()?);
+                let at = virtual_extent(cursor.u64()?)?;
                 let extent = extent(cursor.u64()?)?;
                 let proof = cursor.u32()?;
                 cursor.u32()?;
                 Record::Map { vdisk, at, extent, blocks, proof }
             }
-            2 => Record::Unmap { vdisk, first: VirtualExtent(cursor.u64()?), count: cursor.u64()? },
-            3 => Record::Clear { vdisk, at: VirtualExtent(cursor.u64()?), blocks },
+            2 => {
+                let (first, count) = (virtual_extent(cursor.u64()?)?, cursor.u64()?);
+                if count == 0 || count > VIRTUAL_EXTENTS_MAX - first.0 {
+                    return Err(FormatError::Field { field: "virtual extents of a record", value: count });
+                }
+                Record::Unmap { vdisk, first, count }
+            }
+            3 => Record::Clear { vdisk, at: virtual_extent(cursor.u64()?)?, blocks },
             4 => match Entry::decode(cursor.take(ENTRY_BYTES)?)? {
                 Some(entry) => Record::Put { vdisk, entry: Box::new(entry) },
                 None => return Err(FormatError::Field { field: "entry of a put record", value: 0 }),
@@ -135,6 +144,16 @@ impl Record {
         }
         Ok(records)
     }
+}
+
+/// Virtual extents of the largest vdisk: 16 PiB of 64 KiB.
+const VIRTUAL_EXTENTS_MAX: u64 = VDISK_BYTES_MAX >> 16;
+
+fn virtual_extent(number: u64) -> Result<VirtualExtent, FormatError> {
+    if number >= VIRTUAL_EXTENTS_MAX {
+        return Err(FormatError::Field { field: "virtual extent", value: number });
+    }
+    Ok(VirtualExtent(number))
 }
 
 fn extent(number: u64) -> Result<ExtentId, FormatError> {

@@ -7,14 +7,14 @@
 //!  56 u64 next batch   64 u64 its position in pages since the journal began   72 u32 checksum of the batch before  76 u32 zero
 //!  80 reference to the group tree   112 reference to the vdisk table   144 reference to the pattern table
 //! 176 reference to the tree of page counts   208 u8 x 4 heights of these   212 u32 devices
-//! 216 u64 data extents   224 u64 metadata extents   232 u64 zero   240 u64 zero
+//! 216 u64 data extents   224 u64 metadata extents   232 u64 last batch with META records of this generation   240 u64 zero
 //! 256 64 devices of 56 bytes: u128 device, u64 size, u64 first page, u64 extents, u64 first extent, u64 zero
 //! ```
 
 use bytes::BufMut;
 use uuid::Uuid;
 
-use super::{Cursor, DEVICES_MAX, FormatError, PAGE_BYTES, PageRef, TreeRoot, checksum};
+use super::{Cursor, DEVICES_MAX, ExtentId, FormatError, GROUP_EXTENTS, PAGE_BYTES, PageRef, TreeRoot, checksum};
 
 const MAGIC: &[u8; 8] = b"PLIMROOT";
 const DEVICE_BYTES: usize = 56;
@@ -45,6 +45,8 @@ pub(crate) struct RootPage {
     pub(crate) generation: u64,
     pub(crate) life: u64,
     pub(crate) clean: bool,
+    /// The journal must reach at least to this batch, or the pages in use are not known.
+    pub(crate) meta_sequence: u64,
     pub(crate) journal: JournalStart,
     pub(crate) groups: TreeRoot,
     pub(crate) table: TreeRoot,
@@ -74,7 +76,8 @@ impl RootPage {
         out.put_u32_le(self.devices.len() as u32);
         out.put_u64_le(self.data_extents);
         out.put_u64_le(self.meta_extents);
-        out.put_bytes(0, 24);
+        out.put_u64_le(self.meta_sequence);
+        out.put_bytes(0, 16);
         for device in &self.devices {
             out.put_slice(device.device.as_bytes());
             for number in [device.size, device.extents_page, device.extents, device.extent_base, 0] {
@@ -116,12 +119,21 @@ impl RootPage {
             return Err(FormatError::Field { field: "number of devices", value: count as u64 });
         }
         let (data_extents, meta_extents) = (cursor.u64()?, cursor.u64()?);
-        cursor.take(24)?;
+        let meta_sequence = cursor.u64()?;
+        cursor.take(16)?;
+        let mut next_extent = 0;
         let mut devices = Vec::with_capacity(count);
         for _ in 0..count {
             let device = Uuid::from_bytes(cursor.array()?);
             let [size, extents_page, extents, extent_base, _] =
                 [cursor.u64()?, cursor.u64()?, cursor.u64()?, cursor.u64()?, cursor.u64()?];
+            let end = extent_base.checked_add(extents).filter(|&end| end <= ExtentId::MAX);
+            // 64 KiB are the smallest extent: more than that many cannot lie on the device.
+            let fits = extents_page < 1 << 48 && extents <= size >> 16 && extent_base.is_multiple_of(GROUP_EXTENTS);
+            match end {
+                Some(end) if fits && extent_base >= next_extent => next_extent = end,
+                _ => return Err(FormatError::Field { field: "extents of a device", value: extents }),
+            }
             devices.push(DeviceSlot { device, size, extents_page, extents, extent_base });
         }
         Ok(RootPage {
@@ -129,6 +141,7 @@ impl RootPage {
             generation,
             life,
             clean: flags & 1 == 1,
+            meta_sequence,
             journal: JournalStart { sequence, position, previous },
             groups: TreeRoot::decode(groups, heights[0])?,
             table: TreeRoot::decode(table, heights[1])?,

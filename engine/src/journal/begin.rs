@@ -42,7 +42,7 @@ impl<M: Machine> Journal<M> {
             let mut permit = self.reserve_for_checkpoint(bytes).await?;
             let sequence = self.append(&mut permit, chunk);
             drop(permit);
-            self.write_out(sequence).await?;
+            self.write_out_now(sequence).await?;
         }
         self.life.set(life);
         self.cut_anyway().await?;

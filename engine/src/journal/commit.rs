@@ -32,6 +32,11 @@ impl<M: Machine> Journal<M> {
 
     /// Waits until batch `sequence` is written: it survives our process without crash memory.
     pub(crate) async fn write_out(self: &Rc<Self>, sequence: u64) -> Result<(), JournalFailed> {
+        self.wait_for_room().await?;
+        self.write_out_now(sequence).await
+    }
+
+    pub(super) async fn write_out_now(self: &Rc<Self>, sequence: u64) -> Result<(), JournalFailed> {
         {
             let mut state = self.state.borrow_mut();
             state.write_wanted = state.write_wanted.max(sequence);
@@ -202,7 +207,7 @@ impl<M: Machine> Journal<M> {
             return Ok(());
         }
         let result = self.media.flush().await;
-        if result.is_err() {
+        if result.is_err() || self.media.is_any_gone() {
             self.forget_tail();
         }
         result

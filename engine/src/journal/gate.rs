@@ -11,8 +11,8 @@ use crate::format::{Blocks, ExtentId};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gate {
     Open,
-    /// Wait for [`Journal::confirm`] and ask again.
-    Closed,
+    /// Wait until this batch is confirmed ([`Journal::confirm`]) and ask again.
+    Closed(u64),
 }
 
 impl<M: Machine> Journal<M> {
@@ -30,16 +30,20 @@ impl<M: Machine> Journal<M> {
         if !unproven.blocks.overlaps(blocks) {
             return Gate::Open;
         }
-        if unproven.oldest <= state.relied {
-            return Gate::Closed;
+        if state.relied > state.confirmed && unproven.oldest <= state.relied {
+            return Gate::Closed(state.relied);
+        }
+        // Without a tail a start cannot tell the death of our process from power loss: whatever is answered relies on proofs.
+        if !self.has_tail() {
+            return Gate::Closed(unproven.newest);
         }
         state.stale = state.stale.max(unproven.newest);
         Gate::Open
     }
 
-    /// Waits until everything relied on now is confirmed.
-    pub(crate) async fn confirm(self: &Rc<Self>) -> Result<(), JournalFailed> {
-        let wanted = self.state.borrow().relied;
+    /// Waits until batch `wanted` is confirmed.
+    pub(crate) async fn confirm(self: &Rc<Self>, wanted: u64) -> Result<(), JournalFailed> {
+        self.wait_for_room().await?;
         loop {
             {
                 let mut state = self.state.borrow_mut();

@@ -192,6 +192,22 @@ impl<M: Machine> Journal<M> {
         }
     }
 
+    /// Takes nothing any more, because of something that happened elsewhere.
+    pub(crate) fn stop(&self, error: IoError) {
+        self.fail(error);
+    }
+
+    /// What is pending was appended without proofs, or with proofs that must not count: the next flush is a proven one.
+    pub(crate) fn void_proofs(&self) {
+        let mut state = self.state.borrow_mut();
+        state.stale = state.pending_sequence;
+    }
+
+    /// Passes over batch numbers that what lies beyond a damaged part of the ring may have.
+    pub(crate) fn jump(&self) {
+        self.state.borrow_mut().pending_sequence += self.rings[0].pages;
+    }
+
     fn fail(&self, error: IoError) -> JournalFailed {
         tracing::error!(%error, "the journal failed; the pool takes no more writes in this life");
         self.state.borrow_mut().failed.get_or_insert(error.clone());

@@ -14,8 +14,9 @@ const WINDOW_PAGES: u64 = 16;
 pub(crate) struct JournalEnd {
     pub(crate) next: JournalStart,
     pub(crate) batches: Vec<Batch>,
-    /// Batches that one ring had and the other had not.
-    pub(crate) healed: u64,
+    /// Batches that one ring had and the other had not, and that a later batch says had been durable: one ring was damaged. The
+    /// last batches of a crash are in one ring only by nature.
+    pub(crate) one_sided: u64,
     /// A batch is missing that a later one says was durable.
     pub(crate) damaged: bool,
 }
@@ -66,7 +67,8 @@ pub(crate) async fn read<M: Machine>(
     inspect: bool,
 ) -> JournalEnd {
     let mut windows = rings.map(|ring| Window { media, ring, position: 0, bytes: Vec::new() });
-    let mut end = JournalEnd { next: start, batches: Vec::new(), healed: 0, damaged: false };
+    let mut end = JournalEnd { next: start, batches: Vec::new(), one_sided: 0, damaged: false };
+    let mut one_sided = Vec::new();
     while end.next.position - start.position < rings[0].pages {
         let mut found: [Option<Batch>; 2] = [None, None];
         for (window, found) in windows.iter_mut().zip(&mut found) {
@@ -76,12 +78,12 @@ pub(crate) async fn read<M: Machine>(
         }
         let bad = found.iter().position(Option::is_none);
         let Some(batch) = found.into_iter().flatten().next() else { break };
+        one_sided.extend(bad.map(|_| batch.header.sequence));
         if let (Some(bad), false) = (bad, inspect) {
             let bytes = windows[1 - bad].pages(end.next.position, batch.pages).await.map(<[u8]>::to_vec);
             if let Some(bytes) = bytes {
                 // When this fails the other ring still has it.
                 let _ = ring::write(media, &rings[bad], end.next.position, &bytes).await;
-                end.healed += 1;
             }
         }
         end.next = JournalStart {
@@ -91,6 +93,10 @@ pub(crate) async fn read<M: Machine>(
         };
         end.batches.push(batch);
     }
+    let covered = end.batches.iter().map(|batch| batch.header.covered).max().unwrap_or(0);
+    // A proven batch names itself; that one copy of the last one is missing is no damage.
+    let covered = covered.min(end.next.sequence.saturating_sub(2));
+    end.one_sided = one_sided.iter().filter(|&&sequence| sequence <= covered).count() as u64;
     for window in &mut windows {
         end.damaged = end.damaged || is_gap(window, pool, start, end.next).await;
     }

@@ -39,10 +39,6 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.claims.borrow().is_empty()
-    }
-
     /// Claims `blocks` of `at`, which is mapped to `mapped` at present.
     pub(crate) fn claim(&self, at: VirtualExtent, blocks: Blocks, mapped: Option<ExtentId>) -> Claimed {
         let mut claims = self.claims.borrow_mut();

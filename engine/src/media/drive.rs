@@ -10,40 +10,64 @@ use crate::format::DeviceSlot;
 pub(crate) struct Drive<D> {
     pub(crate) device: D,
     pub(crate) slot: DeviceSlot,
-    /// Something was written since the last flush began.
-    unflushed: Cell<bool>,
+    /// Writes that have completed, and how many of them a completed flush covers.
+    written: Cell<u64>,
+    flushed: Cell<u64>,
+    /// A write with FUA failed: what the device flushes inside may have failed, and would not say so again.
+    doubtful: Cell<bool>,
+    /// The device vanished: what it had not flushed is lost even if it comes back.
+    pub(crate) gone: Cell<bool>,
 }
 
 impl<D: Device> Drive<D> {
     pub(crate) fn new(device: D, slot: DeviceSlot) -> Self {
         // What a former life wrote may still be in the device's cache.
-        Drive { device, slot, unflushed: Cell::new(true) }
+        Drive {
+            device,
+            slot,
+            written: Cell::new(1),
+            flushed: Cell::new(0),
+            doubtful: Cell::new(false),
+            gone: Cell::new(false),
+        }
     }
 
     pub(crate) async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer, IoError> {
-        self.device.read(offset, buffer).await
+        self.noted(self.device.read(offset, buffer).await)
     }
 
     pub(crate) async fn write(&self, offset: u64, data: Frozen, durability: Durability) -> Result<(), IoError> {
-        let result = self.device.write(offset, data, durability).await;
-        if durability == Durability::Cached || result.is_err() {
-            self.unflushed.set(true);
+        let result = self.noted(self.device.write(offset, data, durability).await);
+        self.written.set(self.written.get() + 1);
+        if durability == Durability::Fua && result.is_err() && self.device.geometry().volatile_cache {
+            self.doubtful.set(true);
         }
         result
     }
 
-    /// Flushes when there is something to flush.
-    pub(crate) async fn flush(&self) -> Result<(), IoError> {
-        if !self.unflushed.replace(false) {
-            return Ok(());
-        }
-        if !self.device.geometry().volatile_cache {
-            return Ok(());
-        }
-        let result = self.device.flush().await;
-        if result.is_err() {
-            self.unflushed.set(true);
+    fn noted<T>(&self, result: Result<T, IoError>) -> Result<T, IoError> {
+        if let Err(IoError::Gone { .. }) = &result {
+            self.gone.set(true);
         }
         result
+    }
+
+    /// Flushes when there is something to flush. Two at once flush twice: neither may answer for the other.
+    pub(crate) async fn flush(&self) -> Result<(), IoError> {
+        let written = self.written.get();
+        if self.doubtful.get() {
+            return Err(IoError::Failed {
+                path: self.device.geometry().path.clone(),
+                operation: "flush",
+                offset: 0,
+                reason: "a durable write failed before, and may have taken others with it".to_owned(),
+            });
+        }
+        if self.flushed.get() >= written || !self.device.geometry().volatile_cache {
+            return Ok(());
+        }
+        self.noted(self.device.flush().await)?;
+        self.flushed.set(self.flushed.get().max(written));
+        Ok(())
     }
 }

@@ -26,6 +26,7 @@ pub(crate) struct Media<M: Machine> {
     logical_block: Cell<u32>,
     flush_failed: RefCell<Option<IoError>>,
     pub(crate) pages: PageIo,
+    buffers: BufferPool,
     pub(crate) machine: M,
 }
 
@@ -38,6 +39,7 @@ impl<M: Machine> Media<M> {
             logical_block: Cell::new(512),
             flush_failed: RefCell::default(),
             pages: PageIo::default(),
+            buffers: machine.buffers().privileged(),
             machine,
         }
     }
@@ -68,8 +70,25 @@ impl<M: Machine> Media<M> {
         self.logical_block.get()
     }
 
+    /// The same devices for a reader that writes nothing, not even to heal.
+    pub(crate) fn view(&self) -> Self {
+        let view = Media::new(self.machine.clone(), self.extent_bytes as u32);
+        view.pages.inspect.set(true);
+        view.volatile.set(self.volatile.get());
+        view.logical_block.set(self.logical_block.get());
+        *view.drives.borrow_mut() = self.drives();
+        view
+    }
+
+    /// Memory for the engine's own I/O, which may take what is kept from everybody else: requests hold memory while they wait
+    /// for it.
     pub(crate) fn buffers(&self) -> &BufferPool {
-        self.machine.buffers()
+        &self.buffers
+    }
+
+    /// Whether some device has vanished.
+    pub(crate) fn is_any_gone(&self) -> bool {
+        self.drives.borrow().iter().any(|drive| drive.gone.get())
     }
 
     /// Bytes of a block, the unit of validity.

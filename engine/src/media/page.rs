@@ -7,6 +7,9 @@ use plimsoll_hardware::{Buffer, Durability, Frozen, IoError, Machine};
 use super::Media;
 use crate::format::{PAGE_BYTES, PageAddr, PageRef, PageType};
 
+/// Attempts at reading one copy of a page.
+const READ_ATTEMPTS: u32 = 2;
+
 /// Counters of metadata I/O.
 #[derive(Default)]
 pub(crate) struct PageIo {
@@ -71,9 +74,14 @@ impl<M: Machine> Media<M> {
         if usize::from(at.device()) >= self.drives.borrow().len() {
             return None;
         }
-        let buffer = self.buffers().alloc(PAGE_BYTES).await;
-        let page = self.drive(at.device()).read(at.page() * PAGE_BYTES as u64, buffer).await.ok()?;
-        reference.verifies(kind, &page).then_some(page)
+        // A read that fails may have been unlucky; contents that are wrong stay so.
+        for _ in 0..READ_ATTEMPTS {
+            let buffer = self.buffers().alloc(PAGE_BYTES).await;
+            if let Ok(page) = self.drive(at.device()).read(at.page() * PAGE_BYTES as u64, buffer).await {
+                return reference.verifies(kind, &page).then_some(page);
+            }
+        }
+        None
     }
 
     async fn heal(&self, at: PageAddr, page: &Frozen) {

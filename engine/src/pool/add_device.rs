@@ -1,13 +1,16 @@
 //! Growing a pool by a device.
 
+use std::rc::Rc;
+
 use plimsoll_hardware::{Device, Machine};
 
 use super::Pool;
 use super::create::{device_slot, new_uuid, refuse_used, wipe, write_label};
 use super::layout::{lay_out, next_base};
 use crate::error::{Error, Result};
-use crate::format::{DEVICES_MAX, LabelPage, PAGE_BYTES};
+use crate::format::{DEVICES_MAX, ExtentId, LabelPage, PAGE_BYTES};
 use crate::media::Drive;
+use crate::vdisk::Store;
 
 impl<M: Machine> Pool<M> {
     /// Adds `device`; its space can be used when this returns. What was on it is lost.
@@ -18,6 +21,10 @@ impl<M: Machine> Pool<M> {
     pub async fn add_device(&self, device: M::Device, force: bool) -> Result<()> {
         let store = &self.store;
         store.writable()?;
+        let Some(_growing) = Growing::begin(store) else {
+            let object = format!("pool {}", store.identity.name);
+            return Err(Error::Busy { object, reason: "another device is being added; try again when it is".into() });
+        };
         let machine = store.media.machine.clone();
         let drives = store.media.drives();
         if drives.len() >= DEVICES_MAX {
@@ -43,15 +50,35 @@ impl<M: Machine> Pool<M> {
             created_ms: store.identity.created_ms,
             name: store.identity.name.clone(),
         };
+        if label.extent_base + label.extents > ExtentId::MAX {
+            let problem = format!("pool {} has as many extents as can be numbered", store.identity.name);
+            return Err(Error::InvalidArgument(problem));
+        }
         wipe(&machine, &device).await?;
         write_label(&machine, &device, &label).await?;
         device.flush().await?;
         // No `await` up to the checkpoint's request: the new extents are known everywhere at once. Until the checkpoint stands
         // a crash forgets the device, and nothing durable names it: first writes to it are records that replay needs it for.
         store.media.push(Drive::new(device, device_slot(&label)));
+        store.journal.void_proofs();
         store.after_checkpoint().await?;
         store.space.resize();
         store.space.divide_meta();
         Ok(())
+    }
+}
+
+/// One device is added at a time.
+struct Growing<M: Machine>(Rc<Store<M>>);
+
+impl<M: Machine> Growing<M> {
+    fn begin(store: &Rc<Store<M>>) -> Option<Self> {
+        (!store.checkpoint.growing.replace(true)).then(|| Growing(store.clone()))
+    }
+}
+
+impl<M: Machine> Drop for Growing<M> {
+    fn drop(&mut self) {
+        self.0.checkpoint.growing.set(false);
     }
 }

@@ -29,11 +29,17 @@ pub struct CreateVdisk {
 }
 
 impl<M: Machine> Store<M> {
-    /// Puts an entry in force, in memory and with a record, and waits until that is durable.
-    pub(super) async fn put_entry(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, entry: Entry) -> Result<()> {
+    /// Changes an entry, in memory and with a record, and waits until that is durable.
+    pub(super) async fn put_entry(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        change: impl FnOnce(Entry) -> Result<Entry>,
+    ) -> Result<()> {
         let _room = self.room(TABLE_PAGES).await?;
         let permit = self.journal.reserve(PUT_BYTES).await;
         let mut permit = permit.map_err(|failure| self.journal_failed(failure))?;
+        // No `await` from the look at the entry to the change.
+        let entry = change(vdisk.entry.borrow().clone())?;
         self.put_now(vdisk, entry, &mut permit);
         drop(permit);
         self.journal.flush().await.map_err(|failure| self.journal_failed(failure))
@@ -50,14 +56,12 @@ impl<M: Machine> Store<M> {
 
     fn free_id(&self) -> VdiskId {
         let vdisks = self.vdisks.borrow();
-        let mut free = 0;
-        for id in vdisks.keys() {
-            if id.0 != free {
-                break;
-            }
-            free += 1;
+        let mut free = VdiskId(0);
+        // The identifiers on a lost page of the table are its vdisks', whoever they were.
+        while vdisks.contains_key(&free) || self.is_table_lost(free) {
+            free.0 += 1;
         }
-        VdiskId(free)
+        free
     }
 
     fn check_size(&self, size: u64, sector: u32) -> Result<()> {
@@ -157,27 +161,28 @@ impl<M: Machine> Pool<M> {
     pub async fn resize_vdisk(&self, name: &str, size: u64, discard_tail: bool) -> Result<VdiskInfo> {
         let store = &self.store;
         let vdisk = self.find(name)?;
-        let entry = vdisk.entry.borrow().clone();
-        store.check_size(size, entry.sector)?;
-        if entry.state != EntryState::Ready {
-            return Err(Error::Busy {
-                object: format!("{}/{}", store.identity.name, entry.name),
-                reason: "it is still giving back what lay beyond its last size; see plimsoll job list".into(),
-            });
-        }
-        if size >= entry.size {
-            store.put_entry(&vdisk, Entry { size, ..entry }).await?;
-            return Ok(vdisk.info(store.media.extent_bytes));
-        }
+        store.check_size(size, vdisk.sector.get())?;
         let backed = store.backed_beyond(&vdisk, size).await?;
-        if backed > 0 && !discard_tail {
-            let vdisk = format!("{}/{}", store.identity.name, entry.name);
-            return Err(Error::WouldCutOff { vdisk, size, backed });
+        let pool = store.identity.name.clone();
+        let resized = store.put_entry(&vdisk, |entry| {
+            store.still_there(&vdisk)?;
+            let object = format!("{pool}/{}", entry.name);
+            if entry.state != EntryState::Ready {
+                let reason = "it is still giving back what lay beyond its last size; see plimsoll job list".into();
+                return Err(Error::Busy { object, reason });
+            }
+            if size < entry.size && backed > 0 && !discard_tail {
+                return Err(Error::WouldCutOff { vdisk: object, size, backed });
+            }
+            match size < entry.size {
+                false => Ok(Entry { size, ..entry }),
+                true => Ok(Entry { size, state: EntryState::Shrinking, discard_from: entry.size, ..entry }),
+            }
+        });
+        resized.await?;
+        if vdisk.entry.borrow().state == EntryState::Shrinking {
+            store.start_giving_back(&vdisk);
         }
-        let end = entry.size;
-        let shrinking = Entry { size, state: EntryState::Shrinking, discard_from: end, ..entry };
-        store.put_entry(&vdisk, shrinking).await?;
-        store.start_giving_back(&vdisk);
         Ok(vdisk.info(store.media.extent_bytes))
     }
 

@@ -25,7 +25,9 @@ impl<M: Machine> Pool<M> {
 /// Writes checkpoints when they are wanted, until the pool is closed or forgotten.
 async fn run_checkpoints<M: Machine>(weak: Weak<Store<M>>) {
     while let Some(store) = weak.upgrade() {
-        if store.closing.get() || store.read_only.borrow().is_some() {
+        // Writers that closing waits for may need one more.
+        let closed = store.closing.get() && store.promised.get() == 0;
+        if closed || store.read_only.borrow().is_some() {
             return;
         }
         let asked = store.checkpoint.wanted.get();

@@ -72,6 +72,10 @@ pub(super) enum Mend {
     Allocate(ExtentId),
     Pages(ExtentId, u16),
     ForgetLeaf(VdiskId, u64),
+    /// A page of the vdisk table: its vdisks are given up.
+    ForgetTable(u64),
+    /// A group, with its extents of data, and of metadata with their pages, as everybody else names them.
+    RebuildGroup(u64, Vec<ExtentId>, Vec<(ExtentId, u16)>),
     Backed(VdiskId, i64),
     AcceptJournal,
 }
@@ -94,38 +98,56 @@ impl<M: Machine> Pool<M> {
     /// # Errors
     /// `ReadOnly`, `Device` when the checkpoint that it looks at cannot be written.
     pub async fn check(&self) -> Result<CheckReport> {
-        Ok(self.examine().await?.0)
+        let (report, _, _pin) = self.examine().await?;
+        Ok(report)
     }
 
-    pub(super) async fn examine(&self) -> Result<(CheckReport, Vec<Mend>)> {
+    /// Looks at the last checkpoint without holding anything up; when that finds something, again with checkpoints held up,
+    /// which is what counts. The pin is answered with it: as long as it lives what was found stays true.
+    pub(super) async fn examine(&self) -> Result<(CheckReport, Vec<Mend>, Option<Pin<M>>)> {
+        let warnings = self.recovery.borrow().warnings.clone();
         if self.store.inspect || self.store.writable().is_err() {
-            return Ok(Checker::run(&self.store, &self.recovery.warnings).await);
+            let (report, mends) = Checker::run(&self.store, &self.store, &warnings).await;
+            return Ok((report, mends, None));
         }
-        for attempt in 1.. {
-            self.store.after_checkpoint().await?;
-            let last = attempt == 3;
-            let control = &self.store.checkpoint;
-            control.pins.set(control.pins.get() + u32::from(last));
-            while last && control.running.get() {
-                control.done.changed().await;
-            }
-            let generation = self.store.root.borrow().generation;
-            let second = self.store.second_view().await;
-            let (report, mends) = Checker::run(&second, &self.recovery.warnings).await;
-            control.pins.set(control.pins.get() - u32::from(last));
-            if last {
-                self.store.request_checkpoint();
-            }
-            if report.clean() || last || self.store.root.borrow().generation == generation {
-                return Ok((report, mends));
-            }
+        self.store.after_checkpoint().await?;
+        let view = self.store.second_view(true).await;
+        let (report, mends) = Checker::run(&self.store, &view, &warnings).await;
+        if report.clean() {
+            return Ok((report, mends, None));
         }
-        unreachable!("the third attempt is the last")
+        let pin = Pin::new(&self.store);
+        while self.store.checkpoint.running.get() {
+            self.store.checkpoint.done.changed().await;
+        }
+        let view = self.store.second_view(false).await;
+        let (report, mends) = Checker::run(&self.store, &view, &warnings).await;
+        Ok((report, mends, Some(pin)))
+    }
+}
+
+/// Holds checkpoints up, so that no page of the last one is used for something else.
+pub(super) struct Pin<M: Machine> {
+    store: Rc<Store<M>>,
+}
+
+impl<M: Machine> Pin<M> {
+    fn new(store: &Rc<Store<M>>) -> Self {
+        store.checkpoint.pins.set(store.checkpoint.pins.get() + 1);
+        Pin { store: store.clone() }
+    }
+}
+
+impl<M: Machine> Drop for Pin<M> {
+    fn drop(&mut self) {
+        self.store.checkpoint.pins.set(self.store.checkpoint.pins.get() - 1);
+        self.store.checkpoint.request.notify();
     }
 }
 
 impl<'a, M: Machine> Checker<'a, M> {
-    async fn run(store: &'a Rc<Store<M>>, warnings: &[String]) -> (CheckReport, Vec<Mend>) {
+    /// Checks `store`, which is the live pool or a view of it.
+    async fn run(live: &Rc<Store<M>>, store: &'a Rc<Store<M>>, warnings: &[String]) -> (CheckReport, Vec<Mend>) {
         let before = store.media.pages.read.get();
         let mut checker = Checker {
             store,
@@ -142,13 +164,21 @@ impl<'a, M: Machine> Checker<'a, M> {
             }
             checker.find(if damaged { "journal-damaged" } else { "bad-copy" }, damaged, None, warning.clone());
         }
-        checker.check_tree(&store.table, &|page| format!("vdisks {} to {}", page.first * 8, page.first * 8 + 7)).await;
-        checker.check_tree(&store.space.tree, &|page| format!("allocation group {}", page.first)).await;
+        checker.check_ends(live).await;
+        let lost_table = checker
+            .check_tree(&store.table, &|page| format!("vdisks {} to {}", page.first * 8, page.first * 8 + 7))
+            .await;
+        checker.mends.extend(lost_table.iter().map(|page| Mend::ForgetTable(page.first)));
+        let lost_groups =
+            checker.check_tree(&store.space.tree, &|page| format!("allocation group {}", page.first)).await;
         let vdisks: Vec<_> = store.vdisks.borrow().values().cloned().collect();
         for vdisk in &vdisks {
             checker.check_vdisk(vdisk).await;
         }
         checker.check_groups().await;
+        for page in &lost_groups {
+            checker.rebuild_groups(page.first, page.leaves);
+        }
         checker.report.vdisks_checked = vdisks.len() as u64;
         checker.report.pages_read += store.media.pages.read.get() - before;
         (checker.report, checker.mends)
@@ -288,6 +318,22 @@ impl<'a, M: Machine> Checker<'a, M> {
         }
     }
 
+    /// Looks for labels, roots and journal batches that have lost a copy.
+    async fn check_ends(&mut self, live: &Rc<Store<M>>) {
+        for problem in super::ends::check(live).await {
+            self.find("bad-copy", false, None, problem);
+        }
+    }
+
+    fn rebuild_groups(&mut self, first: u64, count: u64) {
+        for group in first..(first + count).min(self.store.space.group_count()) {
+            let range = group * GROUP_EXTENTS..(group + 1) * GROUP_EXTENTS;
+            let data = range.clone().filter(|&extent| self.owned[extent as usize]).map(ExtentId).collect();
+            let meta = self.named.range(ExtentId(range.start)..ExtentId(range.end)).map(|(&e, &p)| (e, p)).collect();
+            self.mends.push(Mend::RebuildGroup(group, data, meta));
+        }
+    }
+
     /// Compares the groups with who has what.
     async fn check_groups(&mut self) {
         let (mut data, mut meta) = (0, 0);
@@ -337,7 +383,10 @@ impl<'a, M: Machine> Checker<'a, M> {
         if allocated && pages.is_none() && !owned {
             self.report.leaked_extents += 1;
             self.find("leaked-extent", false, None, format!("extent {number} is allocated and nobody has it"));
-            self.mends.push(Mend::Free(extent));
+            if !self.lost_pages {
+                // Whoever had it may be behind a page that is lost; that is decided first.
+                self.mends.push(Mend::Free(extent));
+            }
         }
         let used = pages.unwrap_or(0);
         if named & !used != 0 {

@@ -58,17 +58,18 @@ impl<M: Machine> Store<M> {
         let (start, snapshot) = cut.map_err(|failure| self.journal_failed(failure))?;
         let generation = self.root.borrow().generation + 1;
         if self.space.prepare_meta(snapshot.pages).await.is_err() {
-            return Err(self.give_up("no page is left for metadata".to_owned()));
+            return Err(self.give_up(no_meta_space(&self.identity.name)));
         }
         let roots = self.write_trees(&snapshot, generation).await;
-        let (groups, table, roots) = roots.map_err(|error| self.give_up(error.to_string()))?;
+        let (groups, table, roots) = roots.map_err(|error| self.give_up(error))?;
         let changes = self.space.meta_changes().await;
-        self.append_meta(generation, &changes).await?;
+        let meta_sequence = self.append_meta(generation, &changes).await?;
         let root = RootPage {
             pool: self.identity.uuid,
             generation,
             life: self.journal.life.get(),
             clean,
+            meta_sequence,
             journal: start,
             groups,
             table,
@@ -82,7 +83,7 @@ impl<M: Machine> Store<M> {
         };
         if let Err(error) = written.await {
             self.journal.forget_tail();
-            return Err(self.give_up(error.to_string()));
+            return Err(self.give_up(error));
         }
         *self.root.borrow_mut() = root;
         for (vdisk, tree) in roots {
@@ -90,6 +91,7 @@ impl<M: Machine> Store<M> {
             vdisk.mapping.tree.borrow_mut().prune();
         }
         self.space.settle_meta(&changes);
+        self.checkpoint.floor.set(self.dirty.get());
         self.journal.release(start.position);
         count(&self.counters.checkpoints, 1);
         Ok(())
@@ -184,6 +186,16 @@ impl<M: Machine> Store<M> {
             result?;
         }
         drop(writes);
+        // Nodes that became dirty since the cut are sealed too, with the leaves of the cut.
+        loop {
+            let pages = tree.borrow().dirty_pages();
+            if self.space.can_place(pages) {
+                break;
+            }
+            if self.space.prepare_meta(pages).await.is_err() {
+                return Err(no_meta_space(&self.identity.name));
+            }
+        }
         let mut sealer = Collector { space: &self.space, generation, pages: Vec::new() };
         let root = tree.borrow_mut().seal_nodes(&mut sealer);
         for (reference, bytes) in sealer.pages {
@@ -233,7 +245,7 @@ impl<M: Machine> Store<M> {
         first.and(second)
     }
 
-    async fn append_meta(self: &Rc<Self>, generation: u64, changes: &[(ExtentId, u16)]) -> Result<()> {
+    async fn append_meta(self: &Rc<Self>, generation: u64, changes: &[(ExtentId, u16)]) -> Result<u64> {
         let failed = |failure: JournalFailed| self.journal_failed(failure);
         let room = (self.journal.change_bytes_max() - 16) / 8;
         for chunk in changes.chunks(room) {
@@ -242,18 +254,22 @@ impl<M: Machine> Store<M> {
             let mut permit = permit.map_err(failed)?;
             self.journal.append(&mut permit, &[record]);
         }
-        self.journal.cut(|| ()).await.map(|_| ()).map_err(failed)
+        self.journal.cut(|| ()).await.map(|(next, ())| next.sequence - 1).map_err(failed)
     }
 
     /// A checkpoint failed: what is in memory is right and what is on the devices is that of the root before. Nothing more
     /// may be promised.
-    fn give_up(&self, reason: String) -> Error {
-        tracing::error!(%reason, "a checkpoint failed; the pool is read-only");
-        let reason = format!("a checkpoint failed: {reason}; mend the device and open the pool again");
+    fn give_up(&self, error: IoError) -> Error {
+        let reason = format!("a checkpoint failed: {error}; mend the device and open the pool again");
+        self.journal.stop(error);
         self.read_only.borrow_mut().get_or_insert(reason.clone());
         self.checkpoint.done.notify();
         Error::ReadOnly { pool: self.identity.name.clone(), reason }
     }
+}
+
+fn no_meta_space(pool: &str) -> IoError {
+    IoError::NoSpace { path: format!("pool {pool}: metadata") }
 }
 
 /// Places nodes, and keeps their pages until they are written.

@@ -25,6 +25,7 @@ impl<M: Machine> Pool<M> {
         if store.inspect || store.read_only.borrow().is_some() || store.journal.failure().is_some() {
             return Ok(());
         }
+        store.checkpoint.running.set(true);
         store.write_checkpoint(true).await?;
         store.journal.forget_tail();
         Ok(())

@@ -154,6 +154,7 @@ fn first_root(labels: &[LabelPage]) -> RootPage {
         generation: 1,
         life: 0,
         clean: true,
+        meta_sequence: 0,
         journal: JournalStart { sequence: 1, position: 0, previous: 0 },
         groups: TreeRoot::EMPTY,
         table: TreeRoot::EMPTY,

@@ -144,7 +144,7 @@ impl<M: Machine> Pool<M> {
             devices: self.devices(),
             read_only: read_only.or_else(|| store.journal.failure().map(|error| error.to_string())),
             generation: store.root.borrow().generation,
-            recovery: (*self.recovery).clone(),
+            recovery: self.recovery.borrow().clone(),
             counters: self.counters(),
         }
     }

@@ -7,6 +7,7 @@ mod check;
 mod checkpoint;
 mod close;
 mod create;
+mod ends;
 #[cfg(feature = "generator")]
 mod generate;
 mod identify;
@@ -30,6 +31,7 @@ pub use job::{JobInfo, JobState};
 pub use layout::DEVICE_BYTES_MIN;
 pub use open::OpenPool;
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use plimsoll_hardware::Machine;
@@ -39,7 +41,7 @@ use crate::vdisk::Store;
 /// An open pool. Cheap to clone; all clones are the same pool. Belongs to one thread.
 pub struct Pool<M: Machine> {
     store: Rc<Store<M>>,
-    recovery: Rc<RecoveryInfo>,
+    recovery: Rc<RefCell<RecoveryInfo>>,
 }
 
 impl<M: Machine> Clone for Pool<M> {

@@ -10,7 +10,7 @@ use super::identify::{check_features, read_label};
 use super::recover::Recovered;
 use super::{Pool, RecoveryInfo, roots};
 use crate::error::{Error, Result};
-use crate::format::{JournalStart, LabelPage, Record, RootPage, TABLE_ENTRIES, VdiskId};
+use crate::format::{EntryState, JournalStart, LabelPage, Record, RootPage, TABLE_ENTRIES, VdiskId};
 use crate::journal::{Journal, Tail};
 use crate::mapping::Cache;
 use crate::media::{Drive, Media};
@@ -49,12 +49,13 @@ impl<M: Machine> Pool<M> {
     pub async fn open(machine: &M, options: OpenPool, devices: Vec<M::Device>) -> Result<Self> {
         let found = find(machine, devices).await?;
         let media = Rc::new(Media::new(machine.clone(), found.label.extent_bytes));
-        media.pages.inspect.set(options.inspect);
+        let frozen = options.inspect || found.read_only.is_some();
+        media.pages.inspect.set(frozen);
         for (device, slot) in found.devices.into_iter().zip(&found.root.devices) {
             media.push(Drive::new(device, slot.clone()));
         }
-        let recovered = Recovered::read(&media, &found.label, &found.root, options.inspect).await;
-        let tail = if options.inspect { None } else { open_tail(machine, &found.label) };
+        let recovered = Recovered::read(&media, &found.label, &found.root, frozen).await;
+        let tail = if frozen { None } else { open_tail(machine, &found.label) };
         let identity = Identity {
             name: found.label.name.clone(),
             uuid: found.label.pool,
@@ -69,8 +70,8 @@ impl<M: Machine> Pool<M> {
         store.read_table(&mut info).await;
         store.read_groups().await;
         store.recover(recovered, tail, found.heal_root, &mut info).await?;
-        let pool = Pool { store, recovery: Rc::new(info) };
-        if !options.inspect {
+        let pool = Pool { store, recovery: Rc::new(RefCell::new(info)) };
+        if !options.inspect && pool.store.read_only.borrow().is_none() {
             pool.start_background();
         }
         Ok(pool)
@@ -129,7 +130,10 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Member
         let reason = format!("it belongs to pool {} ({}), not to {}", other.name, other.pool, label.name);
         return Err(Error::NotAPool { path: device.geometry().path.clone(), reason });
     }
-    let read_only = check_features(&label)?;
+    let mut read_only = None;
+    for (label, _) in &labelled {
+        read_only = check_features(label)?.or(read_only);
+    }
     let references: Vec<&M::Device> = labelled.iter().map(|(_, device)| device).collect();
     let (root, heal_root) = roots::read_newest(machine, &references, label.pool).await;
     let Some(root) = root else {
@@ -167,11 +171,12 @@ fn open_tail<M: Machine>(machine: &M, label: &LabelPage) -> Option<Tail<M::Crash
 
 impl<M: Machine> Store<M> {
     /// The last checkpoint again, through trees of its own: what is changed since is not in it.
-    pub(super) async fn second_view(&self) -> Rc<Store<M>> {
+    pub(super) async fn second_view(&self, write_nothing: bool) -> Rc<Store<M>> {
         let root = self.root.borrow().clone();
         let identity = Identity { name: self.identity.name.clone(), ..self.identity };
-        let options = OpenPool { inspect: false, cache_bytes: Some(1 << 20) };
-        let view = assemble(self.media.clone(), identity, &root, root.journal, 0, &options);
+        let options = OpenPool { inspect: write_nothing, cache_bytes: Some(1 << 20) };
+        let media = if write_nothing { Rc::new(self.media.view()) } else { self.media.clone() };
+        let view = assemble(media, identity, &root, root.journal, 0, &options);
         let mut info = RecoveryInfo::default();
         view.read_table(&mut info).await;
         view.read_groups().await;
@@ -213,7 +218,9 @@ impl<M: Machine> Store<M> {
             for (slot, entry) in entries.entries.iter().enumerate() {
                 let Some(entry) = entry else { continue };
                 let id = VdiskId((page * TABLE_ENTRIES as u64) as u32 + slot as u32);
-                self.names.borrow_mut().insert(entry.name.clone(), id);
+                if entry.state != EntryState::Deleting {
+                    self.names.borrow_mut().insert(entry.name.clone(), id);
+                }
                 vdisks.insert(id, VdiskCore::new(id, entry.clone(), self.dirty.clone()));
             }
         }

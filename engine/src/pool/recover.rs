@@ -11,13 +11,13 @@
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use plimsoll_hardware::Machine;
+use plimsoll_hardware::{Buffer, Machine};
 
 use super::RecoveryInfo;
 use crate::error::Result;
 use crate::format::{Batch, Blocks, ExtentId, JournalStart, LabelPage, Record, RootPage};
 use crate::journal::{self, Beginning, Tail};
-use crate::media::Media;
+use crate::media::{Drive, Media};
 use crate::vdisk::Store;
 
 /// What the journal held.
@@ -25,7 +25,7 @@ pub(super) struct Recovered {
     pub(super) batches: Vec<Batch>,
     pub(super) next: JournalStart,
     damaged: bool,
-    healed: u64,
+    one_sided: u64,
 }
 
 impl Recovered {
@@ -36,7 +36,7 @@ impl Recovered {
         inspect: bool,
     ) -> Recovered {
         let end = journal::read(media, root.pool, &label.rings, root.journal, inspect).await;
-        Recovered { batches: end.batches, next: end.next, damaged: end.damaged, healed: end.healed }
+        Recovered { batches: end.batches, next: end.next, damaged: end.damaged, one_sided: end.one_sided }
     }
 
     /// The last batch that some batch, or the checkpoint, covers.
@@ -62,6 +62,9 @@ impl<M: Machine> Store<M> {
         let halves: Vec<(u64, Vec<Record>)> =
             survived.into_iter().flat_map(|(_, halves)| halves).filter(|(sequence, _)| *sequence >= next).collect();
         let covered = recovered.covered();
+        // The tail goes on where the batches end, and the last checkpoint's META records are among them, or some are missing.
+        let gap = halves.first().is_some_and(|(sequence, _)| *sequence > next);
+        let damaged = recovered.damaged || gap || root.meta_sequence >= next;
         let mut dropped = known_drops(&recovered.batches);
         let mut new_drops = Vec::new();
         if !same_boot {
@@ -82,10 +85,11 @@ impl<M: Machine> Store<M> {
             self.replay(record, root.generation).await;
         }
         info.records_dropped = new_drops.len() as u64;
-        if recovered.healed > 0 {
-            info.warnings.push(format!("{} journal batches were healed from their other copy", recovered.healed));
+        if recovered.one_sided > 0 {
+            // The last one of a crash is like this by nature.
+            tracing::info!(batches = recovered.one_sided, "journal batches were good in one ring only");
         }
-        if recovered.damaged {
+        if damaged {
             let reason = "its journal is damaged in both copies: changes that were flushed are lost; look at it with \
                           plimsoll pool check, accept the loss with --repair"
                 .to_owned();
@@ -123,6 +127,16 @@ impl<M: Machine> Store<M> {
         failed
     }
 
+    async fn read_stubbornly(&self, drive: &Drive<M::Device>, offset: u64) -> Option<Buffer> {
+        for _ in 0..JUDGE_ATTEMPTS {
+            let buffer = self.media.buffers().alloc(self.media.block_bytes() as usize).await;
+            if let Ok(contents) = drive.read(offset, buffer).await {
+                return Some(contents);
+            }
+        }
+        None
+    }
+
     /// Whether the blocks of an extent have this checksum.
     async fn holds(&self, extent: ExtentId, blocks: Blocks, proof: u32) -> bool {
         if cfg!(feature = "planted-skip-checksum") {
@@ -132,15 +146,19 @@ impl<M: Machine> Store<M> {
         let block_bytes = self.media.block_bytes();
         let mut hasher = crc32fast::Hasher::new();
         for block in (0..16).filter(|&block| blocks.has(block)) {
-            let buffer = self.media.buffers().alloc(block_bytes as usize).await;
-            match drive.read(start + u64::from(block) * block_bytes, buffer).await {
-                Ok(contents) => hasher.update(&contents),
-                Err(_) => return false,
-            }
+            let Some(contents) = self.read_stubbornly(&drive, start + u64::from(block) * block_bytes).await else {
+                // It cannot be judged. Its reader gets the device's error, which is the truth; zeros would not be.
+                tracing::error!(extent = extent.0, block, "a block that needs its proof cannot be read");
+                return true;
+            };
+            hasher.update(&contents);
         }
         hasher.finalize() == proof
     }
 }
+
+/// Attempts at reading a block whose proof decides whether it is believed.
+const JUDGE_ATTEMPTS: u32 = 5;
 
 fn known_drops(batches: &[Batch]) -> HashSet<(u64, u32)> {
     let records = batches.iter().flat_map(|batch| &batch.records);

@@ -85,11 +85,14 @@ impl<M: Machine> Store<M> {
     }
 
     fn replay_put(&self, id: VdiskId, entry: &Entry) {
+        if self.is_table_lost(id) {
+            return;
+        }
         let known = self.core(id).filter(|vdisk| vdisk.entry.borrow().uuid == entry.uuid);
         let vdisk = match known {
             Some(vdisk) => {
                 let tree = vdisk.entry.borrow().tree;
-                self.names.borrow_mut().remove(&vdisk.name());
+                self.forget_name(&vdisk);
                 vdisk.update(Entry { tree, ..entry.clone() });
                 vdisk
             }
@@ -106,14 +109,22 @@ impl<M: Machine> Store<M> {
         self.put_in_table(&vdisk);
     }
 
+    /// Takes a vdisk's name away, unless a successor has it by now.
+    fn forget_name(&self, vdisk: &VdiskCore) {
+        let name = vdisk.name();
+        let mut names = self.names.borrow_mut();
+        if names.get(&name) == Some(&vdisk.id) {
+            names.remove(&name);
+        }
+    }
+
     /// Takes a vdisk out of everything; its tree must be empty.
     pub(crate) fn forget_vdisk(&self, id: VdiskId) {
         let Some(vdisk) = self.vdisks.borrow_mut().remove(&id) else { return };
-        let name = vdisk.name();
-        let mut names = self.names.borrow_mut();
-        if names.get(&name) == Some(&id) {
-            names.remove(&name);
+        if self.is_table_lost(id) {
+            return;
         }
+        self.forget_name(&vdisk);
         let (page, slot) = table_place(id);
         self.table.borrow_mut().change(page).entries[slot] = None;
     }

@@ -52,6 +52,7 @@ impl<M: Machine> Store<M> {
     }
 
     async fn shrink(self: &Rc<Self>, vdisk: &Rc<VdiskCore>) -> Result<bool> {
+        self.settle_writes().await;
         let entry = vdisk.entry.borrow().clone();
         let (from, end) = (entry.size, entry.discard_from.max(entry.size));
         let step = LEAF_WORDS as u64 * self.media.extent_bytes;
@@ -66,13 +67,20 @@ impl<M: Machine> Store<M> {
             self.zero_unchecked(vdisk, at, until - at).await?;
             at = self.skip_absent(vdisk, until, end);
         }
-        let entry = Entry { state: EntryState::Ready, discard_from: 0, ..vdisk.entry.borrow().clone() };
-        self.put_entry(vdisk, entry).await?;
-        Ok(true)
+        let ended = self.put_entry(vdisk, |entry| {
+            self.still_there(vdisk)?;
+            Ok(Entry { state: EntryState::Ready, discard_from: 0, ..entry })
+        });
+        match ended.await {
+            // Deleted meanwhile: that job gives everything back.
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Frees all extents of a deleted vdisk, then its entry.
     async fn empty(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, job: &super::Job, total: u64) -> Result<bool> {
+        self.settle_writes().await;
         let step = LEAF_WORDS as u64 * self.media.extent_bytes;
         let mut at = 0;
         loop {
@@ -87,13 +95,6 @@ impl<M: Machine> Store<M> {
             job.progress(total.saturating_sub(vdisk.mapping.backed.get() * self.media.extent_bytes));
             at = (at / step + 1) * step;
         }
-        // Writes that were under way when it was deleted hold extents of their own and may still publish them.
-        while !vdisk.mapping.claims.is_empty() {
-            vdisk.mapping.claims.released.changed().await;
-        }
-        if vdisk.mapping.backed.get() > 0 {
-            return Box::pin(self.empty(vdisk, job, total)).await;
-        }
         self.remove(vdisk).await?;
         Ok(true)
     }
@@ -107,6 +108,12 @@ impl<M: Machine> Store<M> {
         self.forget_vdisk(vdisk.id);
         self.journal.append(&mut permit, &[Record::Remove { vdisk: vdisk.id }]);
         Ok(())
+    }
+
+    /// Waits until the writes that are under way have ended: none that is submitted later reaches what was cut off.
+    async fn settle_writes(&self) {
+        let epoch = self.space.epochs.advance();
+        while !self.space.epochs.is_over(epoch) && self.space.epochs.wait().await {}
     }
 
     /// Waits until a checkpoint that began after this call stands.

@@ -134,6 +134,32 @@ impl<M: Machine> Space<M> {
         self.groups.borrow()[group as usize].size
     }
 
+    /// Puts a group whose page is lost together again from what others name in it. Nothing changes when it is not lost.
+    pub(crate) fn rebuild_group(&self, group: u64, data: &[ExtentId], meta: &[(ExtentId, u16)]) {
+        {
+            let mut groups = self.groups.borrow_mut();
+            let info = &mut groups[group as usize];
+            if !info.lost {
+                return;
+            }
+            *info = GroupInfo { loaded: true, taken: Some(Box::new(Bits::ZERO)), ..GroupInfo::new(info.size) };
+            if let Some(taken) = &mut info.taken {
+                taken[info.size as usize..].fill(true);
+            }
+            self.lost_groups.set(self.lost_groups.get() - 1);
+        }
+        self.tree.borrow_mut().forget_lost(group);
+        for &extent in data {
+            self.bar(extent);
+            self.change_group(extent, |group, slot| group.set_data(slot));
+        }
+        for &(extent, pages) in meta {
+            self.bar(extent);
+            self.change_group(extent, |group, slot| group.set_meta(slot, pages));
+            self.meta.borrow_mut().learn(extent, pages);
+        }
+    }
+
     /// Marks an extent as not to be taken.
     pub(super) fn bar(&self, extent: ExtentId) {
         let (group, slot) = place(extent);

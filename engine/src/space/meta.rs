@@ -96,9 +96,14 @@ impl<M: Machine> Space<M> {
     /// Makes sure that `pages` pages can be placed, twice, without waiting.
     pub(crate) async fn prepare_meta(&self, pages: u64) -> Result<(), NoMetaSpace> {
         let groups = self.group_count();
+        // Pages for first copies that had to go to the side of the second ones, which those must not count as theirs;
+        // and an extent more, because the copies of the last page must not be left with one extent between them.
+        let mut elsewhere = 0;
         for second in [false, true] {
+            let wanted =
+                if second && elsewhere > 0 { pages + elsewhere + u64::from(META_PAGES_PER_EXTENT) } else { pages };
             let mut free = self.meta.borrow().free_on(second);
-            while free < pages {
+            while free < wanted {
                 let border = self.meta.borrow().second_side;
                 let (from, end) = if second { (border, groups) } else { (0, border) };
                 if let Some(group) = self.unread_meta_group(from, end) {
@@ -114,15 +119,29 @@ impl<M: Machine> Space<M> {
                 }
                 let Some(extent) = extent else {
                     let meta = self.meta.borrow();
-                    return if meta.free_pages() >= 2 * pages + 32 { Ok(()) } else { Err(NoMetaSpace) };
+                    return if meta.free_pages() >= 2 * pages + u64::from(META_PAGES_PER_EXTENT) {
+                        Ok(())
+                    } else {
+                        Err(NoMetaSpace)
+                    };
                 };
                 let mut meta = self.meta.borrow_mut();
+                if !second && meta.is_second(extent) {
+                    elsewhere += u64::from(META_PAGES_PER_EXTENT);
+                }
                 meta.learn(extent, 0);
                 meta.fresh.insert(extent);
                 free += u64::from(META_PAGES_PER_EXTENT);
             }
         }
         Ok(())
+    }
+
+    /// Whether `pages` pages can be placed, twice, without waiting.
+    pub(crate) fn can_place(&self, pages: u64) -> bool {
+        let meta = self.meta.borrow();
+        let each = meta.free_on(false).min(meta.free_on(true));
+        each >= pages || meta.free_pages() >= 2 * pages + u64::from(META_PAGES_PER_EXTENT)
     }
 
     /// Two places for a page. [`Space::prepare_meta`] has made room.

@@ -141,8 +141,8 @@ fn dirty_max(total: u64) -> usize {
     (total / 16).clamp(32, 16_384) as usize
 }
 
-/// What checkpoints need at worst: two copies of every dirty page written anew while the old ones still count, and as much
-/// again for pages that did not exist before; and a little for what a start adds.
+/// What checkpoints need at worst: two copies of every dirty page written anew while the old ones still count, and of as many
+/// nodes that become dirty while it runs; as much again for pages that did not exist before; and some for pages tried twice.
 fn reserve_pages(total: u64) -> u64 {
-    4 * dirty_max(total) as u64 + 32
+    6 * dirty_max(total) as u64 + 64
 }

@@ -54,6 +54,11 @@ impl<P: Payload> Tree<P> {
         self.dirty > 0
     }
 
+    /// Dirty leaves and nodes.
+    pub(crate) fn dirty_pages(&self) -> u64 {
+        self.dirty as u64
+    }
+
     fn dirtied(&mut self, pages: usize) {
         self.dirty += pages;
         self.dirty_in_all.set(self.dirty_in_all.get() + pages);

@@ -9,6 +9,7 @@ use super::range::{Piece, only_piece, pieces};
 use super::{Store, VdiskCore, count};
 use crate::error::Result;
 use crate::format::{ExtentId, Word};
+use crate::mapping::LostRange;
 use crate::media::Drive;
 
 /// Bytes of a request that come from one place.
@@ -80,6 +81,9 @@ impl<M: Machine> Store<M> {
             match vdisk.mapping.peek(piece.at) {
                 None => return Ok(Err(piece.at)),
                 Some(Err(lost)) => return Err(self.damaged(vdisk, lost)),
+                Some(Ok(word)) if word.is_mapped() && self.media.locate(word.extent()).is_none() => {
+                    return Err(self.damaged(vdisk, LostRange { first: piece.at, count: 1 }));
+                }
                 Some(Ok(word)) => self.add_runs(&mut runs, &piece, word),
             }
         }

@@ -19,19 +19,26 @@ impl<M: Machine> Drop for Room<M> {
     fn drop(&mut self) {
         self.store.promised.set(self.store.promised.get() - self.pages);
         self.store.checkpoint.done.notify();
+        if self.store.closing.get() {
+            self.store.checkpoint.request.notify();
+        }
     }
 }
 
 impl<M: Machine> Store<M> {
-    /// Waits until `pages` more pages may become dirty. More than fit at all are let through when nothing else is dirty.
+    /// Waits until `pages` more pages may become dirty. More than half of all that may is counted as half: one such change at
+    /// a time is within the slack of the reserve.
     pub(crate) async fn room(self: &Rc<Self>, pages: usize) -> Result<Room<M>> {
+        let pages = pages.min(self.space.dirty_max() / 2);
         loop {
+            self.writable()?;
             let used = self.dirty.get() + self.promised.get();
-            if used + pages <= self.space.dirty_max() || used == 0 {
+            // What a checkpoint leaves dirty itself is there for the next one however often it is asked for.
+            let alone = self.promised.get() == 0 && self.dirty.get() <= self.checkpoint.floor.get();
+            if used + pages <= self.space.dirty_max() || alone {
                 self.promised.set(self.promised.get() + pages);
                 return Ok(Room { store: self.clone(), pages });
             }
-            self.writable()?;
             self.request_checkpoint();
             self.checkpoint.done.changed().await;
             if let Some(error) = self.journal.failure() {

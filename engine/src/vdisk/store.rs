@@ -13,7 +13,7 @@ use crate::journal::{Journal, JournalFailed};
 use crate::mapping::{Cache, LostRange, Mapping};
 use crate::media::Media;
 use crate::space::Space;
-use crate::tree::Tree;
+use crate::tree::{Found, Tree};
 use crate::wait::WaitQueue;
 
 /// One vdisk in memory.
@@ -81,6 +81,10 @@ pub(crate) struct Identity {
 pub(crate) struct CheckpointControl {
     pub(crate) wanted: Cell<bool>,
     pub(crate) running: Cell<bool>,
+    /// Dirty pages right after the last one.
+    pub(crate) floor: Cell<usize>,
+    /// A device is being added.
+    pub(crate) growing: Cell<bool>,
     /// Readers of the last checkpoint's pages, which therefore must not be used again.
     pub(crate) pins: Cell<u32>,
     pub(crate) request: WaitQueue,
@@ -159,6 +163,11 @@ impl<M: Machine> Store<M> {
         for key in kept {
             self.cache.put_back(key);
         }
+    }
+
+    /// Whether the table's page for this identifier is lost.
+    pub(crate) fn is_table_lost(&self, id: VdiskId) -> bool {
+        matches!(self.table.borrow().get(table_place(id).0), Found::Lost)
     }
 
     /// Writes the vdisk's entry into its page of the table.

@@ -18,7 +18,7 @@ use super::{Store, VdiskCore, count};
 use crate::error::Result;
 use crate::format::{Blocks, MAP_RECORD_BYTES, Record, VirtualExtent};
 use crate::journal::{Gate, Permit};
-use crate::mapping::apply_map;
+use crate::mapping::{LostRange, apply_map};
 use crate::media::Drive;
 use crate::space::EpochGuard;
 
@@ -60,7 +60,7 @@ enum Plan<D> {
     /// Something has no contents yet, or changed since it was claimed.
     Claim,
     /// Blocks must be confirmed before they are overwritten.
-    Confirm,
+    Confirm(u64),
 }
 
 impl<M: Machine> Store<M> {
@@ -74,7 +74,7 @@ impl<M: Machine> Store<M> {
     ) -> Result<()> {
         self.check_range(vdisk, "a write", offset, data.len() as u64)?;
         self.writable()?;
-        self.write_unchecked(vdisk, offset, data, durable).await
+        self.write_within(vdisk, offset, data, durable, true).await
     }
 
     /// As [`Store::write`], also beyond the end of a vdisk that is shrinking.
@@ -84,6 +84,17 @@ impl<M: Machine> Store<M> {
         offset: u64,
         data: Frozen,
         durable: bool,
+    ) -> Result<()> {
+        self.write_within(vdisk, offset, data, durable, false).await
+    }
+
+    async fn write_within(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        offset: u64,
+        data: Frozen,
+        durable: bool,
+        bounded: bool,
     ) -> Result<()> {
         count(&self.counters.writes, 1);
         count(&self.counters.write_bytes, data.len() as u64);
@@ -102,9 +113,15 @@ impl<M: Machine> Store<M> {
         let mut claims: Vec<Option<ClaimGuard<M>>> = parts.iter().map(|_| None).collect();
         let mut means = None;
         let ios = loop {
+            if bounded {
+                // Its size may have been cut, or it may have been deleted, since this was last asked.
+                self.check_range(vdisk, "a write", offset, data.len() as u64)?;
+            }
             match self.plan(vdisk, &parts, &claims, &data)? {
                 Plan::Go(ios) => break ios,
-                Plan::Confirm => self.journal.confirm().await.map_err(|failure| self.journal_failed(failure))?,
+                Plan::Confirm(batch) => {
+                    self.journal.confirm(batch).await.map_err(|failure| self.journal_failed(failure))?;
+                }
                 Plan::Load(at) => {
                     let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, at).await;
                     looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
@@ -128,14 +145,15 @@ impl<M: Machine> Store<M> {
         claims.iter_mut().flatten().for_each(|claim| claim.writing = true);
         let result = submit(ios, durability).await;
         claims.iter_mut().flatten().for_each(|claim| claim.writing = false);
-        drop(in_flight.0.take());
+        // The epoch ends with this function, or before it waits for the journal: who waits for it finds the words changed.
+        let epoch = in_flight.0.take();
         result?;
         if let Some((mut permit, _room)) = means {
             let mut sequence = 0;
             for claim in claims.iter_mut().flatten() {
                 sequence = self.publish(vdisk, claim, &mut permit, &data).await?.max(sequence);
             }
-            drop(claims);
+            drop((claims, epoch));
             if !self.journal.has_tail() && sequence > 0 {
                 let written = self.journal.write_out(sequence).await;
                 written.map_err(|failure| self.journal_failed(failure))?;
@@ -183,6 +201,9 @@ impl<M: Machine> Store<M> {
             let Some(found) = vdisk.mapping.peek(piece.at) else { return Ok(Plan::Load(piece.at)) };
             let word = found.map_err(|lost| self.damaged(vdisk, lost))?;
             let touched = piece.blocks(block_bytes);
+            if word.is_mapped() && self.media.locate(word.extent()).is_none() {
+                return Err(self.damaged(vdisk, LostRange { first: piece.at, count: 1 }));
+            }
             let extent = match claim {
                 Some(claim) => {
                     // An edge that was read and then discarded, or is to be zeros and was written: start again.
@@ -203,8 +224,8 @@ impl<M: Machine> Store<M> {
                 None => return Ok(Plan::Claim),
             };
             // Also blocks without contents: those they had before a discard may still need their proof.
-            if self.journal.gate(extent, touched) == Gate::Closed {
-                return Ok(Plan::Confirm);
+            if let Gate::Closed(batch) = self.journal.gate(extent, touched) {
+                return Ok(Plan::Confirm(batch));
             }
             self.add_ios(&mut ios, piece, claim.as_ref(), extent, data);
         }
@@ -220,9 +241,7 @@ impl<M: Machine> Store<M> {
         extent: crate::format::ExtentId,
         data: &Frozen,
     ) {
-        let Some((drive, start)) = self.media.locate(extent) else {
-            unreachable!("extent {} is on no device", extent.0)
-        };
+        let Some((drive, start)) = self.media.locate(extent) else { return };
         let block_bytes = self.media.block_bytes();
         let (mut from, mut until) = (piece.offset, piece.offset + piece.length);
         for edge in claim.iter().flat_map(|claim| &claim.edges) {

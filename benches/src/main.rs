@@ -1,0 +1,117 @@
+//! Measured claims: Plimsoll beside raw devices and its peers, in one run, as ratios.
+//!
+//! What is where: `work` says what is measured, `bare` and `engine` do it on a file, `memory` on a device of memory, `nbd`
+//! over the wire, `restart` after a kill, `count` in instructions; `pairs` compares and `report` prints.
+//! See `--help`.
+
+mod area;
+mod bare;
+mod count;
+mod engine;
+mod memory;
+mod meter;
+mod nbd;
+mod options;
+mod pairs;
+mod report;
+mod restart;
+mod work;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use area::Area;
+use options::{Options, Part};
+use pairs::Line;
+use report::Report;
+use work::{CASES, EXTENT, Kind, Run};
+
+fn main() -> ExitCode {
+    let options = Options::read();
+    match run(&options) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("plimsoll-benches: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
+    match options.child.as_deref() {
+        Some(arguments) if arguments.first().is_some_and(|verb| verb == "count") => {
+            return count::run_child(arguments).map(|()| ExitCode::SUCCESS);
+        }
+        Some(arguments) => return restart::run_child(arguments).map(|()| ExitCode::SUCCESS),
+        None => {}
+    }
+    let mut report = Report::new();
+    if options.wants(Part::Memory) {
+        on_memory(options, &mut report)?;
+    }
+    if options.wants(Part::Device) {
+        on_devices(options, &mut report)?;
+    }
+    if options.wants(Part::Nbd) {
+        nbd::measure(options, &mut report)?;
+    }
+    if options.wants(Part::Restart) {
+        restart::measure(options, &mut report)?;
+    }
+    let mut good = true;
+    if options.wants(Part::Count) {
+        good = count::measure(options, &mut report)?;
+    }
+    let path = options.output.clone().unwrap_or_else(|| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        PathBuf::from(format!("benches/results/{}.json", now.as_secs()))
+    });
+    report.write(&path)?;
+    println!("{}", path.display());
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn on_devices(options: &Options, report: &mut Report) -> Result<(), Box<dyn Error>> {
+    for (place, directory) in options.places() {
+        let area = Area::written(&directory, "device", options.bytes())?;
+        for case in CASES.iter().filter(|case| case.name.contains(&options.only)) {
+            // The pool's own metadata takes the rest.
+            let touched = options.bytes() / 16 * 15 / EXTENT * EXTENT;
+            let run = |seed| Run { case: *case, area: touched, time: options.time(), operations: u64::MAX, seed };
+            let pairs = pairs::measure(
+                options.pairs,
+                |pair| bare::measure(area.path(), &run(pair)),
+                |pair| engine::measure(area.path(), &run(pair)),
+            )?;
+            report.line(Line::new("device", place, case.name, "io_uring", pairs).judged(case));
+        }
+    }
+    Ok(())
+}
+
+/// Sizes of the devices of memory: all real; and one whose mapping alone is 134 MB.
+const MEMORY_SIZES: [(&str, u64); 2] = [("256MiB", 256 << 20), ("1TiB", 1 << 40)];
+
+fn on_memory(options: &Options, report: &mut Report) -> Result<(), Box<dyn Error>> {
+    for (place, size) in MEMORY_SIZES {
+        for case in CASES.iter().filter(|case| case.name.contains(&options.only)) {
+            // Nothing is ever in flight; and where memory repeats, metadata must not be read again.
+            let deep = case.depth == 1 && case.kind != Kind::FirstWriteFlush;
+            if deep || (size > 1 << 30 && !case.kind.is_mapped()) {
+                continue;
+            }
+            let touched = size / 16 * 15 / EXTENT * EXTENT;
+            let run = |seed| Run { case: *case, area: touched, time: options.time(), operations: u64::MAX, seed };
+            let measured = pairs::measure(
+                options.pairs,
+                |pair| memory::bare(size, &run(pair)),
+                |pair| memory::through_engine(size, &run(pair)),
+            )?;
+            let name = case.name.split(" qd").next().unwrap_or(case.name);
+            report.line(Line::new("memory", place, name, "device", measured));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,83 @@
+//! Large pools: how long opening one takes after a clean close and after a kill, and the memory that its mapping takes.
+//!
+//! The generator maps terabytes on a sparse file without writing their data. Every opening is that of a new process (this
+//! program, run again as a child), which is killed in the middle of first writes where a kill is wanted.
+
+mod child;
+
+pub(crate) use child::run as run_child;
+
+use std::error::Error;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::area::Area;
+use crate::options::Options;
+use crate::report::Report;
+
+/// Longest opening wanted, in milliseconds.
+const OPEN_MS_MAX: f64 = 1000.0;
+/// Most memory wanted per TiB mapped, in MiB.
+const MEMORY_MIB_MAX: f64 = 140.0;
+/// First writes in the journal when the process is killed. A ring of 64 MiB asks for a checkpoint at some 700,000.
+const WRITES_BEFORE_KILL: u64 = 300_000;
+/// Cap for the second look at memory, in MiB.
+const CAP_MIB: u64 = 64;
+
+/// Measures each size on each file system.
+pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Box<dyn Error>> {
+    for (place, directory) in options.places() {
+        for &tebibytes in &options.tebibytes {
+            let name = |what: &str| format!("{tebibytes} TiB mapped, {place}: {what}");
+            // A fifth more than what is mapped, for metadata and for first writes.
+            let area = Area::sparse(&directory, "restart", (tebibytes << 40) / 5 * 6 / 4096 * 4096)?;
+            let mapped = tebibytes.to_string();
+            let filled = ask(area.path(), &["fill", &mapped], false)?;
+            report.figure("restart", name("generating"), filled[0], "s", None);
+            let opens = |count: u64, kill: bool| -> Result<f64, Box<dyn Error>> {
+                let mut times = Vec::new();
+                for _ in 0..count {
+                    if kill {
+                        ask(area.path(), &["write", &WRITES_BEFORE_KILL.to_string()], true)?;
+                    }
+                    times.push(ask(area.path(), &["open"], false)?[0]);
+                }
+                Ok(crate::pairs::median(times.into_iter()))
+            };
+            let clean = opens(options.pairs.min(3), false)?;
+            report.figure("restart", name("open after a close"), clean, "ms", Some(OPEN_MS_MAX));
+            let killed = opens(options.pairs.min(3), true)?;
+            let what = format!("open after kill -9 at {WRITES_BEFORE_KILL} first writes");
+            report.figure("restart", name(&what), killed, "ms", Some(OPEN_MS_MAX));
+            if tebibytes == 1 {
+                let all = ask(area.path(), &["memory", &mapped, "1024"], false)?;
+                report.figure("restart", name("memory per TiB, all cached"), all[0], "MiB", Some(MEMORY_MIB_MAX));
+                let capped = ask(area.path(), &["memory", &mapped, &CAP_MIB.to_string()], false)?;
+                let what = format!("memory with a cap of {CAP_MIB} MiB");
+                report.figure("restart", name(&what), capped[0], "MiB", Some(CAP_MIB as f64));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Runs this program as a child on `path` until it prints a line of numbers; kills it then, or lets it end.
+fn ask(path: &Path, what: &[&str], kill: bool) -> Result<Vec<f64>, Box<dyn Error>> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg("--child").arg(what[0]).arg(path).args(&what[1..]).stdout(Stdio::piped());
+    let mut child = command.spawn()?;
+    let mut line = String::new();
+    if let Some(output) = child.stdout.take() {
+        BufReader::new(output).read_line(&mut line)?;
+    }
+    if kill {
+        child.kill()?;
+    }
+    let status = child.wait()?;
+    let numbers: Result<Vec<f64>, _> = line.split_whitespace().map(str::parse).collect();
+    match numbers {
+        Ok(numbers) if !numbers.is_empty() && (kill || status.success()) => Ok(numbers),
+        _ => Err(format!("the child for '{}' failed: {status}, {line}", what.join(" ")).into()),
+    }
+}

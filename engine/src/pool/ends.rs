@@ -1,0 +1,57 @@
+//! Labels, roots and journal batches: are all their copies there?
+
+use std::rc::Rc;
+
+use plimsoll_hardware::{Durability, Machine};
+
+use super::layout::{label_places, root_places};
+use crate::format::{LabelPage, PAGE_BYTES, RootPage};
+use crate::vdisk::Store;
+
+/// What is missing, a sentence each; written again from what is known unless the pool is only looked at.
+pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>) -> Vec<String> {
+    let mut problems = Vec::new();
+    let root = store.root.borrow().clone();
+    let frozen = store.inspect || store.media.pages.inspect.get();
+    let outcome = if frozen { "another is good" } else { "written again" };
+    for (index, drive) in store.media.drives().iter().enumerate() {
+        let path = plimsoll_hardware::Device::geometry(&drive.device).path.clone();
+        for (copy, place) in label_places(drive.slot.size).into_iter().enumerate() {
+            let page = read(store, index, place).await;
+            let sound =
+                page.is_some_and(|page| LabelPage::decode(&page).is_ok_and(|label| label.device == drive.slot.device));
+            if !sound {
+                problems.push(format!("label {copy} of {path} is bad; {outcome}"));
+                let good = label_places(drive.slot.size)[1 - copy];
+                if let (false, Some(page)) = (frozen, read(store, index, good).await)
+                    && LabelPage::decode(&page).is_ok()
+                {
+                    // When this fails the other copy is still good.
+                    let _ = drive.write(place, page.freeze(), Durability::Cached).await;
+                }
+            }
+        }
+        for (copy, place) in root_places(drive.slot.size, root.generation).into_iter().enumerate() {
+            let page = read(store, index, place).await;
+            if !page.is_some_and(|page| RootPage::decode(&page).is_ok_and(|found| found == root)) {
+                if store.root.borrow().generation != root.generation {
+                    return problems;
+                }
+                problems.push(format!("root {copy} of {path} is bad; {outcome}"));
+                if !frozen {
+                    let _ = super::roots::write(&store.media, &root).await;
+                }
+            }
+        }
+    }
+    let end = crate::journal::read(&store.media, root.pool, &store.identity.rings, root.journal, true).await;
+    if end.one_sided > 0 {
+        problems.push(format!("{} journal batches were good in one ring only; {outcome}", end.one_sided));
+    }
+    problems
+}
+
+async fn read<M: Machine>(store: &Rc<Store<M>>, index: usize, place: u64) -> Option<plimsoll_hardware::Buffer> {
+    let buffer = store.media.buffers().alloc(PAGE_BYTES).await;
+    store.media.drive(index as u16).read(place, buffer).await.ok()
+}

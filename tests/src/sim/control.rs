@@ -1,0 +1,181 @@
+//! Clients that make, resize and delete vdisks, add a device, and ask for a check.
+
+use plimsoll_engine::{CreateVdisk, Error};
+use plimsoll_hardware::Machine;
+
+use super::model::{Disk, Existence};
+use super::session::Session;
+use super::window::Window;
+
+/// Does one thing.
+pub async fn run(session: &Session) {
+    match session.below(20) {
+        0..6 => create(session).await,
+        6..10 => delete(session).await,
+        10..14 => resize(session).await,
+        14 => super::verify::check(session).await,
+        15 if session.devices.get() == session.setup.devices => super::life::add_device(session).await,
+        _ => create(session).await,
+    }
+}
+
+/// Makes a vdisk, unless there are enough.
+pub async fn create(session: &Session) {
+    let spec = {
+        let state = &mut *session.state.borrow_mut();
+        if state.model.disks.len() >= session.setup.disks_max {
+            return;
+        }
+        let serial = state.model.serial();
+        // A name may be taken over from one that was deleted.
+        let name = (0..)
+            .map(|number| format!("v{number}"))
+            .find(|name| state.model.disks.values().all(|disk| disk.name != *name));
+        let name = name.unwrap_or_default();
+        let random = &mut state.random;
+        let sector = if random.below(4) == 0 { 4096 } else { 512 };
+        let size = match random.below(6) {
+            0 => (256 << 10) + random.below(1024) * sector,
+            1..4 => (1 << 20) + random.below(16) * 65_536,
+            4 => 1 << 30,
+            _ => 1 << (30 + random.below(25)),
+        };
+        let write_through = random.below(8) == 0;
+        let windows = windows(session.setup.windows, size, session.setup.block(), random);
+        let disk = Disk {
+            serial,
+            name: name.clone(),
+            sector,
+            write_through,
+            size,
+            size_asked: None,
+            existence: Existence::Creating,
+            windows,
+            users: 0,
+            exclusive: true,
+        };
+        state.model.disks.insert(serial, disk);
+        (serial, CreateVdisk { name, size, sector: sector as u32, write_through })
+    };
+    let result = session.pool.create_vdisk(spec.1).await;
+    match &result {
+        Ok(_) => {
+            if let Some(disk) = session.state.borrow_mut().model.disks.get_mut(&spec.0) {
+                (disk.existence, disk.exclusive) = (Existence::Certain, false);
+            }
+        }
+        Err(Error::OutOfSpace { .. }) => drop(session.state.borrow_mut().model.disks.remove(&spec.0)),
+        Err(error) => session.bear("a create", error),
+    }
+}
+
+/// Stretches of up to 192 KiB in a vdisk, some beside the borders of mapping pages, the first at its start.
+fn windows(count: usize, size: u64, block: u64, random: &mut plimsoll_hardware::sim::Random) -> Vec<Window> {
+    let cell = 256 << 10;
+    let cells = size.div_ceil(cell);
+    let mut windows: Vec<Window> = Vec::new();
+    for index in 0..count as u64 {
+        let at = match random.below(4) {
+            _ if index == 0 => 0,
+            0 => cells - 1,
+            1 => (random.below(cells / 128 + 1) * 128).min(cells - 1),
+            2 => random.below(cells.min(8)),
+            _ => random.below(cells),
+        };
+        let start = at * cell + random.below(65_536 / block) * block;
+        let length = (1 + random.below((192 << 10) / block)) * block;
+        let end = size.next_multiple_of(block);
+        let length = length.min(end.saturating_sub(start));
+        if length > 0 && windows.iter().all(|other| other.start / cell != at) {
+            windows.push(Window::hole(start, length, block));
+        }
+    }
+    windows
+}
+
+/// A vdisk for a change of its own: nobody else may touch it when `alone`.
+fn pick(session: &Session, alone: bool) -> Option<(u16, String)> {
+    let state = &mut *session.state.borrow_mut();
+    let ready: Vec<u16> = state
+        .model
+        .disks
+        .values()
+        .filter(|disk| !disk.exclusive && disk.existence == Existence::Certain && disk.size_asked.is_none())
+        .filter(|disk| !alone || disk.users == 0)
+        .map(|disk| disk.serial)
+        .collect();
+    let serial = *ready.get(state.random.below(ready.len() as u64) as usize)?;
+    let disk = state.model.disks.get_mut(&serial)?;
+    disk.exclusive = true;
+    Some((serial, disk.name.clone()))
+}
+
+/// Deletes a vdisk, also while others use it.
+async fn delete(session: &Session) {
+    let alone = session.below(2) == 0;
+    let Some((serial, name)) = pick(session, alone) else { return };
+    if let Some(disk) = session.state.borrow_mut().model.disks.get_mut(&serial) {
+        disk.existence = Existence::Deleting;
+    }
+    match session.pool.delete_vdisk(&name).await {
+        Ok(_) => drop(session.state.borrow_mut().model.disks.remove(&serial)),
+        Err(error) => session.bear("a delete", &error),
+    }
+}
+
+async fn resize(session: &Session) {
+    let Some((serial, name)) = pick(session, true) else { return };
+    let (size, old, discard_tail) = {
+        let state = &mut *session.state.borrow_mut();
+        let Some(disk) = state.model.disks.get(&serial) else { return };
+        let (old, sector, random) = (disk.size, disk.sector, &mut state.random);
+        let size = match random.below(4) {
+            0 => old + random.below(512) * 4096,
+            1 => old / 2 / sector * sector,
+            2 => disk
+                .windows
+                .first()
+                .map_or(old, |window| window.start + random.below(window.length() / sector) * sector),
+            _ => random.below(old / sector) * sector,
+        };
+        (size.max(sector).min(1 << 54), old, random.below(3) != 0)
+    };
+    if let Some(disk) = session.state.borrow_mut().model.disks.get_mut(&serial) {
+        disk.size_asked = Some(size);
+    }
+    let result = session.pool.resize_vdisk(&name, size, discard_tail).await;
+    let failed = {
+        let model = &mut session.state.borrow_mut().model;
+        let Some(disk) = model.disks.get_mut(&serial) else { return };
+        match result {
+            Ok(_) => {
+                disk.size = size;
+                if size < old {
+                    disk.windows.iter_mut().for_each(|window| window.cut(size));
+                }
+                (disk.size_asked, disk.exclusive) = (None, false);
+                None
+            }
+            Err(Error::Busy { .. }) => {
+                (disk.size_asked, disk.exclusive) = (None, false);
+                None
+            }
+            Err(Error::WouldCutOff { .. }) => {
+                assert!(size < old && !discard_tail, "a resize from {old} to {size} was refused");
+                (disk.size_asked, disk.exclusive) = (None, false);
+                None
+            }
+            Err(error) => Some(error),
+        }
+    };
+    if let Some(error) = failed {
+        session.bear("a resize", &error);
+    }
+}
+
+impl Session {
+    /// Waits for a while of virtual time.
+    pub async fn pause(&self) {
+        self.machine.sleep(std::time::Duration::from_millis(1)).await;
+    }
+}

@@ -1,0 +1,87 @@
+//! A pool filled to its end, by one client, so that every answer can be told exactly.
+
+use plimsoll_engine::{CreateVdisk, Error};
+use plimsoll_hardware::Machine;
+
+use super::client::write_at;
+use super::model::{Disk, Existence};
+use super::session::Session;
+use super::window::Window;
+
+/// Writes to a vdisk of its own until there is no space. Then what needs none must succeed.
+pub async fn fill(session: &Session) {
+    let extent = session.setup.extent;
+    let size = 256 * extent;
+    let block = session.setup.block();
+    let (serial, name) = {
+        let model = &mut session.state.borrow_mut().model;
+        let serial = model.serial();
+        let name = format!("full{serial}");
+        let window = Window::hole(0, size, block);
+        let disk = Disk {
+            serial,
+            name: name.clone(),
+            sector: 4096,
+            write_through: false,
+            size,
+            size_asked: None,
+            existence: Existence::Creating,
+            windows: vec![window],
+            users: 0,
+            exclusive: true,
+        };
+        model.disks.insert(serial, disk);
+        (serial, name)
+    };
+    let spec = CreateVdisk { name: name.clone(), size, sector: 4096, write_through: false };
+    match session.pool.create_vdisk(spec).await {
+        Ok(_) => {}
+        Err(Error::OutOfSpace { .. }) => {
+            session.state.borrow_mut().model.disks.remove(&serial);
+            return;
+        }
+        Err(error) => return session.bear("a create", &error),
+    }
+    if let Some(disk) = session.state.borrow_mut().model.disks.get_mut(&serial) {
+        disk.existence = Existence::Certain;
+    }
+    let mut written = 0;
+    while written < 256 {
+        let free = session.pool.info().available_bytes / extent;
+        let good = write_at(session, serial, &name, written * extent, written * extent + 4096).await;
+        if session.broken.get() || (!good && session.setup.faults.is_some()) {
+            return;
+        }
+        if !good {
+            let info = session.pool.info();
+            // A checkpoint under way may take an extent of each half in between.
+            assert!(free <= 2, "a write was refused with {free} extents available: {info:?}");
+            assert!(info.quarantined_bytes <= 2 * extent, "freed extents were not used before a refusal: {info:?}");
+            break;
+        }
+        written += 1;
+    }
+    if written > 0 {
+        let at = session.below(written) * extent;
+        let good = write_at(session, serial, &name, at, at + 4096).await;
+        assert!(good || session.setup.faults.is_some(), "an overwrite failed in a full pool");
+    }
+    let Some(handle) = session.vdisk(&name) else { return };
+    let began = session.state.borrow_mut().model.tick();
+    match handle.flush().await {
+        Ok(()) => session.state.borrow_mut().model.flush_done(began),
+        Err(error) => return session.bear("a flush of a full pool", &error),
+    }
+    if session.below(2) == 0 {
+        super::verify::check(session).await;
+    }
+    if let Some(disk) = session.state.borrow_mut().model.disks.get_mut(&serial) {
+        disk.existence = Existence::Deleting;
+    }
+    match session.pool.delete_vdisk(&name).await {
+        Ok(_) => drop(session.state.borrow_mut().model.disks.remove(&serial)),
+        Err(error) => return session.bear("a delete in a full pool", &error),
+    }
+    super::verify::figures(session).await;
+    let _ = session.machine.now();
+}

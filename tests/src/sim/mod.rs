@@ -1,0 +1,19 @@
+//! Deterministic simulation of a whole pool: a random workload on a simulated machine that crashes, compared with a model of
+//! what may be there.
+//!
+//! A seed decides everything: [`setup`] the world, [`client`] and [`control`] the work, the machine the interleaving, the
+//! faults and what a crash leaves. [`model`] knows, for every sector, all values that are allowed; [`verify`] compares
+//! after every start and runs the engine's own check; [`life`] goes through the lives of one image; [`runner`] runs many seeds.
+
+pub mod client;
+pub mod control;
+pub mod full;
+pub mod life;
+pub mod model;
+pub mod pattern;
+pub mod runner;
+pub mod sector;
+pub mod session;
+pub mod setup;
+pub mod verify;
+pub mod window;

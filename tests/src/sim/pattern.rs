@@ -1,0 +1,61 @@
+//! What a sector holds: who wrote it, for which sector, in which operation. So stray data says where it comes from.
+//!
+//! A sector is 512 bytes whatever the vdisk's own: 32 chunks of 16, each with the owner (u16), the sector (48 bits), the
+//! version (u32), the chunk's number (u8) and a mark (u24). Version 0 is never written: it stands for zeros.
+
+/// Bytes of a sector of the model.
+pub const SECTOR: u64 = 512;
+
+const MARK: u64 = 0x50_11_53;
+
+/// What a sector was found to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing but zeros.
+    Zeros,
+    /// A whole sector as [`fill`] leaves it.
+    Written {
+        /// The serial number of the vdisk it was written to.
+        owner: u16,
+        /// The sector it was written for.
+        sector: u64,
+        /// The operation that wrote it.
+        version: u32,
+    },
+    /// Anything else; the first bytes.
+    Garbage([u8; 16]),
+}
+
+/// Fills whole sectors.
+pub fn fill(bytes: &mut [u8], owner: u16, first: u64, version: u32) {
+    for (index, sector) in bytes.chunks_exact_mut(SECTOR as usize).enumerate() {
+        let place = u64::from(owner) << 48 | (first + index as u64);
+        for (number, chunk) in sector.chunks_exact_mut(16).enumerate() {
+            chunk[..8].copy_from_slice(&place.to_le_bytes());
+            chunk[8..].copy_from_slice(&tag(version, number).to_le_bytes());
+        }
+    }
+}
+
+/// Looks at one sector.
+pub fn look(sector: &[u8]) -> Seen {
+    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| sector[at + index]));
+    let (place, version) = (word(0), (word(8) >> 32) as u32);
+    if place == 0 && version == 0 && sector.iter().all(|&byte| byte == 0) {
+        return Seen::Zeros;
+    }
+    let whole = sector
+        .chunks_exact(16)
+        .enumerate()
+        .all(|(number, chunk)| chunk[..8] == place.to_le_bytes() && chunk[8..] == tag(version, number).to_le_bytes());
+    if whole && version != 0 {
+        return Seen::Written { owner: (place >> 48) as u16, sector: place & (1 << 48) - 1, version };
+    }
+    let mut first = [0; 16];
+    first.copy_from_slice(&sector[..16]);
+    Seen::Garbage(first)
+}
+
+fn tag(version: u32, number: usize) -> u64 {
+    u64::from(version) << 32 | (number as u64) << 24 | MARK
+}

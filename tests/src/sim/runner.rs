@@ -1,0 +1,148 @@
+//! Many seeds on all cores, until there are enough cycles or the time is over.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::life::{self, Tally};
+
+/// Cycles of a plain `cargo test`.
+const CYCLES_SMALL: u64 = 5_000;
+/// Cycles where nothing may be spared.
+const CYCLES_FULL: u64 = 100_000;
+
+thread_local! {
+    static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// How much to do.
+#[derive(Clone, Copy, Debug)]
+pub enum Effort {
+    /// So many cycles.
+    Cycles(u64),
+    /// So long.
+    Time(Duration),
+}
+
+impl Effort {
+    /// From `PLIMSOLL_SIM_MINUTES`, `PLIMSOLL_SIM_CYCLES`, or whether `CI` or `PLIMSOLL_FULL` is set.
+    pub fn from_environment() -> Self {
+        if let Some(minutes) = number("PLIMSOLL_SIM_MINUTES") {
+            return Effort::Time(Duration::from_secs(60 * minutes));
+        }
+        let full = std::env::var_os("CI").is_some() || std::env::var_os("PLIMSOLL_FULL").is_some();
+        Effort::Cycles(number("PLIMSOLL_SIM_CYCLES").unwrap_or(if full { CYCLES_FULL } else { CYCLES_SMALL }))
+    }
+}
+
+/// A number in the environment.
+///
+/// # Panics
+/// When it is none.
+pub fn number(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} must be a number and is {value:?}")))
+}
+
+/// What many seeds did.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Sums.
+    pub tally: Tally,
+    /// Seeds run.
+    pub seeds: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// Seeds that failed, and how.
+    pub failures: Vec<(u64, String)>,
+}
+
+/// Runs seeds: one in two from 1 on, the same in every run, the others fresh ones. Stops at the first failure, or goes on with
+/// `PLIMSOLL_SIM_KEEP_GOING`.
+pub fn run(effort: Effort) -> Report {
+    quiet_panics();
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64);
+    let fresh = number("PLIMSOLL_SIM_GROUP").unwrap_or(clock % 1_000_000_000) << 32;
+    println!("simulation: seeds from 1 and from {fresh} (PLIMSOLL_SIM_GROUP={}), {effort:?}", fresh >> 32);
+    let (next, cycles, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let report = Mutex::new(Report::default());
+    let (began, keep_going) = (Instant::now(), std::env::var_os("PLIMSOLL_SIM_KEEP_GOING").is_some());
+    let enough = || match effort {
+        Effort::Cycles(wanted) => cycles.load(Ordering::Relaxed) >= wanted,
+        Effort::Time(time) => began.elapsed() >= time,
+    };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) && !enough() {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let seed = if index % 2 == 0 { 1 + index / 2 } else { fresh + index / 2 };
+                    let result = one(seed);
+                    let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+                    report.seeds += 1;
+                    match result {
+                        Ok(tally) => {
+                            cycles.fetch_add(tally.cycles, Ordering::Relaxed);
+                            report.tally.cycles += tally.cycles;
+                            report.tally.crashes_in_start += tally.crashes_in_start;
+                            report.tally.closes += tally.closes;
+                        }
+                        Err(failure) => {
+                            println!("{}", replay(seed, &failure));
+                            report.failures.push((seed, failure));
+                            stop.store(!keep_going || report.failures.len() >= 100, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let mut report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
+    report.elapsed = began.elapsed();
+    report
+}
+
+/// Runs one seed; the words of its panic when it fails.
+pub fn one(seed: u64) -> Result<Tally, String> {
+    quiet_panics();
+    catch_unwind(AssertUnwindSafe(|| life::run(seed))).map_err(|_| {
+        let (setup, _) = super::setup::Setup::draw(seed, &mut plimsoll_hardware::sim::Random::new(seed));
+        let faults = if setup.faults.is_some() { " (with faults)" } else { "" };
+        format!("{}{faults}", LAST_PANIC.take())
+    })
+}
+
+/// What to say of a seed that failed.
+pub fn replay(seed: u64, failure: &str) -> String {
+    let features: String = ["planted-skip-flush", "planted-reuse-quarantined", "planted-skip-checksum"]
+        .iter()
+        .zip([
+            cfg!(feature = "planted-skip-flush"),
+            cfg!(feature = "planted-reuse-quarantined"),
+            cfg!(feature = "planted-skip-checksum"),
+        ])
+        .filter_map(|(name, on)| on.then(|| format!(" --features {name}")))
+        .collect();
+    format!(
+        "seed {seed} failed: {failure}\nreplay it: PLIMSOLL_SIM_SEED={seed} cargo test -p plimsoll-tests --profile test-fast{features} \
+         --test simulation -- --nocapture"
+    )
+}
+
+/// Keeps what a panic says instead of printing it, on threads that run seeds.
+fn quiet_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let loud = std::env::var_os("PLIMSOLL_SIM_SEED").is_some();
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            LAST_PANIC.set(panic.to_string());
+            if loud || std::thread::current().name().is_some() {
+                before(panic);
+            }
+        }));
+    });
+}

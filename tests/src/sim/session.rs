@@ -1,0 +1,97 @@
+//! One life of the pool with its clients, and what they share.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use plimsoll_engine::{Error, Pool, Vdisk};
+use plimsoll_hardware::sim::{Random, SimMachine};
+use plimsoll_hardware::{IoError, Machine};
+
+use super::model::Model;
+use super::setup::Setup;
+
+/// What outlives a life: the model and the tester's own chance.
+pub struct State {
+    /// What may be there.
+    pub model: Model,
+    /// Chance of its own, so that the engine's draws do not change the workload.
+    pub random: Random,
+}
+
+/// A life with an open pool.
+pub struct Session {
+    /// The machine.
+    pub machine: SimMachine,
+    /// The pool.
+    pub pool: Pool<SimMachine>,
+    /// The model.
+    pub state: Rc<RefCell<State>>,
+    /// The world's make.
+    pub setup: Rc<Setup>,
+    /// Something failed that only a new start can mend; nothing more is demanded of this life.
+    pub broken: Cell<bool>,
+    /// Devices of the pool in this life.
+    pub devices: Cell<usize>,
+}
+
+impl Session {
+    /// A handle, or `None` when the vdisk is not there.
+    pub fn vdisk(&self, name: &str) -> Option<Vdisk<SimMachine>> {
+        self.pool.vdisk(name).ok()
+    }
+
+    /// A number below `bound`.
+    pub fn below(&self, bound: u64) -> u64 {
+        self.state.borrow_mut().random.below(bound)
+    }
+
+    /// Notes an error that only faults can bring about.
+    ///
+    /// # Panics
+    /// When there are no faults.
+    #[track_caller]
+    pub fn bear(&self, what: &str, error: &Error) {
+        let faults = self.setup.faults.is_some();
+        assert!(faults, "{what} failed on sound devices: {error} [{}]", error.code());
+        match error {
+            Error::ReadOnly { .. } | Error::Device(IoError::Gone { .. }) => self.give_up(),
+            Error::Device(_) if self.pool.info().read_only.is_some() => self.give_up(),
+            Error::Device(_) | Error::Damaged { .. } => {}
+            other => panic!("{what} failed in a way that no fault explains: {other} [{}]", other.code()),
+        }
+    }
+
+    /// Only a new start helps.
+    pub fn give_up(&self) {
+        self.broken.set(true);
+    }
+
+    /// Runs `count` tasks of `work` and waits for their end.
+    pub async fn all(self: &Rc<Self>, count: usize, work: impl AsyncFn(Rc<Session>) + Clone + 'static) {
+        let latch = Rc::new(Latch { left: Cell::new(count), waker: RefCell::default() });
+        for _ in 0..count {
+            let (session, latch, work) = (self.clone(), latch.clone(), work.clone());
+            self.machine.spawn(async move {
+                work(session).await;
+                latch.left.set(latch.left.get() - 1);
+                if let Some(waker) = latch.waker.take() {
+                    waker.wake();
+                }
+            });
+        }
+        std::future::poll_fn(|context| {
+            if latch.left.get() == 0 {
+                return Poll::Ready(());
+            }
+            *latch.waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+struct Latch {
+    left: Cell<usize>,
+    waker: RefCell<Option<Waker>>,
+}

@@ -1,0 +1,115 @@
+//! What a seed makes of its world: devices, extents, how much goes wrong.
+
+use plimsoll_hardware::sim::{FaultKind, FaultProfile, Random, SimDiskSpec, SimWorld};
+
+/// The make of one world.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Devices the pool is made of; the last of the world's is a spare.
+    pub devices: usize,
+    /// Bytes of an extent.
+    pub extent: u64,
+    /// The largest logical block of all devices, in bytes.
+    pub logical_block: u64,
+    /// Something goes wrong with devices.
+    pub faults: Option<FaultProfile>,
+    /// Vdisks at most.
+    pub disks_max: usize,
+    /// Windows of a vdisk.
+    pub windows: usize,
+    /// Lives of the image.
+    pub lives: u32,
+    /// Clients at most.
+    pub clients: usize,
+    /// Bytes of each device of the world.
+    pub sizes: Vec<u64>,
+}
+
+/// Bytes at both ends of a device that hold labels and roots.
+const END: u64 = 65_536;
+
+impl Setup {
+    /// Draws a setup and makes its world.
+    pub fn draw(seed: u64, random: &mut Random) -> (Setup, SimWorld) {
+        let extent = match random.below(10) {
+            0 => 128 << 10,
+            1 if random.coin() => 1 << 20,
+            _ => 64 << 10,
+        };
+        let devices = [1, 1, 1, 2, 2, 3][random.below(6) as usize];
+        let volatile = random.below(4) != 0;
+        let large_blocks = random.below(4) == 0;
+        let mut logical_block = 512;
+        let disks: Vec<SimDiskSpec> = (0..=devices)
+            .map(|index| {
+                let least = (4 << 20).max(extent * 40 + (1 << 20));
+                let mut spec = SimDiskSpec::new(&format!("disk{index}"), least + random.below(5) * (1 << 20));
+                spec.volatile_cache = volatile != (random.below(8) == 0);
+                spec.fua = random.coin();
+                if large_blocks && random.below(4) != 0 {
+                    spec.logical_block = 4096;
+                    logical_block = 4096;
+                }
+                spec
+            })
+            .collect();
+        let sizes = disks.iter().map(|disk| disk.size).collect();
+        let world = SimWorld::new(seed, disks);
+        let faulty = random.below(4) == 0;
+        let setup = Setup {
+            devices,
+            extent,
+            logical_block,
+            faults: faulty.then(|| draw_faults(random)),
+            disks_max: 1 + random.below(4) as usize,
+            windows: 1 + random.below(4) as usize,
+            lives: 8,
+            clients: 1 + random.below(4) as usize,
+            sizes,
+        };
+        (setup, world)
+    }
+
+    /// Bytes of the engine's block.
+    pub fn block(&self) -> u64 {
+        self.extent / 16
+    }
+
+    /// Lets faults strike where the engine promises to bear them: silent damage only in the second copies of labels, roots and
+    /// rings at the end of single devices, whose first copies are never hit.
+    pub fn allow_faults(&self, world: &SimWorld) {
+        let Some(profile) = self.faults else { return };
+        let single = self.devices == 1;
+        let sizes = self.sizes.clone();
+        world.filter_faults(move |site| match site.kind {
+            FaultKind::BitFlip | FaultKind::Misdirect | FaultKind::Lost => {
+                let size = sizes[site.disk];
+                let ring = if single { ring_bytes(size) } else { 0 };
+                site.offset >= size - END - ring
+            }
+            _ => true,
+        });
+        world.set_faults(profile);
+    }
+}
+
+/// Bytes of a ring on a device of `size` bytes: as in `engine/src/pool/layout.rs`.
+fn ring_bytes(size: u64) -> u64 {
+    (size / 256).clamp(128 << 10, 64 << 20)
+}
+
+/// Rates in ten-thousandths, each fault absent from half the seeds.
+fn draw_faults(random: &mut Random) -> FaultProfile {
+    let mut rate = |bound: u64| if random.coin() { 0 } else { random.below(bound + 1) as u16 };
+    FaultProfile {
+        read_error: rate(300),
+        write_error: rate(300),
+        flush_error: rate(500),
+        flush_lie: 0,
+        bit_flip: rate(1000),
+        misdirect: rate(1000),
+        lost: rate(1000),
+        slow: rate(1000),
+        vanish: rate(30),
+    }
+}
