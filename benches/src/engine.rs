@@ -2,9 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::error::Error;
+use std::future::poll_fn;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Instant;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
 
 use plimsoll_engine::{CreatePool, CreateVdisk, Pool, Vdisk};
 use plimsoll_hardware::{Frozen, Machine, OpenOptions, Reactor, ReactorConfig, SharedMemory};
@@ -47,7 +49,12 @@ struct Shared {
     offsets: RefCell<crate::work::Offsets>,
     latencies: RefCell<Histogram>,
     operations: Cell<u64>,
-    ended: Cell<usize>,
+    /// Tasks that go on, and who waits for the last of them. No timer: the ring would wait with a time-out then, which
+    /// the bare loop does not.
+    running: Cell<usize>,
+    waiting: RefCell<Option<Waker>>,
+    began: Instant,
+    time: Duration,
     stop: Cell<bool>,
     failed: RefCell<Option<plimsoll_engine::Error>>,
 }
@@ -58,7 +65,10 @@ pub(crate) async fn work<M: Machine>(machine: &M, vdisk: &Vdisk<M>, run: &Run) -
         offsets: RefCell::new(run.offsets()),
         latencies: RefCell::new(Histogram::new()),
         operations: Cell::new(0),
-        ended: Cell::new(0),
+        running: Cell::new(run.case.depth),
+        waiting: RefCell::default(),
+        began: Instant::now(),
+        time: run.time,
         stop: Cell::new(false),
         failed: RefCell::default(),
     });
@@ -80,14 +90,17 @@ pub(crate) async fn work<M: Machine>(machine: &M, vdisk: &Vdisk<M>, run: &Run) -
             if let Err(error) = result {
                 shared.failed.borrow_mut().get_or_insert(error);
             }
-            shared.ended.set(shared.ended.get() + 1);
+            shared.running.set(shared.running.get() - 1);
+            if shared.running.get() == 0 {
+                shared.waiting.borrow_mut().take().into_iter().for_each(Waker::wake);
+            }
         });
     }
-    let slice = std::time::Duration::from_millis(5);
-    while shared.ended.get() < depth {
-        machine.sleep(slice).await;
-        shared.stop.set(shared.stop.get() || meter.began.elapsed() >= run.time);
-    }
+    poll_fn(|context| {
+        *shared.waiting.borrow_mut() = Some(context.waker().clone());
+        if shared.running.get() == 0 { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
     if let Some(error) = shared.failed.borrow_mut().take() {
         return Err(error.into());
     }
@@ -101,9 +114,13 @@ impl Shared {
         if self.stop.get() {
             return None;
         }
-        let offset = self.offsets.borrow_mut().next()?;
         let timed = always || self.operations.get().is_multiple_of(SAMPLE);
-        Some((offset, timed.then(Instant::now)))
+        let now = timed.then(Instant::now);
+        if now.is_some_and(|now| now - self.began >= self.time) {
+            self.stop.set(true);
+            return None;
+        }
+        Some((self.offsets.borrow_mut().next()?, now))
     }
 
     fn done(&self, began: Option<Instant>) {

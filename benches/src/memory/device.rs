@@ -29,8 +29,10 @@ impl MemoryDevice {
             rotational: false,
             read_only: false,
         };
-        let real = size.min(window + 2 * EXACT);
-        MemoryDevice { geometry, memory: RefCell::new(vec![0; real as usize]), window }
+        // Touched now: pages that the system has yet to give would be charged to whoever comes first.
+        let mut memory = vec![0; size.min(window + 2 * EXACT) as usize];
+        memory.fill(0xa5);
+        MemoryDevice { geometry, memory: RefCell::new(memory), window }
     }
 
     #[inline]

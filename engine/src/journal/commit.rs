@@ -207,7 +207,7 @@ impl<M: Machine> Journal<M> {
             return Ok(());
         }
         let result = self.media.flush().await;
-        if result.is_err() || self.media.is_any_gone() {
+        if result.is_err() {
             self.forget_tail();
         }
         result

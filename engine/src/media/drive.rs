@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use plimsoll_hardware::{Buffer, Device, Durability, Frozen, IoError};
 
+use super::Gone;
 use crate::format::DeviceSlot;
 
 /// A device and what the root says of it.
@@ -15,21 +16,14 @@ pub(crate) struct Drive<D> {
     flushed: Cell<u64>,
     /// A write with FUA failed: what the device flushes inside may have failed, and would not say so again.
     doubtful: Cell<bool>,
-    /// The device vanished: what it had not flushed is lost even if it comes back.
-    pub(crate) gone: Cell<bool>,
+    /// What to do when it vanishes: what it had not flushed is lost even if it comes back.
+    gone: Gone,
 }
 
 impl<D: Device> Drive<D> {
-    pub(crate) fn new(device: D, slot: DeviceSlot) -> Self {
+    pub(crate) fn new(device: D, slot: DeviceSlot, gone: Gone) -> Self {
         // What a former life wrote may still be in the device's cache.
-        Drive {
-            device,
-            slot,
-            written: Cell::new(1),
-            flushed: Cell::new(0),
-            doubtful: Cell::new(false),
-            gone: Cell::new(false),
-        }
+        Drive { device, slot, written: Cell::new(1), flushed: Cell::new(0), doubtful: Cell::new(false), gone }
     }
 
     pub(crate) async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer, IoError> {
@@ -46,8 +40,10 @@ impl<D: Device> Drive<D> {
     }
 
     fn noted<T>(&self, result: Result<T, IoError>) -> Result<T, IoError> {
-        if let Err(IoError::Gone { .. }) = &result {
-            self.gone.set(true);
+        if let Err(IoError::Gone { .. }) = &result
+            && let Some(act) = self.gone.get()
+        {
+            act();
         }
         result
     }

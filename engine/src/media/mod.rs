@@ -11,10 +11,13 @@ mod place;
 pub(crate) use drive::Drive;
 pub(crate) use page::{LostPage, PageIo};
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
 use plimsoll_hardware::{BufferPool, Device, IoError, Machine};
+
+/// What to do when a device vanishes, shared by all of them.
+pub(crate) type Gone = Rc<OnceCell<Box<dyn Fn()>>>;
 
 /// The devices of an open pool.
 pub(crate) struct Media<M: Machine> {
@@ -26,6 +29,8 @@ pub(crate) struct Media<M: Machine> {
     logical_block: Cell<u32>,
     flush_failed: RefCell<Option<IoError>>,
     pub(crate) pages: PageIo,
+    /// What to do when a device vanishes.
+    gone: Gone,
     buffers: BufferPool,
     pub(crate) machine: M,
 }
@@ -39,9 +44,21 @@ impl<M: Machine> Media<M> {
             logical_block: Cell::new(512),
             flush_failed: RefCell::default(),
             pages: PageIo::default(),
+            gone: Gone::default(),
             buffers: machine.buffers().privileged(),
             machine,
         }
+    }
+
+    /// Says what to do, once, when a device vanishes: what it had not flushed is lost, whatever else says otherwise.
+    pub(crate) fn when_gone(&self, act: impl Fn() + 'static) {
+        // The first to say it is the pool itself; its views have nothing to do.
+        let _ = self.gone.set(Box::new(act));
+    }
+
+    /// For the devices to be added.
+    pub(crate) fn gone_hook(&self) -> Gone {
+        self.gone.clone()
     }
 
     /// Adds a device; its index is its place in the root's table.
@@ -84,11 +101,6 @@ impl<M: Machine> Media<M> {
     /// for it.
     pub(crate) fn buffers(&self) -> &BufferPool {
         &self.buffers
-    }
-
-    /// Whether some device has vanished.
-    pub(crate) fn is_any_gone(&self) -> bool {
-        self.drives.borrow().iter().any(|drive| drive.gone.get())
     }
 
     /// Bytes of a block, the unit of validity.

@@ -52,7 +52,7 @@ impl<M: Machine> Pool<M> {
         let frozen = options.inspect || found.read_only.is_some();
         media.pages.inspect.set(frozen);
         for (device, slot) in found.devices.into_iter().zip(&found.root.devices) {
-            media.push(Drive::new(device, slot.clone()));
+            media.push(Drive::new(device, slot.clone(), media.gone_hook()));
         }
         let recovered = Recovered::read(&media, &found.label, &found.root, frozen).await;
         let tail = if frozen { None } else { open_tail(machine, &found.label) };
@@ -91,7 +91,7 @@ fn assemble<M: Machine>(
     let life = media.machine.random();
     let space = Space::new(media.clone(), root.groups, root.data_extents, root.meta_extents, dirty.clone());
     let journal = Journal::new(media.clone(), root.pool, life, identity.rings, root.journal.position, next, covered);
-    Rc::new(Store {
+    let store = Rc::new(Store {
         identity,
         media,
         journal: Rc::new(journal),
@@ -109,7 +109,15 @@ fn assemble<M: Machine>(
         closing: Cell::new(false),
         read_only: RefCell::default(),
         inspect: options.inspect,
-    })
+        undecided: RefCell::default(),
+    });
+    let journal = Rc::downgrade(&store.journal);
+    store.media.when_gone(move || {
+        if let Some(journal) = journal.upgrade() {
+            journal.forget_tail();
+        }
+    });
+    store
 }
 
 /// Sorts devices into the places of their pool and reads its newest root.

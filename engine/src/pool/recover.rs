@@ -67,8 +67,9 @@ impl<M: Machine> Store<M> {
         let damaged = recovered.damaged || gap || root.meta_sequence >= next;
         let mut dropped = known_drops(&recovered.batches);
         let mut new_drops = Vec::new();
+        let mut unread = 0;
         if !same_boot {
-            new_drops = self.disprove(&recovered.batches, covered, &dropped).await;
+            (new_drops, unread) = self.disprove(&recovered.batches, covered, &dropped).await;
             dropped.extend(new_drops.iter().copied());
         }
         for batch in &recovered.batches {
@@ -96,10 +97,20 @@ impl<M: Machine> Store<M> {
             info.warnings.push(reason.clone());
             self.read_only.borrow_mut().get_or_insert(reason);
         }
+        if unread > 0 {
+            // Neither believing nor dropping them for good is right; the next start may be able to read them.
+            let reason = format!(
+                "its journal is damaged: {unread} first writes need their data as proof and it cannot be read; mend the \
+                 device and open the pool again, or give them up with plimsoll pool check --repair"
+            );
+            info.warnings.push(reason.clone());
+            self.read_only.borrow_mut().get_or_insert(reason);
+        }
         if self.inspect {
             return Ok(());
         }
-        let drops = new_drops.iter().map(|&(batch, index)| Record::Dropped { batch, index }).collect();
+        let drops: Vec<Record> = new_drops.iter().map(|&(batch, index)| Record::Dropped { batch, index }).collect();
+        *self.undecided.borrow_mut() = drops.clone();
         let beginning = Beginning { before: life, halves, drops, tail };
         if self.read_only.borrow().is_none() {
             if heal_root {
@@ -112,19 +123,25 @@ impl<M: Machine> Store<M> {
     }
 
     /// MAPs that nothing covers and whose data is not what they say.
-    async fn disprove(&self, batches: &[Batch], covered: u64, known: &HashSet<(u64, u32)>) -> Vec<(u64, u32)> {
+    /// Also answers how many of them could not be read; these are among the failed.
+    async fn disprove(&self, batches: &[Batch], covered: u64, known: &HashSet<(u64, u32)>) -> (Vec<(u64, u32)>, usize) {
         let proven = |batch: &&Batch| !batch.header.proven && batch.header.sequence > covered;
-        let mut failed = Vec::new();
+        let (mut failed, mut unread) = (Vec::new(), 0);
         for batch in batches.iter().filter(proven) {
             for (index, record) in batch.records.iter().enumerate() {
                 let Record::Map { extent, blocks, proof, .. } = record else { continue };
                 let key = (batch.header.sequence, index as u32);
-                if !known.contains(&key) && !self.holds(*extent, *blocks, *proof).await {
+                if known.contains(&key) {
+                    continue;
+                }
+                let judged = self.holds(*extent, *blocks, *proof).await;
+                unread += usize::from(judged.is_none());
+                if judged != Some(true) {
                     failed.push(key);
                 }
             }
         }
-        failed
+        (failed, unread)
     }
 
     async fn read_stubbornly(&self, drive: &Drive<M::Device>, offset: u64) -> Option<Buffer> {
@@ -137,23 +154,19 @@ impl<M: Machine> Store<M> {
         None
     }
 
-    /// Whether the blocks of an extent have this checksum.
-    async fn holds(&self, extent: ExtentId, blocks: Blocks, proof: u32) -> bool {
+    /// Whether the blocks of an extent have this checksum; `None` when they cannot be read.
+    async fn holds(&self, extent: ExtentId, blocks: Blocks, proof: u32) -> Option<bool> {
         if cfg!(feature = "planted-skip-checksum") {
-            return true;
+            return Some(true);
         }
-        let Some((drive, start)) = self.media.locate(extent) else { return false };
+        let Some((drive, start)) = self.media.locate(extent) else { return Some(false) };
         let block_bytes = self.media.block_bytes();
         let mut hasher = crc32fast::Hasher::new();
         for block in (0..16).filter(|&block| blocks.has(block)) {
-            let Some(contents) = self.read_stubbornly(&drive, start + u64::from(block) * block_bytes).await else {
-                // It cannot be judged. Its reader gets the device's error, which is the truth; zeros would not be.
-                tracing::error!(extent = extent.0, block, "a block that needs its proof cannot be read");
-                return true;
-            };
+            let contents = self.read_stubbornly(&drive, start + u64::from(block) * block_bytes).await?;
             hasher.update(&contents);
         }
-        hasher.finalize() == proof
+        Some(hasher.finalize() == proof)
     }
 }
 

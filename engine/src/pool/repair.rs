@@ -57,14 +57,17 @@ impl<M: Machine> Pool<M> {
     /// What could be read of the journal is what counts from here on.
     async fn accept_journal(&self) -> Result<()> {
         let store = &self.store;
-        store.read_only.borrow_mut().take();
         self.recovery.borrow_mut().warnings.clear();
         store.media.pages.inspect.set(store.inspect);
         let before = store.root.borrow().life;
-        let beginning = Beginning { before, halves: Vec::new(), drops: Vec::new(), tail: None };
+        let drops = store.undecided.take();
+        let beginning = Beginning { before, halves: Vec::new(), drops, tail: None };
         store.journal.jump();
         let begun = store.journal.begin_life(beginning).await;
         begun.map_err(|failure| store.journal_failed(failure))?;
+        // Nobody may write before a root stands that does not lead into the damaged part.
+        store.write_checkpoint(false).await?;
+        store.read_only.borrow_mut().take();
         self.start_background();
         Ok(())
     }

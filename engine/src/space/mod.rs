@@ -13,6 +13,8 @@ mod group;
 mod lanes;
 mod meta;
 mod quarantine;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use epoch::{EpochGuard, Epochs};
 pub(crate) use lanes::Lanes;

@@ -10,6 +10,8 @@ mod grow;
 mod load;
 mod seal;
 mod slot;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 pub(crate) use load::{Loader, load, load_nodes};

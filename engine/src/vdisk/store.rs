@@ -8,7 +8,7 @@ use plimsoll_hardware::Machine;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
-use crate::format::{Entry, EntryState, RingPlace, RootPage, TABLE_ENTRIES, TablePage, VdiskId};
+use crate::format::{Entry, EntryState, Record, RingPlace, RootPage, TABLE_ENTRIES, TablePage, VdiskId};
 use crate::journal::{Journal, JournalFailed};
 use crate::mapping::{Cache, LostRange, Mapping};
 use crate::media::Media;
@@ -111,6 +111,8 @@ pub(crate) struct Store<M: Machine> {
     pub(crate) closing: Cell<bool>,
     pub(crate) read_only: RefCell<Option<String>>,
     pub(crate) inspect: bool,
+    /// What a start decided to drop and did not write down, because the pool is read-only.
+    pub(crate) undecided: RefCell<Vec<Record>>,
 }
 
 impl<M: Machine> Store<M> {

@@ -227,12 +227,15 @@ impl<M: Machine> Store<M> {
             if let Gate::Closed(batch) = self.journal.gate(extent, touched) {
                 return Ok(Plan::Confirm(batch));
             }
-            self.add_ios(&mut ios, piece, claim.as_ref(), extent, data);
+            if !self.add_ios(&mut ios, piece, claim.as_ref(), extent, data) {
+                return Err(self.damaged(vdisk, LostRange { first: piece.at, count: 1 }));
+            }
         }
         Ok(Plan::Go(ios))
     }
 
-    /// The device writes of one piece; its middle is joined to that of the piece before where they touch.
+    /// The device writes of one piece; its middle is joined to that of the piece before where they touch. `false`: no device
+    /// has the extent.
     fn add_ios(
         &self,
         ios: &mut Vec<Io<M::Device>>,
@@ -240,8 +243,8 @@ impl<M: Machine> Store<M> {
         claim: Option<&ClaimGuard<M>>,
         extent: crate::format::ExtentId,
         data: &Frozen,
-    ) {
-        let Some((drive, start)) = self.media.locate(extent) else { return };
+    ) -> bool {
+        let Some((drive, start)) = self.media.locate(extent) else { return false };
         let block_bytes = self.media.block_bytes();
         let (mut from, mut until) = (piece.offset, piece.offset + piece.length);
         for edge in claim.iter().flat_map(|claim| &claim.edges) {
@@ -255,7 +258,7 @@ impl<M: Machine> Store<M> {
             ios.push(Io { drive: drive.clone(), offset: start + edge_start, data, from: None });
         }
         if from >= until {
-            return;
+            return true;
         }
         let source = piece.from + from - piece.offset;
         let length = until - from;
@@ -266,10 +269,11 @@ impl<M: Machine> Store<M> {
             && before + last.data.len() as u64 == source
         {
             last.data = data.slice(before as usize..(source + length) as usize);
-            return;
+            return true;
         }
         let slice = data.slice(source as usize..(source + length) as usize);
         ios.push(Io { drive, offset: start + from, data: slice, from: Some(source) });
+        true
     }
 
     /// Makes the new contents of a claimed piece the vdisk's. Answers the batch of the record, 0 when none was needed.

@@ -5,6 +5,7 @@ use plimsoll_hardware::Machine;
 
 use super::model::{Disk, Existence};
 use super::session::Session;
+use super::trace::say;
 use super::window::Window;
 
 /// Does one thing.
@@ -57,7 +58,9 @@ pub async fn create(session: &Session) {
         state.model.disks.insert(serial, disk);
         (serial, CreateVdisk { name, size, sector: sector as u32, write_through })
     };
+    say(|| format!("create {:?} ({})", spec.1, spec.0));
     let result = session.pool.create_vdisk(spec.1).await;
+    say(|| format!("create ({}): {result:?}", spec.0));
     match &result {
         Ok(_) => {
             if let Some(disk) = session.state.borrow_mut().model.disks.get_mut(&spec.0) {
@@ -117,6 +120,7 @@ async fn delete(session: &Session) {
     if let Some(disk) = session.state.borrow_mut().model.disks.get_mut(&serial) {
         disk.existence = Existence::Deleting;
     }
+    say(|| format!("delete {name} ({serial})"));
     match session.pool.delete_vdisk(&name).await {
         Ok(_) => drop(session.state.borrow_mut().model.disks.remove(&serial)),
         Err(error) => session.bear("a delete", &error),
@@ -143,7 +147,9 @@ async fn resize(session: &Session) {
     if let Some(disk) = session.state.borrow_mut().model.disks.get_mut(&serial) {
         disk.size_asked = Some(size);
     }
+    say(|| format!("resize {name} ({serial}) from {old} to {size}"));
     let result = session.pool.resize_vdisk(&name, size, discard_tail).await;
+    say(|| format!("resize {name}: {result:?}"));
     let failed = {
         let model = &mut session.state.borrow_mut().model;
         let Some(disk) = model.disks.get_mut(&serial) else { return };

@@ -8,7 +8,7 @@ use plimsoll_hardware::sim::{CrashKind, Outcome, Random, SimMachine, SimWorld};
 
 use super::session::{Session, State};
 use super::setup::Setup;
-use super::{client, verify};
+use super::{client, trace, verify};
 
 /// What a seed did.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,10 +31,8 @@ const STARTS_MAX: u32 = 4;
 pub fn run(seed: u64) -> Tally {
     let mut random = Random::new(seed);
     let (setup, world) = Setup::draw(seed, &mut random);
-    if std::env::var_os("PLIMSOLL_SIM_TRACE").is_some() {
-        world.set_trace(true);
-        eprintln!("{setup:?}");
-    }
+    world.set_trace(trace::on());
+    trace::say(|| format!("{setup:?}"));
     let mut image = Image {
         world,
         setup: Rc::new(setup),
@@ -64,7 +62,7 @@ struct Image {
 
 impl Drop for Image {
     fn drop(&mut self) {
-        if std::thread::panicking() && std::env::var_os("PLIMSOLL_SIM_TRACE").is_some() {
+        if std::thread::panicking() && trace::on() {
             eprintln!("{}", self.world.trace());
         }
     }
@@ -202,6 +200,7 @@ async fn open(
         created.unwrap_or_else(|error| panic!("the pool cannot be made: {error} [{}]", error.code()))
     };
     let info = pool.info();
+    trace::say(|| format!("opened: {:?}", info.recovery));
     assert!(info.read_only.is_none(), "the pool is read-only after a start: {info:?}");
     assert!(!closed || info.recovery.clean, "a pool that was closed was not clean: {:?}", info.recovery);
     let devices = Cell::new(info.devices.len());

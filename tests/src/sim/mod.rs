@@ -15,5 +15,6 @@ pub mod runner;
 pub mod sector;
 pub mod session;
 pub mod setup;
+pub mod trace;
 pub mod verify;
 pub mod window;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::sector::{Moment, NEVER};
+use super::trace::say;
 use super::window::{Standing, Window};
 
 /// What an operation does to its range.
@@ -139,6 +140,7 @@ impl Model {
                 }
             }
         }
+        say(|| format!("{began}: {op:?}"));
         op
     }
 
@@ -146,6 +148,7 @@ impl Model {
     pub fn end(&mut self, op: &Op, ended: Ended) -> bool {
         let now = self.tick();
         let mut alone = true;
+        say(|| format!("{now}: operation {} ends: {ended:?}", op.id));
         let Some(disk) = self.disks.get_mut(&op.vdisk) else { return false };
         disk.users -= 1;
         for window in &mut disk.windows {
@@ -190,6 +193,7 @@ impl Model {
     /// A flush that began at `began` has completed.
     pub fn flush_done(&mut self, began: Moment) {
         self.flushed = self.flushed.max(began);
+        say(|| format!("flush begun at {began} done"));
         let oldest_read = self.reads.keys().next().copied().unwrap_or(NEVER);
         for disk in self.disks.values_mut() {
             disk.windows.iter_mut().for_each(|window| window.prune(self.flushed, oldest_read));
@@ -199,6 +203,7 @@ impl Model {
     /// The machine stopped: nothing is under way any more, and what was is in doubt.
     pub fn stop(&mut self, power: bool) {
         self.power |= power;
+        say(|| format!("stop, power lost: {power}"));
         self.reads.clear();
         for disk in self.disks.values_mut() {
             (disk.users, disk.exclusive) = (0, false);

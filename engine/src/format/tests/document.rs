@@ -4,8 +4,11 @@ use crate::format::*;
 
 const DOCUMENT: &str = include_str!("../../../FORMAT.md");
 
-/// Name, size, and rows (offset, bytes) of each table marked `<!-- layout NAME SIZE -->`.
-fn layouts() -> Vec<(String, usize, Vec<(usize, usize)>)> {
+/// Offset and bytes of each row.
+type Rows = Vec<(usize, usize)>;
+
+/// Name, size, and rows of each table marked `<!-- layout NAME SIZE -->`.
+fn layouts() -> Vec<(String, usize, Rows)> {
     let mut found = Vec::new();
     for part in DOCUMENT.split("<!-- layout ").skip(1) {
         let (mark, rest) = part.split_once("-->").expect("the end of a mark");

@@ -184,14 +184,20 @@ fn parse(kind: &str, bytes: &[u8]) -> bool {
     }
 }
 
-/// Files are named KIND-WHAT; zeros at their ends are left out.
+/// Whether inputs of this kind are whole pages.
+fn is_page(kind: &str) -> bool {
+    !matches!(kind, "records" | "half")
+}
+
+/// Files are named KIND-WHAT; zeros at the ends of pages are left out.
 fn corpus() -> Vec<(String, Vec<u8>)> {
     let folder = fixtures("corpus");
     if is_update() {
         let mut records = Vec::new();
         samples::records().iter().for_each(|record| record.encode(&mut records));
         for (kind, bytes) in samples::images().into_iter().chain([("records", records)]) {
-            let end = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+            let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+            let end = if is_page(kind) { used } else { bytes.len() };
             std::fs::write(folder.join(format!("{kind}-sample")), &bytes[..end]).expect("write the corpus");
         }
     }
@@ -201,7 +207,7 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
         let name = path.file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
         let (kind, _) = name.split_once('-').expect("KIND-WHAT");
         let mut bytes = std::fs::read(&path).expect("read the corpus");
-        if !matches!(kind, "records" | "half") {
+        if is_page(kind) {
             bytes.resize(bytes.len().next_multiple_of(PAGE_BYTES), 0);
         }
         files.push((kind.to_owned(), bytes));

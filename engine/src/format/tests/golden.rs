@@ -10,7 +10,9 @@ fn dump(bytes: &[u8]) -> String {
     let mut text = format!("bytes {}\n", bytes.len());
     for (line, chunk) in bytes.chunks(16).enumerate().filter(|(_, chunk)| chunk.iter().any(|&byte| byte != 0)) {
         let _ = write!(text, "{:04x}:", line * 16);
-        chunk.iter().for_each(|byte| drop(write!(text, " {byte:02x}")));
+        for byte in chunk {
+            let _ = write!(text, " {byte:02x}");
+        }
         text.push('\n');
     }
     text

@@ -80,7 +80,8 @@ fn records() -> impl Strategy<Value = Record> {
             blocks,
             proof
         }),
-        (vdisk(), at(), 0..1u64 << 38).prop_map(|(vdisk, first, count)| Record::Unmap { vdisk, first, count }),
+        (vdisk(), at(), any::<u64>())
+            .prop_map(|(vdisk, first, any)| { Record::Unmap { vdisk, first, count: 1 + any % ((1 << 38) - first.0) } }),
         (vdisk(), at(), blocks()).prop_map(|(vdisk, at, blocks)| Record::Clear { vdisk, at, blocks }),
         (vdisk(), entries()).prop_map(|(vdisk, entry)| Record::Put { vdisk, entry: Box::new(entry) }),
         vdisk().prop_map(|vdisk| Record::Remove { vdisk }),
@@ -90,16 +91,39 @@ fn records() -> impl Strategy<Value = Record> {
     ]
 }
 
+/// Devices one after another, as a pool has them.
+fn devices() -> impl Strategy<Value = Vec<DeviceSlot>> {
+    let device = (uuids(), 0..1u64 << 48, 0..1u64 << 30, 0..4u64);
+    vec(device, 1..=DEVICES_MAX).prop_map(|devices| {
+        let mut base = 0;
+        let slots = devices.into_iter().map(|(device, extents_page, extents, skipped)| {
+            let extent_base = base + skipped * GROUP_EXTENTS;
+            base = (extent_base + extents).next_multiple_of(GROUP_EXTENTS);
+            DeviceSlot { device, size: extents << 16 | 4096, extents_page, extents, extent_base }
+        });
+        slots.collect()
+    })
+}
+
 fn roots() -> impl Strategy<Value = RootPage> {
-    let device = (uuids(), any::<[u64; 4]>()).prop_map(|(device, [size, extents_page, extents, extent_base])| {
-        DeviceSlot { device, size, extents_page, extents, extent_base }
-    });
     let start = (any::<u64>(), any::<u64>(), any::<u32>());
-    let numbers = (any::<[u64; 4]>(), any::<bool>());
-    (uuids(), numbers, start, trees(), trees(), vec(device, 1..=DEVICES_MAX)).prop_map(|all| {
-        let (pool, ([generation, life, data_extents, meta_extents], clean), start, groups, table, devices) = all;
-        let journal = JournalStart { sequence: start.0, position: start.1, previous: start.2 };
-        RootPage { pool, generation, life, clean, journal, groups, table, data_extents, meta_extents, devices }
+    let numbers = (any::<[u64; 5]>(), any::<bool>());
+    (uuids(), numbers, start, trees(), trees(), devices()).prop_map(|all| {
+        let (pool, (numbers, clean), start, groups, table, devices) = all;
+        let [generation, life, data_extents, meta_extents, meta_sequence] = numbers;
+        RootPage {
+            pool,
+            generation,
+            life,
+            clean,
+            journal: JournalStart { sequence: start.0, position: start.1, previous: start.2 },
+            groups,
+            table,
+            data_extents,
+            meta_extents,
+            meta_sequence,
+            devices,
+        }
     })
 }
 
@@ -168,9 +192,12 @@ proptest! {
         prop_assert!(reference.verifies(PageType::Leaf, &page));
         prop_assert!(!reference.verifies(PageType::Leaf, &flipped(&page, bit)));
         prop_assert!(!reference.verifies(PageType::Group, &page));
-        prop_assert!(!PageRef { generation: 8, ..reference }.verifies(PageType::Leaf, &page));
-        prop_assert!(!PageRef { a: PageAddr(a ^ 4), ..reference }.verifies(PageType::Leaf, &page));
-        prop_assert!(!PageRef { b: PageAddr(reference.b.0 ^ 4), ..reference }.verifies(PageType::Leaf, &page));
+        let others = [
+            PageRef { generation: 8, ..reference },
+            PageRef { a: PageAddr(a ^ 4), ..reference },
+            PageRef { b: PageAddr(reference.b.0 ^ 4), ..reference },
+        ];
+        prop_assert!(others.iter().all(|other| !other.verifies(PageType::Leaf, &page)));
         prop_assert!(!reference.verifies(PageType::Leaf, &page[..PAGE_BYTES - 1]));
     }
 

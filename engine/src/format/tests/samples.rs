@@ -55,6 +55,7 @@ pub(super) fn root() -> RootPage {
         table: TreeRoot { reference: reference(2), height: 2 },
         data_extents: 12_345,
         meta_extents: 67,
+        meta_sequence: 1003,
         devices: vec![device(0x21, 0), device(0x22, 16_384)],
     }
 }

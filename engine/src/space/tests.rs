@@ -1,0 +1,221 @@
+//! The allocator, its quarantine and the epochs against a model: nobody gets what another has, had, or may still be writing to.
+
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use plimsoll_hardware::sim::{SimDiskSpec, SimMachine, SimWorld};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::{EpochGuard, Epochs, OutOfSpace, Quarantine, Space};
+use crate::format::{DeviceSlot, ExtentId, TreeRoot, VdiskId, VirtualExtent};
+use crate::media::{Drive, Media};
+
+/// Space of `extents` extents on one simulated disk; nothing is read or written.
+fn space(machine: &SimMachine, extents: u64) -> Space<SimMachine> {
+    let media = Rc::new(Media::new(machine.clone(), 65_536));
+    let slot = DeviceSlot { device: Uuid::nil(), size: extents << 16, extents_page: 0, extents, extent_base: 0 };
+    media.push(Drive::new(machine.open(0), slot, media.gone_hook()));
+    let space = Space::new(media, TreeRoot::EMPTY, 0, 0, Rc::new(Cell::new(0)));
+    space.adopt_summaries();
+    space.divide_meta();
+    space
+}
+
+/// A world and a life in it, which ends with the world.
+fn machine() -> (SimWorld, SimMachine) {
+    let world = SimWorld::new(1, vec![SimDiskSpec::new("disk0", 4 << 20)]);
+    let machine = world.boot();
+    (world, machine)
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Takes an extent for a virtual one.
+    Take(u64),
+    /// The record of the n-th held extent is appended.
+    Allocate(usize),
+    /// The n-th held extent is given up.
+    Forfeit(usize),
+    /// The n-th allocated extent is freed.
+    Free(usize),
+    /// An operation begins, and the n-th that runs ends.
+    Enter,
+    Leave(usize),
+    /// All records so far are durable.
+    Durable,
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0u64..4096).prop_map(Step::Take),
+        5 => any::<usize>().prop_map(Step::Allocate),
+        1 => any::<usize>().prop_map(Step::Forfeit),
+        4 => any::<usize>().prop_map(Step::Free),
+        2 => Just(Step::Enter),
+        2 => any::<usize>().prop_map(Step::Leave),
+        2 => Just(Step::Durable),
+    ]
+}
+
+/// An extent that was freed: the batch of its record, and the operations that ran then.
+struct Freed {
+    sequence: u64,
+    running: HashSet<u64>,
+}
+
+#[derive(Default)]
+struct Model {
+    held: Vec<ExtentId>,
+    allocated: Vec<ExtentId>,
+    freed: HashMap<ExtentId, Freed>,
+    running: Vec<(u64, EpochGuard)>,
+    operations: u64,
+    sequence: u64,
+    durable: u64,
+}
+
+impl Model {
+    fn may_be_given(&self, extent: ExtentId) -> bool {
+        let owned = self.held.contains(&extent) || self.allocated.contains(&extent);
+        let barred = self.freed.get(&extent).is_some_and(|freed| {
+            freed.sequence > self.durable || self.running.iter().any(|(number, _)| freed.running.contains(number))
+        });
+        !owned && !barred
+    }
+}
+
+async fn play(space: &Space<SimMachine>, steps: Vec<Step>, extents: u64) {
+    let mut model = Model { sequence: 1, ..Model::default() };
+    let pick = |n: usize, length: usize| (length > 0).then(|| n % length.max(1));
+    for step in steps {
+        match step {
+            Step::Take(at) => {
+                let (available, unused) = (space.available(), space.unused());
+                match space.take(VdiskId(1), VirtualExtent(at)).await {
+                    Ok(extent) => {
+                        assert!(available > 0, "an extent of the reserve was given out");
+                        assert!(extent.0 < extents, "extent {} is beyond the device", extent.0);
+                        assert!(model.may_be_given(extent), "extent {} was given out and is not free", extent.0);
+                        model.freed.remove(&extent);
+                        model.held.push(extent);
+                    }
+                    Err(OutOfSpace { free }) => assert_eq!((available, free), (0, unused), "refused with space left"),
+                }
+            }
+            Step::Allocate(n) => {
+                if let Some(n) = pick(n, model.held.len()) {
+                    let extent = model.held.swap_remove(n);
+                    space.allocate(extent);
+                    model.allocated.push(extent);
+                }
+            }
+            Step::Forfeit(n) => {
+                if let Some(n) = pick(n, model.held.len()) {
+                    space.forfeit(model.held.swap_remove(n));
+                }
+            }
+            Step::Free(n) => {
+                if let Some(n) = pick(n, model.allocated.len()) {
+                    let extent = model.allocated.swap_remove(n);
+                    space.free(vec![extent], model.sequence);
+                    let running = model.running.iter().map(|(number, _)| *number).collect();
+                    model.freed.insert(extent, Freed { sequence: model.sequence, running });
+                }
+            }
+            Step::Enter => {
+                model.operations += 1;
+                model.running.push((model.operations, space.epochs.enter()));
+            }
+            Step::Leave(n) => {
+                if let Some(n) = pick(n, model.running.len()) {
+                    drop(model.running.swap_remove(n));
+                }
+            }
+            Step::Durable => {
+                model.durable = model.sequence;
+                model.sequence += 1;
+            }
+        }
+        space.release_quarantine(model.durable);
+        let (held, data) = (model.held.len() as u64, model.allocated.len() as u64);
+        assert_eq!(space.data(), data);
+        assert_eq!(space.unused() + data + held + space.quarantined(), extents, "the sums do not add up");
+        assert!(model.allocated.iter().all(|&extent| space.is_allocated(extent)));
+    }
+    // Whatever was freed comes back when everything has ended and is durable.
+    model.running.clear();
+    space.release_quarantine(model.sequence);
+    assert_eq!(space.quarantined(), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_extent_has_one_owner_and_comes_back_only_when_nobody_can_reach_it(
+        steps in vec(steps(), 1..400), extents in 40u64..120,
+    ) {
+        let (_world, machine) = machine();
+        let space = space(&machine, extents);
+        machine.run(play(&space, steps, extents)).done();
+    }
+
+    #[test]
+    fn an_epoch_is_over_exactly_when_all_that_began_in_it_or_before_has_ended(steps in vec((0u8..3, any::<usize>()), 1..200)) {
+        let epochs = Epochs::default();
+        let mut running: Vec<(u64, EpochGuard)> = Vec::new();
+        let mut ended: Vec<(u64, HashSet<u64>)> = Vec::new();
+        let mut number = 0;
+        for (step, n) in steps {
+            match step {
+                0 => {
+                    number += 1;
+                    running.push((number, epochs.enter()));
+                }
+                1 if !running.is_empty() => drop(running.swap_remove(n % running.len())),
+                _ => ended.push((epochs.advance(), running.iter().map(|(number, _)| *number).collect())),
+            }
+            prop_assert_eq!(epochs.in_flight(), running.len() as u64);
+            for (epoch, waits_for) in &ended {
+                let over = !running.iter().any(|(number, _)| waits_for.contains(number));
+                prop_assert_eq!(epochs.is_over(*epoch), over);
+            }
+        }
+    }
+}
+
+#[test]
+fn lots_leave_quarantine_in_order_and_only_when_durable() {
+    let (mut quarantine, epochs) = (Quarantine::default(), Epochs::default());
+    let guard = epochs.enter();
+    quarantine.push(vec![ExtentId(1), ExtentId(2)], 5, epochs.advance());
+    quarantine.push(vec![ExtentId(3)], 6, epochs.advance());
+    assert_eq!(quarantine.waits_for(), Some(5));
+    assert!(quarantine.release(9, &epochs).is_empty(), "an operation that began before is in flight");
+    drop(guard);
+    assert!(quarantine.release(4, &epochs).is_empty(), "the record is not durable");
+    assert_eq!(quarantine.release(5, &epochs), [ExtentId(1), ExtentId(2)]);
+    assert_eq!((quarantine.extents(), quarantine.waits_for()), (1, Some(6)));
+    assert_eq!(quarantine.release(6, &epochs), [ExtentId(3)]);
+}
+
+#[test]
+fn neighbours_of_a_vdisk_get_neighbouring_extents() {
+    let (_world, machine) = machine();
+    let space = space(&machine, 3000);
+    machine
+        .run(async {
+            let mut runs = HashSet::new();
+            for at in 0..64u64 {
+                let extent = space.take(VdiskId(1), VirtualExtent(at)).await.expect("space");
+                space.allocate(extent);
+                assert_eq!(extent.0 % 16, at % 16, "virtual extent {at} is not at its place in a run");
+                runs.insert((at / 16, extent.0 / 16));
+            }
+            assert_eq!(runs.len(), 4, "64 neighbours take four runs of sixteen");
+        })
+        .done();
+}
