@@ -52,6 +52,12 @@ impl Mapping {
         lost
     }
 
+    /// First leaf at or after `leaf` that exists or has something waiting.
+    pub(crate) fn next_present(&self, leaf: u64) -> Option<u64> {
+        let present = self.tree.borrow().next_present(leaf);
+        present.into_iter().chain(self.next_pending(leaf)).min()
+    }
+
     /// First leaf at or after `leaf` that has something waiting.
     pub(crate) fn next_pending(&self, leaf: u64) -> Option<u64> {
         self.pending.borrow().keys().copied().filter(|&waiting| waiting >= leaf).min()

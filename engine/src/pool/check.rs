@@ -77,6 +77,8 @@ pub(super) enum Mend {
     /// A group, with its extents of data, and of metadata with their pages, as everybody else names them.
     RebuildGroup(u64, Vec<ExtentId>, Vec<(ExtentId, u16)>),
     Backed(VdiskId, i64),
+    /// The pool's counts of data and metadata extents.
+    Totals(i64, i64),
     AcceptJournal,
 }
 
@@ -361,6 +363,7 @@ impl<'a, M: Machine> Checker<'a, M> {
             let message =
                 format!("the pool says {} data and {} metadata extents; there are {data} and {meta}", said.0, said.1);
             self.find("count-mismatch", false, None, message);
+            self.mends.push(Mend::Totals(data as i64 - said.0 as i64, meta as i64 - said.1 as i64));
         }
     }
 

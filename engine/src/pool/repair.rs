@@ -108,6 +108,7 @@ impl<M: Machine> Pool<M> {
                     store.put_in_table(vdisk);
                 }
             }
+            Mend::Totals(data, meta) => store.space.correct(*data, *meta),
             Mend::AcceptJournal => {}
         }
     }
@@ -133,6 +134,9 @@ impl<M: Machine> Pool<M> {
                 meta.len()
             ),
             Mend::Backed(id, by) => format!("correct the count of extents behind {} by {by}", name(id)),
+            Mend::Totals(data, meta) => {
+                format!("correct the pool's count of extents by {data} of data and {meta} of metadata")
+            }
             Mend::AcceptJournal => "accept the loss of the damaged part of the journal".to_owned(),
         }
     }

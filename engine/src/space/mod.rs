@@ -116,6 +116,12 @@ impl<M: Machine> Space<M> {
         self.quarantine.borrow().extents()
     }
 
+    /// Corrects the counts after a recount.
+    pub(crate) fn correct(&self, data: i64, meta: i64) {
+        self.data.set(self.data.get().saturating_add_signed(data));
+        self.meta_extents.set(self.meta_extents.get().saturating_add_signed(meta));
+    }
+
     /// Extents that nobody has.
     pub(crate) fn unused(&self) -> u64 {
         self.total.get()

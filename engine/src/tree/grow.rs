@@ -76,6 +76,7 @@ impl<P: Payload> Tree<P> {
             slot = &mut node.slots[child(index, level)];
         }
         *slot = Slot::Empty;
+        self.uprooted |= dirtied == 0;
         self.dirtied(dirtied);
     }
 

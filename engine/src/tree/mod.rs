@@ -30,6 +30,8 @@ pub(crate) struct Tree<P> {
     height: u8,
     /// Dirty pages, nodes included.
     dirty: usize,
+    /// The root's page was given up: the next checkpoint must say so though no page is dirty.
+    uprooted: bool,
     /// Dirty pages of all trees of the pool.
     dirty_in_all: Rc<Cell<usize>>,
 }
@@ -49,11 +51,11 @@ pub(crate) enum Found<T> {
 impl<P: Payload> Tree<P> {
     pub(crate) fn new(root: TreeRoot, dirty_in_all: Rc<Cell<usize>>) -> Self {
         let slot = if root.reference.is_none() { Slot::Empty } else { Slot::Unread(root.reference) };
-        Tree { root: slot, height: root.height, dirty: 0, dirty_in_all }
+        Tree { root: slot, height: root.height, dirty: 0, uprooted: false, dirty_in_all }
     }
 
     pub(crate) fn is_dirty(&self) -> bool {
-        self.dirty > 0
+        self.dirty > 0 || self.uprooted
     }
 
     /// Dirty leaves and nodes.

@@ -41,6 +41,7 @@ impl<P: Payload> Tree<P> {
         let (height, mut sealed) = (self.height, 0);
         let reference = seal(&mut self.root, sealer, &mut sealed);
         self.cleaned(sealed);
+        self.uprooted = false;
         TreeRoot { reference, height }
     }
 

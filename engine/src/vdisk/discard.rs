@@ -60,7 +60,15 @@ impl<M: Machine> Store<M> {
         let step = self.change_leaves_max() * LEAF_WORDS as u64 * self.media.extent_bytes;
         let end = offset.saturating_add(length);
         let mut at = offset;
-        while at < end {
+        let leaf = LEAF_WORDS as u64 * self.media.extent_bytes;
+        // Passes over leaves that do not exist: a vdisk has room for half a billion of them.
+        while at < end
+            && let Some(present) = vdisk.mapping.next_present(at / leaf)
+        {
+            at = at.max(present * leaf);
+            if at >= end {
+                break;
+            }
             // Cut at multiples of the step, so that extents are not split.
             let until = (at / step + 1).saturating_mul(step).min(end);
             self.discard_step(vdisk, at, until - at).await?;

@@ -57,7 +57,7 @@ pub struct StatusRange {
 pub enum Zeroes {
     /// The range becomes a hole and its space goes back to the pool.
     Unmap,
-    /// Zeros are stored; the range has physical space behind it afterwards.
+    /// Zeros are stored, as a write of data is: not in one step. The range has physical space behind it afterwards.
     Allocate,
 }
 

@@ -118,7 +118,7 @@ pub async fn write_at(session: &Session, vdisk: u16, name: &str, from: u64, unti
     let fua = session.below(8) == 0;
     let op = session.state.borrow_mut().model.begin(vdisk, Change::Write, from, until);
     fill(&mut buffer, vdisk, from / SECTOR, op.id);
-    let result = handle.write(from, buffer.freeze(), fua).await;
+    let result = session.ask(handle.write(from, buffer.freeze(), fua)).await;
     let good = result.is_ok();
     end(session, &op, result, fua || is_write_through(session, vdisk));
     good
@@ -133,7 +133,7 @@ async fn zeroes(session: &Session) {
     };
     let fua = session.below(8) == 0;
     let op = session.state.borrow_mut().model.begin(place.vdisk, change, place.from, place.until);
-    let result = handle.write_zeroes(place.from, place.until - place.from, how, fua).await;
+    let result = session.ask(handle.write_zeroes(place.from, place.until - place.from, how, fua)).await;
     end(session, &op, result, fua || is_write_through(session, place.vdisk));
 }
 
@@ -146,7 +146,7 @@ async fn discard(session: &Session) {
     let Some(handle) = session.vdisk(&place.name) else { return };
     let fua = session.below(8) == 0;
     let op = session.state.borrow_mut().model.begin(place.vdisk, Change::Discard, place.from, place.until);
-    let result = handle.discard(place.from, place.until - place.from, fua).await;
+    let result = session.ask(handle.discard(place.from, place.until - place.from, fua)).await;
     end(session, &op, result, fua || is_write_through(session, place.vdisk));
 }
 
@@ -155,7 +155,7 @@ async fn read(session: &Session) {
     let buffer = session.machine.buffers().alloc((place.until - place.from) as usize).await;
     let Some(handle) = session.vdisk(&place.name) else { return };
     let began = session.state.borrow_mut().model.begin_read(place.vdisk);
-    let result = handle.read(place.from, buffer).await;
+    let result = session.ask(handle.read(place.from, buffer)).await;
     let leaving = is_leaving(session, place.vdisk);
     {
         let model = &mut session.state.borrow_mut().model;
@@ -186,7 +186,7 @@ async fn flush(session: &Session) {
     };
     let Some(handle) = session.vdisk(&name) else { return };
     let began = session.state.borrow_mut().model.tick();
-    match handle.flush().await {
+    match session.ask(handle.flush()).await {
         Ok(()) => session.state.borrow_mut().model.flush_done(began),
         Err(Error::NotFound { .. }) => {}
         Err(error) => session.bear("a flush", &error),
@@ -206,7 +206,7 @@ async fn status(session: &Session) {
         (window.start, window.end().min(disk.size), window.block)
     };
     let before = session.state.borrow_mut().model.tick();
-    let ranges = match handle.block_status(window.0, window.1 - window.0, usize::MAX).await {
+    let ranges = match session.ask(handle.block_status(window.0, window.1 - window.0, usize::MAX)).await {
         Ok(ranges) => ranges,
         Err(Error::NotFound { .. } | Error::InvalidRequest { .. }) => return,
         Err(error) => return session.bear("a block status", &error),

@@ -14,7 +14,7 @@ pub async fn run(session: &Session) {
         0..6 => create(session).await,
         6..10 => delete(session).await,
         10..14 => resize(session).await,
-        14 => super::verify::check(session).await,
+        14 => super::verify::check_online(session).await,
         15 if session.devices.get() == session.setup.devices => super::life::add_device(session).await,
         _ => create(session).await,
     }
@@ -59,7 +59,7 @@ pub async fn create(session: &Session) {
         (serial, CreateVdisk { name, size, sector: sector as u32, write_through })
     };
     say(|| format!("create {:?} ({})", spec.1, spec.0));
-    let result = session.pool.create_vdisk(spec.1).await;
+    let result = session.ask(session.pool.create_vdisk(spec.1)).await;
     say(|| format!("create ({}): {result:?}", spec.0));
     match &result {
         Ok(_) => {
@@ -121,7 +121,7 @@ async fn delete(session: &Session) {
         disk.existence = Existence::Deleting;
     }
     say(|| format!("delete {name} ({serial})"));
-    match session.pool.delete_vdisk(&name).await {
+    match session.ask(session.pool.delete_vdisk(&name)).await {
         Ok(_) => drop(session.state.borrow_mut().model.disks.remove(&serial)),
         Err(error) => session.bear("a delete", &error),
     }
@@ -148,7 +148,7 @@ async fn resize(session: &Session) {
         disk.size_asked = Some(size);
     }
     say(|| format!("resize {name} ({serial}) from {old} to {size}"));
-    let result = session.pool.resize_vdisk(&name, size, discard_tail).await;
+    let result = session.ask(session.pool.resize_vdisk(&name, size, discard_tail)).await;
     say(|| format!("resize {name}: {result:?}"));
     let failed = {
         let model = &mut session.state.borrow_mut().model;

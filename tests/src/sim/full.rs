@@ -1,7 +1,6 @@
 //! A pool filled to its end, by one client, so that every answer can be told exactly.
 
 use plimsoll_engine::{CreateVdisk, Error};
-use plimsoll_hardware::Machine;
 
 use super::client::write_at;
 use super::model::{Disk, Existence};
@@ -11,13 +10,14 @@ use super::window::Window;
 /// Writes to a vdisk of its own until there is no space. Then what needs none must succeed.
 pub async fn fill(session: &Session) {
     let extent = session.setup.extent;
-    let size = 256 * extent;
+    let extents = session.pool.info().physical_bytes / extent + 1;
+    let size = extents * extent;
     let block = session.setup.block();
     let (serial, name) = {
         let model = &mut session.state.borrow_mut().model;
         let serial = model.serial();
         let name = format!("full{serial}");
-        let window = Window::hole(0, size, block);
+        let windows = (0..extents).map(|index| Window::hole(index * extent, block, block)).collect();
         let disk = Disk {
             serial,
             name: name.clone(),
@@ -26,7 +26,7 @@ pub async fn fill(session: &Session) {
             size,
             size_asked: None,
             existence: Existence::Creating,
-            windows: vec![window],
+            windows,
             users: 0,
             exclusive: true,
         };
@@ -34,7 +34,7 @@ pub async fn fill(session: &Session) {
         (serial, name)
     };
     let spec = CreateVdisk { name: name.clone(), size, sector: 4096, write_through: false };
-    match session.pool.create_vdisk(spec).await {
+    match session.ask(session.pool.create_vdisk(spec)).await {
         Ok(_) => {}
         Err(Error::OutOfSpace { .. }) => {
             session.state.borrow_mut().model.disks.remove(&serial);
@@ -46,7 +46,7 @@ pub async fn fill(session: &Session) {
         disk.existence = Existence::Certain;
     }
     let mut written = 0;
-    while written < 256 {
+    while written < extents {
         let free = session.pool.info().available_bytes / extent;
         let good = write_at(session, serial, &name, written * extent, written * extent + 4096).await;
         if session.broken.get() || (!good && session.setup.faults.is_some()) {
@@ -60,6 +60,7 @@ pub async fn fill(session: &Session) {
             break;
         }
         written += 1;
+        assert!(written < extents, "a pool gave out more space than it has: {:?}", session.pool.info());
     }
     if written > 0 {
         let at = session.below(written) * extent;
@@ -68,20 +69,19 @@ pub async fn fill(session: &Session) {
     }
     let Some(handle) = session.vdisk(&name) else { return };
     let began = session.state.borrow_mut().model.tick();
-    match handle.flush().await {
+    match session.ask(handle.flush()).await {
         Ok(()) => session.state.borrow_mut().model.flush_done(began),
         Err(error) => return session.bear("a flush of a full pool", &error),
     }
     if session.below(2) == 0 {
-        super::verify::check(session).await;
+        super::verify::check_online(session).await;
     }
     if let Some(disk) = session.state.borrow_mut().model.disks.get_mut(&serial) {
         disk.existence = Existence::Deleting;
     }
-    match session.pool.delete_vdisk(&name).await {
+    match session.ask(session.pool.delete_vdisk(&name)).await {
         Ok(_) => drop(session.state.borrow_mut().model.disks.remove(&serial)),
         Err(error) => return session.bear("a delete in a full pool", &error),
     }
     super::verify::figures(session).await;
-    let _ = session.machine.now();
 }

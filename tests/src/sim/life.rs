@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use plimsoll_engine::{CreatePool, Error, OpenPool, Pool, identify};
-use plimsoll_hardware::sim::{CrashKind, Outcome, Random, SimMachine, SimWorld};
+use plimsoll_hardware::sim::{CrashKind, FaultKind, Outcome, Random, SimMachine, SimWorld};
 
 use super::session::{Session, State};
 use super::setup::Setup;
@@ -93,20 +93,18 @@ impl Image {
     /// Starts until a start is not stopped, and compares everything.
     fn start(&mut self) -> Rc<Session> {
         for attempt in 1.. {
-            if let Some(profile) = self.setup.faults {
-                self.world.heal();
-                if attempt < STARTS_MAX && self.made && false {
-                    self.world.set_faults(profile);
-                }
+            let last = attempt >= STARTS_MAX;
+            self.world.heal();
+            let faulty = !last && self.made && self.setup.faults.is_some() && self.below(3) == 0;
+            if let Some(profile) = self.setup.faults.filter(|_| faulty) {
+                self.world.set_faults(profile);
             }
             let machine = self.world.boot();
-            if attempt < STARTS_MAX && self.below(4) == 0 {
+            if !last && self.below(4) == 0 {
                 self.arm(&machine, 100);
             }
-            let (setup, state, made, closed) = (self.setup.clone(), self.state.clone(), self.made, self.closed);
-            let outcome = machine.run(open(machine.clone(), setup, state, made, closed));
-            match outcome {
-                Outcome::Done(session) => {
+            match self.start_once(&machine, faulty) {
+                Some(session) => {
                     machine.crash_after_ops(0);
                     machine.crash_after_polls(0);
                     machine.tear_crash_memory_at(0);
@@ -114,16 +112,48 @@ impl Image {
                     self.made = true;
                     return session;
                 }
-                Outcome::Crashed => {
+                None => {
                     self.tally.crashes_in_start += 1;
                     self.closed = false;
                     let power = self.below(2) == 0;
                     self.stop(power);
                 }
-                Outcome::Deadlock(description) => panic!("a start hangs: {description}"),
             }
         }
         unreachable!("the last start is left in peace")
+    }
+
+    /// Opens the pool and compares everything; `None` when the machine stopped, or faults got in the way.
+    fn start_once(&self, machine: &SimMachine, faulty: bool) -> Option<Rc<Session>> {
+        let vanished = self.world.faults_struck(FaultKind::Vanish);
+        let (setup, state) = (self.setup.clone(), self.state.clone());
+        let opened = ended(machine.run(open(machine.clone(), setup.clone(), self.made)), "a start")?;
+        if faulty {
+            self.world.heal();
+        }
+        let pool = match opened {
+            Ok(pool) => pool,
+            Err(error) if faulty => {
+                trace::say(|| format!("the start failed: {error}"));
+                return None;
+            }
+            Err(error) => panic!("the pool cannot be opened: {error} [{}]", error.code()),
+        };
+        let info = pool.info();
+        trace::say(|| format!("opened: {:?}, read-only: {:?}", info.recovery, info.read_only));
+        let impaired = info.read_only.is_some() || info.counters.pages_lost > 0 || !info.recovery.warnings.is_empty();
+        if faulty && (impaired || self.world.faults_struck(FaultKind::Vanish) > vanished) {
+            // It serves what it can. Whatever it writes in this state must not make things worse.
+            let _ = ended(machine.run(async { pool.check().await.is_ok() }), "a check of an impaired pool")?;
+            return None;
+        }
+        assert!(info.read_only.is_none(), "the pool is read-only after a start: {info:?}");
+        assert!(!self.closed || info.recovery.clean, "a pool that was closed was not clean: {:?}", info.recovery);
+        let devices = Cell::new(info.devices.len());
+        let machine = machine.clone();
+        let session = Rc::new(Session { machine, pool, state, setup, broken: Cell::new(false), devices });
+        ended(session.machine.run(compare(session.clone())), "the comparison after a start")?;
+        Some(session)
     }
 
     /// Lets clients work, and stops the machine.
@@ -140,15 +170,11 @@ impl Image {
         let ops = 2 + self.below(24) / clients as u64;
         let ending = self.below(8);
         let shared = session.clone();
-        let outcome = machine.run(async move {
+        let work = machine.run(async move {
             shared.all(clients, async move |session| client::run(session, ops).await).await;
             end(&shared, ending).await
         });
-        self.closed = match outcome {
-            Outcome::Done(closed) => closed,
-            Outcome::Crashed => false,
-            Outcome::Deadlock(description) => panic!("the pool hangs: {description}"),
-        };
+        self.closed = ended(work, "the pool").unwrap_or(false);
         self.tally.closes += u64::from(self.closed);
         let power = self.below(2) == 0;
         self.stop(power);
@@ -165,7 +191,7 @@ async fn end(session: &Rc<Session>, ending: u64) -> bool {
         1 => super::full::fill(session).await,
         2 => {
             let began = session.state.borrow_mut().model.tick();
-            match session.pool.close().await {
+            match session.ask(session.pool.close()).await {
                 Ok(()) if session.pool.info().read_only.is_none() => {
                     session.state.borrow_mut().model.flush_done(began);
                     return true;
@@ -179,38 +205,35 @@ async fn end(session: &Rc<Session>, ending: u64) -> bool {
     false
 }
 
-/// Opens the pool, or makes it, and compares everything.
-async fn open(
-    machine: SimMachine,
-    setup: Rc<Setup>,
-    state: Rc<RefCell<State>>,
-    made: bool,
-    closed: bool,
-) -> Rc<Session> {
+/// What a run came to; `None` when the machine stopped.
+fn ended<T>(outcome: Outcome<T>, what: &str) -> Option<T> {
+    match outcome {
+        Outcome::Done(value) => Some(value),
+        Outcome::Crashed => None,
+        Outcome::Deadlock(description) => panic!("{what} hangs: {description}"),
+    }
+}
+
+/// Opens the pool, or makes it.
+async fn open(machine: SimMachine, setup: Rc<Setup>, made: bool) -> Result<Pool<SimMachine>, Error> {
     let mut devices: Vec<_> = (0..setup.devices).map(|index| machine.open(index)).collect();
-    let spare = machine.open(setup.devices);
-    let pool = if made {
-        let foreign = identify(&machine, &spare).await.unwrap_or_else(|error| panic!("the spare device: {error}"));
-        devices.extend(foreign.map(|_| spare));
-        let opened = Pool::open(&machine, OpenPool::default(), devices).await;
-        opened.unwrap_or_else(|error| panic!("the pool cannot be opened: {error} [{}]", error.code()))
-    } else {
+    if !made {
         let spec = CreatePool { extent_bytes: setup.extent as u32, force: true, ..CreatePool::named("tank") };
-        let created = Pool::create(&machine, spec, devices).await;
-        created.unwrap_or_else(|error| panic!("the pool cannot be made: {error} [{}]", error.code()))
-    };
-    let info = pool.info();
-    trace::say(|| format!("opened: {:?}", info.recovery));
-    assert!(info.read_only.is_none(), "the pool is read-only after a start: {info:?}");
-    assert!(!closed || info.recovery.clean, "a pool that was closed was not clean: {:?}", info.recovery);
-    let devices = Cell::new(info.devices.len());
-    let session = Rc::new(Session { machine, pool, state, setup, broken: Cell::new(false), devices });
+        return Pool::create(&machine, spec, devices).await;
+    }
+    let spare = machine.open(setup.devices);
+    let label = identify(&machine, &spare).await?;
+    devices.extend(label.map(|_| spare));
+    Pool::open(&machine, OpenPool::default(), devices).await
+}
+
+/// Compares everything a start found with the model.
+async fn compare(session: Rc<Session>) {
     verify::everything(&session).await;
     verify::check(&session).await;
     if session.below(4) == 0 {
         verify::figures(&session).await;
     }
-    session
 }
 
 /// Adds the spare device.
@@ -223,7 +246,7 @@ pub async fn add_device(session: &Session) {
         Err(Error::NotAPool { .. }) => true,
         Err(error) => return session.bear("a look at the spare device", &error),
     };
-    match session.pool.add_device(device, force).await {
+    match session.ask(session.pool.add_device(device, force)).await {
         Ok(()) => {}
         Err(error) => session.bear("adding a device", &error),
     }

@@ -136,7 +136,7 @@ impl Model {
             for window in &mut disk.windows {
                 if let Some((from, until)) = window.clip(op.from, op.until) {
                     op.must_fit &= window.is_quiet_data(from, until);
-                    window.begin(from, until, op.id, version);
+                    window.begin(from, until, &op, version);
                 }
             }
         }

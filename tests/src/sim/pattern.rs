@@ -39,22 +39,25 @@ pub fn fill(bytes: &mut [u8], owner: u16, first: u64, version: u32) {
 
 /// Looks at one sector.
 pub fn look(sector: &[u8]) -> Seen {
-    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| sector[at + index]));
-    let (place, version) = (word(0), (word(8) >> 32) as u32);
-    if place == 0 && version == 0 && sector.iter().all(|&byte| byte == 0) {
+    if sector == ZEROS {
         return Seen::Zeros;
     }
-    let whole = sector
-        .chunks_exact(16)
-        .enumerate()
-        .all(|(number, chunk)| chunk[..8] == place.to_le_bytes() && chunk[8..] == tag(version, number).to_le_bytes());
-    if whole && version != 0 {
+    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|index| sector[at + index]));
+    let (place, version) = (word(0), (word(8) >> 32) as u32);
+    let mut wrong = 0;
+    for (number, chunk) in sector.chunks_exact(16).enumerate() {
+        let chunk: [u8; 16] = std::array::from_fn(|index| chunk[index]);
+        wrong |= u128::from_le_bytes(chunk) ^ (u128::from(tag(version, number)) << 64 | u128::from(place));
+    }
+    if wrong == 0 && version != 0 {
         return Seen::Written { owner: (place >> 48) as u16, sector: place & (1 << 48) - 1, version };
     }
     let mut first = [0; 16];
     first.copy_from_slice(&sector[..16]);
     Seen::Garbage(first)
 }
+
+const ZEROS: &[u8] = &[0; SECTOR as usize];
 
 fn tag(version: u32, number: usize) -> u64 {
     u64::from(version) << 32 | (number as u64) << 24 | MARK

@@ -1,6 +1,7 @@
 //! Many seeds on all cores, until there are enough cycles or the time is over.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
@@ -12,6 +13,9 @@ use super::life::{self, Tally};
 const CYCLES_SMALL: u64 = 5_000;
 /// Cycles where nothing may be spared.
 const CYCLES_FULL: u64 = 100_000;
+
+/// A seed takes a fraction of a second.
+const SEED_MAX: Duration = Duration::from_secs(30);
 
 thread_local! {
     static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
@@ -73,15 +77,19 @@ pub fn run(effort: Effort) -> Report {
         Effort::Cycles(wanted) => cycles.load(Ordering::Relaxed) >= wanted,
         Effort::Time(time) => began.elapsed() >= time,
     };
+    let (under_way, over) = (Mutex::new(BTreeMap::new()), AtomicBool::new(false));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
-        for _ in 0..cores {
+        scope.spawn(|| watch(&under_way, &over));
+        let workers: Vec<_> = (0..cores).map(|_| {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) && !enough() {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let seed = if index % 2 == 0 { 1 + index / 2 } else { fresh + index / 2 };
+                    lock(&under_way).insert(seed, Instant::now());
                     let result = one(seed);
-                    let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+                    lock(&under_way).remove(&seed);
+                    let mut report = lock(&report);
                     report.seeds += 1;
                     match result {
                         Ok(tally) => {
@@ -97,12 +105,30 @@ pub fn run(effort: Effort) -> Report {
                         }
                     }
                 }
-            });
-        }
+            })
+        }).collect();
+        workers.into_iter().for_each(|worker| drop(worker.join()));
+        over.store(true, Ordering::Relaxed);
     });
     let mut report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
     report.elapsed = began.elapsed();
     report
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends the program when a seed does not end.
+fn watch(under_way: &Mutex<BTreeMap<u64, Instant>>, over: &AtomicBool) {
+    while !over.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(50));
+        let stuck = lock(under_way).iter().find(|(_, began)| began.elapsed() > SEED_MAX).map(|(seed, _)| *seed);
+        if let Some(seed) = stuck {
+            println!("{}", replay(seed, &format!("it does not end within {SEED_MAX:?}")));
+            std::process::exit(101);
+        }
+    }
 }
 
 /// Runs one seed; the words of its panic when it fails.

@@ -17,6 +17,10 @@ pub struct Entry {
     pub version: u32,
     /// The operation.
     pub op: u32,
+    /// It changes whole blocks all at once.
+    pub atomic: bool,
+    /// When it began.
+    pub began: Moment,
     /// When it was answered.
     pub answered: Moment,
     /// When the first operation that began after that was answered.
@@ -48,11 +52,11 @@ impl Sector {
     }
 
     /// An operation begins.
-    pub fn begin(&mut self, op: u32, version: u32) {
+    pub fn begin(&mut self, op: u32, version: u32, now: Moment, atomic: bool) {
         let value = self.value;
-        let entry = |version, op, answered| Entry { version, op, answered, superseded: NEVER, dead: false };
-        let list = self.doubt.get_or_insert_with(|| Box::new(vec![entry(value, 0, 0)]));
-        list.push(entry(version, op, NEVER));
+        let base = Entry { version: value, op: 0, atomic: false, began: 0, answered: 0, superseded: NEVER, dead: false };
+        let list = self.doubt.get_or_insert_with(|| Box::new(vec![base]));
+        list.push(Entry { version, op, atomic, began: now, answered: NEVER, ..base });
     }
 
     /// The operation, begun at `began`, was answered.

@@ -67,6 +67,15 @@ impl Session {
         self.broken.set(true);
     }
 
+    /// Waits for an answer of the engine. One that a process computes after its death reaches nobody.
+    pub async fn ask<T>(&self, question: impl Future<Output = T>) -> T {
+        let answer = question.await;
+        if self.machine.crashed() {
+            std::future::pending::<()>().await;
+        }
+        answer
+    }
+
     /// Runs `count` tasks of `work` and waits for their end.
     pub async fn all(self: &Rc<Self>, count: usize, work: impl AsyncFn(Rc<Session>) + Clone + 'static) {
         let latch = Rc::new(Latch { left: Cell::new(count), waker: RefCell::default() });

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::model::{Change, Op};
 use super::pattern::{SECTOR, Seen, look};
 use super::sector::{Moment, Sector};
 
@@ -94,9 +95,10 @@ impl Window {
     }
 
     /// An operation on a range inside it begins.
-    pub fn begin(&mut self, from: u64, until: u64, op: u32, version: u32) {
+    pub fn begin(&mut self, from: u64, until: u64, op: &Op, version: u32) {
         self.doubtful = true;
-        self.sectors_of(from, until).iter_mut().for_each(|sector| sector.begin(op, version));
+        let atomic = matches!(op.change, Change::Discard | Change::Unmap);
+        self.sectors_of(from, until).iter_mut().for_each(|sector| sector.begin(op.id, version, op.began, atomic));
         for block in self.blocks_of(from, until) {
             block.mixed |= block.pending > 0;
             block.pending += 1;
@@ -275,7 +277,8 @@ fn vote(seen: &[u32], known: &[Sector], found: &Found, step: u64, votes: &mut Vo
     for known in known {
         let Some([base, discard]) = known.doubt.as_ref().map(|list| &list[..]) else { return };
         let open = if found.power { base.survives(found.flushed) } else { base.superseded == super::sector::NEVER };
-        if base.version == 0 || discard.version != 0 || !open || of.is_some_and(|op| op != discard.op) {
+        let ordered = base.answered < discard.began;
+        if base.version == 0 || !discard.atomic || !open || !ordered || of.is_some_and(|op| op != discard.op) {
             return;
         }
         of = Some(discard.op);

@@ -1,0 +1,209 @@
+//! Every operation is stopped at every device operation it makes, by the death of the process and by power loss, and for each
+//! power loss the legal survivals of the writes in the air are tried. Afterwards the operation happened or it did not.
+
+mod support;
+
+use plimsoll_engine::{Pool, Zeroes};
+use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
+use support::{Seen, assert_clean, create, filled, look, open, vdisk, world};
+
+const DISKS: usize = 2;
+
+/// How much of an operation is all or nothing.
+#[derive(Clone, Copy, PartialEq)]
+enum Unit {
+    Sector,
+    Block,
+    Whole,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Operation {
+    FirstWrite,
+    PartialFirstWrite,
+    Overwrite,
+    OverwriteFresh,
+    Discard,
+    WriteZeroes,
+    Grow,
+    Shrink,
+    CreateVdisk,
+    DeleteVdisk,
+    AddDevice,
+    Checkpoint,
+    Open,
+}
+
+use Operation::*;
+
+impl Operation {
+    fn unit(self) -> Unit {
+        match self {
+            FirstWrite | PartialFirstWrite | Open => Unit::Block,
+            Overwrite | OverwriteFresh => Unit::Sector,
+            _ => Unit::Whole,
+        }
+    }
+}
+
+async fn perform(operation: Operation, pool: &Pool<SimMachine>, m: &SimMachine) -> plimsoll_engine::Result<()> {
+    let a = pool.vdisk("a")?;
+    match operation {
+        FirstWrite => a.write(128 << 10, filled(m, 7, 192 << 10).await, false).await?,
+        PartialFirstWrite => a.write((256 << 10) + 512, filled(m, 7, 2048).await, false).await?,
+        Overwrite => a.write(8192, filled(m, 7, 12_288).await, false).await?,
+        OverwriteFresh => {
+            // First contents, flushed on the strength of their proof, and then overwritten.
+            a.write(300 << 10, filled(m, 7, 8192).await, false).await?;
+            a.flush().await?;
+            a.write(300 << 10, filled(m, 7, 4096).await, false).await?;
+        }
+        Discard => a.discard(4096, 100 << 10, false).await?,
+        WriteZeroes => a.write_zeroes(0, 128 << 10, Zeroes::Unmap, false).await?,
+        Grow => drop(pool.resize_vdisk("a", 2 << 30, false).await?),
+        Shrink => drop(pool.resize_vdisk("a", 64 << 10, true).await?),
+        CreateVdisk => drop(pool.create_vdisk(vdisk("b", 1 << 20)).await?),
+        DeleteVdisk => drop(pool.delete_vdisk("a").await?),
+        AddDevice => pool.add_device(m.open(1), false).await?,
+        Checkpoint => pool.close().await?,
+        Open => {}
+    }
+    if !matches!(operation, Checkpoint | Open | DeleteVdisk) {
+        a.flush().await?;
+    }
+    Ok(())
+}
+
+/// A pool with a vdisk that has data, holes, and an extent with holes.
+fn prepared(operation: Operation) -> SimWorld {
+    let world = world(operation as u64 + 1, DISKS, 6);
+    let machine = world.boot();
+    let m = machine.clone();
+    machine
+        .run(async move {
+            let pool = create(&m).await;
+            pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("a vdisk");
+            let a = pool.vdisk("a").expect("a vdisk");
+            a.write(0, filled(&m, 1, 64 << 10).await, false).await.expect("a write");
+            a.write(96 << 10, filled(&m, 2, 16 << 10).await, false).await.expect("a write");
+            a.flush().await.expect("a flush");
+            a.write(64 << 10, filled(&m, 3, 4096).await, false).await.expect("a write");
+            if operation != Open {
+                pool.close().await.expect("a close");
+            }
+        })
+        .done();
+    world.crash(CrashKind::Process);
+    world
+}
+
+/// What is seen after a start.
+fn seen(world: &SimWorld, when: &str) -> Seen {
+    let machine = world.boot();
+    let m = machine.clone();
+    let when = when.to_owned();
+    let found = machine
+        .run(async move {
+            let pool = open(&m, DISKS).await;
+            let seen = look(&pool, &m).await;
+            assert_clean(&pool, &when).await;
+            seen
+        })
+        .done();
+    world.crash(CrashKind::Process);
+    found
+}
+
+/// Runs the operation, stopped at its `stop`-th device operation; `true` when it ended before.
+fn stopped(world: &SimWorld, operation: Operation, stop: u64) -> bool {
+    let machine = world.boot();
+    let m = machine.clone();
+    if operation == Open {
+        machine.crash_after_ops(stop);
+        let ended = machine.run(async move { drop(open(&m, DISKS).await) }).unless_crashed();
+        return ended.is_some();
+    }
+    let inner = machine.clone();
+    let pool = machine.run(async move { open(&inner, DISKS).await }).done();
+    machine.crash_after_ops(stop);
+    let ended = machine.run(async move { perform(operation, &pool, &m).await.expect("the operation") });
+    ended.unless_crashed().is_some()
+}
+
+fn assert_allowed(operation: Operation, before: &Seen, after: &Seen, found: &Seen, when: &str) {
+    if found == before || found == after {
+        return;
+    }
+    assert!(operation.unit() != Unit::Whole, "{when}: neither before nor after");
+    let sectors = if operation.unit() == Unit::Block { 8 } else { 1 };
+    let [before, after, found] = [before, after, found].map(|seen| &seen["a"].1);
+    for (index, found) in found.chunks(sectors).enumerate() {
+        let range = index * sectors..index * sectors + found.len();
+        let allowed = *found == before[range.clone()] || *found == after[range.clone()];
+        assert!(allowed, "{when}: sectors {range:?} hold {found:?}");
+    }
+}
+
+fn enumerate(operation: Operation) {
+    let sectors_max = if std::env::var_os("CI").is_some() { 8 } else { 5 };
+    let base = prepared(operation);
+    let mut before = seen(&base.fork(), "before");
+    if operation == Open {
+        // The last write was not flushed: until a start has made it durable, power loss may take it.
+        before.get_mut("a").expect("a vdisk").1[128..136].fill(0);
+    }
+    let done = base.fork();
+    assert!(stopped(&done, operation, u64::MAX / 2), "{operation:?} ends when nothing stops it");
+    done.crash(CrashKind::Process);
+    let after = seen(&done, "after");
+    let (mut stops, mut states) = (0, 0);
+    for stop in 1.. {
+        let world = base.fork();
+        let ended = stopped(&world, operation, stop);
+        let killed = world.fork();
+        killed.crash(CrashKind::Process);
+        let when = format!("{operation:?} stopped at {stop} by kill -9");
+        let found = seen(&killed, &when);
+        assert_allowed(operation, &before, &after, &found, &when);
+        assert!(!ended || found == after, "{when}: it was answered and is not there");
+        states += 1;
+        states += world.each_survival(sectors_max, &mut |survivor| {
+            let when = format!("{operation:?} stopped at {stop} by power loss");
+            let found = seen(&survivor, &when);
+            assert_allowed(operation, &before, &after, &found, &when);
+            assert!(!ended || found == after, "{when}: it was flushed and is not there");
+            assert_eq!(seen(&survivor, &when), found, "{when}: a second start sees something else");
+        });
+        stops = stop;
+        if ended {
+            break;
+        }
+    }
+    println!("{operation:?}: {stops} stops, {states} states");
+    assert!(stops > 1, "{operation:?} made no device operation");
+}
+
+macro_rules! enumerated {
+    ($($name:ident: $operation:expr;)*) => {
+        $(#[test]
+        fn $name() {
+            enumerate($operation);
+        })*
+    };
+}
+
+enumerated! {
+    a_first_write_is_all_or_nothing_per_block: FirstWrite;
+    a_first_write_of_a_part_of_a_block_is_all_or_nothing: PartialFirstWrite;
+    an_overwrite_is_old_or_new_per_sector: Overwrite;
+    an_overwrite_of_fresh_contents_loses_nothing_flushed: OverwriteFresh;
+    a_discard_happens_or_not: Discard;
+    write_zeroes_happen_or_not: WriteZeroes;
+    growing_happens_or_not: Grow;
+    shrinking_happens_or_not: Shrink;
+    creating_a_vdisk_happens_or_not: CreateVdisk;
+    deleting_a_vdisk_happens_or_not: DeleteVdisk;
+    adding_a_device_happens_or_not: AddDevice;
+    a_checkpoint_changes_nothing_that_is_seen: Checkpoint;
+    opening_changes_nothing_that_is_seen: Open;
+}
