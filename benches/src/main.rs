@@ -41,8 +41,14 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     match options.child.as_deref() {
-        Some(arguments) if arguments.first().is_some_and(|verb| verb == "count") => return count::run_child(arguments).map(|()| ExitCode::SUCCESS),
-        Some(arguments) => return restart::run_child(arguments).map(|()| ExitCode::SUCCESS),
+        Some([verb, rest @ ..]) if verb == "count" => {
+            count::run_child(rest)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(arguments) => {
+            restart::run_child(arguments)?;
+            return Ok(ExitCode::SUCCESS);
+        }
         None => {}
     }
     let mut report = Report::new();

@@ -50,7 +50,7 @@ pub fn look(sector: &[u8]) -> Seen {
         wrong |= u128::from_le_bytes(chunk) ^ (u128::from(tag(version, number)) << 64 | u128::from(place));
     }
     if wrong == 0 && version != 0 {
-        return Seen::Written { owner: (place >> 48) as u16, sector: place & (1 << 48) - 1, version };
+        return Seen::Written { owner: (place >> 48) as u16, sector: place & ((1 << 48) - 1), version };
     }
     let mut first = [0; 16];
     first.copy_from_slice(&sector[..16]);

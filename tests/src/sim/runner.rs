@@ -150,7 +150,8 @@ pub fn replay(seed: u64, failure: &str) -> String {
             cfg!(feature = "planted-reuse-quarantined"),
             cfg!(feature = "planted-skip-checksum"),
         ])
-        .filter_map(|(name, on)| on.then(|| format!(" --features {name}")))
+        .filter(|(_, on)| *on)
+        .map(|(name, _)| format!(" --features {name}"))
         .collect();
     format!(
         "seed {seed} failed: {failure}\nreplay it: PLIMSOLL_SIM_SEED={seed} cargo test -p plimsoll-tests --profile test-fast{features} \

@@ -1,6 +1,6 @@
 //! What a seed makes of its world: devices, extents, how much goes wrong.
 
-use plimsoll_hardware::sim::{FaultKind, FaultProfile, Random, SimDiskSpec, SimWorld};
+use plimsoll_hardware::sim::{FaultKind, FaultProfile, Mirror, Random, SimDiskSpec, SimWorld};
 
 /// The make of one world.
 #[derive(Clone, Debug)]
@@ -76,16 +76,20 @@ impl Setup {
     }
 
     /// Lets faults strike where the engine promises to bear them: silent damage only in the second copies of labels, roots and
-    /// rings at the end of single devices, whose first copies are never hit.
+    /// rings at the end of devices, and never both copies of anything there. Metadata pages have no fixed places: what
+    /// a start cannot read of both copies is known by its counters.
     pub fn allow_faults(&self, world: &SimWorld) {
         let Some(profile) = self.faults else { return };
-        let single = self.devices == 1;
-        let sizes = self.sizes.clone();
+        let (single, sizes, ring) = (self.devices == 1, self.sizes.clone(), ring_bytes(self.sizes[0]));
+        for (disk, size) in sizes.iter().enumerate() {
+            world.add_mirror(Mirror { copies: vec![(disk, 0), (disk, size - END)], length: END });
+        }
+        let rings = if single { vec![(0, END), (0, sizes[0] - END - ring)] } else { vec![(0, END), (1, END)] };
+        let length = sizes[..self.devices.min(2)].iter().map(|size| ring_bytes(*size)).min().unwrap_or(ring);
+        world.add_mirror(Mirror { copies: rings, length });
         world.filter_faults(move |site| match site.kind {
             FaultKind::BitFlip | FaultKind::Misdirect | FaultKind::Lost => {
-                let size = sizes[site.disk];
-                let ring = if single { ring_bytes(size) } else { 0 };
-                site.offset >= size - END - ring
+                site.offset >= sizes[site.disk] - END - if single { ring } else { 0 }
             }
             _ => true,
         });
