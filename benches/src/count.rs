@@ -64,7 +64,8 @@ fn instructions(side: &str, name: &str, operations: u64) -> Result<f64, Box<dyn 
     if String::from_utf8_lossy(&output.stdout).trim() != operations.to_string() {
         return Err(format!("the child for {side} {name} did not do {operations} operations: {words}").into());
     }
-    let collected = words.lines().find_map(|line| line.split_once("Collected :").or_else(|| line.split_once("I   refs:")));
+    let collected =
+        words.lines().find_map(|line| line.split_once("Collected :").or_else(|| line.split_once("I   refs:")));
     let collected = collected.ok_or_else(|| format!("valgrind counted nothing: {words}"))?.1;
     Ok(collected.trim().replace(',', "").parse()?)
 }

@@ -57,9 +57,8 @@ impl Server {
         };
         let path = area.path().display().to_string();
         if format != "raw" {
-            let made = Command::new("qemu-img")
-                .args(["create", "-q", "-f", format, &path, &bytes.to_string()])
-                .status()?;
+            let made =
+                Command::new("qemu-img").args(["create", "-q", "-f", format, &path, &bytes.to_string()]).status()?;
             if !made.success() {
                 return Err(format!("qemu-img could not make {path}").into());
             }

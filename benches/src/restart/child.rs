@@ -67,12 +67,7 @@ async fn open(handle: &Handle, path: &Path) -> Result<(), Box<dyn Error>> {
     vdisk.read(0, handle.buffers().alloc(4096).await).await?;
     let elapsed = began.elapsed();
     let recovery = pool.info().recovery;
-    println!(
-        "{} {} {}",
-        elapsed.as_secs_f64() * 1e3,
-        recovery.records_replayed,
-        recovery.from_crash_memory
-    );
+    println!("{} {} {}", elapsed.as_secs_f64() * 1e3, recovery.records_replayed, recovery.from_crash_memory);
     pool.close().await?;
     Ok(())
 }

@@ -19,7 +19,7 @@ impl Mapping {
     pub(crate) fn peek(&self, at: VirtualExtent) -> Option<Result<Word, LostRange>> {
         match self.tree.borrow().get(at.leaf()) {
             Found::Page(leaf) => Some(Ok(leaf.get(at.slot()))),
-            Found::Absent if self.pending.borrow().is_empty() => Some(Ok(Word::UNMAPPED)),
+            Found::Absent if !self.pending.borrow().contains_key(&at.leaf()) => Some(Ok(Word::UNMAPPED)),
             Found::Absent | Found::Unread(..) => None,
             Found::Lost => Some(Err(lost(at))),
         }

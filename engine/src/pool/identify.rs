@@ -7,6 +7,9 @@ use super::layout::label_places;
 use crate::error::{Error, Result};
 use crate::format::{FormatError, KNOWN_FEATURES, LabelPage, PAGE_BYTES};
 
+/// Attempts at reading a label or root.
+const READ_ATTEMPTS: u32 = 3;
+
 /// What a label says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
@@ -95,6 +98,13 @@ pub(super) async fn read_page<M: Machine>(
     device: &M::Device,
     offset: u64,
 ) -> std::result::Result<Buffer, IoError> {
-    let buffer = machine.buffers().alloc(PAGE_BYTES).await;
-    device.read(offset, buffer).await
+    let mut tried = 1;
+    loop {
+        let buffer = machine.buffers().alloc(PAGE_BYTES).await;
+        match device.read(offset, buffer).await {
+            // A label or root that cannot be read for a moment must not be taken for one that is not there.
+            Err(IoError::Failed { .. }) if tried < READ_ATTEMPTS => tried += 1,
+            result => return result,
+        }
+    }
 }

@@ -62,11 +62,13 @@ pub(super) async fn read_slot<M: Machine, P: Payload>(media: &Media<M>, referenc
         P::decode(&page).map(|page| Slot::Leaf(Box::new(LeafSlot::new(*reference, page))))
     } else {
         NodePage::decode(&page).map(|references| {
-            let slots = references.into_iter().map(|reference| match reference.is_none() {
-                true => Slot::Empty,
-                false => Slot::Unread(reference),
-            });
-            Slot::Node(Box::new(Node { slots: slots.collect(), home: *reference, dirty: false }))
+            let mut node = Box::new(Node { home: *reference, ..Node::empty() });
+            for (slot, reference) in node.slots.iter_mut().zip(references) {
+                if !reference.is_none() {
+                    *slot = Slot::Unread(reference);
+                }
+            }
+            Slot::Node(node)
         })
     };
     decoded.unwrap_or_else(|error| {

@@ -16,14 +16,14 @@ pub(crate) enum Slot<P> {
 
 /// A node in memory.
 pub(crate) struct Node<P> {
-    pub(crate) slots: Box<[Slot<P>]>,
+    pub(crate) slots: [Slot<P>; NODE_FANOUT],
     pub(crate) home: PageRef,
     pub(crate) dirty: bool,
 }
 
 impl<P> Node<P> {
     pub(crate) fn empty() -> Self {
-        Node { slots: (0..NODE_FANOUT).map(|_| Slot::Empty).collect(), home: PageRef::NONE, dirty: false }
+        Node { slots: std::array::from_fn(|_| Slot::Empty), home: PageRef::NONE, dirty: false }
     }
 }
 

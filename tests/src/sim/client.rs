@@ -159,9 +159,10 @@ async fn read(session: &Session) {
     let leaving = is_leaving(session, place.vdisk);
     {
         let model = &mut session.state.borrow_mut().model;
+        let dropped = session.setup.drops().then(|| model.flushed());
         if let (Ok(buffer), Some(disk)) = (&result, model.disks.get(&place.vdisk)) {
             let window = disk.windows.iter().find(|window| window.clip(place.from, place.until).is_some());
-            let checked = window.map(|window| window.check_read(place.vdisk, place.from, buffer, began));
+            let checked = window.map(|window| window.check_read(place.vdisk, place.from, buffer, began, dropped));
             if let Some(Err(error)) = checked
                 && !leaving
             {

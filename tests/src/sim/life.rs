@@ -76,9 +76,7 @@ impl Image {
     fn stop(&mut self, power: bool) {
         let kind = if power { CrashKind::Power } else { CrashKind::Process };
         self.world.crash(kind);
-        // A failed flush, and a device that went away, may have dropped what was answered.
-        let dropped = self.setup.faults.is_some_and(|faults| faults.flush_error > 0 || faults.vanish > 0);
-        self.state.borrow_mut().model.stop(power || dropped);
+        self.state.borrow_mut().model.stop(power || self.setup.drops());
     }
 
     /// Sets a point to stop at, within so many device operations or three times as many polls.

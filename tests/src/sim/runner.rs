@@ -81,32 +81,34 @@ pub fn run(effort: Effort) -> Report {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
         scope.spawn(|| watch(&under_way, &over));
-        let workers: Vec<_> = (0..cores).map(|_| {
-            scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) && !enough() {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let seed = if index % 2 == 0 { 1 + index / 2 } else { fresh + index / 2 };
-                    lock(&under_way).insert(seed, Instant::now());
-                    let result = one(seed);
-                    lock(&under_way).remove(&seed);
-                    let mut report = lock(&report);
-                    report.seeds += 1;
-                    match result {
-                        Ok(tally) => {
-                            cycles.fetch_add(tally.cycles, Ordering::Relaxed);
-                            report.tally.cycles += tally.cycles;
-                            report.tally.crashes_in_start += tally.crashes_in_start;
-                            report.tally.closes += tally.closes;
-                        }
-                        Err(failure) => {
-                            println!("{}", replay(seed, &failure));
-                            report.failures.push((seed, failure));
-                            stop.store(!keep_going || report.failures.len() >= 100, Ordering::Relaxed);
+        let workers: Vec<_> = (0..cores)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) && !enough() {
+                        let index = next.fetch_add(1, Ordering::Relaxed);
+                        let seed = if index % 2 == 0 { 1 + index / 2 } else { fresh + index / 2 };
+                        lock(&under_way).insert(seed, Instant::now());
+                        let result = one(seed);
+                        lock(&under_way).remove(&seed);
+                        let mut report = lock(&report);
+                        report.seeds += 1;
+                        match result {
+                            Ok(tally) => {
+                                cycles.fetch_add(tally.cycles, Ordering::Relaxed);
+                                report.tally.cycles += tally.cycles;
+                                report.tally.crashes_in_start += tally.crashes_in_start;
+                                report.tally.closes += tally.closes;
+                            }
+                            Err(failure) => {
+                                println!("{}", replay(seed, &failure));
+                                report.failures.push((seed, failure));
+                                stop.store(!keep_going || report.failures.len() >= 100, Ordering::Relaxed);
+                            }
                         }
                     }
-                }
+                })
             })
-        }).collect();
+            .collect();
         workers.into_iter().for_each(|worker| drop(worker.join()));
         over.store(true, Ordering::Relaxed);
     });

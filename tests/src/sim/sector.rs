@@ -54,7 +54,8 @@ impl Sector {
     /// An operation begins.
     pub fn begin(&mut self, op: u32, version: u32, now: Moment, atomic: bool) {
         let value = self.value;
-        let base = Entry { version: value, op: 0, atomic: false, began: 0, answered: 0, superseded: NEVER, dead: false };
+        let base =
+            Entry { version: value, op: 0, atomic: false, began: 0, answered: 0, superseded: NEVER, dead: false };
         let list = self.doubt.get_or_insert_with(|| Box::new(vec![base]));
         list.push(Entry { version, op, atomic, began: now, answered: NEVER, ..base });
     }

@@ -75,6 +75,11 @@ impl Setup {
         self.extent / 16
     }
 
+    /// Whether devices may drop what was answered: with a flush that fails, and when they go away.
+    pub fn drops(&self) -> bool {
+        self.faults.is_some_and(|faults| faults.flush_error > 0 || faults.vanish > 0)
+    }
+
     /// Lets faults strike where the engine promises to bear them: silent damage only in the second copies of labels, roots and
     /// rings at the end of devices, and never both copies of anything there. Metadata pages have no fixed places: what
     /// a start cannot read of both copies is known by its counters.

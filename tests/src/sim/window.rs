@@ -181,12 +181,21 @@ impl Window {
         Ok(versions)
     }
 
-    /// Compares what a read that began at `began` returned.
-    pub fn check_read(&self, owner: u16, at: u64, bytes: &[u8], began: Moment) -> Result<(), String> {
+    /// Compares what a read that began at `began` returned. `dropped` is given where devices may have dropped what was answered:
+    /// when the last completed flush began.
+    pub fn check_read(
+        &self,
+        owner: u16,
+        at: u64,
+        bytes: &[u8],
+        began: Moment,
+        dropped: Option<Moment>,
+    ) -> Result<(), String> {
         let first = ((at - self.start) / SECTOR) as usize;
         for (index, version) in self.versions(owner, at, bytes)?.into_iter().enumerate() {
             let known = &self.sectors[first + index];
-            if !known.may_read(version, began) {
+            let came_back = dropped.is_some_and(|flushed| known.may_find(version, true, flushed));
+            if !known.may_read(version, began) && !came_back {
                 let sector = at / SECTOR + index as u64;
                 return Err(format!(
                     "sector {sector} was read as version {version} by a read begun at {began}; allowed {}",
