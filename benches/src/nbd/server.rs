@@ -26,7 +26,9 @@ impl Server {
         let area = Area::written(directory, "nbd-plimsoll", bytes / 8 * 9)?;
         let state = std::env::temp_dir().join(format!("plimsoll-bench-state-{}", std::process::id()));
         std::fs::create_dir_all(&state)?;
-        let child = pinned(program).arg("--state-dir").arg(&state).args(["serve", "--bare"]).spawn()?;
+        let log = std::fs::File::create(state.join("log"))?;
+        let mut command = pinned(program);
+        let child = command.arg("--state-dir").arg(&state).args(["serve", "--bare"]).stderr(log).spawn()?;
         let uri = format!("nbd+unix:///bench/v?socket={}", state.join("nbd.sock").display());
         let server = Server { child, uri, state: Some(state.clone()), _area: area };
         let ask = |arguments: &[&str]| -> Result<bool, Box<dyn Error>> {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use plimsoll_engine::{CreatePool, CreateVdisk, OpenPool, Pool};
-use plimsoll_hardware::{Handle, Machine as _, OpenOptions, Reactor, ReactorConfig};
+use plimsoll_hardware::{Handle, Machine as _, OpenOptions, Reactor, ReactorConfig, SharedMemory};
 
 use crate::work::{Kind, Offsets};
 
@@ -31,6 +31,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
             "fill" => fill(&handle, path, number(0)?).await,
             "open" => open(&handle, path).await,
             "write" => write(&handle, path, number(0)?).await,
+            "forget" => forget(&handle, path).await,
             "memory" => memory(&handle, path, number(0)?, number(1)?).await,
             _ => Err(format!("there is no child for {verb}").into()),
         }
@@ -121,6 +122,16 @@ async fn memory(handle: &Handle, path: &Path, tebibytes: u64, cache_mib: u64) ->
     }
     println!("{}", (resident()? - before) as f64 / MIB as f64);
     pool.close().await?;
+    Ok(())
+}
+
+/// Removes the pool's crash memory: its file goes next.
+async fn forget(handle: &Handle, path: &Path) -> Result<(), Box<dyn Error>> {
+    let pool = opened(handle, path, 64).await?;
+    let uuid = pool.info().uuid;
+    pool.close().await?;
+    SharedMemory::remove(&uuid.to_string())?;
+    println!("1");
     Ok(())
 }
 

@@ -57,6 +57,7 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Box<
                 let what = format!("memory with a cap of {CAP_MIB} MiB");
                 report.figure("restart", name(&what), capped[0], "MiB", Some(CAP_MIB as f64));
             }
+            ask(area.path(), &["forget"], false)?;
         }
     }
     Ok(())

@@ -19,7 +19,7 @@ use std::rc::Rc;
 
 use pending::Delta;
 
-use crate::format::{Leaf, TreeRoot, VdiskId};
+use crate::format::{Leaf, TreeRoot, VdiskId, VirtualExtent};
 use crate::tree::{Loader, Tree};
 
 /// The mapping of one vdisk.
@@ -30,6 +30,9 @@ pub(crate) struct Mapping {
     pub(crate) claims: Claims,
     /// Extents with physical space behind them.
     pub(crate) backed: Cell<u64>,
+    /// Extents that lost blocks and were not freed, with the epoch in which: overwrites of what the blocks held before may still
+    /// be in flight until it is over, and must not land on their next first contents.
+    pub(crate) settling: RefCell<HashMap<VirtualExtent, u64>>,
     /// Records replayed for leaves that were not read yet.
     pending: RefCell<HashMap<u64, Vec<Delta>>>,
 }
@@ -42,6 +45,7 @@ impl Mapping {
             loader: Loader::default(),
             claims: Claims::default(),
             backed: Cell::new(backed),
+            settling: RefCell::default(),
             pending: RefCell::default(),
         }
     }

@@ -72,11 +72,13 @@ fn fetch(tree: &mut Tree<Leaf>, shelf: &Shelf, index: u64) {
         let slot = if level == 0 {
             Slot::Leaf(Box::new(LeafSlot::new(reference, Leaf::decode(page).expect("a leaf"))))
         } else {
-            let below = NodePage::decode(page).expect("a node").into_iter().map(|below| match below.is_none() {
-                true => Slot::Empty,
-                false => Slot::Unread(below),
-            });
-            Slot::Node(Box::new(Node { slots: below.collect(), home: reference, dirty: false }))
+            let mut node = Box::new(Node { home: reference, ..Node::empty() });
+            for (slot, below) in node.slots.iter_mut().zip(NodePage::decode(page).expect("a node")) {
+                if !below.is_none() {
+                    *slot = Slot::Unread(below);
+                }
+            }
+            Slot::Node(node)
         };
         tree.install(index, &reference, slot);
     }

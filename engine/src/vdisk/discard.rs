@@ -167,19 +167,30 @@ impl<M: Machine> Store<M> {
             }
         }
         let mut emptied = 0;
+        let epoch = self.space.epochs.advance();
+        let in_flight = !self.space.epochs.is_over(epoch);
+        let mut settling = vdisk.mapping.settling.borrow_mut();
+        settling.retain(|_, epoch| !self.space.epochs.is_over(*epoch));
         for cut in cuts {
             let left = cut.word.valid().without(cut.blocks);
             if left.is_empty() {
                 emptied += 1;
                 vdisk.mapping.set(&self.cache, cut.at, Word::UNMAPPED);
                 if vdisk.mapping.claims.note_freed(cut.at) {
+                    if in_flight {
+                        settling.insert(cut.at, epoch);
+                    }
                     self.space.free_but_hold(cut.word.extent());
                     freed.retain(|&extent| extent != cut.word.extent());
                 }
             } else {
                 vdisk.mapping.set(&self.cache, cut.at, Word::mapped(cut.word.extent(), left));
+                if in_flight {
+                    settling.insert(cut.at, epoch);
+                }
             }
         }
+        drop(settling);
         vdisk.mapping.backed.set(vdisk.mapping.backed.get() - emptied);
         let sequence = self.journal.append(permit, &records);
         self.space.free(freed, sequence);

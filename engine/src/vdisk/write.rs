@@ -15,7 +15,7 @@ use plimsoll_hardware::{Durability, Frozen, Machine};
 use super::plan::ClaimGuard;
 use super::range::{Piece, only_piece, pieces};
 use super::{Store, VdiskCore, count};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{Blocks, MAP_RECORD_BYTES, Record, VirtualExtent};
 use crate::journal::{Gate, Permit};
 use crate::mapping::{LostRange, apply_map};
@@ -59,6 +59,8 @@ enum Plan<D> {
     Load(VirtualExtent),
     /// Something has no contents yet, or changed since it was claimed.
     Claim,
+    /// Overwrites of what the blocks held before a discard may be in flight until this epoch is over.
+    Settle(u64),
     /// Blocks must be confirmed before they are overwritten.
     Confirm(u64),
 }
@@ -122,6 +124,12 @@ impl<M: Machine> Store<M> {
                 Plan::Confirm(batch) => {
                     self.journal.confirm(batch).await.map_err(|failure| self.journal_failed(failure))?;
                 }
+                Plan::Settle(epoch) => {
+                    while !self.space.epochs.is_over(epoch) && self.space.epochs.wait().await {}
+                    if !self.space.epochs.is_over(epoch) {
+                        return Err(self.abandoned(vdisk));
+                    }
+                }
                 Plan::Load(at) => {
                     let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, at).await;
                     looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
@@ -179,6 +187,13 @@ impl<M: Machine> Store<M> {
         Some(Target { drive, offset: start + piece.offset, epoch: self.space.epochs.enter() })
     }
 
+    fn abandoned(&self, vdisk: &VdiskCore) -> Error {
+        Error::Busy {
+            object: format!("{}/{}", self.identity.name, vdisk.name()),
+            reason: "a write was abandoned in flight; close the pool and open it again".to_owned(),
+        }
+    }
+
     /// Room in the journal and for dirty pages, for a write of so many pieces.
     async fn means(self: &Rc<Self>, pieces: usize) -> Result<(Permit<M>, super::Room<M>)> {
         self.writable()?;
@@ -223,6 +238,13 @@ impl<M: Machine> Store<M> {
                 None if self.blocks_to_claim(vdisk, piece, word.valid()).is_empty() => word.extent(),
                 None => return Ok(Plan::Claim),
             };
+            let settling = vdisk.mapping.settling.borrow().get(&piece.at).copied();
+            if let Some(epoch) = settling
+                && !word.valid().contains(touched)
+                && !self.space.epochs.is_over(epoch)
+            {
+                return Ok(Plan::Settle(epoch));
+            }
             // Also blocks without contents: those they had before a discard may still need their proof.
             if let Gate::Closed(batch) = self.journal.gate(extent, touched) {
                 return Ok(Plan::Confirm(batch));

@@ -177,7 +177,7 @@ pub async fn figures(session: &Session) {
         session.pause().await;
     }
     // A checkpoint under way holds extents.
-    for _ in 0..100 {
+    for _ in 0..JOB_MS_MAX {
         if held(session) == 0 {
             break;
         }
