@@ -9,23 +9,22 @@ use std::rc::Rc;
 
 use plimsoll_hardware::Machine;
 
-use super::{Journal, JournalFailed, Tail};
+use super::{Journal, JournalFailed};
 use crate::format::Record;
 
 /// What a start found.
-pub(crate) struct Beginning<C> {
+pub(crate) struct Beginning {
     /// The life that ended.
     pub(crate) before: u64,
     /// Its batches that only crash memory had, oldest first.
     pub(crate) halves: Vec<(u64, Vec<Record>)>,
     pub(crate) drops: Vec<Record>,
-    pub(crate) tail: Option<Tail<C>>,
 }
 
 impl<M: Machine> Journal<M> {
     /// Begins this journal's life. There is always a batch of it, so that the tail of the life before is never taken for the
     /// present one's.
-    pub(crate) async fn begin_life(self: &Rc<Self>, beginning: Beginning<M::CrashMemory>) -> Result<(), JournalFailed> {
+    pub(crate) async fn begin_life(self: &Rc<Self>, beginning: Beginning) -> Result<(), JournalFailed> {
         let life = self.life.replace(beginning.before);
         for (sequence, records) in &beginning.halves {
             if *sequence < self.pending_sequence() {
@@ -46,7 +45,7 @@ impl<M: Machine> Journal<M> {
         }
         self.life.set(life);
         self.cut_anyway().await?;
-        if let Some(tail) = beginning.tail {
+        if let Some(tail) = self.former_tail.take() {
             tail.begin(self.pool, life, self.pending_sequence());
             // Set once: a journal begins one life.
             let _ = self.tail.set(tail);

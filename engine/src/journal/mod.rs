@@ -49,6 +49,8 @@ pub(crate) struct Journal<M: Machine> {
     rings: [RingPlace; 2],
     state: RefCell<State>,
     tail: OnceCell<Tail<M::CrashMemory>>,
+    /// The tail of the life before, until this one has begun.
+    former_tail: RefCell<Option<Tail<M::CrashMemory>>>,
     changed: WaitQueue,
     /// The ring is filling up: a checkpoint is wanted.
     pub(crate) pressure: WaitQueue,
@@ -142,6 +144,7 @@ impl<M: Machine> Journal<M> {
             rings,
             state: RefCell::new(state),
             tail: OnceCell::new(),
+            former_tail: RefCell::default(),
             changed: WaitQueue::default(),
             pressure: WaitQueue::default(),
             commits: Cell::new(0),
@@ -185,9 +188,17 @@ impl<M: Machine> Journal<M> {
         self.tail.get().is_some()
     }
 
+    /// Takes the tail of the life before, which a failure on the way to the present one voids.
+    pub(crate) fn keep_former_tail(&self, tail: Option<Tail<M::CrashMemory>>) {
+        *self.former_tail.borrow_mut() = tail;
+    }
+
     /// Makes the tail belong to nobody: everything is on the devices, or must not be believed.
     pub(crate) fn forget_tail(&self) {
         if let Some(tail) = self.tail.get() {
+            tail.forget();
+        }
+        if let Some(tail) = &*self.former_tail.borrow() {
             tail.forget();
         }
     }

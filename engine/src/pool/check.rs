@@ -279,7 +279,7 @@ impl<'a, M: Machine> Checker<'a, M> {
         let mut backed = 0;
         let mut leaf = 0;
         loop {
-            let present = tree.borrow().next_present(leaf);
+            let present = tree.borrow().next_sound(leaf);
             let Some(index) = present.into_iter().chain(vdisk.mapping.next_pending(leaf)).min() else { break };
             leaf = index + 1;
             let was_resident = matches!(tree.borrow().get(index), Found::Page(_));

@@ -59,6 +59,7 @@ impl<M: Machine> Store<M> {
         let next = recovered.next.sequence;
         let survived = tail.as_ref().and_then(|tail| tail.recover(root.pool)).filter(|(owner, _)| *owner == life);
         let same_boot = survived.is_some();
+        self.journal.keep_former_tail(tail);
         let halves: Vec<(u64, Vec<Record>)> =
             survived.into_iter().flat_map(|(_, halves)| halves).filter(|(sequence, _)| *sequence >= next).collect();
         let covered = recovered.covered();
@@ -111,7 +112,7 @@ impl<M: Machine> Store<M> {
         }
         let drops: Vec<Record> = new_drops.iter().map(|&(batch, index)| Record::Dropped { batch, index }).collect();
         *self.undecided.borrow_mut() = drops.clone();
-        let beginning = Beginning { before: life, halves, drops, tail };
+        let beginning = Beginning { before: life, halves, drops };
         if self.read_only.borrow().is_none() {
             if heal_root {
                 super::roots::write(&self.media, &root).await?;

@@ -57,7 +57,7 @@ impl<M: Machine> Store<M> {
     }
 
     fn next_leaf(&self, vdisk: &VdiskCore, leaf: u64) -> Option<u64> {
-        let present = vdisk.mapping.tree.borrow().next_present(leaf);
+        let present = vdisk.mapping.tree.borrow().next_sound(leaf);
         present.into_iter().chain(vdisk.mapping.next_pending(leaf)).min()
     }
 

@@ -67,6 +67,8 @@ impl<M: Machine> Store<M> {
             self.zero_unchecked(vdisk, at, until - at).await?;
             at = self.skip_absent(vdisk, until, end);
         }
+        // The zeros at the end are an overwrite: power loss must not take them and leave the record that says they are there.
+        self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
         let ended = self.put_entry(vdisk, |entry| {
             self.still_there(vdisk)?;
             Ok(Entry { state: EntryState::Ready, discard_from: 0, ..entry })

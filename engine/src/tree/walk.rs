@@ -28,7 +28,15 @@ impl<P: Payload> Tree<P> {
         if index >= self.capacity() {
             return None;
         }
-        next(&self.root, self.height, 0, index)
+        next(&self.root, self.height, 0, index, true)
+    }
+
+    /// As [`Tree::next_present`], leaving out what is lost: a lost node may stand for millions of leaves.
+    pub(crate) fn next_sound(&self, index: u64) -> Option<u64> {
+        if index >= self.capacity() {
+            return None;
+        }
+        next(&self.root, self.height, 0, index, false)
     }
 
     /// Every page that has a home among those that were read, and those that are named and were not read.
@@ -39,16 +47,17 @@ impl<P: Payload> Tree<P> {
     }
 }
 
-fn next<P>(slot: &Slot<P>, level: u8, first: u64, index: u64) -> Option<u64> {
+fn next<P>(slot: &Slot<P>, level: u8, first: u64, index: u64, lost: bool) -> Option<u64> {
     match slot {
         Slot::Empty => None,
         Slot::Node(node) => {
             let start = if index > first { child(index, level - 1) } else { 0 };
             (start..NODE_FANOUT).find_map(|position| {
                 let below = first + ((position as u64) << (7 * u32::from(level - 1)));
-                next(&node.slots[position], level - 1, below, index.max(below))
+                next(&node.slots[position], level - 1, below, index.max(below), lost)
             })
         }
+        Slot::Lost(_) if !lost => None,
         Slot::Unread(_) | Slot::Lost(_) | Slot::Leaf(_) => Some(index.max(first)),
     }
 }

@@ -15,7 +15,7 @@ pub async fn run(session: &Session) {
         6..10 => delete(session).await,
         10..14 => resize(session).await,
         14 => super::verify::check_online(session).await,
-        15 if session.devices.get() == session.setup.devices => super::life::add_device(session).await,
+        15 if session.devices.get() == session.setup.devices => super::image::add_device(session).await,
         _ => create(session).await,
     }
 }

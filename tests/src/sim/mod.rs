@@ -8,6 +8,7 @@
 pub mod client;
 pub mod control;
 pub mod full;
+pub mod image;
 pub mod life;
 pub mod model;
 pub mod pattern;

@@ -15,7 +15,7 @@ const CYCLES_SMALL: u64 = 5_000;
 const CYCLES_FULL: u64 = 100_000;
 
 /// A seed takes a fraction of a second.
-const SEED_MAX: Duration = Duration::from_secs(30);
+const SEED_MAX: Duration = Duration::from_secs(180);
 
 thread_local! {
     static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
@@ -63,13 +63,22 @@ pub struct Report {
     pub failures: Vec<(u64, String)>,
 }
 
-/// Runs seeds: one in two from 1 on, the same in every run, the others fresh ones. Stops at the first failure, or goes on with
+/// Runs seeds from 1 on, the same in every run; with `PLIMSOLL_SIM_GROUP` (a number, or `fresh`) or `PLIMSOLL_SIM_MINUTES` one in
+/// two is of that group, or of one that nobody has seen. Stops at the first failure, or goes on with
 /// `PLIMSOLL_SIM_KEEP_GOING`.
 pub fn run(effort: Effort) -> Report {
     quiet_panics();
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64);
-    let fresh = number("PLIMSOLL_SIM_GROUP").unwrap_or(clock % 1_000_000_000) << 32;
-    println!("simulation: seeds from 1 and from {fresh} (PLIMSOLL_SIM_GROUP={}), {effort:?}", fresh >> 32);
+    let unseen = clock % 1_000_000_000;
+    let group = match std::env::var("PLIMSOLL_SIM_GROUP") {
+        Ok(word) if word == "fresh" => Some(unseen),
+        Ok(_) => number("PLIMSOLL_SIM_GROUP"),
+        Err(_) => matches!(effort, Effort::Time(_)).then_some(unseen),
+    };
+    match group {
+        Some(group) => println!("simulation: seeds from 1 and of PLIMSOLL_SIM_GROUP={group}, {effort:?}"),
+        None => println!("simulation: seeds from 1, {effort:?}"),
+    }
     let (next, cycles, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let report = Mutex::new(Report::default());
     let (began, keep_going) = (Instant::now(), std::env::var_os("PLIMSOLL_SIM_KEEP_GOING").is_some());
@@ -86,7 +95,11 @@ pub fn run(effort: Effort) -> Report {
                 scope.spawn(|| {
                     while !stop.load(Ordering::Relaxed) && !enough() {
                         let index = next.fetch_add(1, Ordering::Relaxed);
-                        let seed = if index % 2 == 0 { 1 + index / 2 } else { fresh + index / 2 };
+                        let seed = match group {
+                            Some(group) if index % 2 == 1 => (group << 32) + index / 2,
+                            Some(_) => 1 + index / 2,
+                            None => 1 + index,
+                        };
                         lock(&under_way).insert(seed, Instant::now());
                         let result = one(seed);
                         lock(&under_way).remove(&seed);

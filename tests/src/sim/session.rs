@@ -12,6 +12,7 @@ use super::model::Model;
 use super::setup::Setup;
 
 /// What outlives a life: the model and the tester's own chance.
+#[derive(Clone)]
 pub struct State {
     /// What may be there.
     pub model: Model,

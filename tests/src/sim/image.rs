@@ -1,0 +1,198 @@
+//! Disks, what is known of them, and the steps of a life on them.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use plimsoll_engine::{CreatePool, Error, OpenPool, Pool, identify};
+use plimsoll_hardware::sim::{CrashKind, FaultKind, Outcome, Random, SimMachine, SimWorld};
+
+use super::session::{Session, State};
+use super::setup::Setup;
+use super::{client, trace, verify};
+
+/// A pool between two lives, or in one.
+pub struct Image {
+    /// The disks.
+    pub world: SimWorld,
+    /// Their make.
+    pub setup: Rc<Setup>,
+    /// What may be on them.
+    pub state: Rc<RefCell<State>>,
+    /// The pool was made.
+    pub made: bool,
+    /// The last life closed the pool.
+    pub closed: bool,
+}
+
+/// Work for one life.
+#[derive(Clone, Copy, Debug)]
+pub struct Work {
+    /// Clients at the same time.
+    pub clients: usize,
+    /// Things each of them does.
+    pub ops: u64,
+    /// What is done in the end: 0 compares figures, 1 fills the pool, 2 closes it, others nothing.
+    pub ending: u64,
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        if std::thread::panicking() && trace::on() {
+            eprintln!("{}", self.world.trace());
+        }
+    }
+}
+
+impl Image {
+    /// Empty disks as `seed` makes them; without faults when `sound`.
+    pub fn new(seed: u64, sound: bool) -> Image {
+        let mut random = Random::new(seed);
+        let (mut setup, world) = Setup::draw(seed, &mut random);
+        if sound {
+            setup.faults = None;
+        }
+        world.set_trace(trace::on());
+        trace::say(|| format!("{setup:?}"));
+        setup.allow_faults(&world);
+        let state = Rc::new(RefCell::new(State { model: Default::default(), random }));
+        Image { world, setup: Rc::new(setup), state, made: false, closed: false }
+    }
+
+    /// The same pool on `world`, a copy of this one's, going its own way from here.
+    pub fn fork(&self, world: SimWorld) -> Image {
+        let state = Rc::new(RefCell::new(self.state.borrow().clone()));
+        Image { world, setup: self.setup.clone(), state, made: self.made, closed: self.closed }
+    }
+
+    /// A number below `bound`.
+    pub fn below(&self, bound: u64) -> u64 {
+        self.state.borrow_mut().random.below(bound)
+    }
+
+    /// The machine stops.
+    pub fn stop(&self, power: bool) {
+        self.world.crash(if power { CrashKind::Power } else { CrashKind::Process });
+        self.stopped(power);
+    }
+
+    /// The machine has stopped: for a crash that was chosen.
+    pub fn stopped(&self, power: bool) {
+        self.state.borrow_mut().model.stop(power || self.setup.drops());
+    }
+
+    /// Opens the pool and compares everything; `None` when the machine stopped, or faults got in the way.
+    pub fn start_once(&self, machine: &SimMachine, faulty: bool) -> Option<Rc<Session>> {
+        let vanished = self.world.faults_struck(FaultKind::Vanish);
+        let (setup, state) = (self.setup.clone(), self.state.clone());
+        let opened = ended(machine.run(open(machine.clone(), setup.clone(), self.made)), "a start")?;
+        if faulty {
+            self.world.heal();
+        }
+        let pool = match opened {
+            Ok(pool) => pool,
+            Err(error) if faulty => {
+                trace::say(|| format!("the start failed: {error}"));
+                return None;
+            }
+            Err(error) => panic!("the pool cannot be opened: {error} [{}]", error.code()),
+        };
+        let info = pool.info();
+        trace::say(|| format!("opened: {:?}, read-only: {:?}", info.recovery, info.read_only));
+        let impaired = info.read_only.is_some() || info.counters.pages_lost > 0 || !info.recovery.warnings.is_empty();
+        if faulty && (impaired || self.world.faults_struck(FaultKind::Vanish) > vanished) {
+            // It serves what it can. Whatever it writes in this state must not make things worse.
+            let _ = ended(machine.run(async { pool.check().await.is_ok() }), "a check of an impaired pool")?;
+            return None;
+        }
+        assert!(info.read_only.is_none(), "the pool is read-only after a start: {info:?}");
+        assert!(!self.closed || info.recovery.clean, "a pool that was closed was not clean: {:?}", info.recovery);
+        let devices = Cell::new(info.devices.len());
+        let machine = machine.clone();
+        let session = Rc::new(Session { machine, pool, state, setup, broken: Cell::new(false), devices });
+        ended(session.machine.run(compare(session.clone())), "the comparison after a start")?;
+        Some(session)
+    }
+
+    /// Lets clients work; `None` when the machine stopped.
+    pub fn work(&mut self, session: &Rc<Session>, work: Work) -> Option<()> {
+        let shared = session.clone();
+        let run = session.machine.run(async move {
+            shared.all(work.clients, async move |session| client::run(session, work.ops).await).await;
+            end(&shared, work.ending).await
+        });
+        let closed = ended(run, "the pool");
+        self.closed = closed.unwrap_or(false);
+        closed.map(|_| ())
+    }
+}
+
+/// What is done when the clients have gone. Answers whether the pool was closed.
+async fn end(session: &Rc<Session>, ending: u64) -> bool {
+    if session.broken.get() {
+        return false;
+    }
+    match ending {
+        0 => verify::figures(session).await,
+        1 => super::full::fill(session).await,
+        2 => {
+            let began = session.state.borrow_mut().model.tick();
+            match session.ask(session.pool.close()).await {
+                Ok(()) if session.pool.info().read_only.is_none() => {
+                    session.state.borrow_mut().model.flush_done(began);
+                    return true;
+                }
+                Ok(()) => {}
+                Err(error) => session.bear("a close", &error),
+            }
+        }
+        _ => {}
+    }
+    false
+}
+
+/// What a run came to; `None` when the machine stopped.
+fn ended<T>(outcome: Outcome<T>, what: &str) -> Option<T> {
+    match outcome {
+        Outcome::Done(value) => Some(value),
+        Outcome::Crashed => None,
+        Outcome::Deadlock(description) => panic!("{what} hangs: {description}"),
+    }
+}
+
+/// Opens the pool, or makes it.
+async fn open(machine: SimMachine, setup: Rc<Setup>, made: bool) -> Result<Pool<SimMachine>, Error> {
+    let mut devices: Vec<_> = (0..setup.devices).map(|index| machine.open(index)).collect();
+    if !made {
+        let spec = CreatePool { extent_bytes: setup.extent as u32, force: true, ..CreatePool::named("tank") };
+        return Pool::create(&machine, spec, devices).await;
+    }
+    let spare = machine.open(setup.devices);
+    let label = identify(&machine, &spare).await?;
+    devices.extend(label.map(|_| spare));
+    Pool::open(&machine, OpenPool::default(), devices).await
+}
+
+/// Compares everything a start found with the model.
+async fn compare(session: Rc<Session>) {
+    verify::everything(&session).await;
+    verify::check(&session).await;
+    if session.below(4) == 0 {
+        verify::figures(&session).await;
+    }
+}
+
+/// Adds the spare device.
+pub async fn add_device(session: &Session) {
+    session.devices.set(session.devices.get() + 1);
+    let device = session.machine.open(session.setup.devices);
+    // An attempt that a crash has cut short leaves a label.
+    let force = match identify(&session.machine, &device).await {
+        Ok(label) => label.is_some(),
+        Err(Error::NotAPool { .. }) => true,
+        Err(error) => return session.bear("a look at the spare device", &error),
+    };
+    match session.ask(session.pool.add_device(device, force)).await {
+        Ok(()) => {}
+        Err(error) => session.bear("adding a device", &error),
+    }
+}
