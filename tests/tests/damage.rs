@@ -64,10 +64,12 @@ fn prepared() -> SimWorld {
 fn own_pages(world: &SimWorld) -> Vec<(usize, u64)> {
     let world = world.fork();
     let places = (0..DEVICES).flat_map(|disk| (0..DEVICE_BYTES).step_by(PAGE as usize).map(move |page| (disk, page)));
-    places.filter(|&(disk, page)| {
-        let bytes = world.read_raw(disk, page, PAGE);
-        bytes.chunks_exact(SECTOR as usize).any(|sector| matches!(look(sector), Seen::Garbage(_)))
-    }).collect()
+    places
+        .filter(|&(disk, page)| {
+            let bytes = world.read_raw(disk, page, PAGE);
+            bytes.chunks_exact(SECTOR as usize).any(|sector| matches!(look(sector), Seen::Garbage(_)))
+        })
+        .collect()
 }
 
 #[derive(Clone, Copy, Debug)]
