@@ -14,7 +14,8 @@ pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>) -> Vec<String> {
     let root = store.root.borrow().clone();
     let frozen = store.inspect || store.media.pages.inspect.get();
     let outcome = if frozen { "another is good" } else { "written again" };
-    for (index, drive) in store.media.drives().iter().enumerate() {
+    // A device that is being added has no root yet.
+    for (index, drive) in store.media.drives().iter().enumerate().take(root.devices.len()) {
         let path = plimsoll_hardware::Device::geometry(&drive.device).path.clone();
         for (copy, place) in label_places(drive.slot.size).into_iter().enumerate() {
             let page = read(store, index, place).await;

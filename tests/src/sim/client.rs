@@ -75,7 +75,9 @@ fn ended(session: &Session, op: &Op, result: Result<(), Error>, durable: bool) -
     match result {
         Ok(()) => Ended::Done { durable },
         Err(Error::OutOfSpace { .. }) if matches!(op.change, Change::Write | Change::Zeros) => Ended::Refused,
-        Err(Error::NotFound { .. } | Error::InvalidRequest { .. }) if is_leaving(session, op.vdisk) => Ended::Failed,
+        Err(Error::NotFound { .. } | Error::InvalidRequest { .. }) if is_leaving(session, op.vdisk, op.until) => {
+            Ended::Failed
+        }
         Err(error) => {
             session.bear(&format!("{:?} of {}..{}", op.change, op.from, op.until), &error);
             Ended::Failed
@@ -83,9 +85,12 @@ fn ended(session: &Session, op: &Op, result: Result<(), Error>, durable: bool) -
     }
 }
 
-fn is_leaving(session: &Session, vdisk: u16) -> bool {
+/// Whether what lies before `until` in a vdisk may be gone by now, or soon.
+fn is_leaving(session: &Session, vdisk: u16, until: u64) -> bool {
     let state = session.state.borrow();
-    state.model.disks.get(&vdisk).is_none_or(|disk| disk.existence == Existence::Deleting)
+    state.model.disks.get(&vdisk).is_none_or(|disk| {
+        disk.existence == Existence::Deleting || until > disk.size || disk.size_asked.is_some_and(|size| until > size)
+    })
 }
 
 fn is_write_through(session: &Session, vdisk: u16) -> bool {
@@ -156,7 +161,7 @@ async fn read(session: &Session) {
     let Some(handle) = session.vdisk(&place.name) else { return };
     let began = session.state.borrow_mut().model.begin_read(place.vdisk);
     let result = session.ask(handle.read(place.from, buffer)).await;
-    let leaving = is_leaving(session, place.vdisk);
+    let leaving = is_leaving(session, place.vdisk, place.until);
     {
         let model = &mut session.state.borrow_mut().model;
         let dropped = session.setup.drops().then(|| model.flushed());

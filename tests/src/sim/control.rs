@@ -128,7 +128,8 @@ async fn delete(session: &Session) {
 }
 
 async fn resize(session: &Session) {
-    let Some((serial, name)) = pick(session, true) else { return };
+    let alone = session.below(2) == 0;
+    let Some((serial, name)) = pick(session, alone) else { return };
     let (size, old, discard_tail) = {
         let state = &mut *session.state.borrow_mut();
         let Some(disk) = state.model.disks.get(&serial) else { return };

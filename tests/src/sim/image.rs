@@ -169,7 +169,8 @@ async fn open(machine: SimMachine, setup: Rc<Setup>, made: bool) -> Result<Pool<
     let spare = machine.open(setup.devices);
     let label = identify(&machine, &spare).await?;
     devices.extend(label.map(|_| spare));
-    Pool::open(&machine, OpenPool::default(), devices).await
+    let options = OpenPool { inspect: false, cache_bytes: setup.small_cache.then_some(0) };
+    Pool::open(&machine, options, devices).await
 }
 
 /// Compares everything a start found with the model.

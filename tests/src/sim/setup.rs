@@ -21,6 +21,8 @@ pub struct Setup {
     pub lives: u32,
     /// Clients at most.
     pub clients: usize,
+    /// Memory for the mapping is as small as it can be.
+    pub small_cache: bool,
     /// Bytes of each device of the world.
     pub sizes: Vec<u64>,
 }
@@ -64,7 +66,8 @@ impl Setup {
             disks_max: 1 + random.below(4) as usize,
             windows: 1 + random.below(4) as usize,
             lives: 8,
-            clients: 1 + random.below(4) as usize,
+            clients: 1 + random.below(6) as usize,
+            small_cache: random.below(3) == 0,
             sizes,
         };
         (setup, world)
