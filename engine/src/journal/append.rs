@@ -41,16 +41,15 @@ impl<M: Machine> Journal<M> {
     async fn reserve_from(self: &Rc<Self>, bytes: usize, kept: bool) -> Result<Permit<M>, JournalFailed> {
         assert!(bytes <= self.change_bytes_max(), "{bytes} bytes of records are more than a batch holds");
         loop {
+            if let Some(permit) = self.permit(bytes, kept) {
+                return Ok(permit);
+            }
             {
                 let mut state = self.state.borrow_mut();
                 if let Some(error) = &state.failed {
                     return Err(JournalFailed(error.clone()));
                 }
                 let held = state.pending.len() - BATCH_HEADER_BYTES + state.reserved;
-                if held + bytes <= self.change_bytes_max() && (kept || self.has_room(&state)) {
-                    state.reserved += bytes;
-                    return Ok(Permit { journal: self.clone(), bytes });
-                }
                 if held + bytes > self.change_bytes_max() && state.pending.len() > BATCH_HEADER_BYTES {
                     state.write_wanted = state.pending_sequence;
                 }
@@ -59,6 +58,22 @@ impl<M: Machine> Journal<M> {
             self.pressure.notify();
             self.changed.changed().await;
         }
+    }
+
+    /// As [`Journal::reserve`], when there is room now.
+    pub(crate) fn reserve_at_once(self: &Rc<Self>, bytes: usize) -> Option<Permit<M>> {
+        self.permit(bytes, false)
+    }
+
+    fn permit(self: &Rc<Self>, bytes: usize, kept: bool) -> Option<Permit<M>> {
+        let mut state = self.state.borrow_mut();
+        let held = state.pending.len() - BATCH_HEADER_BYTES + state.reserved;
+        let fits = held + bytes <= self.change_bytes_max() && (kept || self.has_room(&state));
+        if !fits || state.failed.is_some() {
+            return None;
+        }
+        state.reserved += bytes;
+        Some(Permit { journal: self.clone(), bytes })
     }
 
     /// Waits until the ring has room beyond what a checkpoint needs.

@@ -31,9 +31,9 @@ pub(crate) use read::read;
 pub(crate) use tail::Tail;
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 
+use foldhash::{HashMap, HashMapExt};
 use plimsoll_hardware::{IoError, Machine};
 use uuid::Uuid;
 
@@ -175,6 +175,11 @@ impl<M: Machine> Journal<M> {
     /// Why nothing can be written any more, if so.
     pub(crate) fn failure(&self) -> Option<IoError> {
         self.state.borrow().failed.clone()
+    }
+
+    /// Whether nothing can be written any more.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.state.borrow().failed.is_some()
     }
 
     /// Lets the space before `start` go: a checkpoint stands that replays from there.

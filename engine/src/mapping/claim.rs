@@ -4,7 +4,9 @@
 //! other. While a claim stands its extent is not freed, whatever happens to the word.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use foldhash::HashMap;
 
 use crate::format::{Blocks, ExtentId, VirtualExtent};
 use crate::wait::WaitQueue;
@@ -56,6 +58,31 @@ impl Claims {
         mapped.map_or(Claimed::Empty, Claimed::In)
     }
 
+    /// Claims `blocks` of `at` without waiting; an extent that is not mapped yet and that nobody has claimed is taken by `take`.
+    /// Answers the extent, or `None`, with nothing claimed, when somebody is in the way or nothing could be taken.
+    pub(crate) fn claim_at_once(
+        &self,
+        at: VirtualExtent,
+        blocks: Blocks,
+        mapped: Option<ExtentId>,
+        take: impl FnOnce() -> Option<ExtentId>,
+    ) -> Option<ExtentId> {
+        match self.claims.borrow_mut().entry(at) {
+            Entry::Occupied(mut entry) => {
+                let claim = entry.get_mut();
+                let extent = claim.extent.filter(|_| !claim.busy.overlaps(blocks))?;
+                claim.busy = claim.busy.with(blocks);
+                claim.writers += 1;
+                Some(extent)
+            }
+            Entry::Vacant(entry) => {
+                let extent = mapped.or_else(take)?;
+                entry.insert(Claim { extent: Some(extent), busy: blocks, writers: 1, freed: false });
+                Some(extent)
+            }
+        }
+    }
+
     /// Gives an empty claim its extent, and lets go all but `blocks`.
     pub(crate) fn supply(&self, at: VirtualExtent, blocks: Blocks, extent: ExtentId) {
         if let Some(claim) = self.claims.borrow_mut().get_mut(&at) {
@@ -67,14 +94,15 @@ impl Claims {
 
     /// Gives up `blocks`. Answers the claim when nobody is left in it.
     pub(crate) fn release(&self, at: VirtualExtent, blocks: Blocks) -> Option<Claim> {
-        let mut claims = self.claims.borrow_mut();
-        let last = claims.get_mut(&at).is_some_and(|claim| {
-            claim.busy = claim.busy.without(blocks);
-            claim.writers -= 1;
-            claim.writers == 0
-        });
-        let gone = if last { claims.remove(&at) } else { None };
-        drop(claims);
+        let gone = match self.claims.borrow_mut().entry(at) {
+            Entry::Occupied(mut entry) => {
+                let claim = entry.get_mut();
+                claim.busy = claim.busy.without(blocks);
+                claim.writers -= 1;
+                (claim.writers == 0).then(|| entry.remove())
+            }
+            Entry::Vacant(_) => None,
+        };
         self.released.notify();
         gone
     }

@@ -63,9 +63,9 @@ impl Mapping {
     /// Changes a word whose leaf is in memory or absent.
     pub(crate) fn set(&self, cache: &Cache, at: VirtualExtent, word: Word) {
         let mut tree = self.tree.borrow_mut();
-        let absent = matches!(tree.get(at.leaf()), Found::Absent);
-        tree.change(at.leaf()).set(at.slot(), word);
-        if absent {
+        let (leaf, made) = tree.change_noting(at.leaf());
+        leaf.set(at.slot(), word);
+        if made {
             cache.admit(self.vdisk, at.leaf());
         }
     }

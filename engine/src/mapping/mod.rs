@@ -14,9 +14,10 @@ pub(crate) use lookup::LostRange;
 pub(crate) use pending::apply_map;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use foldhash::HashMap;
 use pending::Delta;
 
 use crate::format::{Leaf, TreeRoot, VdiskId, VirtualExtent};
@@ -34,7 +35,7 @@ pub(crate) struct Mapping {
     /// be in flight until it is over, and must not land on their next first contents.
     pub(crate) settling: RefCell<HashMap<VirtualExtent, u64>>,
     /// Records replayed for leaves that were not read yet.
-    pending: RefCell<HashMap<u64, Vec<Delta>>>,
+    pending: RefCell<BTreeMap<u64, Vec<Delta>>>,
 }
 
 impl Mapping {

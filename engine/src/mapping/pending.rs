@@ -60,6 +60,6 @@ impl Mapping {
 
     /// First leaf at or after `leaf` that has something waiting.
     pub(crate) fn next_pending(&self, leaf: u64) -> Option<u64> {
-        self.pending.borrow().keys().copied().filter(|&waiting| waiting >= leaf).min()
+        self.pending.borrow().range(leaf..).next().map(|(&waiting, _)| waiting)
     }
 }

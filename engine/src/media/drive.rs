@@ -14,7 +14,7 @@ pub(crate) struct Drive<D> {
     /// Writes that have completed, and how many of them a completed flush covers.
     written: Cell<u64>,
     flushed: Cell<u64>,
-    /// A write with FUA failed: what the device flushes inside may have failed, and would not say so again.
+    /// A flush or a write with FUA failed: what the device had not flushed may be lost, and it would not say so again.
     doubtful: Cell<bool>,
     /// What to do when it vanishes: what it had not flushed is lost even if it comes back.
     gone: Gone,
@@ -48,22 +48,33 @@ impl<D: Device> Drive<D> {
         result
     }
 
-    /// Flushes when there is something to flush. Two at once flush twice: neither may answer for the other.
+    /// Flushes when there is something to flush. Two at once flush twice: neither may answer for the other. When one fails the
+    /// device may have dropped what the other asked for as well, so that fails too.
     pub(crate) async fn flush(&self) -> Result<(), IoError> {
         let written = self.written.get();
-        if self.doubtful.get() {
-            return Err(IoError::Failed {
-                path: self.device.geometry().path.clone(),
-                operation: "flush",
-                offset: 0,
-                reason: "a durable write failed before, and may have taken others with it".to_owned(),
-            });
-        }
+        self.undoubted()?;
         if self.flushed.get() >= written || !self.device.geometry().volatile_cache {
             return Ok(());
         }
-        self.noted(self.device.flush().await)?;
+        let result = self.noted(self.device.flush().await);
+        if result.is_err() {
+            self.doubtful.set(true);
+        }
+        result?;
+        self.undoubted()?;
         self.flushed.set(self.flushed.get().max(written));
         Ok(())
+    }
+
+    fn undoubted(&self) -> Result<(), IoError> {
+        if !self.doubtful.get() {
+            return Ok(());
+        }
+        Err(IoError::Failed {
+            path: self.device.geometry().path.clone(),
+            operation: "flush",
+            offset: 0,
+            reason: "a durable write or a flush failed before, and may have taken others with it".to_owned(),
+        })
     }
 }

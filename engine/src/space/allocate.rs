@@ -23,20 +23,37 @@ impl<M: Machine> Space<M> {
             if self.available() == 0 {
                 return Err(OutOfSpace { free: self.unused() });
             }
-            if let Some(extent) = self.take_wished(vdisk, at) {
-                return Ok(extent);
-            }
-            match self.search_run(at).or_else(|| self.search_any()) {
-                Search::Found(extent) => {
-                    self.lanes.borrow_mut().settle(vdisk, at, extent);
-                    self.hold(extent);
-                    return Ok(extent);
-                }
+            match self.find(vdisk, at) {
+                Search::Found(extent) => return Ok(extent),
                 // A group that cannot be read is passed over at the next turn.
                 Search::Read(group) => drop(self.load_group(group).await),
                 Search::Nothing => return Err(OutOfSpace { free: self.unused() }),
             }
         }
+    }
+
+    /// As [`Space::take`], when that needs no waiting.
+    pub(crate) fn take_at_once(&self, vdisk: VdiskId, at: VirtualExtent) -> Option<ExtentId> {
+        if self.available() == 0 {
+            return None;
+        }
+        match self.find(vdisk, at) {
+            Search::Found(extent) => Some(extent),
+            _ => None,
+        }
+    }
+
+    /// Finds an extent in the groups in memory, and holds it.
+    fn find(&self, vdisk: VdiskId, at: VirtualExtent) -> Search {
+        if let Some(extent) = self.take_wished(vdisk, at) {
+            return Search::Found(extent);
+        }
+        let found = self.search_run(at).or_else(|| self.search_any());
+        if let Search::Found(extent) = found {
+            self.lanes.borrow_mut().settle(vdisk, at, extent);
+            self.hold(extent);
+        }
+        found
     }
 
     fn take_wished(&self, vdisk: VdiskId, at: VirtualExtent) -> Option<ExtentId> {

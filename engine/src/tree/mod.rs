@@ -108,35 +108,26 @@ impl<P: Payload> Tree<P> {
     /// # Panics
     /// When it has not; callers look first.
     pub(crate) fn change(&mut self, index: u64) -> &mut P {
-        self.grow_to(index);
-        let dirtied = self.mark(index);
-        self.dirtied(dirtied);
-        match self.leaf_mut(index) {
-            Some(leaf) => Rc::make_mut(&mut leaf.page),
-            None => unreachable!("leaf {index} was made and is gone"),
-        }
+        self.change_noting(index).0
     }
 
-    /// Makes leaf `index` and the nodes above it exist and be dirty; answers how many became so.
-    fn mark(&mut self, index: u64) -> usize {
+    /// As [`Tree::change`]; answers also whether the leaf was made.
+    pub(crate) fn change_noting(&mut self, index: u64) -> (&mut P, bool) {
+        self.grow_to(index);
         let mut level = self.height;
         let mut slot = &mut self.root;
-        let mut dirtied = 0;
-        loop {
+        let (mut dirtied, mut made) = (0, false);
+        let leaf = loop {
             if matches!(slot, Slot::Empty) {
-                *slot = if level == 0 {
+                made = level == 0;
+                *slot = if made {
                     Slot::Leaf(Box::new(LeafSlot::new(PageRef::NONE, P::empty())))
                 } else {
                     Slot::Node(Box::new(Node::empty()))
                 };
             }
             match slot {
-                Slot::Leaf(leaf) => {
-                    dirtied += usize::from(!leaf.dirty);
-                    leaf.dirty = true;
-                    leaf.touched.set(true);
-                    return dirtied;
-                }
+                Slot::Leaf(leaf) => break leaf,
                 Slot::Node(node) => {
                     dirtied += usize::from(!node.dirty);
                     node.dirty = true;
@@ -147,7 +138,15 @@ impl<P: Payload> Tree<P> {
                     unreachable!("leaf {index} is changed before it was read")
                 }
             }
+        };
+        dirtied += usize::from(!leaf.dirty);
+        leaf.dirty = true;
+        leaf.touched.set(true);
+        if dirtied > 0 {
+            self.dirty += dirtied;
+            self.dirty_in_all.set(self.dirty_in_all.get() + dirtied);
         }
+        (Rc::make_mut(&mut leaf.page), made)
     }
 }
 

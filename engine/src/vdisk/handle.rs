@@ -101,16 +101,16 @@ impl<M: Machine> Vdisk<M> {
     ///
     /// # Errors
     /// `InvalidRequest`, `Device`, `Damaged` where the mapping is lost, `NotFound` when it was deleted, `Closing`.
-    pub async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer> {
-        self.store.read(&self.core, offset, buffer).await
+    pub fn read(&self, offset: u64, buffer: Buffer) -> impl Future<Output = Result<Buffer>> {
+        self.store.read(&self.core, offset, buffer)
     }
 
     /// Writes `data` at `offset`; with `fua` it survives power loss when this returns.
     ///
     /// # Errors
     /// As [`Vdisk::read`], and `OutOfSpace` when it needs an extent and there is none, `ReadOnly`.
-    pub async fn write(&self, offset: u64, data: Frozen, fua: bool) -> Result<()> {
-        self.store.write(&self.core, offset, data, fua).await
+    pub fn write(&self, offset: u64, data: Frozen, fua: bool) -> impl Future<Output = Result<()>> {
+        self.store.write(&self.core, offset, data, fua)
     }
 
     /// Makes a range read as zeros. Blocks inside it change in one step; parts of blocks at its ends as writes do.

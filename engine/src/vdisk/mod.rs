@@ -11,6 +11,7 @@ mod read;
 mod room;
 mod status;
 mod store;
+mod straight;
 mod write;
 mod zero;
 

@@ -13,8 +13,8 @@ use crate::mapping::Claimed;
 
 /// Claimed blocks of one piece. Dropped without being published, it gives everything back.
 pub(crate) struct ClaimGuard<M: Machine> {
-    store: Rc<Store<M>>,
-    vdisk: Rc<VdiskCore>,
+    pub(super) store: Rc<Store<M>>,
+    pub(super) vdisk: Rc<VdiskCore>,
     pub(crate) piece: Piece,
     pub(crate) blocks: Blocks,
     pub(crate) extent: Option<ExtentId>,

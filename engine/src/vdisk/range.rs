@@ -34,30 +34,15 @@ impl Piece {
     }
 }
 
-/// The only piece of a request that lies in one extent.
-pub(crate) fn only_piece(offset: u64, length: u64, extent_bytes: u64) -> Option<Piece> {
-    let inside = offset & (extent_bytes - 1);
-    (inside + length <= extent_bytes).then(|| Piece {
-        at: VirtualExtent(offset >> extent_bytes.trailing_zeros()),
-        offset: inside,
-        length,
-        from: 0,
-    })
-}
-
 /// Cuts `length` bytes at `offset` by extents.
 pub(crate) fn pieces(offset: u64, length: u64, extent_bytes: u64) -> impl Iterator<Item = Piece> {
     let end = offset + length;
+    let (shift, mask) = (extent_bytes.trailing_zeros(), extent_bytes - 1);
     let mut at = offset;
     std::iter::from_fn(move || {
         (at < end).then(|| {
-            let here = (extent_bytes - at % extent_bytes).min(end - at);
-            let piece = Piece {
-                at: VirtualExtent(at / extent_bytes),
-                offset: at % extent_bytes,
-                length: here,
-                from: at - offset,
-            };
+            let here = (extent_bytes - (at & mask)).min(end - at);
+            let piece = Piece { at: VirtualExtent(at >> shift), offset: at & mask, length: here, from: at - offset };
             at += here;
             piece
         })

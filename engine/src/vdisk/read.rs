@@ -5,7 +5,7 @@ use std::rc::Rc;
 use futures_util::future::join_all;
 use plimsoll_hardware::{Buffer, Machine};
 
-use super::range::{Piece, only_piece, pieces};
+use super::range::{Piece, pieces};
 use super::{Store, VdiskCore, count};
 use crate::error::Result;
 use crate::format::{ExtentId, Word};
@@ -25,23 +25,23 @@ impl<M: Machine> Store<M> {
         self.check_range(vdisk, "a read", offset, length)?;
         count(&self.counters.reads, 1);
         count(&self.counters.read_bytes, length);
-        if let Some(piece) = only_piece(offset, length, self.media.extent_bytes)
-            && let Some(Ok(word)) = vdisk.mapping.peek(piece.at)
-            && word.valid().contains(piece.blocks(self.media.block_bytes()))
-            && self.is_device_aligned(piece.offset, length)
-            && let Some((drive, start)) = self.media.locate(word.extent())
+        if self.is_device_aligned(offset, length)
+            && let Some((drive, start)) = self.straight(vdisk, offset, length, false)
         {
-            // The straight way: one look-up, one read.
             let _epoch = self.space.epochs.enter();
-            return Ok(drive.read(start + piece.offset, buffer).await?);
+            return Ok(drive.read(start, buffer).await?);
         }
-        for piece in pieces(offset, length, self.media.extent_bytes) {
+        Box::pin(self.read_around_holes(vdisk, offset, buffer)).await
+    }
+
+    async fn read_around_holes(self: &Rc<Self>, vdisk: &VdiskCore, offset: u64, buffer: Buffer) -> Result<Buffer> {
+        for piece in pieces(offset, buffer.len() as u64, self.media.extent_bytes) {
             if vdisk.mapping.peek(piece.at).is_none() {
                 let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, piece.at).await;
                 looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
                 self.trim_cache();
                 // Another leaf may have left memory meanwhile.
-                return Box::pin(self.read_resident(vdisk, offset, buffer)).await;
+                break;
             }
         }
         self.read_resident(vdisk, offset, buffer).await

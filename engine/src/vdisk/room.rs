@@ -29,15 +29,10 @@ impl<M: Machine> Store<M> {
     /// Waits until `pages` more pages may become dirty. More than half of all that may is counted as half: one such change at
     /// a time is within the slack of the reserve.
     pub(crate) async fn room(self: &Rc<Self>, pages: usize) -> Result<Room<M>> {
-        let pages = pages.min(self.space.dirty_max() / 2);
         loop {
             self.writable()?;
-            let used = self.dirty.get() + self.promised.get();
-            // What a checkpoint leaves dirty itself is there for the next one however often it is asked for.
-            let alone = self.promised.get() == 0 && self.dirty.get() <= self.checkpoint.floor.get();
-            if used + pages <= self.space.dirty_max() || alone {
-                self.promised.set(self.promised.get() + pages);
-                return Ok(Room { store: self.clone(), pages });
+            if let Some(room) = self.room_at_once(pages) {
+                return Ok(room);
             }
             self.request_checkpoint();
             self.checkpoint.done.changed().await;
@@ -45,6 +40,18 @@ impl<M: Machine> Store<M> {
                 return Err(self.journal_failed(JournalFailed(error)));
             }
         }
+    }
+
+    /// As [`Store::room`], when there is room now.
+    pub(crate) fn room_at_once(self: &Rc<Self>, pages: usize) -> Option<Room<M>> {
+        let pages = pages.min(self.space.dirty_max() / 2);
+        let used = self.dirty.get() + self.promised.get();
+        // What a checkpoint leaves dirty itself is there for the next one however often it is asked for.
+        let alone = self.promised.get() == 0 && self.dirty.get() <= self.checkpoint.floor.get();
+        (used + pages <= self.space.dirty_max() || alone).then(|| {
+            self.promised.set(self.promised.get() + pages);
+            Room { store: self.clone(), pages }
+        })
     }
 
     /// Asks for a checkpoint; it runs beside.

@@ -116,8 +116,16 @@ pub(crate) struct Store<M: Machine> {
 }
 
 impl<M: Machine> Store<M> {
-    /// Refuses when the pool takes no writes.
+    /// Whether the pool takes writes.
+    pub(crate) fn is_writable(&self) -> bool {
+        !self.closing.get() && self.read_only.borrow().is_none() && !self.journal.has_failed()
+    }
+
+    /// Refuses when the pool takes no writes, and says why.
     pub(crate) fn writable(&self) -> Result<()> {
+        if self.is_writable() {
+            return Ok(());
+        }
         if self.closing.get() {
             return Err(Error::Closing(self.identity.name.clone()));
         }

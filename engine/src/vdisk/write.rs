@@ -13,10 +13,10 @@ use futures_util::future::join_all;
 use plimsoll_hardware::{Durability, Frozen, Machine};
 
 use super::plan::ClaimGuard;
-use super::range::{Piece, only_piece, pieces};
+use super::range::{Piece, pieces};
 use super::{Store, VdiskCore, count};
 use crate::error::{Error, Result};
-use crate::format::{Blocks, MAP_RECORD_BYTES, Record, VirtualExtent};
+use crate::format::{Blocks, ExtentId, MAP_RECORD_BYTES, Record, VirtualExtent, Word};
 use crate::journal::{Gate, Permit};
 use crate::mapping::{LostRange, apply_map};
 use crate::media::Drive;
@@ -24,6 +24,11 @@ use crate::space::EpochGuard;
 
 /// Dirty pages that a piece may cause: a leaf, the nodes above it, a group and its node, a table page and its node.
 const PAGES_PER_PIECE: usize = 8;
+
+/// Dirty pages that a write of so many pieces may cause: beyond the second, pieces share all but their group.
+pub(super) fn pages_for(pieces: usize) -> usize {
+    PAGES_PER_PIECE * pieces.min(2) + pieces
+}
 
 /// One device write.
 struct Io<D> {
@@ -34,15 +39,8 @@ struct Io<D> {
     from: Option<u64>,
 }
 
-/// Where a write can simply go.
-struct Target<D> {
-    drive: Rc<Drive<D>>,
-    offset: u64,
-    epoch: EpochGuard,
-}
-
 /// Keeps the epoch open for good when a write is abandoned.
-struct InFlight(Option<EpochGuard>);
+pub(super) struct InFlight(pub(super) Option<EpochGuard>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
@@ -74,9 +72,24 @@ impl<M: Machine> Store<M> {
         data: Frozen,
         durable: bool,
     ) -> Result<()> {
-        self.check_range(vdisk, "a write", offset, data.len() as u64)?;
+        let length = data.len() as u64;
+        self.check_range(vdisk, "a write", offset, length)?;
         self.writable()?;
-        self.write_within(vdisk, offset, data, durable, true).await
+        if !durable && !vdisk.write_through.get() && vdisk.sector.get() >= self.media.logical_block() {
+            if let Some((drive, start)) = self.straight(vdisk, offset, length, true) {
+                self.count_write(length);
+                let mut in_flight = InFlight(Some(self.space.epochs.enter()));
+                let result = drive.write(start, data, Durability::Cached).await;
+                drop(in_flight.0.take());
+                return Ok(result?);
+            }
+            if let Some(first) = self.first_write(vdisk, offset, length) {
+                self.count_write(length);
+                return Box::pin(self.write_first(vdisk, first, data)).await;
+            }
+        }
+        // Boxed, as the one above, so that the future of every write need not be as large: it is moved several times.
+        Box::pin(self.write_pieces(vdisk, offset, data, durable, true)).await
     }
 
     /// As [`Store::write`], also beyond the end of a vdisk that is shrinking.
@@ -87,10 +100,16 @@ impl<M: Machine> Store<M> {
         data: Frozen,
         durable: bool,
     ) -> Result<()> {
-        self.write_within(vdisk, offset, data, durable, false).await
+        self.write_pieces(vdisk, offset, data, durable, false).await
     }
 
-    async fn write_within(
+    fn count_write(&self, length: u64) {
+        count(&self.counters.writes, 1);
+        count(&self.counters.write_bytes, length);
+    }
+
+    /// The long way: any number of pieces, of any kind.
+    async fn write_pieces(
         self: &Rc<Self>,
         vdisk: &Rc<VdiskCore>,
         offset: u64,
@@ -98,19 +117,8 @@ impl<M: Machine> Store<M> {
         durable: bool,
         bounded: bool,
     ) -> Result<()> {
-        count(&self.counters.writes, 1);
-        count(&self.counters.write_bytes, data.len() as u64);
+        self.count_write(data.len() as u64);
         let durable = durable || vdisk.write_through.get();
-        if !durable
-            && let Some(piece) = only_piece(offset, data.len() as u64, self.media.extent_bytes)
-            && let Some(target) = self.overwritable(vdisk, &piece)
-        {
-            // The straight way: one look-up, one write.
-            let mut in_flight = InFlight(Some(target.epoch));
-            let result = target.drive.write(target.offset, data, Durability::Cached).await;
-            drop(in_flight.0.take());
-            return Ok(result?);
-        }
         let parts: Vec<Piece> = pieces(offset, data.len() as u64, self.media.extent_bytes).collect();
         let mut claims: Vec<Option<ClaimGuard<M>>> = parts.iter().map(|_| None).collect();
         let mut means = None;
@@ -159,32 +167,15 @@ impl<M: Machine> Store<M> {
         if let Some((mut permit, _room)) = means {
             let mut sequence = 0;
             for claim in claims.iter_mut().flatten() {
-                sequence = self.publish(vdisk, claim, &mut permit, &data).await?.max(sequence);
+                sequence = self.publish_claim(vdisk, claim, &mut permit, &data).await?.max(sequence);
             }
             drop((claims, epoch));
-            if !self.journal.has_tail() && sequence > 0 {
-                let written = self.journal.write_out(sequence).await;
-                written.map_err(|failure| self.journal_failed(failure))?;
-            }
+            self.outlast(sequence).await?;
         }
         if durable && !direct {
             self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
         }
         Ok(())
-    }
-
-    /// Where a piece is simply overwritten, at this instant; `None` when that takes more than a look.
-    fn overwritable(&self, vdisk: &VdiskCore, piece: &Piece) -> Option<Target<M::Device>> {
-        let touched = piece.blocks(self.media.block_bytes());
-        let word = vdisk.mapping.peek(piece.at)?.ok()?;
-        let simple = word.valid().contains(touched)
-            && vdisk.sector.get() >= self.media.logical_block()
-            && self.journal.gate(word.extent(), touched) == Gate::Open;
-        if !simple {
-            return None;
-        }
-        let (drive, start) = self.media.locate(word.extent())?;
-        Some(Target { drive, offset: start + piece.offset, epoch: self.space.epochs.enter() })
     }
 
     fn abandoned(&self, vdisk: &VdiskCore) -> Error {
@@ -197,7 +188,7 @@ impl<M: Machine> Store<M> {
     /// Room in the journal and for dirty pages, for a write of so many pieces.
     async fn means(self: &Rc<Self>, pieces: usize) -> Result<(Permit<M>, super::Room<M>)> {
         self.writable()?;
-        let room = self.room(PAGES_PER_PIECE * pieces.min(2) + pieces).await?;
+        let room = self.room(pages_for(pieces)).await?;
         let permit = self.journal.reserve(MAP_RECORD_BYTES * pieces).await;
         Ok((permit.map_err(|failure| self.journal_failed(failure))?, room))
     }
@@ -263,7 +254,7 @@ impl<M: Machine> Store<M> {
         ios: &mut Vec<Io<M::Device>>,
         piece: &Piece,
         claim: Option<&ClaimGuard<M>>,
-        extent: crate::format::ExtentId,
+        extent: ExtentId,
         data: &Frozen,
     ) -> bool {
         let Some((drive, start)) = self.media.locate(extent) else { return false };
@@ -298,8 +289,16 @@ impl<M: Machine> Store<M> {
         true
     }
 
+    /// Waits until a record of batch `sequence` outlasts our process; 0 is none.
+    pub(super) async fn outlast(&self, sequence: u64) -> Result<()> {
+        if self.journal.has_tail() || sequence == 0 {
+            return Ok(());
+        }
+        self.journal.write_out(sequence).await.map_err(|failure| self.journal_failed(failure))
+    }
+
     /// Makes the new contents of a claimed piece the vdisk's. Answers the batch of the record, 0 when none was needed.
-    async fn publish(
+    async fn publish_claim(
         self: &Rc<Self>,
         vdisk: &Rc<VdiskCore>,
         claim: &mut ClaimGuard<M>,
@@ -316,7 +315,19 @@ impl<M: Machine> Store<M> {
             return Ok(0);
         }
         let proof = if self.media.is_volatile() { self.proof(claim, blocks, data) } else { 0 };
-        // No `await` from here on: the word, the extent and the record change together.
+        Ok(self.publish(vdisk, at, (word, extent, blocks), proof, permit))
+    }
+
+    /// Makes `blocks` of `extent` contents of `at`, whose word is `word`: word, extent and record change together. Answers the
+    /// batch of the record.
+    pub(super) fn publish(
+        &self,
+        vdisk: &VdiskCore,
+        at: VirtualExtent,
+        (word, extent, blocks): (Word, ExtentId, Blocks),
+        proof: u32,
+        permit: &mut Permit<M>,
+    ) -> u64 {
         if !word.is_mapped() {
             self.space.allocate(extent);
             vdisk.mapping.backed.set(vdisk.mapping.backed.get() + 1);
@@ -324,7 +335,7 @@ impl<M: Machine> Store<M> {
         vdisk.mapping.set(&self.cache, at, apply_map(word, extent, blocks));
         count(&self.counters.first_writes, 1);
         let record = Record::Map { vdisk: vdisk.id, at, extent, blocks, proof };
-        Ok(self.journal.append_map(permit, &record, extent, blocks))
+        self.journal.append_map(permit, &record, extent, blocks)
     }
 
     /// The checksum of the contents of `blocks`, in order.

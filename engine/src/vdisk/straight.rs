@@ -1,0 +1,139 @@
+//! The straight ways: what needs no more than a look and one device I/O, with nothing to wait for and nothing to list.
+//!
+//! - A read or an overwrite of blocks with contents that lie side by side on one device.
+//! - A first write of whole blocks in one extent, when nobody is in the way and there is room for everything it needs.
+//!
+//! Whatever is not that simple answers `None` here, with nothing changed, and goes the long way (`read`, `write`).
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use plimsoll_hardware::{Durability, Frozen, Machine};
+
+use super::plan::ClaimGuard;
+use super::range::{Piece, pieces};
+use super::write::{InFlight, pages_for};
+use super::{Room, Store, VdiskCore};
+use crate::error::Result;
+use crate::format::{Blocks, ExtentId, MAP_RECORD_BYTES, checksum};
+use crate::journal::{Gate, Permit};
+use crate::media::Drive;
+
+/// A place on a device.
+pub(super) type Place<D> = (Rc<Drive<D>>, u64);
+
+/// A first write that nothing is in the way of.
+pub(super) struct FirstWrite<M: Machine> {
+    claim: ClaimGuard<M>,
+    extent: ExtentId,
+    permit: Permit<M>,
+    room: Room<M>,
+    place: Place<M::Device>,
+}
+
+impl<M: Machine> Store<M> {
+    /// Where a range with contents lies in one piece, at this instant. For an overwrite the journal's gate is asked as well:
+    /// it must begin before the next `await`.
+    pub(super) fn straight(
+        &self,
+        vdisk: &VdiskCore,
+        offset: u64,
+        length: u64,
+        overwrite: bool,
+    ) -> Option<Place<M::Device>> {
+        let block_bytes = self.media.block_bytes();
+        let mut place: Option<Place<M::Device>> = None;
+        for piece in pieces(offset, length, self.media.extent_bytes) {
+            let word = vdisk.mapping.peek(piece.at)?.ok()?;
+            let touched = piece.blocks(block_bytes);
+            let simple = word.valid().contains(touched)
+                && !(overwrite && self.journal.gate(word.extent(), touched) != Gate::Open);
+            if !simple {
+                return None;
+            }
+            let (drive, start) = self.media.locate(word.extent())?;
+            let start = start + piece.offset;
+            match &place {
+                None => place = Some((drive, start)),
+                Some((first, before)) if Rc::ptr_eq(first, &drive) && before + piece.from == start => {}
+                Some(_) => return None,
+            }
+        }
+        place
+    }
+
+    /// Claims what a first write needs, when that takes no waiting.
+    pub(super) fn first_write(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        offset: u64,
+        length: u64,
+    ) -> Option<FirstWrite<M>> {
+        let block_bytes = self.media.block_bytes();
+        let piece = pieces(offset, length, self.media.extent_bytes).next()?;
+        let blocks = piece.whole_blocks(block_bytes);
+        let whole = piece.length == length && piece.blocks(block_bytes) == blocks;
+        if !whole || vdisk.sector.get() < self.media.logical_block() || !self.is_writable() {
+            return None;
+        }
+        let word = vdisk.mapping.peek(piece.at)?.ok()?;
+        if word.valid().overlaps(blocks) || vdisk.mapping.settling.borrow().contains_key(&piece.at) {
+            return None;
+        }
+        let room = self.room_at_once(pages_for(1))?;
+        let permit = self.journal.reserve_at_once(MAP_RECORD_BYTES)?;
+        let mapped = word.is_mapped().then(|| word.extent());
+        let take = || self.space.take_at_once(vdisk.id, piece.at);
+        let extent = vdisk.mapping.claims.claim_at_once(piece.at, blocks, mapped, take)?;
+        let claim = self.claimed(vdisk, piece, blocks, extent);
+        // Also blocks without contents: those they had before a discard may still need their proof.
+        if self.journal.gate(extent, blocks) != Gate::Open {
+            return None;
+        }
+        let (drive, start) = self.media.locate(extent)?;
+        Some(FirstWrite { claim, extent, permit, room, place: (drive, start + piece.offset) })
+    }
+
+    /// Goes on with a first write, which must have been claimed with no `await` in between.
+    pub(super) async fn write_first(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        first: FirstWrite<M>,
+        data: Frozen,
+    ) -> Result<()> {
+        let FirstWrite { mut claim, extent, mut permit, room, place: (drive, offset) } = first;
+        let (at, blocks) = (claim.piece.at, claim.blocks);
+        let proof = if self.media.is_volatile() { checksum(&[&data]) } else { 0 };
+        let mut in_flight = InFlight(Some(self.space.epochs.enter()));
+        claim.writing = true;
+        let result = drive.write(offset, data, Durability::Cached).await;
+        claim.writing = false;
+        let epoch = in_flight.0.take();
+        result?;
+        let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, at).await;
+        let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
+        assert!(!word.valid().overlaps(blocks), "blocks of extent {} were claimed and got contents from another", at.0);
+        let sequence = self.publish(vdisk, at, (word, extent, blocks), proof, &mut permit);
+        drop((permit, room, claim, epoch));
+        self.outlast(sequence).await
+    }
+
+    fn claimed(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        piece: Piece,
+        blocks: Blocks,
+        extent: ExtentId,
+    ) -> ClaimGuard<M> {
+        ClaimGuard {
+            store: self.clone(),
+            vdisk: vdisk.clone(),
+            piece,
+            blocks,
+            extent: Some(extent),
+            writing: false,
+            new: Cell::new(blocks),
+            edges: Vec::new(),
+        }
+    }
+}
