@@ -185,6 +185,19 @@ impl BufferPool {
         .await
     }
 
+    /// A buffer of `len` bytes or, where no run of so many is free, of a half, a quarter and so on, rounded up to whole pages;
+    /// only one page is waited for. Runs can be missing for good, however much is free; pages come back.
+    pub async fn alloc_up_to(&self, len: usize) -> Buffer {
+        let mut wanted = len;
+        while wanted > PAGE {
+            if let Some(buffer) = self.try_alloc(wanted) {
+                return buffer;
+            }
+            wanted = (wanted / 2).next_multiple_of(PAGE);
+        }
+        self.alloc(wanted).await
+    }
+
     /// A buffer of `len` zeros; see [`BufferPool::alloc`].
     pub async fn zeroed(&self, len: usize) -> Buffer {
         let mut buffer = self.alloc(len).await;
@@ -438,6 +451,33 @@ mod tests {
         held.clear();
         assert_eq!(pool.free_bytes(), 2 * BUFFER_MAX);
         assert!(pool.try_alloc(BUFFER_MAX).is_some(), "freed pages did not merge");
+        Ok(())
+    }
+
+    #[test]
+    fn memory_that_is_free_in_pieces_only_is_given_out_in_pieces() -> std::io::Result<()> {
+        let pool = BufferPool::new(2 * BUFFER_MAX)?.privileged();
+        let mut held = Vec::new();
+        while let Some(buffer) = pool.try_alloc(PAGE) {
+            held.push(buffer);
+        }
+        // No two pages side by side.
+        let mut index = 0;
+        held.retain(|_| {
+            index += 1;
+            index % 2 == 0
+        });
+        let mut context = std::task::Context::from_waker(Waker::noop());
+        assert!(std::pin::pin!(pool.alloc(BUFFER_MAX)).poll(&mut context).is_pending());
+        let Poll::Ready(buffer) = std::pin::pin!(pool.alloc_up_to(BUFFER_MAX)).poll(&mut context) else {
+            panic!("{} bytes are free and none is given", pool.free_bytes());
+        };
+        assert_eq!(buffer.len(), PAGE);
+        drop((held, buffer));
+        let Poll::Ready(buffer) = std::pin::pin!(pool.alloc_up_to(BUFFER_MAX)).poll(&mut context) else {
+            panic!("all is free and none is given");
+        };
+        assert_eq!(buffer.len(), BUFFER_MAX);
         Ok(())
     }
 

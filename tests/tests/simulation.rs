@@ -17,5 +17,6 @@ fn whatever_happens_the_pool_holds_what_it_promised() {
         "simulation: {} crash-recover-verify cycles in {:.1?} ({rate:.0}/s), {} seeds, {} crashes inside a start, {} clean closes",
         report.tally.cycles, report.elapsed, report.seeds, report.tally.crashes_in_start, report.tally.closes
     );
+    assert!(report.tally.cycles > 0, "nothing was run");
     assert!(report.failures.is_empty(), "{} seeds failed; each says how to replay it", report.failures.len());
 }

@@ -99,6 +99,12 @@ impl<M: Machine> Journal<M> {
         (state.position - state.start) * 3 > self.rings[0].pages
     }
 
+    /// Whether so much of the ring is in use that a start should make room before anybody is served: three quarters.
+    pub(crate) fn is_nearly_full(&self) -> bool {
+        let state = self.state.borrow();
+        (state.position - state.start) * 4 > self.rings[0].pages * 3
+    }
+
     /// Five eighths of the ring are for everybody, the rest is a checkpoint's (its records and two commits more) and that
     /// of commits under way.
     fn has_room(&self, state: &State) -> bool {

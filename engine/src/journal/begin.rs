@@ -19,13 +19,21 @@ pub(crate) struct Beginning {
     /// Its batches that only crash memory had, oldest first.
     pub(crate) halves: Vec<(u64, Vec<Record>)>,
     pub(crate) drops: Vec<Record>,
+    /// Its last batch, which needs no proof, says nothing, and neither does anything after it: it ended as it began.
+    pub(crate) idle: bool,
 }
 
 impl<M: Machine> Journal<M> {
     /// Begins this journal's life. There is always a batch of it, so that the tail of the life before is never taken for the
-    /// present one's.
+    /// present one's. But a life in which nothing happened goes on: however often a start is cut short, the ring does not fill.
     pub(crate) async fn begin_life(self: &Rc<Self>, beginning: Beginning) -> Result<(), JournalFailed> {
         let life = self.life.replace(beginning.before);
+        if beginning.idle {
+            // Its last batch may be in a device's cache only.
+            self.media.flush().await.map_err(|error| self.fail(error))?;
+            self.begin_tail(beginning.before);
+            return Ok(());
+        }
         for (sequence, records) in &beginning.halves {
             if *sequence < self.pending_sequence() {
                 continue;
@@ -45,11 +53,15 @@ impl<M: Machine> Journal<M> {
         }
         self.life.set(life);
         self.cut_anyway().await?;
+        self.begin_tail(life);
+        Ok(())
+    }
+
+    fn begin_tail(&self, life: u64) {
         if let Some(tail) = self.former_tail.take() {
             tail.begin(self.pool, life, self.pending_sequence());
             // Set once: a journal begins one life.
             let _ = self.tail.set(tail);
         }
-        Ok(())
     }
 }

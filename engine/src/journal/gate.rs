@@ -41,6 +41,18 @@ impl<M: Machine> Journal<M> {
         Gate::Open
     }
 
+    /// Whether what a device lost may include the first contents of `blocks` of `extent`: what is there may be its former owner's.
+    pub(crate) fn doubts(&self, extent: ExtentId, blocks: Blocks) -> bool {
+        let state = self.state.borrow();
+        let unproven = state.unproven.get(&extent);
+        self.lossy.get()
+            && unproven.is_some_and(|known| known.newest > state.confirmed && known.blocks.overlaps(blocks))
+    }
+
+    pub(crate) fn is_lossy(&self) -> bool {
+        self.lossy.get()
+    }
+
     /// Waits until batch `wanted` is confirmed.
     pub(crate) async fn confirm(self: &Rc<Self>, wanted: u64) -> Result<(), JournalFailed> {
         self.wait_for_room().await?;

@@ -52,6 +52,8 @@ pub(crate) struct Journal<M: Machine> {
     /// The tail of the life before, until this one has begun.
     former_tail: RefCell<Option<Tail<M::CrashMemory>>>,
     changed: WaitQueue,
+    /// A device may have lost what it had answered and not flushed.
+    lossy: Cell<bool>,
     /// The ring is filling up: a checkpoint is wanted.
     pub(crate) pressure: WaitQueue,
     pub(crate) commits: Cell<u64>,
@@ -146,6 +148,7 @@ impl<M: Machine> Journal<M> {
             tail: OnceCell::new(),
             former_tail: RefCell::default(),
             changed: WaitQueue::default(),
+            lossy: Cell::new(false),
             pressure: WaitQueue::default(),
             commits: Cell::new(0),
         }
@@ -190,7 +193,20 @@ impl<M: Machine> Journal<M> {
 
     /// Whether crash memory keeps records between batches. Without it a record must be written before it counts.
     pub(crate) fn has_tail(&self) -> bool {
-        self.tail.get().is_some()
+        self.tail.get().is_some_and(|tail| !tail.is_void())
+    }
+
+    /// A device may have lost what it had not flushed: the tail must not be believed, so what it alone has is written.
+    pub(crate) fn lose_tail(self: &Rc<Self>) {
+        self.lossy.set(true);
+        self.forget_tail();
+        {
+            let mut state = self.state.borrow_mut();
+            if state.pending.len() > BATCH_HEADER_BYTES {
+                state.write_wanted = state.pending_sequence;
+            }
+        }
+        self.kick();
     }
 
     /// Takes the tail of the life before, which a failure on the way to the present one voids.

@@ -1,11 +1,11 @@
 //! The two rings: where a batch's pages go.
 
 use futures_util::future::join;
-use plimsoll_hardware::{Durability, IoError, Machine};
+use plimsoll_hardware::{Device, Durability, Frozen, IoError, Machine};
 
 use super::Journal;
 use crate::format::{PAGE_BYTES, RingPlace};
-use crate::media::Media;
+use crate::media::{Drive, Media};
 
 /// Attempts at a batch before the pool gives up: the device may remap a bad sector at the second.
 const ATTEMPTS: u32 = 3;
@@ -18,12 +18,13 @@ impl<M: Machine> Journal<M> {
         let pages = batch.len().div_ceil(PAGE_BYTES) as u64;
         {
             let state = self.state.borrow();
-            let used = position - state.start + pages;
-            assert!(
-                used <= self.rings[0].pages,
-                "{used} pages of journal do not fit a ring of {}",
-                self.rings[0].pages
-            );
+            let (used, ring) = (position - state.start + pages, self.rings[0].pages);
+            if used > ring {
+                // Only starts that never came to a checkpoint lead here.
+                return Err(IoError::NoSpace {
+                    path: format!("the journal: {used} pages do not fit a ring of {ring}"),
+                });
+            }
         }
         let (first, second) = join(
             write(&self.media, &self.rings[0], position, batch),
@@ -43,20 +44,30 @@ pub(super) async fn write<M: Machine>(
 ) -> Result<(), IoError> {
     let drive = media.drive(ring.device);
     for (page, run) in runs(ring, position, batch.len().div_ceil(PAGE_BYTES) as u64) {
-        let from = (page - position) as usize * PAGE_BYTES;
-        let bytes = &batch[from..batch.len().min(from + run as usize * PAGE_BYTES)];
-        let mut buffer = media.buffers().alloc(run as usize * PAGE_BYTES).await;
-        buffer[..bytes.len()].copy_from_slice(bytes);
-        buffer[bytes.len()..].fill(0);
-        let data = buffer.freeze();
-        let offset = (ring.page + page % ring.pages) * PAGE_BYTES as u64;
-        let mut attempt = 1;
-        while let Err(error) = drive.write(offset, data.clone(), Durability::Cached).await {
-            if attempt == ATTEMPTS || matches!(error, IoError::Gone { .. }) {
-                return Err(error);
-            }
-            attempt += 1;
+        let (mut page, end) = (page, page + run);
+        while page < end {
+            // Everybody waits for this, so it must not wait for memory in one piece.
+            let mut buffer = media.buffers().alloc_up_to((end - page) as usize * PAGE_BYTES).await;
+            let from = (page - position) as usize * PAGE_BYTES;
+            let bytes = &batch[from..batch.len().min(from + buffer.len())];
+            buffer[..bytes.len()].copy_from_slice(bytes);
+            buffer[bytes.len()..].fill(0);
+            let here = (buffer.len() / PAGE_BYTES) as u64;
+            let offset = (ring.page + page % ring.pages) * PAGE_BYTES as u64;
+            write_stubbornly(&drive, offset, buffer.freeze()).await?;
+            page += here;
         }
+    }
+    Ok(())
+}
+
+async fn write_stubbornly<D: Device>(drive: &Drive<D>, offset: u64, data: Frozen) -> Result<(), IoError> {
+    let mut attempt = 1;
+    while let Err(error) = drive.write(offset, data.clone(), Durability::Cached).await {
+        if attempt == ATTEMPTS || matches!(error, IoError::Gone { .. }) {
+            return Err(error);
+        }
+        attempt += 1;
     }
     Ok(())
 }

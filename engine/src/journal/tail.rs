@@ -16,6 +16,8 @@ pub(crate) struct Tail<C> {
     half_bytes: usize,
     active: Cell<usize>,
     used: Cell<usize>,
+    /// It belongs to nobody: what is appended outlasts nothing.
+    void: Cell<bool>,
 }
 
 impl<C: CrashMemory> Tail<C> {
@@ -26,7 +28,7 @@ impl<C: CrashMemory> Tail<C> {
 
     pub(crate) fn new(memory: C) -> Self {
         let half_bytes = (memory.len() - TAIL_HEADER_BYTES) / 16 * 8;
-        Tail { memory, half_bytes, active: Cell::new(0), used: Cell::new(0) }
+        Tail { memory, half_bytes, active: Cell::new(0), used: Cell::new(0), void: Cell::new(true) }
     }
 
     /// What an earlier process of this machine's present uptime left.
@@ -51,6 +53,7 @@ impl<C: CrashMemory> Tail<C> {
         self.active.set(1);
         self.turn(sequence);
         TailHeader { pool, life }.store(&self.memory);
+        self.void.set(false);
     }
 
     /// Adds encoded records. The caller has reserved the room.
@@ -71,7 +74,12 @@ impl<C: CrashMemory> Tail<C> {
     }
 
     pub(super) fn forget(&self) {
+        self.void.set(true);
         TailHeader::clear(&self.memory);
+    }
+
+    pub(super) fn is_void(&self) -> bool {
+        self.void.get()
     }
 
     fn offset(&self, half: usize) -> usize {

@@ -18,8 +18,8 @@ pub(crate) struct Claim {
     pub(crate) extent: Option<ExtentId>,
     busy: Blocks,
     writers: u32,
-    /// The extent was unmapped under the claim: a record has freed it.
-    pub(crate) freed: bool,
+    /// The extent was unmapped under the claim: the batch of the record that freed it.
+    pub(crate) freed: Option<u64>,
 }
 
 /// What a request for a claim comes to.
@@ -54,7 +54,7 @@ impl Claims {
             return Claimed::In(extent);
         }
         let busy = if mapped.is_some() { blocks } else { Blocks::ALL };
-        claims.insert(at, Claim { extent: mapped, busy, writers: 1, freed: false });
+        claims.insert(at, Claim { extent: mapped, busy, writers: 1, freed: None });
         mapped.map_or(Claimed::Empty, Claimed::In)
     }
 
@@ -77,7 +77,7 @@ impl Claims {
             }
             Entry::Vacant(entry) => {
                 let extent = mapped.or_else(take)?;
-                entry.insert(Claim { extent: Some(extent), busy: blocks, writers: 1, freed: false });
+                entry.insert(Claim { extent: Some(extent), busy: blocks, writers: 1, freed: None });
                 Some(extent)
             }
         }
@@ -107,11 +107,11 @@ impl Claims {
         gone
     }
 
-    /// Whether a claim stands on `at`; if so, notes that a record has freed its extent.
-    pub(crate) fn note_freed(&self, at: VirtualExtent) -> bool {
+    /// Whether a claim stands on `at`; if so, notes that a record of batch `sequence` has freed its extent.
+    pub(crate) fn note_freed(&self, at: VirtualExtent, sequence: u64) -> bool {
         match self.claims.borrow_mut().get_mut(&at) {
             Some(claim) => {
-                claim.freed = true;
+                claim.freed = Some(sequence);
                 true
             }
             None => false,

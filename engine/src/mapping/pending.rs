@@ -2,7 +2,7 @@
 
 use plimsoll_hardware::Machine;
 
-use super::{Cache, LostRange, Mapping};
+use super::{Cache, Mapping};
 use crate::format::{Blocks, ExtentId, VirtualExtent, Word};
 use crate::media::Media;
 use crate::tree::Found;
@@ -42,14 +42,41 @@ impl Mapping {
         }
     }
 
-    /// Brings in every leaf that has something waiting. A checkpoint must, before it cuts. Lost leaves keep theirs.
-    pub(crate) async fn settle_pending<M: Machine>(&self, media: &Media<M>, cache: &Cache) -> Option<LostRange> {
+    /// Brings in every leaf that has something waiting. A checkpoint must, before it cuts. Lost leaves keep theirs; `false` when
+    /// there is one that only cannot be read at present.
+    pub(crate) async fn settle_pending<M: Machine>(&self, media: &Media<M>, cache: &Cache) -> bool {
         let leaves: Vec<u64> = self.pending.borrow().keys().copied().collect();
-        let mut lost = None;
+        let mut settled = true;
         for leaf in leaves {
-            lost = self.load_leaf(media, cache, leaf).await.err().or(lost);
+            // What became of it shows in the tree.
+            let _ = self.load_leaf(media, cache, leaf).await;
+            settled &= !matches!(self.tree.borrow().get(leaf), Found::Unread(..));
         }
-        lost
+        settled
+    }
+
+    /// Takes `blocks` out of what waits for a leaf that is lost. Answers the extents that nothing waiting names any more.
+    pub(crate) fn withdraw(&self, at: VirtualExtent, blocks: Blocks) -> Vec<ExtentId> {
+        let mut pending = self.pending.borrow_mut();
+        let Some(deltas) = pending.get_mut(&at.leaf()) else { return Vec::new() };
+        let mut emptied = Vec::new();
+        deltas.retain_mut(|delta| {
+            if delta.slot == at.slot() {
+                delta.blocks = delta.blocks.without(blocks);
+                if delta.blocks.is_empty() {
+                    emptied.push(delta.extent);
+                    return false;
+                }
+            }
+            true
+        });
+        emptied.sort_unstable();
+        emptied.dedup();
+        emptied.retain(|extent| !deltas.iter().any(|delta| delta.slot == at.slot() && delta.extent == *extent));
+        if deltas.is_empty() {
+            pending.remove(&at.leaf());
+        }
+        emptied
     }
 
     /// First leaf at or after `leaf` that exists or has something waiting.

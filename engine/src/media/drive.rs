@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use plimsoll_hardware::{Buffer, Device, Durability, Frozen, IoError};
 
-use super::Gone;
+use super::Lossy;
 use crate::format::DeviceSlot;
 
 /// A device and what the root says of it.
@@ -16,14 +16,14 @@ pub(crate) struct Drive<D> {
     flushed: Cell<u64>,
     /// A flush or a write with FUA failed: what the device had not flushed may be lost, and it would not say so again.
     doubtful: Cell<bool>,
-    /// What to do when it vanishes: what it had not flushed is lost even if it comes back.
-    gone: Gone,
+    /// What to do when it may have lost what it had not flushed: when it vanishes, or fails to make something durable.
+    lossy: Lossy,
 }
 
 impl<D: Device> Drive<D> {
-    pub(crate) fn new(device: D, slot: DeviceSlot, gone: Gone) -> Self {
+    pub(crate) fn new(device: D, slot: DeviceSlot, lossy: Lossy) -> Self {
         // What a former life wrote may still be in the device's cache.
-        Drive { device, slot, written: Cell::new(1), flushed: Cell::new(0), doubtful: Cell::new(false), gone }
+        Drive { device, slot, written: Cell::new(1), flushed: Cell::new(0), doubtful: Cell::new(false), lossy }
     }
 
     pub(crate) async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer, IoError> {
@@ -34,18 +34,28 @@ impl<D: Device> Drive<D> {
         let result = self.noted(self.device.write(offset, data, durability).await);
         self.written.set(self.written.get() + 1);
         if durability == Durability::Fua && result.is_err() && self.device.geometry().volatile_cache {
-            self.doubtful.set(true);
+            self.doubt();
         }
         result
     }
 
     fn noted<T>(&self, result: Result<T, IoError>) -> Result<T, IoError> {
-        if let Err(IoError::Gone { .. }) = &result
-            && let Some(act) = self.gone.get()
-        {
-            act();
+        if let Err(IoError::Gone { .. }) = &result {
+            self.tell();
         }
         result
+    }
+
+    /// At once, not when whoever asked finds out: our process may die before that.
+    fn doubt(&self) {
+        self.doubtful.set(true);
+        self.tell();
+    }
+
+    fn tell(&self) {
+        if let Some(act) = self.lossy.get() {
+            act();
+        }
     }
 
     /// Flushes when there is something to flush. Two at once flush twice: neither may answer for the other. When one fails the
@@ -58,7 +68,7 @@ impl<D: Device> Drive<D> {
         }
         let result = self.noted(self.device.flush().await);
         if result.is_err() {
-            self.doubtful.set(true);
+            self.doubt();
         }
         result?;
         self.undoubted()?;

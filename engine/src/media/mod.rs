@@ -16,8 +16,8 @@ use std::rc::Rc;
 
 use plimsoll_hardware::{BufferPool, Device, IoError, Machine};
 
-/// What to do when a device vanishes, shared by all of them.
-pub(crate) type Gone = Rc<OnceCell<Box<dyn Fn()>>>;
+/// What to do when a device may have lost what it had not flushed, shared by all of them.
+pub(crate) type Lossy = Rc<OnceCell<Box<dyn Fn()>>>;
 
 /// The devices of an open pool.
 pub(crate) struct Media<M: Machine> {
@@ -29,8 +29,8 @@ pub(crate) struct Media<M: Machine> {
     logical_block: Cell<u32>,
     flush_failed: RefCell<Option<IoError>>,
     pub(crate) pages: PageIo,
-    /// What to do when a device vanishes.
-    gone: Gone,
+    /// What to do when a device may have lost what it had not flushed.
+    lossy: Lossy,
     buffers: BufferPool,
     pub(crate) machine: M,
 }
@@ -44,21 +44,21 @@ impl<M: Machine> Media<M> {
             logical_block: Cell::new(512),
             flush_failed: RefCell::default(),
             pages: PageIo::default(),
-            gone: Gone::default(),
+            lossy: Lossy::default(),
             buffers: machine.buffers().privileged(),
             machine,
         }
     }
 
-    /// Says what to do, once, when a device vanishes: what it had not flushed is lost, whatever else says otherwise.
-    pub(crate) fn when_gone(&self, act: impl Fn() + 'static) {
+    /// Says what to do, once, when a device may have lost what it had not flushed, whatever else says otherwise.
+    pub(crate) fn when_lossy(&self, act: impl Fn() + 'static) {
         // The first to say it is the pool itself; its views have nothing to do.
-        let _ = self.gone.set(Box::new(act));
+        let _ = self.lossy.set(Box::new(act));
     }
 
     /// For the devices to be added.
-    pub(crate) fn gone_hook(&self) -> Gone {
-        self.gone.clone()
+    pub(crate) fn lossy_hook(&self) -> Lossy {
+        self.lossy.clone()
     }
 
     /// Adds a device; its index is its place in the root's table.

@@ -17,6 +17,8 @@ pub(crate) struct PageIo {
     pub(crate) written: Cell<u64>,
     pub(crate) healed: Cell<u64>,
     pub(crate) lost: Cell<u64>,
+    /// Pages of which no copy was good and some could not be read: they may be good another time.
+    pub(crate) unread: Cell<u64>,
     /// Copies found bad and left so, because the pool is only being inspected.
     pub(crate) bad_copies: Cell<u64>,
     /// Write nothing, not even to heal.
@@ -26,7 +28,25 @@ pub(crate) struct PageIo {
 /// Both copies of a page are bad.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LostPage {
-    pub(crate) reference: PageRef,
+    /// A copy could not be read: it may be good another time.
+    pub(crate) unread: bool,
+}
+
+/// What became of reading one copy of a page.
+enum Copy {
+    Good(Buffer),
+    /// It was read and is not what its parent says.
+    Bad,
+    Unread,
+}
+
+impl Copy {
+    fn good(self) -> Option<Buffer> {
+        match self {
+            Copy::Good(page) => Some(page),
+            Copy::Bad | Copy::Unread => None,
+        }
+    }
 }
 
 fn count(counter: &Cell<u64>) {
@@ -37,13 +57,22 @@ impl<M: Machine> Media<M> {
     /// Reads the page that `reference` names. A bad copy is written again from the good one.
     pub(crate) async fn read_page(&self, reference: &PageRef, kind: PageType) -> Result<Buffer, LostPage> {
         count(&self.pages.read);
-        if let Some(page) = self.read_copy(reference.a, reference, kind).await {
-            return Ok(page);
-        }
-        let Some(page) = self.read_copy(reference.b, reference, kind).await else {
-            count(&self.pages.lost);
-            tracing::error!(a = reference.a.0, b = reference.b.0, ?kind, "both copies of a metadata page are bad");
-            return Err(LostPage { reference: *reference });
+        let first = match self.read_copy(reference.a, reference, kind).await {
+            Copy::Good(page) => return Ok(page),
+            bad => bad,
+        };
+        let page = match (first, self.read_copy(reference.b, reference, kind).await) {
+            (_, Copy::Good(page)) => page,
+            (Copy::Bad, Copy::Bad) => {
+                count(&self.pages.lost);
+                tracing::error!(a = reference.a.0, b = reference.b.0, ?kind, "both copies of a metadata page are bad");
+                return Err(LostPage { unread: false });
+            }
+            _ => {
+                count(&self.pages.unread);
+                tracing::error!(a = reference.a.0, b = reference.b.0, ?kind, "a metadata page cannot be read");
+                return Err(LostPage { unread: true });
+            }
         };
         let frozen = page.freeze();
         self.heal(reference.a, &frozen).await;
@@ -54,8 +83,8 @@ impl<M: Machine> Media<M> {
 
     /// Reads and verifies both copies; answers how many are bad, healing one from the other.
     pub(crate) async fn scrub_page(&self, reference: &PageRef, kind: PageType) -> u32 {
-        let first = self.read_copy(reference.a, reference, kind).await;
-        let second = self.read_copy(reference.b, reference, kind).await;
+        let first = self.read_copy(reference.a, reference, kind).await.good();
+        let second = self.read_copy(reference.b, reference, kind).await.good();
         match (first, second) {
             (Some(_), Some(_)) => 0,
             (Some(good), None) => {
@@ -70,18 +99,18 @@ impl<M: Machine> Media<M> {
         }
     }
 
-    async fn read_copy(&self, at: PageAddr, reference: &PageRef, kind: PageType) -> Option<Buffer> {
+    async fn read_copy(&self, at: PageAddr, reference: &PageRef, kind: PageType) -> Copy {
         if usize::from(at.device()) >= self.drives.borrow().len() {
-            return None;
+            return Copy::Bad;
         }
         // A read that fails may have been unlucky; contents that are wrong stay so.
         for _ in 0..READ_ATTEMPTS {
             let buffer = self.buffers().alloc(PAGE_BYTES).await;
             if let Ok(page) = self.drive(at.device()).read(at.page() * PAGE_BYTES as u64, buffer).await {
-                return reference.verifies(kind, &page).then_some(page);
+                return if reference.verifies(kind, &page) { Copy::Good(page) } else { Copy::Bad };
             }
         }
-        None
+        Copy::Unread
     }
 
     async fn heal(&self, at: PageAddr, page: &Frozen) {

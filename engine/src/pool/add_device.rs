@@ -59,7 +59,8 @@ impl<M: Machine> Pool<M> {
         device.flush().await?;
         // No `await` up to the checkpoint's request: the new extents are known everywhere at once. Until the checkpoint stands
         // a crash forgets the device, and nothing durable names it: first writes to it are records that replay needs it for.
-        store.media.push(Drive::new(device, device_slot(&label), store.media.gone_hook()));
+        store.media.push(Drive::new(device, device_slot(&label), store.media.lossy_hook()));
+        store.checkpoint.narrow_writes.set(Some(store.space.epochs.advance()));
         store.journal.void_proofs();
         store.after_checkpoint().await?;
         store.space.resize();

@@ -12,6 +12,8 @@ use crate::vdisk::{PUT_BYTES, Store, Vdisk, VdiskCore, VdiskInfo};
 
 /// Dirty pages of a change to the vdisk table: a page and the nodes above it.
 const TABLE_PAGES: usize = 6;
+/// Looks for what a smaller size would cut off, before a vdisk that is written all the while is called busy.
+const LOOKS_MAX: u32 = 16;
 /// Jobs remembered after they have ended.
 const JOBS_MAX: usize = 64;
 
@@ -162,24 +164,40 @@ impl<M: Machine> Pool<M> {
         let store = &self.store;
         let vdisk = self.find(name)?;
         store.check_size(size, vdisk.sector.get())?;
-        let backed = store.backed_beyond(&vdisk, size).await?;
-        let pool = store.identity.name.clone();
-        let resized = store.put_entry(&vdisk, |entry| {
-            store.still_there(&vdisk)?;
-            let object = format!("{pool}/{}", entry.name);
-            if entry.state != EntryState::Ready {
-                let reason = "it is still giving back what lay beyond its last size; see plimsoll job list".into();
-                return Err(Error::Busy { object, reason });
+        let mut looks = 0;
+        loop {
+            looks += 1;
+            let seen = vdisk.first_writes.get();
+            let backed = store.backed_beyond(&vdisk, size).await?;
+            let mut again = false;
+            let resized = store.put_entry(&vdisk, |entry| {
+                store.still_there(&vdisk)?;
+                let object = format!("{}/{}", store.identity.name, entry.name);
+                if entry.state != EntryState::Ready {
+                    let reason = "it is still giving back what lay beyond its last size; see plimsoll job list".into();
+                    return Err(Error::Busy { object, reason });
+                }
+                if size < entry.size && !discard_tail {
+                    if backed > 0 {
+                        return Err(Error::WouldCutOff { vdisk: object, size, backed });
+                    }
+                    // What was written since the look may lie beyond the new size.
+                    again = vdisk.first_writes.get() != seen;
+                    if again {
+                        let reason = "it is being written all the while; try again when it is quiet".into();
+                        return Err(Error::Busy { object, reason });
+                    }
+                }
+                match size < entry.size {
+                    false => Ok(Entry { size, ..entry }),
+                    true => Ok(Entry { size, state: EntryState::Shrinking, discard_from: entry.size, ..entry }),
+                }
+            });
+            match resized.await {
+                Err(_) if again && looks < LOOKS_MAX => {}
+                result => break result?,
             }
-            if size < entry.size && backed > 0 && !discard_tail {
-                return Err(Error::WouldCutOff { vdisk: object, size, backed });
-            }
-            match size < entry.size {
-                false => Ok(Entry { size, ..entry }),
-                true => Ok(Entry { size, state: EntryState::Shrinking, discard_from: entry.size, ..entry }),
-            }
-        });
-        resized.await?;
+        }
         if vdisk.entry.borrow().state == EntryState::Shrinking {
             store.start_giving_back(&vdisk);
         }

@@ -28,6 +28,8 @@ async fn run_checkpoints<M: Machine>(weak: Weak<Store<M>>) {
         // Writers that closing waits for may need one more.
         let closed = store.closing.get() && store.promised.get() == 0;
         if closed || store.read_only.borrow().is_some() {
+            // Whoever waits for a checkpoint finds that there will be none.
+            store.checkpoint.done.notify();
             return;
         }
         let asked = store.checkpoint.wanted.get();

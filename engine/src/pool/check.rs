@@ -12,7 +12,7 @@ use futures_util::stream::{self, StreamExt};
 use plimsoll_hardware::Machine;
 
 use super::Pool;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{Detail, ExtentId, GROUP_EXTENTS, LEAF_WORDS, PageRef, PageType, Payload, VdiskId, Word};
 use crate::tree::{Found, Loader, PageSeen, Tree, load, load_nodes};
 use crate::vdisk::{Store, VdiskCore};
@@ -120,6 +120,9 @@ impl<M: Machine> Pool<M> {
         }
         let pin = Pin::new(&self.store);
         while self.store.checkpoint.running.get() {
+            if self.store.closing.get() {
+                return Err(Error::Closing(self.store.identity.name.clone()));
+            }
             self.store.checkpoint.done.changed().await;
         }
         let view = self.store.second_view(false).await;
@@ -322,7 +325,7 @@ impl<'a, M: Machine> Checker<'a, M> {
 
     /// Looks for labels, roots and journal batches that have lost a copy.
     async fn check_ends(&mut self, live: &Rc<Store<M>>) {
-        for problem in super::ends::check(live).await {
+        for problem in super::ends::check(live, self.store.inspect).await {
             self.find("bad-copy", false, None, problem);
         }
     }

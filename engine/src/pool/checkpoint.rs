@@ -50,12 +50,22 @@ impl<M: Machine> Store<M> {
     pub(super) async fn write_checkpoint(self: &Rc<Self>, clean: bool) -> Result<()> {
         let vdisks: Vec<_> = self.vdisks.borrow().values().cloned().collect();
         for vdisk in &vdisks {
-            // A leaf that is lost keeps its records in the journal no longer than this: its range is lost anyway.
-            let _ = vdisk.mapping.settle_pending(&self.media, &self.cache).await;
+            // A leaf that is lost keeps its records in the journal no longer than this: its range is lost anyway. One that
+            // only cannot be read needs them.
+            if !vdisk.mapping.settle_pending(&self.media, &self.cache).await {
+                return Err(self.give_up(IoError::Failed {
+                    path: format!("pool {}: the mapping of {}", self.identity.name, vdisk.name()),
+                    operation: "read",
+                    offset: 0,
+                    reason: "neither copy of a page can be read, and the journal has changes to it".to_owned(),
+                }));
+            }
         }
         self.checkpoint.wanted.set(false);
         let cut = self.journal.cut(|| self.snapshot()).await;
         let (start, snapshot) = cut.map_err(|failure| self.journal_failed(failure))?;
+        // What was freed before the cut is durable now, and may be what the new pages need.
+        self.space.release_quarantine(self.journal.durable());
         let generation = self.root.borrow().generation + 1;
         if self.space.prepare_meta(snapshot.pages).await.is_err() {
             return Err(self.give_up(no_meta_space(&self.identity.name)));
@@ -213,7 +223,15 @@ impl<M: Machine> Store<M> {
     ) -> std::result::Result<PageRef, IoError> {
         let mut tried = 1;
         loop {
-            let reference = PageRef::seal(P::TYPE, self.space.place_page(), generation, summary, bytes);
+            let places = loop {
+                // What was prepared may have gone to nodes that became dirty since, and to pages tried twice.
+                match self.space.place_page() {
+                    Some(places) => break places,
+                    None if self.space.prepare_meta(WRITES_AT_ONCE as u64).await.is_ok() => {}
+                    None => return Err(no_meta_space(&self.identity.name)),
+                }
+            };
+            let reference = PageRef::seal(P::TYPE, places, generation, summary, bytes);
             match self.write_copies(&reference, bytes).await {
                 Ok(()) => return Ok(reference),
                 Err(error) if tried == PLACES_MAX || matches!(error, IoError::Gone { .. }) => return Err(error),
@@ -281,7 +299,8 @@ struct Collector<'a, M: Machine> {
 
 impl<M: Machine> Sealer for Collector<'_, M> {
     fn place(&mut self) -> (PageAddr, PageAddr) {
-        self.space.place_page()
+        let Some(places) = self.space.place_page() else { unreachable!("room for all dirty nodes was made before") };
+        places
     }
 
     fn release(&mut self, reference: &PageRef) {

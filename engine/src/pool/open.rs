@@ -52,7 +52,7 @@ impl<M: Machine> Pool<M> {
         let frozen = options.inspect || found.read_only.is_some();
         media.pages.inspect.set(frozen);
         for (device, slot) in found.devices.into_iter().zip(&found.root.devices) {
-            media.push(Drive::new(device, slot.clone(), media.gone_hook()));
+            media.push(Drive::new(device, slot.clone(), media.lossy_hook()));
         }
         let recovered = Recovered::read(&media, &found.label, &found.root, frozen).await;
         let tail = if frozen { None } else { open_tail(machine, &found.label) };
@@ -73,6 +73,10 @@ impl<M: Machine> Pool<M> {
         let pool = Pool { store, recovery: Rc::new(RefCell::new(info)) };
         if !options.inspect && pool.store.read_only.borrow().is_none() {
             pool.start_background();
+            if pool.store.journal.is_nearly_full() {
+                // Starts that were cut short have filled it. Without a checkpoint the pool serves, and says that it is read-only.
+                let _ = pool.store.after_checkpoint().await;
+            }
         }
         Ok(pool)
     }
@@ -112,9 +116,9 @@ fn assemble<M: Machine>(
         undecided: RefCell::default(),
     });
     let journal = Rc::downgrade(&store.journal);
-    store.media.when_gone(move || {
+    store.media.when_lossy(move || {
         if let Some(journal) = journal.upgrade() {
-            journal.forget_tail();
+            journal.lose_tail();
         }
     });
     store

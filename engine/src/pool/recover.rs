@@ -98,6 +98,15 @@ impl<M: Machine> Store<M> {
             info.warnings.push(reason.clone());
             self.read_only.borrow_mut().get_or_insert(reason);
         }
+        let pages = self.media.pages.unread.get();
+        if pages > 0 {
+            // What the journal says of them was passed over, and a checkpoint would let it go.
+            let reason = format!(
+                "{pages} metadata pages cannot be read in either copy; mend the device and open the pool again"
+            );
+            info.warnings.push(reason.clone());
+            self.read_only.borrow_mut().get_or_insert(reason);
+        }
         if unread > 0 {
             // Neither believing nor dropping them for good is right; the next start may be able to read them.
             let reason = format!(
@@ -112,7 +121,11 @@ impl<M: Machine> Store<M> {
         }
         let drops: Vec<Record> = new_drops.iter().map(|&(batch, index)| Record::Dropped { batch, index }).collect();
         *self.undecided.borrow_mut() = drops.clone();
-        let beginning = Beginning { before: life, halves, drops };
+        let last = recovered.batches.last();
+        let idle = last.is_some_and(|batch| batch.header.proven && batch.records.is_empty())
+            && drops.is_empty()
+            && halves.iter().all(|(_, records)| records.is_empty());
+        let beginning = Beginning { before: life, halves, drops, idle };
         if self.read_only.borrow().is_none() {
             if heal_root {
                 super::roots::write(&self.media, &root).await?;

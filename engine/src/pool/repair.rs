@@ -61,7 +61,7 @@ impl<M: Machine> Pool<M> {
         store.media.pages.inspect.set(store.inspect);
         let before = store.root.borrow().life;
         let drops = store.undecided.take();
-        let beginning = Beginning { before, halves: Vec::new(), drops };
+        let beginning = Beginning { before, halves: Vec::new(), drops, idle: false };
         store.journal.jump();
         let begun = store.journal.begin_life(beginning).await;
         begun.map_err(|failure| store.journal_failed(failure))?;

@@ -63,6 +63,15 @@ impl<M: Machine> Store<M> {
 
     async fn replay_clear(&self, vdisk: &VdiskCore, at: VirtualExtent, blocks: Blocks) {
         if vdisk.mapping.load_leaf(&self.media, &self.cache, at.leaf()).await.is_err() {
+            // What was replayed for it must not outlive this, if a repair gives the leaf up. Of a part of an extent it
+            // cannot be known whether more of it is in use.
+            let emptied = vdisk.mapping.withdraw(at, blocks);
+            for extent in emptied.into_iter().filter(|_| blocks == Blocks::ALL) {
+                vdisk.mapping.backed.set(vdisk.mapping.backed.get().saturating_sub(1));
+                if self.space.load_group(extent.0 / crate::format::GROUP_EXTENTS).await.is_ok() {
+                    self.space.replay_free(extent);
+                }
+            }
             return;
         }
         let word = match vdisk.mapping.tree.borrow().get(at.leaf()) {
@@ -78,7 +87,7 @@ impl<M: Machine> Store<M> {
             return;
         }
         vdisk.mapping.set(&self.cache, at, Word::UNMAPPED);
-        vdisk.mapping.backed.set(vdisk.mapping.backed.get() - 1);
+        vdisk.mapping.backed.set(vdisk.mapping.backed.get().saturating_sub(1));
         if self.space.load_group(word.extent().0 / crate::format::GROUP_EXTENTS).await.is_ok() {
             self.space.replay_free(word.extent());
         }

@@ -64,7 +64,7 @@ impl<M: Machine> Store<M> {
             }
             let until = ((at / step + 1) * step).min(end);
             // The end of the vdisk may lie inside a block, whose rest must read as zeros when the vdisk grows again.
-            self.zero_unchecked(vdisk, at, until - at).await?;
+            self.zero_within(vdisk, at, until - at, false).await?;
             at = self.skip_absent(vdisk, until, end);
         }
         // The zeros at the end are an overwrite: power loss must not take them and leave the record that says they are there.

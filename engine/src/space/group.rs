@@ -3,7 +3,7 @@
 use plimsoll_hardware::Machine;
 
 use super::Space;
-use crate::format::{Detail, ExtentId, GROUP_EXTENTS, Group, PageRef, PageType};
+use crate::format::{Detail, ExtentId, GROUP_EXTENTS, Group, PageType};
 use crate::media::LostPage;
 use crate::tree::{Found, load};
 
@@ -61,17 +61,17 @@ impl<M: Machine> Space<M> {
     /// Reads a group's page, once.
     pub(crate) async fn load_group(&self, group: u64) -> Result<(), LostPage> {
         match self.groups.borrow().get(group as usize) {
-            Some(info) if info.lost => return Err(LostPage { reference: PageRef::NONE }),
+            Some(info) if info.lost => return Err(LostPage { unread: false }),
             Some(info) if info.loaded => return Ok(()),
             Some(_) => {}
             // Beyond the devices: named by a damaged word only.
-            None => return Err(LostPage { reference: PageRef::NONE }),
+            None => return Err(LostPage { unread: false }),
         }
         let loaded = load(&self.media, &self.loader, &self.tree, group).await;
         let mut groups = self.groups.borrow_mut();
         let info = &mut groups[group as usize];
         if info.loaded || info.lost {
-            return if info.lost { Err(LostPage { reference: PageRef::NONE }) } else { Ok(()) };
+            return if info.lost { Err(LostPage { unread: false }) } else { Ok(()) };
         }
         if let Err(lost) = loaded {
             info.lost = true;

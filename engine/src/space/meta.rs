@@ -144,20 +144,18 @@ impl<M: Machine> Space<M> {
         each >= pages || meta.free_pages() >= 2 * pages + u64::from(META_PAGES_PER_EXTENT)
     }
 
-    /// Two places for a page. [`Space::prepare_meta`] has made room.
-    pub(crate) fn place_page(&self) -> (PageAddr, PageAddr) {
+    /// Two places for a page; `None` when [`Space::prepare_meta`] has to make room first.
+    pub(crate) fn place_page(&self) -> Option<(PageAddr, PageAddr)> {
         let mut meta = self.meta.borrow_mut();
-        let first = meta.open_on(false).or_else(|| meta.open.first().copied());
-        let Some(first) = first else { unreachable!("no page is left for metadata") };
-        let a = meta.take(first);
+        let first = meta.open_on(false).or_else(|| meta.open.first().copied())?;
         let mut second = meta.open_on(true);
         if second.is_none() || second == Some(first) {
             second = meta.open.iter().rev().find(|&&extent| extent != first).copied();
         }
-        let Some(second) = second else { unreachable!("no second page is left for metadata") };
-        let b = meta.take(second);
+        let second = second?;
+        let (a, b) = (meta.take(first), meta.take(second));
         let address = |extent, page| self.media.page_of(extent, page).unwrap_or(PageAddr::NONE);
-        (address(first, a), address(second, b))
+        Some((address(first, a), address(second, b)))
     }
 
     /// Gives back the pages of a version that is replaced, once this checkpoint's root is durable.

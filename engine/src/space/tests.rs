@@ -17,7 +17,7 @@ use crate::media::{Drive, Media};
 fn space(machine: &SimMachine, extents: u64) -> Space<SimMachine> {
     let media = Rc::new(Media::new(machine.clone(), 65_536));
     let slot = DeviceSlot { device: Uuid::nil(), size: extents << 16, extents_page: 0, extents, extent_base: 0 };
-    media.push(Drive::new(machine.open(0), slot, media.gone_hook()));
+    media.push(Drive::new(machine.open(0), slot, media.lossy_hook()));
     let space = Space::new(media, TreeRoot::EMPTY, 0, 0, Rc::new(Cell::new(0)));
     space.adopt_summaries();
     space.divide_meta();

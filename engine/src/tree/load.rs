@@ -41,7 +41,7 @@ pub(crate) async fn load<M: Machine, P: Payload>(
     loop {
         let (reference, level) = match tree.borrow().get(index) {
             Found::Page(_) | Found::Absent => return Ok(()),
-            Found::Lost => return Err(LostPage { reference: PageRef::NONE }),
+            Found::Lost => return Err(LostPage { unread: false }),
             Found::Unread(reference, level) => (reference, level),
         };
         if !loader.reading.borrow_mut().insert(reference.a) {
@@ -49,15 +49,24 @@ pub(crate) async fn load<M: Machine, P: Payload>(
             continue;
         }
         let _reading = Reading { loader, address: reference.a };
-        let slot = read_slot(media, &reference, level).await;
+        let slot = match read_slot(media, &reference, level).await {
+            Ok(slot) => slot,
+            // The next look tries again.
+            Err(lost) if lost.unread => return Err(lost),
+            Err(_) => Slot::Lost(reference),
+        };
         tree.borrow_mut().install(index, &reference, slot);
     }
 }
 
 /// Reads one page as what its level says it is.
-pub(super) async fn read_slot<M: Machine, P: Payload>(media: &Media<M>, reference: &PageRef, level: u8) -> Slot<P> {
+pub(super) async fn read_slot<M: Machine, P: Payload>(
+    media: &Media<M>,
+    reference: &PageRef,
+    level: u8,
+) -> Result<Slot<P>, LostPage> {
     let kind = if level == 0 { P::TYPE } else { PageType::Node };
-    let Ok(page) = media.read_page(reference, kind).await else { return Slot::Lost(*reference) };
+    let page = media.read_page(reference, kind).await?;
     let decoded = if level == 0 {
         P::decode(&page).map(|page| Slot::Leaf(Box::new(LeafSlot::new(*reference, page))))
     } else {
@@ -71,10 +80,10 @@ pub(super) async fn read_slot<M: Machine, P: Payload>(media: &Media<M>, referenc
             Slot::Node(node)
         })
     };
-    decoded.unwrap_or_else(|error| {
+    decoded.map_err(|error| {
         // The checksum is right and the contents are not: written by something that is not this version.
         tracing::error!(a = reference.a.0, %error, "a metadata page makes no sense");
-        Slot::Lost(*reference)
+        LostPage { unread: false }
     })
 }
 
@@ -91,6 +100,8 @@ pub(crate) async fn load_nodes<M: Machine, P: Payload>(media: &Media<M>, tree: &
                 (page, read_slot(media, &page.reference, level).await)
             });
             for (page, slot) in futures_util::future::join_all(reads).await {
+                // One that cannot be read is lost for this life; who opens the pool looks at the counter of those.
+                let slot = slot.unwrap_or(Slot::Lost(page.reference));
                 tree.borrow_mut().install(page.first, &page.reference, slot);
             }
         }

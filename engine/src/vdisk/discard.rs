@@ -84,7 +84,9 @@ impl<M: Machine> Store<M> {
         if leaves == 0 {
             return Ok(());
         }
-        let _room = self.room(leaves * 3 + 8).await?;
+        // Each extent may be in another group.
+        let groups = (end.0 - first.0).min(leaves as u64 * LEAF_WORDS as u64).min(self.space.group_count());
+        let room = self.room(leaves * 3 + 8 + groups as usize).await?;
         let permit = self.journal.reserve(CHANGE_BYTES).await;
         let mut permit = permit.map_err(|failure| self.journal_failed(failure))?;
         loop {
@@ -95,9 +97,10 @@ impl<M: Machine> Store<M> {
             let Some(cuts) = self.cuts(vdisk, offset, length) else { continue };
             let extents: Vec<ExtentId> = cuts.iter().filter(|cut| cut.empties()).map(|cut| cut.word.extent()).collect();
             if extents.iter().all(|&extent| self.space.is_loaded(extent)) {
-                self.apply(vdisk, &cuts, extents, &mut permit);
+                let sequence = self.apply(vdisk, &cuts, extents, &mut permit);
                 self.trim_cache();
-                return Ok(());
+                drop((permit, room));
+                return self.outlast(sequence).await;
             }
             if let Err(lost) = self.space.load_groups_of(extents).await {
                 tracing::error!(?lost, "an allocation group is lost; extents in it cannot be freed until a repair");
@@ -151,8 +154,9 @@ impl<M: Machine> Store<M> {
         Some(cuts)
     }
 
-    fn apply(&self, vdisk: &VdiskCore, cuts: &[Cut], mut freed: Vec<ExtentId>, permit: &mut Permit<M>) {
-        let (Some(first), Some(last)) = (cuts.first(), cuts.last()) else { return };
+    /// Answers the batch of the records, 0 when none was needed.
+    fn apply(&self, vdisk: &VdiskCore, cuts: &[Cut], mut freed: Vec<ExtentId>, permit: &mut Permit<M>) -> u64 {
+        let (Some(first), Some(last)) = (cuts.first(), cuts.last()) else { return 0 };
         let mut records = Vec::with_capacity(3);
         let whole = |cut: &&Cut| cut.blocks == Blocks::ALL;
         let mut inner = cuts.iter().filter(whole);
@@ -176,7 +180,7 @@ impl<M: Machine> Store<M> {
             if left.is_empty() {
                 emptied += 1;
                 vdisk.mapping.set(&self.cache, cut.at, Word::UNMAPPED);
-                if vdisk.mapping.claims.note_freed(cut.at) {
+                if vdisk.mapping.claims.note_freed(cut.at, self.journal.pending_sequence()) {
                     if in_flight {
                         settling.insert(cut.at, epoch);
                     }
@@ -195,6 +199,7 @@ impl<M: Machine> Store<M> {
         let sequence = self.journal.append(permit, &records);
         self.space.free(freed, sequence);
         self.space.release_quarantine(self.journal.durable());
+        sequence
     }
 }
 

@@ -45,17 +45,15 @@ impl<M: Machine> Drop for ClaimGuard<M> {
         let Some(extent) = claim.extent else { return };
         let mapped = match self.vdisk.mapping.peek(self.piece.at) {
             Some(Ok(word)) => word.is_mapped() && word.extent() == extent,
-            // The leaf left memory or was lost: it was there when the claim was made, so it is mapped unless freed since.
-            _ => !claim.freed && self.store.space.is_allocated(extent),
+            // The leaf left memory or was lost. While a claim stands its extent is either held or data of this word.
+            _ => self.store.space.is_allocated(extent),
         };
         if mapped {
             return;
         }
-        if claim.freed {
-            let sequence = self.store.journal.pending_sequence();
-            self.store.space.quarantine_held(extent, sequence);
-        } else {
-            self.store.space.forfeit(extent);
+        match claim.freed {
+            Some(sequence) => self.store.space.quarantine_held(extent, sequence),
+            None => self.store.space.forfeit(extent),
         }
     }
 }
@@ -168,6 +166,7 @@ impl<M: Machine> Store<M> {
             }
             let mut contents = self.media.buffers().alloc(block_bytes as usize).await;
             if valid {
+                self.settle_narrow_writes().await;
                 contents = self.read_block(word.extent(), start, contents).await?;
             } else {
                 contents.fill(0);
@@ -178,6 +177,15 @@ impl<M: Machine> Store<M> {
             guard.edges.push(Edge { block, contents: contents.freeze(), was_valid: valid });
         }
         Ok(true)
+    }
+
+    /// Waits for writes that began when a device's block was smaller: a block read now may lack them.
+    async fn settle_narrow_writes(&self) {
+        while let Some(epoch) = self.checkpoint.narrow_writes.get() {
+            if self.space.epochs.is_over(epoch) || !self.space.epochs.wait().await {
+                self.checkpoint.narrow_writes.set(None);
+            }
+        }
     }
 
     async fn read_block(&self, extent: ExtentId, inside: u64, buffer: Buffer) -> std::result::Result<Buffer, IoError> {

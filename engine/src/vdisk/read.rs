@@ -3,11 +3,11 @@
 use std::rc::Rc;
 
 use futures_util::future::join_all;
-use plimsoll_hardware::{Buffer, Machine};
+use plimsoll_hardware::{Buffer, Device, IoError, Machine};
 
 use super::range::{Piece, pieces};
 use super::{Store, VdiskCore, count};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{ExtentId, Word};
 use crate::mapping::LostRange;
 use crate::media::Drive;
@@ -25,13 +25,37 @@ impl<M: Machine> Store<M> {
         self.check_range(vdisk, "a read", offset, length)?;
         count(&self.counters.reads, 1);
         count(&self.counters.read_bytes, length);
-        if self.is_device_aligned(offset, length)
+        let buffer = if self.is_device_aligned(offset, length)
             && let Some((drive, start)) = self.straight(vdisk, offset, length, false)
         {
             let _epoch = self.space.epochs.enter();
-            return Ok(drive.read(start, buffer).await?);
+            drive.read(start, buffer).await?
+        } else {
+            Box::pin(self.read_around_holes(vdisk, offset, buffer)).await?
+        };
+        if self.journal.is_lossy() {
+            self.refuse_doubtful(vdisk, offset, length)?;
         }
-        Box::pin(self.read_around_holes(vdisk, offset, buffer)).await
+        Ok(buffer)
+    }
+
+    /// Refuses to show what a device may have had there before it lost what was written.
+    fn refuse_doubtful(&self, vdisk: &VdiskCore, offset: u64, length: u64) -> Result<()> {
+        for piece in pieces(offset, length, self.media.extent_bytes) {
+            let Some(Ok(word)) = vdisk.mapping.peek(piece.at) else { continue };
+            if word.is_mapped() && self.journal.doubts(word.extent(), piece.blocks(self.media.block_bytes())) {
+                let located = self.media.locate(word.extent());
+                return Err(Error::Device(IoError::Failed {
+                    path: located.map_or_else(String::new, |(drive, _)| drive.device.geometry().path.clone()),
+                    operation: "read",
+                    offset: piece.at.0 * self.media.extent_bytes,
+                    reason: "a flush failed after this was written, and the device may have lost it; close the pool \
+                             and open it again (plimsoll pool import)"
+                        .to_owned(),
+                }));
+            }
+        }
+        Ok(())
     }
 
     async fn read_around_holes(self: &Rc<Self>, vdisk: &VdiskCore, offset: u64, buffer: Buffer) -> Result<Buffer> {

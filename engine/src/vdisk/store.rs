@@ -27,6 +27,8 @@ pub(crate) struct VdiskCore {
     pub(crate) ready: Cell<bool>,
     pub(crate) sector: Cell<u32>,
     pub(crate) write_through: Cell<bool>,
+    /// Moves whenever blocks get their first contents.
+    pub(crate) first_writes: Cell<u64>,
 }
 
 impl VdiskCore {
@@ -34,7 +36,8 @@ impl VdiskCore {
         let mapping = Mapping::new(id, entry.tree, entry.backed, dirty);
         let (size, ready) = (Cell::new(entry.size), Cell::new(entry.state != EntryState::Deleting));
         let (sector, write_through) = (Cell::new(entry.sector), Cell::new(entry.write_through));
-        Rc::new(VdiskCore { id, entry: RefCell::new(entry), mapping, size, ready, sector, write_through })
+        let (entry, first_writes) = (RefCell::new(entry), Cell::new(0));
+        Rc::new(VdiskCore { id, entry, mapping, size, ready, sector, write_through, first_writes })
     }
 
     pub(crate) fn name(&self) -> String {
@@ -85,6 +88,8 @@ pub(crate) struct CheckpointControl {
     pub(crate) floor: Cell<usize>,
     /// A device is being added.
     pub(crate) growing: Cell<bool>,
+    /// Writes of parts of what is a device's block now may be in flight until this epoch is over.
+    pub(crate) narrow_writes: Cell<Option<u64>>,
     /// Readers of the last checkpoint's pages, which therefore must not be used again.
     pub(crate) pins: Cell<u32>,
     pub(crate) request: WaitQueue,
@@ -175,9 +180,9 @@ impl<M: Machine> Store<M> {
         }
     }
 
-    /// Whether the table's page for this identifier is lost.
+    /// Whether the table's page for this identifier is lost, or could not be read when the pool was opened.
     pub(crate) fn is_table_lost(&self, id: VdiskId) -> bool {
-        matches!(self.table.borrow().get(table_place(id).0), Found::Lost)
+        matches!(self.table.borrow().get(table_place(id).0), Found::Lost | Found::Unread(..))
     }
 
     /// Writes the vdisk's entry into its page of the table.

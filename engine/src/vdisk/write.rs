@@ -92,24 +92,13 @@ impl<M: Machine> Store<M> {
         Box::pin(self.write_pieces(vdisk, offset, data, durable, true)).await
     }
 
-    /// As [`Store::write`], also beyond the end of a vdisk that is shrinking.
-    pub(crate) async fn write_unchecked(
-        self: &Rc<Self>,
-        vdisk: &Rc<VdiskCore>,
-        offset: u64,
-        data: Frozen,
-        durable: bool,
-    ) -> Result<()> {
-        self.write_pieces(vdisk, offset, data, durable, false).await
-    }
-
     fn count_write(&self, length: u64) {
         count(&self.counters.writes, 1);
         count(&self.counters.write_bytes, length);
     }
 
-    /// The long way: any number of pieces, of any kind.
-    async fn write_pieces(
+    /// The long way: any number of pieces, of any kind; also beyond the end of a vdisk that is shrinking, unless `bounded`.
+    pub(super) async fn write_pieces(
         self: &Rc<Self>,
         vdisk: &Rc<VdiskCore>,
         offset: u64,
@@ -334,6 +323,7 @@ impl<M: Machine> Store<M> {
         }
         vdisk.mapping.set(&self.cache, at, apply_map(word, extent, blocks));
         count(&self.counters.first_writes, 1);
+        count(&vdisk.first_writes, 1);
         let record = Record::Map { vdisk: vdisk.id, at, extent, blocks, proof };
         self.journal.append_map(permit, &record, extent, blocks)
     }

@@ -23,7 +23,7 @@ impl<M: Machine> Store<M> {
         self.writable()?;
         match how {
             Zeroes::Allocate => self.store_zeros(vdisk, offset, length).await?,
-            Zeroes::Unmap => self.zero_unchecked(vdisk, offset, length).await?,
+            Zeroes::Unmap => self.zero_within(vdisk, offset, length, true).await?,
         }
         if durable || vdisk.write_through.get() {
             self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
@@ -32,19 +32,26 @@ impl<M: Machine> Store<M> {
     }
 
     /// Zeros the parts of blocks at the ends in place, and discards what lies between: that in one step, as a discard does.
-    pub(crate) async fn zero_unchecked(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, offset: u64, length: u64) -> Result<()> {
+    /// `bounded`: it must not reach beyond the end of a vdisk that shrinks or goes away meanwhile.
+    pub(crate) async fn zero_within(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        offset: u64,
+        length: u64,
+        bounded: bool,
+    ) -> Result<()> {
         let block = self.media.block_bytes();
         let end = offset + length;
         let (inner, inner_end) = (offset.next_multiple_of(block), end / block * block);
         if inner > inner_end {
             // Inside one block.
-            return self.zero_edge(vdisk, offset, length).await;
+            return self.zero_edge(vdisk, offset, length, bounded).await;
         }
         if offset < inner {
-            self.zero_edge(vdisk, offset, inner - offset).await?;
+            self.zero_edge(vdisk, offset, inner - offset, bounded).await?;
         }
         if inner_end < end {
-            self.zero_edge(vdisk, inner_end, end - inner_end).await?;
+            self.zero_edge(vdisk, inner_end, end - inner_end, bounded).await?;
         }
         if inner < inner_end {
             self.discard_unchecked(vdisk, inner, inner_end - inner).await?;
@@ -53,7 +60,7 @@ impl<M: Machine> Store<M> {
     }
 
     /// A part of one block: nothing to do when it has no contents.
-    async fn zero_edge(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, offset: u64, length: u64) -> Result<()> {
+    async fn zero_edge(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, offset: u64, length: u64, bounded: bool) -> Result<()> {
         let Some(piece): Option<Piece> = pieces(offset, length, self.media.extent_bytes).next() else { return Ok(()) };
         let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, piece.at).await;
         let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
@@ -61,16 +68,18 @@ impl<M: Machine> Store<M> {
             return Ok(());
         }
         let zeros = self.media.buffers().zeroed(length as usize).await.freeze();
-        self.write_unchecked(vdisk, offset, zeros, false).await
+        self.write_pieces(vdisk, offset, zeros, false, bounded).await
     }
 
     async fn store_zeros(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, offset: u64, length: u64) -> Result<()> {
         let chunk = length.min(BUFFER_MAX as u64 / 4);
-        let zeros = self.media.buffers().zeroed(chunk as usize).await.freeze();
+        let mut zeros = self.media.buffers().alloc_up_to(chunk as usize).await;
+        zeros.fill(0);
+        let zeros = zeros.freeze();
         let mut done = 0;
         while done < length {
-            let here = chunk.min(length - done);
-            self.write_unchecked(vdisk, offset + done, zeros.slice(0..here as usize), false).await?;
+            let here = (zeros.len() as u64).min(length - done);
+            self.write_pieces(vdisk, offset + done, zeros.slice(0..here as usize), false, true).await?;
             done += here;
         }
         Ok(())

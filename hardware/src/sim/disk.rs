@@ -71,6 +71,8 @@ pub(super) struct Disk {
     pub(super) size: u64,
     pub(super) block: u64,
     pub(super) gone: bool,
+    /// It lost its cache when it vanished, and no operation has said so yet.
+    pub(super) unheard: bool,
     pub(super) counters: Counters,
     pub(super) pages: Pages,
     pub(super) pending: VecDeque<Pending>,
@@ -98,6 +100,7 @@ impl Disk {
             size: spec.size,
             block,
             gone: false,
+            unheard: false,
             counters: Counters::default(),
             pages: Pages::new(spec.size),
             pending: VecDeque::new(),

@@ -133,6 +133,7 @@ impl Core {
 pub(super) fn vanish(disk: &mut Disk, random: &mut Random) {
     disk.gone = true;
     if random.coin() {
+        disk.unheard = true;
         disk.lose(&mut |sectors| Survival::any(random, sectors));
     }
 }

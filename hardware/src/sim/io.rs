@@ -155,12 +155,19 @@ impl Life {
         let path = || core.disks[disk].geometry.path.clone();
         let (answer, ending) = match outcome {
             Effect::Good => (Ok(buffer), "  done"),
-            Effect::Gone => (Err(IoError::Gone { path: path() }), "  gone"),
+            Effect::Gone => {
+                let path = path();
+                core.disks[disk].unheard = false;
+                (Err(IoError::Gone { path }), "  gone")
+            }
             Effect::Failed(reason) => {
                 (Err(IoError::Failed { path: path(), operation: what, offset, reason: reason.to_owned() }), "  failed")
             }
         };
         let now = core.now;
+        if answer.is_err() && what != "read" {
+            core.loss_at = Some(now);
+        }
         core.trace.note(now, &Happening { what: ending, disk, offset, length });
         drop(core);
         operation.answer = Some(answer);

@@ -36,6 +36,10 @@ pub(super) struct Core {
     pub(super) damage: CrashDamage,
     /// Lives so far.
     pub(super) lives: u64,
+    /// When a disk last failed at something that may have taken with it what it had answered before.
+    pub(super) loss_at: Option<u64>,
+    /// The life that ended did not live, not for an instant, to hear of such a loss.
+    pub(super) unheard: bool,
 }
 
 impl Core {
@@ -155,6 +159,7 @@ impl Life {
         let operations = std::mem::take(&mut *self.operations.borrow_mut());
         let mut core = self.core.borrow_mut();
         core.memory = self.memory_at_death.take();
+        core.unheard = core.loss_at == Some(core.now) || core.disks.iter().any(|disk| disk.unheard);
         leave_in_flight(operations.iter().map(|(_, operation)| operation), &mut core);
         drop(core);
         drop(operations);

@@ -9,6 +9,8 @@ use super::random::Random;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CrashKind {
     /// The process dies. Completed writes and crash memory stay; writes in flight are applied wholly, partly or not.
+    /// When it dies between a disk's loss of what it had answered and the news of it, crash memory is cleared too: nothing
+    /// that a process keeps could tell the next one.
     Process,
     /// The power fails. Crash memory is cleared; of every write that no completed flush covers, any part survives.
     Power,

@@ -44,6 +44,8 @@ impl SimWorld {
             trace: Trace::default(),
             damage: CrashDamage::Mixed,
             lives: 0,
+            loss_at: None,
+            unheard: false,
         };
         Self::with_core(core, seed, 8 * BUFFER_MAX, false)
     }
@@ -85,9 +87,14 @@ impl SimWorld {
         self.stop();
         let mut core = self.core.borrow_mut();
         core.note(if kind == CrashKind::Power { "-- power loss --" } else { "-- process death --" });
-        let Core { disks, random, damage, memory, .. } = &mut *core;
+        let Core { disks, random, damage, memory, unheard, .. } = &mut *core;
         match kind {
-            CrashKind::Process => disks.iter_mut().for_each(|disk| disk.settle(random)),
+            CrashKind::Process => {
+                disks.iter_mut().for_each(|disk| disk.settle(random));
+                if *unheard {
+                    memory.clear();
+                }
+            }
             CrashKind::Power => {
                 memory.clear();
                 let writes = disks.iter().map(Disk::losable).sum();

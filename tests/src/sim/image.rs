@@ -167,7 +167,11 @@ async fn open(machine: SimMachine, setup: Rc<Setup>, made: bool) -> Result<Pool<
         return Pool::create(&machine, spec, devices).await;
     }
     let spare = machine.open(setup.devices);
-    let label = identify(&machine, &spare).await?;
+    let label = match identify(&machine, &spare).await {
+        // Adding it was cut short; a pool that needs it says so.
+        Err(Error::NotAPool { .. }) => None,
+        label => label?,
+    };
     devices.extend(label.map(|_| spare));
     let options = OpenPool { inspect: false, cache_bytes: setup.small_cache.then_some(0) };
     Pool::open(&machine, options, devices).await

@@ -78,9 +78,9 @@ impl Setup {
         self.extent / 16
     }
 
-    /// Whether devices may drop what was answered: with a flush that fails, and when they go away.
+    /// Whether devices may drop what was answered: with a flush or a durable write that fails, and when they go away.
     pub fn drops(&self) -> bool {
-        self.faults.is_some_and(|faults| faults.flush_error > 0 || faults.vanish > 0)
+        self.faults.is_some_and(|faults| faults.flush_error > 0 || faults.write_error > 0 || faults.vanish > 0)
     }
 
     /// Lets faults strike where the engine promises to bear them: silent damage only in the second copies of labels, roots and

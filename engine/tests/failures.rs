@@ -1,0 +1,192 @@
+//! What a device that fails, or a start that is cut short, must not cost.
+mod support;
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use futures_util::future::join;
+use plimsoll_engine::{CreatePool, Error, OpenPool, Pool, Zeroes};
+use plimsoll_hardware::Machine;
+use plimsoll_hardware::sim::{CrashKind, FaultKind, FaultProfile, SimMachine, SimWorld};
+use support::{assert_clean, create, filled, open, vdisk, world};
+
+const BLOCK: u64 = 4096;
+const EXTENT: u64 = 65_536;
+
+/// Runs one life of the machine.
+fn live<F: Future<Output = T>, T>(world: &SimWorld, life: impl FnOnce(SimMachine) -> F) -> T {
+    let machine = world.boot();
+    machine.run(life(machine.clone())).done()
+}
+
+async fn first_byte(pool: &Pool<SimMachine>, machine: &SimMachine, offset: u64) -> Result<u8, Error> {
+    let buffer = machine.buffers().alloc(BLOCK as usize).await;
+    Ok(pool.vdisk("v")?.read(offset, buffer).await?[0])
+}
+
+async fn write(pool: &Pool<SimMachine>, machine: &SimMachine, offset: u64, byte: u8) -> Result<(), Error> {
+    pool.vdisk("v")?.write(offset, filled(machine, byte, BLOCK as usize).await, false).await
+}
+
+#[test]
+fn what_cannot_be_read_at_a_start_is_not_taken_for_lost() {
+    let world = world(1, 1, 64);
+    live(&world, |machine| async move {
+        let pool = create(&machine).await;
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        write(&pool, &machine, 0, 1).await.expect("a write");
+        assert_clean(&pool, "after a checkpoint").await;
+        write(&pool, &machine, BLOCK, 2).await.expect("a write");
+        pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+    });
+    world.crash(CrashKind::Process);
+    // Between the rings nothing can be read for one start: neither copy of a page.
+    world.filter_faults(|site| site.kind == FaultKind::ReadError && (0x5_0000..0x3fb_0000).contains(&site.offset));
+    world.set_faults(FaultProfile { read_error: 10_000, ..FaultProfile::default() });
+    live(&world, |machine| async move {
+        let opened = Pool::open(&machine, OpenPool::default(), vec![machine.open(0)]).await;
+        if let Ok(pool) = opened {
+            assert!(pool.info().read_only.is_some(), "a pool that cannot read its metadata takes writes");
+            let _ = pool.check().await;
+        }
+    });
+    assert!(world.faults_struck(FaultKind::ReadError) >= 4, "no page was unreadable");
+    world.heal();
+    world.set_faults(FaultProfile::default());
+    world.crash(CrashKind::Process);
+    live(&world, |machine| async move {
+        let pool = open(&machine, 1).await;
+        assert_eq!(first_byte(&pool, &machine, 0).await.expect("a read"), 1);
+        assert_eq!(first_byte(&pool, &machine, BLOCK).await.expect("a read"), 2, "a flushed write is gone");
+        assert_clean(&pool, "after the start that could read").await;
+    });
+}
+
+#[test]
+fn a_write_beside_a_vanished_device_survives_a_kill() {
+    let world = world(2, 3, 16);
+    live(&world, |machine| async move {
+        let devices = (0..3).map(|index| machine.open(index)).collect();
+        let pool = Pool::create(&machine, CreatePool::named("tank"), devices).await.expect("a pool");
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        for run in 0..6 {
+            write(&pool, &machine, run << 20, 1).await.expect("a write");
+        }
+        pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+    });
+    let world = &world;
+    let (answered, machine) = live(world, |machine| async move {
+        let pool = open(&machine, 3).await;
+        world.vanish(2);
+        let mut gone = false;
+        for run in 0..6 {
+            gone |= first_byte(&pool, &machine, run << 20).await.is_err();
+        }
+        assert!(gone, "nothing was on the device that vanished");
+        let mut answered = Vec::new();
+        for run in 0..6 {
+            let offset = (run << 20) + BLOCK;
+            if write(&pool, &machine, offset, 2).await.is_ok() {
+                answered.push(offset);
+            }
+        }
+        (answered, machine)
+    });
+    assert!(!answered.is_empty(), "no write was answered");
+    world.crash(CrashKind::Process);
+    drop(machine);
+    world.heal();
+    live(world, |machine| async move {
+        let pool = open(&machine, 3).await;
+        for offset in answered {
+            assert_eq!(first_byte(&pool, &machine, offset).await.expect("a read"), 2, "the write at {offset} is gone");
+        }
+    });
+}
+
+#[test]
+fn nothing_is_answered_after_a_flush_has_failed() {
+    let (before, after) = (&Cell::new(0), &Cell::new(0));
+    for seed in 0..60 {
+        let world = world(seed, 1, 16);
+        let handle = &world;
+        live(&world, |machine| async move {
+            let pool = create(&machine).await;
+            pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+            write(&pool, &machine, 0, 1).await.expect("a write");
+            handle.filter_faults(|site| site.kind == FaultKind::FlushError);
+            handle.set_faults(FaultProfile { flush_error: 10_000, ..FaultProfile::default() });
+            let failed = Cell::new(false);
+            let flush = async {
+                let result = pool.vdisk("v").expect("a vdisk").flush().await;
+                assert!(result.is_err(), "the flush did not fail");
+                failed.set(true);
+            };
+            let late = async {
+                machine.sleep(Duration::from_micros(seed * 10)).await;
+                let result = write(&pool, &machine, EXTENT, 2).await;
+                (failed.get(), result)
+            };
+            match join(flush, late).await.1 {
+                (true, result) => {
+                    after.set(after.get() + 1);
+                    assert!(result.is_err(), "seed {seed}: a first write was answered after a flush had failed");
+                }
+                (false, _) => before.set(before.get() + 1),
+            }
+        });
+    }
+    let (before, after) = (before.get(), after.get());
+    assert!(before > 0 && after > 0, "{before} ended before the failure and {after} after it");
+}
+
+#[test]
+fn starts_that_are_cut_short_do_not_fill_the_journal() {
+    for kind in [CrashKind::Process, CrashKind::Power] {
+        let world = world(3, 1, 16);
+        live(&world, |machine| async move {
+            let pool = create(&machine).await;
+            pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+            write(&pool, &machine, 0, 1).await.expect("a write");
+            pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+        });
+        for start in 0..200 {
+            world.crash(kind);
+            live(&world, |machine| async move {
+                let pool = Pool::open(&machine, OpenPool::default(), vec![machine.open(0)]).await;
+                let pool = pool.unwrap_or_else(|error| panic!("start {start}: {error}"));
+                // Seldom anything happens in between.
+                if start % 50 == 49 {
+                    write(&pool, &machine, EXTENT * start, 2).await.expect("a write");
+                    assert_eq!(first_byte(&pool, &machine, 0).await.expect("a read"), 1);
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn without_crash_memory_zeros_survive_a_kill() {
+    let world = world(4, 1, 16);
+    live(&world, |machine| async move {
+        let pool = create(&machine).await;
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        pool.close().await.expect("a close");
+    });
+    world.crash(CrashKind::Power);
+    live(&world, |machine| async move {
+        let label = plimsoll_engine::identify(&machine, &machine.open(0)).await.expect("a look").expect("a label");
+        // Somebody else's memory is in its place.
+        let _other = machine.crash_memory(&label.pool.to_string(), 8192).expect("memory");
+        let pool = open(&machine, 1).await;
+        write(&pool, &machine, 0, 1).await.expect("a write");
+        let v = pool.vdisk("v").expect("a vdisk");
+        v.flush().await.expect("a flush");
+        v.write_zeroes(0, EXTENT, Zeroes::Unmap, false).await.expect("zeros");
+    });
+    world.crash(CrashKind::Process);
+    live(&world, |machine| async move {
+        let pool = open(&machine, 1).await;
+        assert_eq!(first_byte(&pool, &machine, 0).await.expect("a read"), 0, "what was zeroed is back");
+    });
+}
