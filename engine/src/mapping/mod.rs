@@ -8,7 +8,7 @@ mod claim;
 mod lookup;
 mod pending;
 
-pub(crate) use cache::{Cache, LEAF_MEMORY_BYTES};
+pub(crate) use cache::Cache;
 pub(crate) use claim::{Claimed, Claims};
 pub(crate) use lookup::LostRange;
 pub(crate) use pending::apply_map;
@@ -21,7 +21,7 @@ use foldhash::HashMap;
 use pending::Delta;
 
 use crate::format::{Leaf, TreeRoot, VdiskId, VirtualExtent};
-use crate::tree::{Loader, Tree};
+use crate::tree::{Loader, PageCounts, Tree};
 
 /// The mapping of one vdisk.
 pub(crate) struct Mapping {
@@ -39,10 +39,10 @@ pub(crate) struct Mapping {
 }
 
 impl Mapping {
-    pub(crate) fn new(vdisk: VdiskId, root: TreeRoot, backed: u64, dirty: Rc<Cell<usize>>) -> Self {
+    pub(crate) fn new(vdisk: VdiskId, root: TreeRoot, backed: u64, counts: Rc<PageCounts>) -> Self {
         Mapping {
             vdisk,
-            tree: RefCell::new(Tree::new(root, dirty)),
+            tree: RefCell::new(Tree::new(root, counts)),
             loader: Loader::default(),
             claims: Claims::default(),
             backed: Cell::new(backed),

@@ -117,7 +117,7 @@ impl<M: Machine> Pool<M> {
             name: spec.name.clone(),
             tree: TreeRoot::EMPTY,
         };
-        let vdisk = VdiskCore::new(store.free_id(), entry.clone(), store.dirty.clone());
+        let vdisk = VdiskCore::new(store.free_id(), entry.clone(), store.counts.clone());
         store.vdisks.borrow_mut().insert(vdisk.id, vdisk.clone());
         store.names.borrow_mut().insert(spec.name, vdisk.id);
         store.put_now(&vdisk, entry, &mut permit);

@@ -101,7 +101,7 @@ impl<M: Machine> Store<M> {
             vdisk.mapping.tree.borrow_mut().prune();
         }
         self.space.settle_meta(&changes);
-        self.checkpoint.floor.set(self.dirty.get());
+        self.checkpoint.floor.set(self.counts.dirty.get());
         self.journal.release(start.position);
         count(&self.counters.checkpoints, 1);
         Ok(())
@@ -116,7 +116,7 @@ impl<M: Machine> Store<M> {
                 mappings.push(vdisk);
             }
         }
-        let pages = self.dirty.get() as u64;
+        let pages = self.counts.dirty.get() as u64;
         let mappings: Vec<_> = mappings
             .into_iter()
             .map(|vdisk| {

@@ -4,7 +4,6 @@ use plimsoll_hardware::Machine;
 use uuid::Uuid;
 
 use super::Pool;
-use crate::mapping::LEAF_MEMORY_BYTES;
 
 /// A device of an open pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,7 +182,7 @@ impl<M: Machine> Pool<M> {
             pages_written: pages.written.get(),
             pages_healed: pages.healed.get(),
             pages_lost: pages.lost.get(),
-            cached_mapping_bytes: store.cache.len() as u64 * LEAF_MEMORY_BYTES,
+            cached_mapping_bytes: store.cache.memory_bytes(),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::journal::{Journal, Tail};
 use crate::mapping::Cache;
 use crate::media::{Drive, Media};
 use crate::space::Space;
-use crate::tree::{Found, Loader, Tree, load, load_nodes};
+use crate::tree::{Found, Loader, PageCounts, Tree, load, load_nodes};
 use crate::vdisk::{CheckpointControl, Counters, Identity, Store, VdiskCore};
 
 /// Bytes of mapping kept in memory unless said otherwise: 1 GiB, the whole map of 8 TiB at 64 KiB.
@@ -91,20 +91,20 @@ fn assemble<M: Machine>(
     covered: u64,
     options: &OpenPool,
 ) -> Rc<Store<M>> {
-    let dirty = Rc::new(Cell::new(0));
+    let counts = Rc::new(PageCounts::default());
     let life = media.machine.random();
-    let space = Space::new(media.clone(), root.groups, root.data_extents, root.meta_extents, dirty.clone());
+    let space = Space::new(media.clone(), root.groups, root.data_extents, root.meta_extents, counts.clone());
     let journal = Journal::new(media.clone(), root.pool, life, identity.rings, root.journal.position, next, covered);
     let store = Rc::new(Store {
         identity,
         media,
         journal: Rc::new(journal),
         space,
-        table: RefCell::new(Tree::new(root.table, dirty.clone())),
+        table: RefCell::new(Tree::new(root.table, counts.clone())),
         vdisks: RefCell::default(),
         names: RefCell::default(),
-        cache: Cache::new(options.cache_bytes.unwrap_or(CACHE_BYTES)),
-        dirty,
+        cache: Cache::new(options.cache_bytes.unwrap_or(CACHE_BYTES), counts.clone()),
+        counts,
         promised: Cell::new(0),
         root: RefCell::new(root.clone()),
         checkpoint: CheckpointControl::default(),
@@ -233,7 +233,7 @@ impl<M: Machine> Store<M> {
                 if entry.state != EntryState::Deleting {
                     self.names.borrow_mut().insert(entry.name.clone(), id);
                 }
-                vdisks.insert(id, VdiskCore::new(id, entry.clone(), self.dirty.clone()));
+                vdisks.insert(id, VdiskCore::new(id, entry.clone(), self.counts.clone()));
             }
         }
         *self.vdisks.borrow_mut() = vdisks;

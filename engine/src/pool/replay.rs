@@ -107,7 +107,7 @@ impl<M: Machine> Store<M> {
             }
             None => {
                 let fresh = Entry { tree: crate::format::TreeRoot::EMPTY, backed: 0, ..entry.clone() };
-                let vdisk = VdiskCore::new(id, fresh, self.dirty.clone());
+                let vdisk = VdiskCore::new(id, fresh, self.counts.clone());
                 self.vdisks.borrow_mut().insert(id, vdisk.clone());
                 vdisk
             }

@@ -109,29 +109,7 @@ impl<M: Machine> Space<M> {
         Search::Nothing
     }
 
-    /// Takes an extent for metadata from the groups `from..end`, last first if so asked; ignores the reserve.
-    pub(super) async fn take_for_meta(&self, from: u64, end: u64, backwards: bool) -> Option<ExtentId> {
-        let order = |step: u64| if backwards { end - 1 - step } else { from + step };
-        for step in 0..end - from {
-            let group = order(step);
-            if self.groups.borrow()[group as usize].free == 0 || self.load_group(group).await.is_err() {
-                continue;
-            }
-            let slot = {
-                let groups = self.groups.borrow();
-                let taken = groups[group as usize].taken.as_ref();
-                taken.and_then(|taken| if backwards { taken.last_zero() } else { taken.first_zero() })
-            };
-            if let Some(slot) = slot {
-                let extent = ExtentId(group * GROUP_EXTENTS + slot as u64);
-                self.hold(extent);
-                return Some(extent);
-            }
-        }
-        None
-    }
-
-    fn hold(&self, extent: ExtentId) {
+    pub(super) fn hold(&self, extent: ExtentId) {
         self.bar(extent);
         self.held.set(self.held.get() + 1);
     }

@@ -19,15 +19,13 @@ pub(super) struct GroupInfo {
     /// Extents that may not be taken: allocated, held or in quarantine. Only once it is loaded.
     pub(super) taken: Option<Box<Bits>>,
     pub(super) free: u32,
-    /// Free metadata pages that its parent says it has; until it is loaded.
-    pub(super) free_pages_hint: u32,
     /// It has no aligned run of sixteen free extents; cleared when something is freed.
     pub(super) fragmented: bool,
 }
 
 impl GroupInfo {
     pub(super) fn new(size: u32) -> Self {
-        GroupInfo { size, loaded: false, lost: false, taken: None, free: size, free_pages_hint: 0, fragmented: false }
+        GroupInfo { size, loaded: false, lost: false, taken: None, free: size, fragmented: false }
     }
 }
 
@@ -44,18 +42,24 @@ impl<M: Machine> Space<M> {
             let Some(info) = groups.get_mut(page.first as usize) else { continue };
             if page.kind == PageType::Group && !info.loaded {
                 info.free = info.size.saturating_sub(page.reference.summary & 0xffff);
-                info.free_pages_hint = page.reference.summary >> 16;
+                if page.reference.summary >> 16 > 0 {
+                    self.meta.borrow_mut().unread.insert(page.first);
+                }
             }
         }
     }
 
-    /// A group of `from..end` that was not read and has free metadata pages.
-    pub(super) fn unread_meta_group(&self, from: u64, end: u64) -> Option<u64> {
+    /// Whether a group has free extents, as far as is known.
+    pub(super) fn may_have_free(&self, group: u64) -> bool {
+        self.groups.borrow()[group as usize].free > 0
+    }
+
+    /// First, or last, free extent of a group that was read.
+    pub(super) fn end_of_free(&self, group: u64, last: bool) -> Option<ExtentId> {
         let groups = self.groups.borrow();
-        (from..end).find(|&group| {
-            let info = &groups[group as usize];
-            !info.loaded && !info.lost && info.free_pages_hint > 0
-        })
+        let taken = groups[group as usize].taken.as_ref()?;
+        let slot = if last { taken.last_zero() } else { taken.first_zero() }?;
+        Some(ExtentId(group * GROUP_EXTENTS + slot as u64))
     }
 
     /// Reads a group's page, once.
@@ -68,6 +72,7 @@ impl<M: Machine> Space<M> {
             None => return Err(LostPage { unread: false }),
         }
         let loaded = load(&self.media, &self.loader, &self.tree, group).await;
+        self.meta.borrow_mut().unread.remove(&group);
         let mut groups = self.groups.borrow_mut();
         let info = &mut groups[group as usize];
         if info.loaded || info.lost {

@@ -23,20 +23,42 @@ pub(crate) struct MetaPages {
     fresh: BTreeSet<ExtentId>,
     touched: BTreeSet<ExtentId>,
     releasing: Vec<(ExtentId, u32)>,
-    free_pages: u64,
+    /// Free pages in extents of the first and of the second side.
+    free_pages: [u64; 2],
+    /// Groups that were not read and have free pages.
+    pub(super) unread: BTreeSet<u64>,
+    /// Group where an extent was found last, of either side.
+    cursors: [u64; 2],
     /// Groups from this one on are for second copies.
-    pub(super) second_side: u64,
+    second_side: u64,
 }
 
 impl MetaPages {
     /// Pages that are free in extents already used for metadata.
     pub(crate) fn free_pages(&self) -> u64 {
-        self.free_pages
+        self.free_pages[0] + self.free_pages[1]
+    }
+
+    /// Draws the border between the sides, with what was seen so far.
+    fn divide(&mut self, second_side: u64) {
+        self.second_side = second_side;
+        self.cursors = [0, u64::MAX];
+        self.free_pages = [0; 2];
+        let used = std::mem::take(&mut self.used);
+        for (&extent, pages) in &used {
+            self.free_pages[self.side(extent)] += u64::from(pages.count_zeros());
+        }
+        self.used = used;
+    }
+
+    fn side(&self, extent: ExtentId) -> usize {
+        usize::from(self.is_second(extent))
     }
 
     pub(super) fn learn(&mut self, extent: ExtentId, pages: u16) {
         if self.used.insert(extent, pages).is_none() {
-            self.free_pages += u64::from(pages.count_zeros());
+            let side = self.side(extent);
+            self.free_pages[side] += u64::from(pages.count_zeros());
             if pages != u16::MAX {
                 self.open.insert(extent);
             }
@@ -64,17 +86,14 @@ impl MetaPages {
         if *used == u16::MAX {
             self.open.remove(&extent);
         }
-        self.free_pages -= 1;
+        let side = self.side(extent);
+        self.free_pages[side] -= 1;
         self.touched.insert(extent);
         page
     }
 
     fn free_on(&self, second: bool) -> u64 {
-        self.open.iter().filter(|&&extent| self.is_second(extent) == second).map(|extent| self.free_in(extent)).sum()
-    }
-
-    fn free_in(&self, extent: &ExtentId) -> u64 {
-        self.used.get(extent).map_or(0, |used| u64::from(used.count_zeros()))
+        self.free_pages[usize::from(second)]
     }
 }
 
@@ -90,7 +109,27 @@ impl<M: Machine> Space<M> {
             [only] => only.first + (only.end - only.first) / 2,
             ranges => ranges[ranges.len() / 2].first,
         };
-        self.meta.borrow_mut().second_side = border;
+        self.meta.borrow_mut().divide(border);
+    }
+
+    /// Takes an extent for metadata from the groups `from..end`, downwards on the second side, beginning where one was found last;
+    /// ignores the reserve.
+    async fn take_for_meta(&self, from: u64, end: u64, second: bool) -> Option<ExtentId> {
+        let count = end - from;
+        let cursor = self.meta.borrow().cursors[usize::from(second)].clamp(from, end.saturating_sub(1).max(from));
+        for step in 0..count {
+            let offset = if second { cursor - from + count - step } else { cursor - from + step };
+            let group = from + offset % count;
+            if !self.may_have_free(group) || self.load_group(group).await.is_err() {
+                continue;
+            }
+            if let Some(extent) = self.end_of_free(group, second) {
+                self.meta.borrow_mut().cursors[usize::from(second)] = group;
+                self.hold(extent);
+                return Some(extent);
+            }
+        }
+        None
     }
 
     /// Makes sure that `pages` pages can be placed, twice, without waiting.
@@ -106,7 +145,8 @@ impl<M: Machine> Space<M> {
             while free < wanted {
                 let border = self.meta.borrow().second_side;
                 let (from, end) = if second { (border, groups) } else { (0, border) };
-                if let Some(group) = self.unread_meta_group(from, end) {
+                let unread = self.meta.borrow_mut().unread.range(from..end).next().copied();
+                if let Some(group) = unread {
                     // One that is lost is not offered again.
                     let _ = self.load_group(group).await;
                     free = self.meta.borrow().free_on(second);
@@ -235,7 +275,8 @@ impl<M: Machine> Space<M> {
     fn drop_meta(&self, extent: ExtentId) {
         let mut meta = self.meta.borrow_mut();
         if let Some(used) = meta.used.remove(&extent) {
-            meta.free_pages -= u64::from(used.count_zeros());
+            let side = meta.side(extent);
+            meta.free_pages[side] -= u64::from(used.count_zeros());
             meta.open.remove(&extent);
         }
     }

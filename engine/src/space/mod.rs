@@ -28,7 +28,7 @@ use plimsoll_hardware::Machine;
 
 use crate::format::{Group, META_PAGES_PER_EXTENT, TreeRoot};
 use crate::media::Media;
-use crate::tree::{Loader, Tree};
+use crate::tree::{Loader, PageCounts, Tree};
 use group::GroupInfo;
 
 /// Why there is no extent.
@@ -59,10 +59,10 @@ pub(crate) struct Space<M: Machine> {
 }
 
 impl<M: Machine> Space<M> {
-    pub(crate) fn new(media: Rc<Media<M>>, root: TreeRoot, data: u64, meta: u64, dirty: Rc<Cell<usize>>) -> Self {
+    pub(crate) fn new(media: Rc<Media<M>>, root: TreeRoot, data: u64, meta: u64, counts: Rc<PageCounts>) -> Self {
         let space = Space {
             media,
-            tree: RefCell::new(Tree::new(root, dirty)),
+            tree: RefCell::new(Tree::new(root, counts)),
             loader: Loader::default(),
             groups: RefCell::default(),
             lanes: RefCell::default(),

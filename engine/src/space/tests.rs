@@ -1,6 +1,5 @@
 //! The allocator, its quarantine and the epochs against a model: nobody gets what another has, had, or may still be writing to.
 
-use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -18,7 +17,7 @@ fn space(machine: &SimMachine, extents: u64) -> Space<SimMachine> {
     let media = Rc::new(Media::new(machine.clone(), 65_536));
     let slot = DeviceSlot { device: Uuid::nil(), size: extents << 16, extents_page: 0, extents, extent_base: 0 };
     media.push(Drive::new(machine.open(0), slot, media.lossy_hook()));
-    let space = Space::new(media, TreeRoot::EMPTY, 0, 0, Rc::new(Cell::new(0)));
+    let space = Space::new(media, TreeRoot::EMPTY, 0, 0, Rc::default());
     space.adopt_summaries();
     space.divide_meta();
     space

@@ -11,7 +11,7 @@ impl<P: Payload> Tree<P> {
             if matches!(self.root, Slot::Empty) {
                 continue;
             }
-            let mut node = Node::empty();
+            let mut node = Node::empty(&self.counts);
             node.slots[0] = std::mem::replace(&mut self.root, Slot::Empty);
             node.dirty = true;
             self.dirtied(1);

@@ -2,10 +2,11 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::rc::Rc;
 
 use plimsoll_hardware::Machine;
 
-use super::{Found, LeafSlot, Node, Slot, Tree};
+use super::{Found, LeafSlot, Node, PageCounts, Slot, Tree};
 use crate::format::{NodePage, PageAddr, PageRef, PageType, Payload};
 use crate::media::{LostPage, Media};
 use crate::wait::WaitQueue;
@@ -38,6 +39,7 @@ pub(crate) async fn load<M: Machine, P: Payload>(
     tree: &RefCell<Tree<P>>,
     index: u64,
 ) -> Result<(), LostPage> {
+    let counts = tree.borrow().counts.clone();
     loop {
         let (reference, level) = match tree.borrow().get(index) {
             Found::Page(_) | Found::Absent => return Ok(()),
@@ -49,7 +51,7 @@ pub(crate) async fn load<M: Machine, P: Payload>(
             continue;
         }
         let _reading = Reading { loader, address: reference.a };
-        let slot = match read_slot(media, &reference, level).await {
+        let slot = match read_slot(media, &counts, &reference, level).await {
             Ok(slot) => slot,
             // The next look tries again.
             Err(lost) if lost.unread => return Err(lost),
@@ -62,6 +64,7 @@ pub(crate) async fn load<M: Machine, P: Payload>(
 /// Reads one page as what its level says it is.
 pub(super) async fn read_slot<M: Machine, P: Payload>(
     media: &Media<M>,
+    counts: &Rc<PageCounts>,
     reference: &PageRef,
     level: u8,
 ) -> Result<Slot<P>, LostPage> {
@@ -71,7 +74,8 @@ pub(super) async fn read_slot<M: Machine, P: Payload>(
         P::decode(&page).map(|page| Slot::Leaf(Box::new(LeafSlot::new(*reference, page))))
     } else {
         NodePage::decode(&page).map(|references| {
-            let mut node = Box::new(Node { home: *reference, ..Node::empty() });
+            let mut node = Box::new(Node::empty(counts));
+            node.home = *reference;
             for (slot, reference) in node.slots.iter_mut().zip(references) {
                 if !reference.is_none() {
                     *slot = Slot::Unread(reference);
@@ -89,6 +93,7 @@ pub(super) async fn read_slot<M: Machine, P: Payload>(
 
 /// Reads all nodes of a tree, a level at a time. Those that are lost are marked so.
 pub(crate) async fn load_nodes<M: Machine, P: Payload>(media: &Media<M>, tree: &RefCell<Tree<P>>) {
+    let counts = &tree.borrow().counts.clone();
     loop {
         let unread: Vec<_> = tree.borrow().pages().into_iter().filter(|page| page.is_unread_node()).collect();
         if unread.is_empty() {
@@ -97,7 +102,7 @@ pub(crate) async fn load_nodes<M: Machine, P: Payload>(media: &Media<M>, tree: &
         for chunk in unread.chunks(32) {
             let reads = chunk.iter().map(|page| async move {
                 let level = (page.leaves.trailing_zeros() / 7) as u8;
-                (page, read_slot(media, &page.reference, level).await)
+                (page, read_slot(media, counts, &page.reference, level).await)
             });
             for (page, slot) in futures_util::future::join_all(reads).await {
                 // One that cannot be read is lost for this life; who opens the pool looks at the counter of those.

@@ -24,6 +24,14 @@ use std::rc::Rc;
 
 use crate::format::{NODE_FANOUT, PageRef, Payload, TreeRoot};
 
+/// Pages in memory of all trees of a pool.
+#[derive(Default)]
+pub(crate) struct PageCounts {
+    /// Leaves and nodes that the next checkpoint has to write.
+    pub(crate) dirty: Cell<usize>,
+    pub(crate) nodes: Cell<usize>,
+}
+
 /// A tree whose leaves are pages of `P`.
 pub(crate) struct Tree<P> {
     root: Slot<P>,
@@ -32,8 +40,7 @@ pub(crate) struct Tree<P> {
     dirty: usize,
     /// The root's page was given up: the next checkpoint must say so though no page is dirty.
     uprooted: bool,
-    /// Dirty pages of all trees of the pool.
-    dirty_in_all: Rc<Cell<usize>>,
+    counts: Rc<PageCounts>,
 }
 
 /// What a look-up finds.
@@ -49,9 +56,9 @@ pub(crate) enum Found<T> {
 }
 
 impl<P: Payload> Tree<P> {
-    pub(crate) fn new(root: TreeRoot, dirty_in_all: Rc<Cell<usize>>) -> Self {
+    pub(crate) fn new(root: TreeRoot, counts: Rc<PageCounts>) -> Self {
         let slot = if root.reference.is_none() { Slot::Empty } else { Slot::Unread(root.reference) };
-        Tree { root: slot, height: root.height, dirty: 0, uprooted: false, dirty_in_all }
+        Tree { root: slot, height: root.height, dirty: 0, uprooted: false, counts }
     }
 
     pub(crate) fn is_dirty(&self) -> bool {
@@ -65,12 +72,12 @@ impl<P: Payload> Tree<P> {
 
     fn dirtied(&mut self, pages: usize) {
         self.dirty += pages;
-        self.dirty_in_all.set(self.dirty_in_all.get() + pages);
+        self.counts.dirty.set(self.counts.dirty.get() + pages);
     }
 
     fn cleaned(&mut self, pages: usize) {
         self.dirty -= pages;
-        self.dirty_in_all.set(self.dirty_in_all.get() - pages);
+        self.counts.dirty.set(self.counts.dirty.get() - pages);
     }
 
     /// Leaves that a tree of this height can have.
@@ -123,7 +130,7 @@ impl<P: Payload> Tree<P> {
                 *slot = if made {
                     Slot::Leaf(Box::new(LeafSlot::new(PageRef::NONE, P::empty())))
                 } else {
-                    Slot::Node(Box::new(Node::empty()))
+                    Slot::Node(Box::new(Node::empty(&self.counts)))
                 };
             }
             match slot {
@@ -144,7 +151,7 @@ impl<P: Payload> Tree<P> {
         leaf.touched.set(true);
         if dirtied > 0 {
             self.dirty += dirtied;
-            self.dirty_in_all.set(self.dirty_in_all.get() + dirtied);
+            self.counts.dirty.set(self.counts.dirty.get() + dirtied);
         }
         (Rc::make_mut(&mut leaf.page), made)
     }
@@ -157,6 +164,6 @@ fn child(index: u64, level: u8) -> usize {
 
 impl<P> Drop for Tree<P> {
     fn drop(&mut self) {
-        self.dirty_in_all.set(self.dirty_in_all.get() - self.dirty);
+        self.counts.dirty.set(self.counts.dirty.get() - self.dirty);
     }
 }

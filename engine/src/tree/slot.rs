@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use super::PageCounts;
 use crate::format::{NODE_FANOUT, PageRef};
 
 /// One place of a node, or the root.
@@ -14,16 +15,25 @@ pub(crate) enum Slot<P> {
     Leaf(Box<LeafSlot<P>>),
 }
 
-/// A node in memory.
+/// A node in memory; it counts among the pool's as long as it lives.
 pub(crate) struct Node<P> {
     pub(crate) slots: [Slot<P>; NODE_FANOUT],
     pub(crate) home: PageRef,
     pub(crate) dirty: bool,
+    counts: Rc<PageCounts>,
 }
 
 impl<P> Node<P> {
-    pub(crate) fn empty() -> Self {
-        Node { slots: std::array::from_fn(|_| Slot::Empty), home: PageRef::NONE, dirty: false }
+    pub(crate) fn empty(counts: &Rc<PageCounts>) -> Self {
+        counts.nodes.set(counts.nodes.get() + 1);
+        let slots = std::array::from_fn(|_| Slot::Empty);
+        Node { slots, home: PageRef::NONE, dirty: false, counts: counts.clone() }
+    }
+}
+
+impl<P> Drop for Node<P> {
+    fn drop(&mut self) {
+        self.counts.nodes.set(self.counts.nodes.get() - 1);
     }
 }
 

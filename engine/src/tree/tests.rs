@@ -1,12 +1,12 @@
 //! A tree against an ordered map, through changes, checkpoints and new starts.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::PageCounts;
 use super::{Found, LeafSlot, Node, Sealer, Slot, Tree};
 use crate::format::{
     Blocks, ExtentId, Leaf, NODE_FANOUT, NodePage, PAGE_BYTES, PageAddr, PageRef, PageType, Payload, TreeRoot, Word,
@@ -72,7 +72,8 @@ fn fetch(tree: &mut Tree<Leaf>, shelf: &Shelf, index: u64) {
         let slot = if level == 0 {
             Slot::Leaf(Box::new(LeafSlot::new(reference, Leaf::decode(page).expect("a leaf"))))
         } else {
-            let mut node = Box::new(Node { home: reference, ..Node::empty() });
+            let mut node = Box::new(Node::empty(&tree.counts.clone()));
+            node.home = reference;
             for (slot, below) in node.slots.iter_mut().zip(NodePage::decode(page).expect("a node")) {
                 if !below.is_none() {
                     *slot = Slot::Unread(below);
@@ -127,7 +128,7 @@ proptest! {
 
     #[test]
     fn a_tree_is_an_ordered_map(steps in vec(steps(), 1..120)) {
-        let dirty = Rc::new(Cell::new(0));
+        let dirty = Rc::new(PageCounts::default());
         let mut shelf = Shelf::default();
         let mut tree: Tree<Leaf> = Tree::new(TreeRoot::EMPTY, dirty.clone());
         let mut model: BTreeMap<(u64, usize), Word> = BTreeMap::new();
@@ -157,13 +158,13 @@ proptest! {
                 }
                 Step::Checkpoint => {
                     durable = (checkpoint(&mut tree, &mut shelf), model.clone());
-                    prop_assert_eq!(dirty.get(), 0);
+                    prop_assert_eq!(dirty.dirty.get(), 0);
                 }
                 // What was not checkpointed is forgotten.
                 Step::Reopen => {
                     tree = Tree::new(durable.0, dirty.clone());
                     model = durable.1.clone();
-                    prop_assert_eq!(dirty.get(), 0);
+                    prop_assert_eq!(dirty.dirty.get(), 0);
                 }
             }
         }
@@ -186,7 +187,7 @@ proptest! {
 
 #[test]
 fn a_leaf_that_changes_while_it_is_written_keeps_its_old_version_for_the_checkpoint() {
-    let dirty = Rc::new(Cell::new(0));
+    let dirty = Rc::new(PageCounts::default());
     let mut tree: Tree<Leaf> = Tree::new(TreeRoot::EMPTY, dirty.clone());
     tree.change(3).set(0, Word::mapped(ExtentId(1), Blocks::ALL));
     let cut = tree.collect_dirty();
@@ -200,5 +201,5 @@ fn a_leaf_that_changes_while_it_is_written_keeps_its_old_version_for_the_checkpo
     assert!(tree.is_dirty(), "the second change is still to be written");
     assert!(!tree.evict(3), "a dirty leaf must not leave memory");
     drop(tree);
-    assert_eq!(dirty.get(), 0, "a tree that is gone has no dirty pages");
+    assert_eq!(dirty.dirty.get(), 0, "a tree that is gone has no dirty pages");
 }

@@ -45,9 +45,9 @@ impl<M: Machine> Store<M> {
     /// As [`Store::room`], when there is room now.
     pub(crate) fn room_at_once(self: &Rc<Self>, pages: usize) -> Option<Room<M>> {
         let pages = pages.min(self.space.dirty_max() / 2);
-        let used = self.dirty.get() + self.promised.get();
+        let used = self.counts.dirty.get() + self.promised.get();
         // What a checkpoint leaves dirty itself is there for the next one however often it is asked for.
-        let alone = self.promised.get() == 0 && self.dirty.get() <= self.checkpoint.floor.get();
+        let alone = self.promised.get() == 0 && self.counts.dirty.get() <= self.checkpoint.floor.get();
         (used + pages <= self.space.dirty_max() || alone).then(|| {
             self.promised.set(self.promised.get() + pages);
             Room { store: self.clone(), pages }
@@ -63,6 +63,7 @@ impl<M: Machine> Store<M> {
     /// Whether so many pages are dirty that a checkpoint should run.
     pub(crate) fn wants_checkpoint(&self) -> bool {
         // A half, so that writers need not wait; dirty leaves may take half of the cache.
-        self.dirty.get() * 2 > self.space.dirty_max().min(self.cache.capacity()) || self.journal.wants_checkpoint()
+        self.counts.dirty.get() * 2 > self.space.dirty_max().min(self.cache.capacity())
+            || self.journal.wants_checkpoint()
     }
 }

@@ -13,7 +13,7 @@ use crate::journal::{Journal, JournalFailed};
 use crate::mapping::{Cache, LostRange, Mapping};
 use crate::media::Media;
 use crate::space::Space;
-use crate::tree::{Found, Tree};
+use crate::tree::{Found, PageCounts, Tree};
 use crate::wait::WaitQueue;
 
 /// One vdisk in memory.
@@ -32,8 +32,8 @@ pub(crate) struct VdiskCore {
 }
 
 impl VdiskCore {
-    pub(crate) fn new(id: VdiskId, entry: Entry, dirty: Rc<Cell<usize>>) -> Rc<Self> {
-        let mapping = Mapping::new(id, entry.tree, entry.backed, dirty);
+    pub(crate) fn new(id: VdiskId, entry: Entry, counts: Rc<PageCounts>) -> Rc<Self> {
+        let mapping = Mapping::new(id, entry.tree, entry.backed, counts);
         let (size, ready) = (Cell::new(entry.size), Cell::new(entry.state != EntryState::Deleting));
         let (sector, write_through) = (Cell::new(entry.sector), Cell::new(entry.write_through));
         let (entry, first_writes) = (RefCell::new(entry), Cell::new(0));
@@ -106,8 +106,8 @@ pub(crate) struct Store<M: Machine> {
     pub(crate) vdisks: RefCell<BTreeMap<VdiskId, Rc<VdiskCore>>>,
     pub(crate) names: RefCell<BTreeMap<String, VdiskId>>,
     pub(crate) cache: Cache,
-    /// Dirty metadata pages of all trees, and pages promised to changes under way.
-    pub(crate) dirty: Rc<Cell<usize>>,
+    /// Metadata pages in memory, and dirty ones promised to changes under way.
+    pub(crate) counts: Rc<PageCounts>,
     pub(crate) promised: Cell<usize>,
     pub(crate) root: RefCell<RootPage>,
     pub(crate) checkpoint: CheckpointControl,
