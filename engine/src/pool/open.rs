@@ -99,6 +99,7 @@ fn assemble<M: Machine>(
         table: RefCell::new(Tree::new(root.table, dirty.clone())),
         vdisks: RefCell::default(),
         names: RefCell::default(),
+        free_from: Cell::new(0),
         cache: Cache::new(options.cache_bytes.unwrap_or(CACHE_BYTES)),
         dirty,
         promised: Cell::new(0),

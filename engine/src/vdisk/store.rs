@@ -100,6 +100,8 @@ pub(crate) struct Store<M: Machine> {
     pub(crate) table: RefCell<Tree<TablePage>>,
     pub(crate) vdisks: RefCell<BTreeMap<VdiskId, Rc<VdiskCore>>>,
     pub(crate) names: RefCell<BTreeMap<String, VdiskId>>,
+    /// No identifier below this one is free.
+    pub(crate) free_from: Cell<u32>,
     pub(crate) cache: Cache,
     /// Dirty metadata pages of all trees, and pages promised to changes under way.
     pub(crate) dirty: Rc<Cell<usize>>,
