@@ -9,7 +9,7 @@ use super::{OpenPool, Pool};
 use crate::error::{Error, Result};
 use crate::format::{
     DEVICES_MAX, DeviceSlot, EXTENT_BYTES, JournalStart, LabelPage, NAME_BYTES_MAX, PAGE_BYTES, RingPlace, RootPage,
-    TreeRoot,
+    TreeRoot, is_name,
 };
 
 /// Bytes written at once while a ring is cleared.
@@ -35,10 +35,7 @@ impl CreatePool {
 
 /// Refuses names that shells, URLs and protocols would trip over.
 pub(super) fn check_name(what: &str, name: &str) -> Result<()> {
-    let sound = (1..=NAME_BYTES_MAX).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-        && name.as_bytes()[0].is_ascii_alphanumeric();
-    if sound {
+    if is_name(name) {
         return Ok(());
     }
     Err(Error::InvalidArgument(format!(
