@@ -98,13 +98,14 @@ impl<M: Machine> Pool<M> {
 pub(super) async fn refuse_used<M: Machine>(machine: &M, device: &M::Device, force: bool) -> Result<()> {
     let geometry = device.geometry();
     if geometry.read_only {
-        let reason = "the device cannot be written".to_owned();
+        let reason = "the device cannot be written; make it writable".to_owned();
         return Err(Error::NotAPool { path: geometry.path.clone(), reason });
     }
     let found = match read_label(machine, device).await {
         Ok(None) => return Ok(()),
         Ok(Some(label)) => format!("device {} of pool {} ({})", label.index, label.name, label.pool),
-        Err(Error::NotAPool { reason, .. }) => format!("a pool, but {reason}"),
+        // Without its advice: another is given here.
+        Err(Error::NotAPool { reason, .. }) => format!("a pool, but {}", reason.split("; ").next().unwrap_or(&reason)),
         Err(error) => return Err(error),
     };
     if force { Ok(()) } else { Err(Error::InUse { path: geometry.path.clone(), what: found }) }

@@ -128,7 +128,10 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Member
         let path = device.geometry().path.clone();
         match read_label(machine, &device).await? {
             Some(label) => labelled.push((label, device)),
-            None => return Err(Error::NotAPool { path, reason: "no pool's label is on it".into() }),
+            None => {
+                let reason = "no pool's label is on it; name the devices of a pool, or make one (plimsoll pool create)";
+                return Err(Error::NotAPool { path, reason: reason.into() });
+            }
         }
     }
     let Some((label, _)) = labelled.first() else {
@@ -136,7 +139,7 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Member
     };
     let label = label.clone();
     if let Some((other, device)) = labelled.iter().find(|(other, _)| other.pool != label.pool) {
-        let reason = format!("it belongs to pool {} ({}), not to {}", other.name, other.pool, label.name);
+        let reason = format!("it belongs to pool {} ({}), not to {}; leave it out", other.name, other.pool, label.name);
         return Err(Error::NotAPool { path: device.geometry().path.clone(), reason });
     }
     let mut read_only = None;
@@ -147,18 +150,14 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Member
     let (root, heal_root) = roots::read_newest(machine, &references, label.pool).await;
     let Some(root) = root else {
         let path = labelled[0].1.geometry().path.clone();
-        return Err(Error::NotAPool { path, reason: "no copy of the pool's root can be read".into() });
+        let reason = "no copy of the pool's root can be read; restore the device from a copy of it".into();
+        return Err(Error::NotAPool { path, reason });
     };
     let mut ordered = Vec::with_capacity(root.devices.len());
     for (index, slot) in root.devices.iter().enumerate() {
         let position = labelled.iter().position(|(label, _)| label.device == slot.device);
         let Some(position) = position else {
-            return Err(Error::DeviceMissing {
-                pool: label.name,
-                device: slot.device,
-                index: index as u16,
-                last_path: String::new(),
-            });
+            return Err(Error::DeviceMissing { pool: label.name, device: slot.device, index: index as u16 });
         };
         ordered.push(labelled.swap_remove(position).1);
     }
