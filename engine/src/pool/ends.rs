@@ -8,11 +8,11 @@ use super::layout::{label_places, root_places};
 use crate::format::{LabelPage, PAGE_BYTES, RootPage};
 use crate::vdisk::Store;
 
-/// What is missing, a sentence each; written again from what is known unless the pool is only looked at.
-pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>) -> Vec<String> {
+/// What is missing, a sentence each; with `heal` written again from what is known, unless the pool is only looked at.
+pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>, heal: bool) -> Vec<String> {
     let mut problems = Vec::new();
     let root = store.root.borrow().clone();
-    let frozen = store.inspect || store.media.pages.inspect.get();
+    let frozen = !heal || store.inspect || store.media.pages.inspect.get();
     let outcome = if frozen { "another is good" } else { "written again" };
     // A device that is being added has no root yet.
     for (index, drive) in store.media.drives().iter().enumerate().take(root.devices.len()) {

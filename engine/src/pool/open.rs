@@ -8,6 +8,7 @@ use plimsoll_hardware::{Device, Machine};
 
 use super::identify::{check_features, read_label};
 use super::recover::Recovered;
+use super::warning::Warning;
 use super::{Pool, RecoveryInfo, roots};
 use crate::error::{Error, Result};
 use crate::format::{EntryState, JournalStart, LabelPage, Record, RootPage, TABLE_ENTRIES, VdiskId};
@@ -63,14 +64,15 @@ impl<M: Machine> Pool<M> {
             rings: found.label.rings,
         };
         let store = assemble(media, identity, &found.root, recovered.next, recovered.covered(), &options);
-        *store.read_only.borrow_mut() = found.read_only.clone();
+        let looked_at = || "it is only looked at; open it to write (plimsoll pool import)".to_owned();
+        *store.read_only.borrow_mut() = found.read_only.or_else(|| options.inspect.then(looked_at));
         let root = &found.root;
         let clean = root.clean && recovered.batches.iter().all(|batch| batch.header.life == root.life);
         let mut info = RecoveryInfo { clean, ..RecoveryInfo::default() };
-        store.read_table(&mut info).await;
+        let mut warnings = store.read_table().await;
         store.read_groups().await;
-        store.recover(recovered, tail, found.heal_root, &mut info).await?;
-        let pool = Pool { store, recovery: Rc::new(RefCell::new(info)) };
+        warnings.extend(store.recover(recovered, tail, found.heal_root, &mut info).await?);
+        let pool = Pool { store, recovery: info, warnings: Rc::new(RefCell::new(warnings)) };
         if !options.inspect && pool.store.read_only.borrow().is_none() {
             pool.start_background();
         }
@@ -185,8 +187,7 @@ impl<M: Machine> Store<M> {
         let options = OpenPool { inspect: write_nothing, cache_bytes: Some(1 << 20) };
         let media = if write_nothing { Rc::new(self.media.view()) } else { self.media.clone() };
         let view = assemble(media, identity, &root, root.journal, 0, &options);
-        let mut info = RecoveryInfo::default();
-        view.read_table(&mut info).await;
+        view.read_table().await;
         view.read_groups().await;
         let end = crate::journal::read(&self.media, root.pool, &self.identity.rings, root.journal, true).await;
         for record in end.batches.iter().flat_map(|batch| &batch.records) {
@@ -198,7 +199,8 @@ impl<M: Machine> Store<M> {
     }
 
     /// Reads the vdisk table. A page that is lost costs its eight vdisks, which is said.
-    async fn read_table(&self, info: &mut RecoveryInfo) {
+    async fn read_table(&self) -> Vec<Warning> {
+        let mut warnings = Vec::new();
         let loader = Loader::default();
         load_nodes(&self.media, &self.table).await;
         let mut pages = Vec::new();
@@ -211,11 +213,7 @@ impl<M: Machine> Store<M> {
             let loads = chunk.iter().map(|&page| load(&self.media, &loader, &self.table, page));
             for (page, result) in chunk.iter().zip(futures_util::future::join_all(loads).await) {
                 if result.is_err() {
-                    let first = page * TABLE_ENTRIES as u64;
-                    info.warnings.push(format!(
-                        "a page of the vdisk table is lost in both copies: vdisks {first} to {} cannot be opened",
-                        first + TABLE_ENTRIES as u64 - 1
-                    ));
+                    warnings.push(Warning::TablePageLost(*page));
                 }
             }
         }
@@ -233,6 +231,7 @@ impl<M: Machine> Store<M> {
             }
         }
         *self.vdisks.borrow_mut() = vdisks;
+        warnings
     }
 
     /// Reads the nodes of the group tree: they say how full each group is.
