@@ -44,7 +44,7 @@ pub enum Error {
         name: String,
     },
     /// The name is taken.
-    #[error("{kind} {name} exists")]
+    #[error("{kind} {name} exists; choose another name, or delete it first")]
     Exists {
         /// What kind of object.
         kind: &'static str,
@@ -64,7 +64,7 @@ pub enum Error {
     ReadOnly {
         /// The pool.
         pool: String,
-        /// Why.
+        /// Why, and behind a semicolon what to do.
         reason: String,
     },
     /// A device failed.
@@ -94,7 +94,8 @@ pub enum Error {
     },
     /// A device of the pool was not found.
     #[error(
-        "pool {pool}: device {index} ({device}) is missing; connect it, or name its path: plimsoll pool import PATH..."
+        "pool {pool}: device {index} ({device}) is missing; connect it, or name the paths of all of the pool's devices \
+         (plimsoll pool import PATH...)"
     )]
     DeviceMissing {
         /// The pool.
@@ -103,8 +104,6 @@ pub enum Error {
         device: Uuid,
         /// Its place in the pool.
         index: u16,
-        /// Where it was when last seen; empty when unknown.
-        last_path: String,
     },
     /// The device holds something.
     #[error("{path} holds {what}; say --force to overwrite it")]
@@ -119,7 +118,7 @@ pub enum Error {
     NotAPool {
         /// The device.
         path: String,
-        /// Why not.
+        /// Why not, and behind a semicolon what to do.
         reason: String,
     },
     /// Written by a newer version.
@@ -131,7 +130,7 @@ pub enum Error {
         bits: u64,
     },
     /// The device cannot hold a pool.
-    #[error("{path} is too small: {size} bytes, at least {minimum} are needed")]
+    #[error("{path} is too small: it has {size} bytes; use one of at least {minimum} bytes")]
     TooSmall {
         /// The device.
         path: String,
@@ -141,7 +140,7 @@ pub enum Error {
         minimum: u64,
     },
     /// The pool is being closed.
-    #[error("pool {0} is closing")]
+    #[error("pool {0} is closing; open it again when it is closed (plimsoll pool import --name {0})")]
     Closing(String),
 }
 

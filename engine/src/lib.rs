@@ -24,9 +24,3 @@ pub use pool::{
     Pool, PoolCounters, PoolInfo, RecoveryInfo, identify,
 };
 pub use vdisk::{StatusRange, Vdisk, VdiskInfo, VdiskState, Zeroes};
-
-/// Feeds bytes to the parser of the on-disk format that the first byte chooses, for fuzzing.
-#[cfg(feature = "fuzzing")]
-pub fn fuzz_format(bytes: &[u8]) {
-    format::fuzz::parse_anything(bytes);
-}

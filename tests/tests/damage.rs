@@ -132,7 +132,8 @@ fn a_page_damaged_in_one_copy_loses_nothing_and_is_mended() {
             if !full && number != index % kinds.len() {
                 continue;
             }
-            let others: Vec<u64> = pages.iter().filter(|other| other.0 == page.0).map(|other| other.1).collect();
+            let others = pages.iter().filter(|other| other.0 == page.0 && other.1 != page.1);
+            let others: Vec<u64> = others.map(|other| other.1).collect();
             let world = base.fork();
             damage(&world, kind, page, others[(index * 31 + 7) % others.len()]);
             let machine = world.boot();

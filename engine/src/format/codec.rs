@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BufMut};
 
-use super::FormatError;
+use super::{FormatError, NAME_BYTES_MAX, is_name};
 
 /// Reads fields off the front of a slice.
 pub(crate) struct Cursor<'a> {
@@ -44,12 +44,12 @@ impl<'a> Cursor<'a> {
         self.take(N)?.try_into().map_err(|_| FormatError::Short(self.what))
     }
 
-    /// A length byte and that many bytes of UTF-8 out of a field of `room` bytes.
-    pub(crate) fn text(&mut self, room: usize, field: &'static str) -> Result<String, FormatError> {
+    /// A length byte and that many bytes of a name, out of a field of 64 bytes.
+    pub(crate) fn name(&mut self, field: &'static str) -> Result<String, FormatError> {
         let len = usize::from(self.u8()?);
-        let bytes = self.take(room)?;
-        let text = bytes.get(..len).ok_or(FormatError::Field { field, value: len as u64 })?;
-        String::from_utf8(text.to_vec()).map_err(|_| FormatError::Field { field, value: len as u64 })
+        let bytes = self.take(NAME_BYTES_MAX)?;
+        let text = bytes.get(..len).and_then(|text| std::str::from_utf8(text).ok()).filter(|text| is_name(text));
+        text.map(str::to_owned).ok_or(FormatError::Field { field, value: len as u64 })
     }
 
     pub(crate) fn remaining(&self) -> usize {

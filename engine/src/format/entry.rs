@@ -12,11 +12,9 @@
 use bytes::BufMut;
 use uuid::Uuid;
 
-use super::{Cursor, FormatError, HEIGHT_MAX, PageRef, Put, VDISK_BYTES_MAX};
+use super::{Cursor, FormatError, HEIGHT_MAX, NAME_BYTES_MAX, PageRef, Put, VDISK_BYTES_MAX};
 
 pub(crate) const ENTRY_BYTES: usize = 512;
-/// Longest name of a pool or vdisk in bytes.
-pub(crate) const NAME_BYTES_MAX: usize = 64;
 const FLAG_WRITE_THROUGH: u8 = 1;
 
 /// What is being done with a vdisk.
@@ -112,7 +110,7 @@ impl Entry {
         let created_ms = cursor.u64()?;
         let backed = cursor.u64()?;
         let discard_from = cursor.u64()?;
-        let name = cursor.text(NAME_BYTES_MAX, "vdisk name")?;
+        let name = cursor.name("vdisk name")?;
         let height = cursor.u8()?;
         cursor.take(6)?;
         let tree = TreeRoot::decode(PageRef::decode(&mut cursor)?, height)?;

@@ -116,7 +116,7 @@ impl LabelPage {
         };
         let rings = [ring()?, ring()?];
         let created_ms = cursor.u64()?;
-        let name = cursor.text(NAME_BYTES_MAX, "pool name")?;
+        let name = cursor.name("pool name")?;
         Ok(LabelPage {
             features,
             pool,

@@ -9,6 +9,7 @@ mod entry;
 mod group;
 mod label;
 mod leaf;
+mod name;
 mod node;
 mod record;
 mod reference;
@@ -20,10 +21,11 @@ mod word;
 
 pub(crate) use batch::{BATCH_HEADER_BYTES, Batch, BatchHeader, pages_of, seal_batch};
 pub(crate) use codec::{Cursor, Put};
-pub(crate) use entry::{ENTRY_BYTES, Entry, EntryState, NAME_BYTES_MAX, TreeRoot};
+pub(crate) use entry::{ENTRY_BYTES, Entry, EntryState, TreeRoot};
 pub(crate) use group::{Detail, Group};
 pub(crate) use label::{KNOWN_FEATURES, LabelPage, RingPlace};
 pub(crate) use leaf::Leaf;
+pub(crate) use name::{NAME_BYTES_MAX, is_name};
 pub(crate) use node::{NodePage, node_is_empty};
 pub(crate) use record::{MAP_RECORD_BYTES, Record};
 pub(crate) use reference::{PageRef, PageType, Payload};
@@ -33,8 +35,6 @@ pub(crate) use tail::{HALF_HEADER_BYTES, TAIL_HEADER_BYTES, TailHeader, load_hal
 pub(crate) use units::{Blocks, ExtentId, PageAddr, VdiskId, VirtualExtent};
 pub(crate) use word::Word;
 
-#[cfg(feature = "fuzzing")]
-pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;
 

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use plimsoll_hardware::Machine;
+use uuid::Uuid;
 
 use super::create::{check_name, new_uuid};
 use super::{JobInfo, Pool};
@@ -58,11 +59,12 @@ impl<M: Machine> Store<M> {
 
     fn free_id(&self) -> VdiskId {
         let vdisks = self.vdisks.borrow();
-        let mut free = VdiskId(0);
+        let mut free = VdiskId(self.free_from.get());
         // The identifiers on a lost page of the table are its vdisks', whoever they were.
         while vdisks.contains_key(&free) || self.is_table_lost(free) {
             free.0 += 1;
         }
+        self.free_from.set(free.0);
         free
     }
 
@@ -126,7 +128,7 @@ impl<M: Machine> Pool<M> {
         Ok(vdisk.info(store.media.extent_bytes))
     }
 
-    /// All vdisks, by name; those being deleted too.
+    /// All vdisks, by name; those being deleted too. Who wants to know of one asks [`Pool::vdisk`]: this copies them all.
     pub fn vdisks(&self) -> Vec<VdiskInfo> {
         let extent_bytes = self.store.media.extent_bytes;
         let mut vdisks: Vec<_> = self.store.vdisks.borrow().values().map(|vdisk| vdisk.info(extent_bytes)).collect();
@@ -134,7 +136,7 @@ impl<M: Machine> Pool<M> {
         vdisks
     }
 
-    /// The vdisk of this name or UUID.
+    /// The vdisk of this name or UUID. By name it costs the same however many vdisks there are.
     ///
     /// # Errors
     /// `NotFound`.
@@ -147,7 +149,9 @@ impl<M: Machine> Pool<M> {
         let vdisks = self.store.vdisks.borrow();
         let found = match by_name {
             Some(id) => vdisks.get(&id).cloned(),
-            None => vdisks.values().find(|vdisk| vdisk.entry.borrow().uuid.to_string() == name).cloned(),
+            None => Uuid::parse_str(name)
+                .ok()
+                .and_then(|uuid| vdisks.values().find(|vdisk| vdisk.entry.borrow().uuid == uuid).cloned()),
         };
         found.filter(|vdisk| vdisk.ready.get()).ok_or_else(|| {
             let name = format!("{}/{name}", self.store.identity.name);
@@ -240,7 +244,7 @@ impl<M: Machine> Store<M> {
         let job = Rc::new(super::Job::new(id, kind, object, total));
         jobs.push_back(job.clone());
         while jobs.len() > JOBS_MAX {
-            let Some(ended) = jobs.iter().position(|job| job.info().state != super::JobState::Running) else { break };
+            let Some(ended) = jobs.iter().position(|job| !job.is_running()) else { break };
             jobs.remove(ended);
         }
         job

@@ -1,8 +1,7 @@
 //! Checking a pool: every metadata page in both copies, every word against the groups, every sum against a recount.
 //!
-//! Open, it looks at the last checkpoint through a second set of trees, while I/O goes on; a checkpoint that comes between makes
-//! it start again, and the third time it holds checkpoints up. Inspected, it looks at what recovery would make of the pool.
-//! It reads metadata only. It heals a bad copy from a good one when the pool may be written; it repairs nothing else.
+//! What it looks at is chosen in `examine.rs`. It reads metadata only. It heals a bad copy from a good one when the pool may be written; it repairs nothing else. Every
+//! finding brings its [`Mend`], or says that there is none.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -12,8 +11,10 @@ use futures_util::stream::{self, StreamExt};
 use plimsoll_hardware::Machine;
 
 use super::Pool;
-use crate::error::{Error, Result};
-use crate::format::{Detail, ExtentId, GROUP_EXTENTS, LEAF_WORDS, PageRef, PageType, Payload, VdiskId, Word};
+use super::mend::Mend;
+use super::warning::Warning;
+use crate::error::Result;
+use crate::format::{Detail, ExtentId, GROUP_EXTENTS, LEAF_WORDS, PageRef, PageType, Payload, Word};
 use crate::tree::{Found, Loader, PageSeen, Tree, load, load_nodes};
 use crate::vdisk::{Store, VdiskCore};
 
@@ -24,7 +25,7 @@ const READS_AT_ONCE: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// A stable kebab-case word: `bad-copy`, `lost-page`, `doubly-owned-extent`, `leaked-extent`, `unallocated-extent`,
-    /// `impossible-extent`, `doubly-used-page`, `leaked-page`, `unallocated-page`, `count-mismatch`, `journal-damaged`, `bad-root`.
+    /// `impossible-extent`, `doubly-used-page`, `leaked-page`, `unallocated-page`, `count-mismatch`, `journal-damaged`.
     pub kind: &'static str,
     /// Data was lost or is at risk.
     pub loss: bool,
@@ -65,28 +66,11 @@ impl CheckReport {
     }
 }
 
-/// What a repair would do about a finding.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Mend {
-    Free(ExtentId),
-    Allocate(ExtentId),
-    Pages(ExtentId, u16),
-    ForgetLeaf(VdiskId, u64),
-    /// A page of the vdisk table: its vdisks are given up.
-    ForgetTable(u64),
-    /// A group, with its extents of data, and of metadata with their pages, as everybody else names them.
-    RebuildGroup(u64, Vec<ExtentId>, Vec<(ExtentId, u16)>),
-    Backed(VdiskId, i64),
-    /// The pool's counts of data and metadata extents.
-    Totals(i64, i64),
-    AcceptJournal,
-}
-
 /// A check under way.
 pub(super) struct Checker<'a, M: Machine> {
     store: &'a Rc<Store<M>>,
-    pub(super) report: CheckReport,
-    pub(super) mends: Vec<Mend>,
+    report: CheckReport,
+    mends: Vec<Mend>,
     /// Who has each extent.
     owned: BitVec,
     /// Metadata pages that are named.
@@ -103,56 +87,15 @@ impl<M: Machine> Pool<M> {
         let (report, _, _pin) = self.examine().await?;
         Ok(report)
     }
-
-    /// Looks at the last checkpoint without holding anything up; when that finds something, again with checkpoints held up,
-    /// which is what counts. The pin is answered with it: as long as it lives what was found stays true.
-    pub(super) async fn examine(&self) -> Result<(CheckReport, Vec<Mend>, Option<Pin<M>>)> {
-        let warnings = self.recovery.borrow().warnings.clone();
-        if self.store.inspect || self.store.writable().is_err() {
-            let (report, mends) = Checker::run(&self.store, &self.store, &warnings).await;
-            return Ok((report, mends, None));
-        }
-        self.store.after_checkpoint().await?;
-        let view = self.store.second_view(true).await;
-        let (report, mends) = Checker::run(&self.store, &view, &warnings).await;
-        if report.clean() {
-            return Ok((report, mends, None));
-        }
-        let pin = Pin::new(&self.store);
-        while self.store.checkpoint.running.get() {
-            if self.store.closing.get() {
-                return Err(Error::Closing(self.store.identity.name.clone()));
-            }
-            self.store.checkpoint.done.changed().await;
-        }
-        let view = self.store.second_view(false).await;
-        let (report, mends) = Checker::run(&self.store, &view, &warnings).await;
-        Ok((report, mends, Some(pin)))
-    }
-}
-
-/// Holds checkpoints up, so that no page of the last one is used for something else.
-pub(super) struct Pin<M: Machine> {
-    store: Rc<Store<M>>,
-}
-
-impl<M: Machine> Pin<M> {
-    fn new(store: &Rc<Store<M>>) -> Self {
-        store.checkpoint.pins.set(store.checkpoint.pins.get() + 1);
-        Pin { store: store.clone() }
-    }
-}
-
-impl<M: Machine> Drop for Pin<M> {
-    fn drop(&mut self) {
-        self.store.checkpoint.pins.set(self.store.checkpoint.pins.get() - 1);
-        self.store.checkpoint.request.notify();
-    }
 }
 
 impl<'a, M: Machine> Checker<'a, M> {
     /// Checks `store`, which is the live pool or a view of it.
-    async fn run(live: &Rc<Store<M>>, store: &'a Rc<Store<M>>, warnings: &[String]) -> (CheckReport, Vec<Mend>) {
+    pub(super) async fn run(
+        live: &Rc<Store<M>>,
+        store: &'a Rc<Store<M>>,
+        warnings: &[Warning],
+    ) -> (CheckReport, Vec<Mend>) {
         let before = store.media.pages.read.get();
         let mut checker = Checker {
             store,
@@ -162,18 +105,18 @@ impl<'a, M: Machine> Checker<'a, M> {
             named: BTreeMap::new(),
             lost_pages: false,
         };
-        for warning in warnings {
-            let damaged = warning.contains("journal is damaged");
-            if damaged {
-                checker.mends.push(Mend::AcceptJournal);
-            }
-            checker.find(if damaged { "journal-damaged" } else { "bad-copy" }, damaged, None, warning.clone());
+        // Other damage is found by looking.
+        for warning in warnings.iter().filter(|warning| warning.is_of_journal()) {
+            checker.find("journal-damaged", true, None, warning.to_string());
+        }
+        if warnings.iter().any(Warning::is_of_journal) {
+            checker.mends.push(Mend::AcceptJournal);
         }
         checker.check_ends(live).await;
         let lost_table = checker
             .check_tree(&store.table, &|page| format!("vdisks {} to {}", page.first * 8, page.first * 8 + 7))
             .await;
-        checker.mends.extend(lost_table.iter().map(|page| Mend::ForgetTable(page.first)));
+        checker.mends.extend(lost_table.iter().map(|page| Mend::ForgetTable(page.first, page.leaves)));
         let lost_groups =
             checker.check_tree(&store.space.tree, &|page| format!("allocation group {}", page.first)).await;
         let vdisks: Vec<_> = store.vdisks.borrow().values().cloned().collect();
@@ -183,6 +126,9 @@ impl<'a, M: Machine> Checker<'a, M> {
         checker.check_groups().await;
         for page in &lost_groups {
             checker.rebuild_groups(page.first, page.leaves);
+        }
+        if checker.lost_pages {
+            checker.mends.push(Mend::GiveBack);
         }
         checker.report.vdisks_checked = vdisks.len() as u64;
         checker.report.pages_read += store.media.pages.read.get() - before;
@@ -195,6 +141,12 @@ impl<'a, M: Machine> Checker<'a, M> {
             None => (None, None, None),
         };
         self.report.findings.push(Finding { kind, loss, vdisk, offset, length, message });
+    }
+
+    /// A finding that no repair can decide.
+    fn refuse(&mut self, kind: &'static str, place: Option<(String, u64, u64)>, message: String) {
+        self.mends.push(Mend::Refuse(message.clone()));
+        self.find(kind, true, place, message);
     }
 
     /// Reads both copies of every page of a tree; answers the pages that are lost.
@@ -223,12 +175,7 @@ impl<'a, M: Machine> Checker<'a, M> {
                 1 => {
                     let what = name(&page);
                     let healed = if store.inspect { "the other is good" } else { "healed from the other" };
-                    self.find(
-                        "bad-copy",
-                        false,
-                        None,
-                        format!("one copy of a metadata page of {what} was bad; {healed}"),
-                    );
+                    self.find_copy(format!("one copy of a metadata page of {what} was bad; {healed}"));
                 }
                 _ => lost.push(page),
             }
@@ -248,14 +195,14 @@ impl<'a, M: Machine> Checker<'a, M> {
         for address in [reference.a, reference.b] {
             let Some((extent, page)) = self.store.media.extent_of(address) else {
                 let message = format!("a metadata page is named at {:#x}, where no extent is", address.0);
-                self.find("impossible-extent", true, None, message);
+                self.refuse("impossible-extent", None, message);
                 continue;
             };
             let pages = self.named.entry(extent).or_insert(0);
             if *pages >> page & 1 == 1 {
                 let message = format!("page {page} of extent {} is named twice", extent.0);
                 *pages |= 1 << page;
-                self.find("doubly-used-page", true, None, message);
+                self.refuse("doubly-used-page", None, message);
             } else {
                 *pages |= 1 << page;
             }
@@ -304,7 +251,7 @@ impl<'a, M: Machine> Checker<'a, M> {
             }
         }
         let said = vdisk.mapping.backed.get();
-        if said != backed {
+        if said != backed && lost.is_empty() {
             let message = format!("{name} says that {said} extents are behind it and has {backed}");
             self.find("count-mismatch", false, Some((name, 0, vdisk.size.get())), message);
             self.mends.push(Mend::Backed(vdisk.id, backed as i64 - said as i64));
@@ -316,18 +263,23 @@ impl<'a, M: Machine> Checker<'a, M> {
         let place = Some((vdisk.to_owned(), offset, extent_bytes));
         if self.store.media.locate(extent).is_none() {
             let message = format!("{vdisk} at {offset} is mapped to extent {}, which no device has", extent.0);
-            self.find("impossible-extent", true, place, message);
+            self.refuse("impossible-extent", place, message);
         } else if self.owned.replace(extent.0 as usize, true) {
             let message = format!("extent {} behind {vdisk} at {offset} is behind something else too", extent.0);
-            self.find("doubly-owned-extent", true, place, message);
+            self.refuse("doubly-owned-extent", place, message);
         }
     }
 
     /// Looks for labels, roots and journal batches that have lost a copy.
     async fn check_ends(&mut self, live: &Rc<Store<M>>) {
-        for problem in super::ends::check(live, self.store.inspect).await {
-            self.find("bad-copy", false, None, problem);
+        for problem in super::ends::check(live, !self.store.inspect).await {
+            self.find_copy(problem);
         }
+    }
+
+    fn find_copy(&mut self, message: String) {
+        self.mends.push(Mend::Copy(message.clone()));
+        self.find("bad-copy", false, None, message);
     }
 
     fn rebuild_groups(&mut self, first: u64, count: u64) {
@@ -376,23 +328,20 @@ impl<'a, M: Machine> Checker<'a, M> {
         let number = extent.0;
         if owned && (!allocated || pages.is_some()) {
             let what = if pages.is_some() { "metadata" } else { "free" };
-            self.find(
-                "unallocated-extent",
-                true,
-                None,
-                format!("extent {number} holds data and its group says {what}"),
-            );
-            if pages.is_none() {
+            let message = format!("extent {number} holds data and its group says {what}");
+            if named == 0 && (pages.is_none() || !self.lost_pages) {
+                self.find("unallocated-extent", true, None, message);
                 self.mends.push(Mend::Allocate(extent));
+            } else {
+                self.refuse("unallocated-extent", None, message);
             }
+            return;
         }
-        if allocated && pages.is_none() && !owned {
+        // What nobody names may be behind a page that is lost; that is decided first.
+        if allocated && pages.is_none() && !owned && !self.lost_pages {
             self.report.leaked_extents += 1;
             self.find("leaked-extent", false, None, format!("extent {number} is allocated and nobody has it"));
-            if !self.lost_pages {
-                // Whoever had it may be behind a page that is lost; that is decided first.
-                self.mends.push(Mend::Free(extent));
-            }
+            self.mends.push(Mend::Free(extent));
         }
         let used = pages.unwrap_or(0);
         if named & !used != 0 {

@@ -4,13 +4,15 @@ use plimsoll_hardware::Machine;
 
 use super::Pool;
 use crate::error::Result;
+use crate::journal::JournalFailed;
 
 impl<M: Machine> Pool<M> {
     /// Refuses new work, waits for I/O in flight and the jobs' present steps, writes a checkpoint and marks the pool clean.
     /// Handles answer `Closing` from then on. Closing a closed pool does nothing.
     ///
     /// # Errors
-    /// When the last checkpoint cannot be written: the pool is recovered by the next start, as after a crash.
+    /// `Device`, `ReadOnly` when the pool could not be marked clean, now or because it failed before: the next start recovers it,
+    /// as after a crash. A pool that was opened for reading only has nothing to mark.
     pub async fn close(&self) -> Result<()> {
         let store = &self.store;
         if store.closing.replace(true) {
@@ -22,7 +24,10 @@ impl<M: Machine> Pool<M> {
             store.checkpoint.done.changed().await;
         }
         while store.space.epochs.wait().await {}
-        if store.inspect || store.read_only.borrow().is_some() || store.journal.failure().is_some() {
+        if let Some(failure) = store.journal.failure() {
+            return Err(store.journal_failed(JournalFailed(failure)));
+        }
+        if store.inspect || store.read_only.borrow().is_some() {
             return Ok(());
         }
         store.checkpoint.running.set(true);

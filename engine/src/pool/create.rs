@@ -9,7 +9,7 @@ use super::{OpenPool, Pool};
 use crate::error::{Error, Result};
 use crate::format::{
     DEVICES_MAX, DeviceSlot, EXTENT_BYTES, JournalStart, LabelPage, NAME_BYTES_MAX, PAGE_BYTES, RingPlace, RootPage,
-    TreeRoot,
+    TreeRoot, is_name,
 };
 
 /// Bytes written at once while a ring is cleared.
@@ -35,10 +35,7 @@ impl CreatePool {
 
 /// Refuses names that shells, URLs and protocols would trip over.
 pub(super) fn check_name(what: &str, name: &str) -> Result<()> {
-    let sound = (1..=NAME_BYTES_MAX).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-        && name.as_bytes()[0].is_ascii_alphanumeric();
-    if sound {
+    if is_name(name) {
         return Ok(());
     }
     Err(Error::InvalidArgument(format!(
@@ -101,13 +98,14 @@ impl<M: Machine> Pool<M> {
 pub(super) async fn refuse_used<M: Machine>(machine: &M, device: &M::Device, force: bool) -> Result<()> {
     let geometry = device.geometry();
     if geometry.read_only {
-        let reason = "the device cannot be written".to_owned();
+        let reason = "the device cannot be written; make it writable".to_owned();
         return Err(Error::NotAPool { path: geometry.path.clone(), reason });
     }
     let found = match read_label(machine, device).await {
         Ok(None) => return Ok(()),
         Ok(Some(label)) => format!("device {} of pool {} ({})", label.index, label.name, label.pool),
-        Err(Error::NotAPool { reason, .. }) => format!("a pool, but {reason}"),
+        // Without its advice: another is given here.
+        Err(Error::NotAPool { reason, .. }) => format!("a pool, but {}", reason.split("; ").next().unwrap_or(&reason)),
         Err(error) => return Err(error),
     };
     if force { Ok(()) } else { Err(Error::InUse { path: geometry.path.clone(), what: found }) }

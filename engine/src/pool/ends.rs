@@ -8,12 +8,12 @@ use super::layout::{label_places, root_places};
 use crate::format::{LabelPage, PAGE_BYTES, RootPage};
 use crate::vdisk::Store;
 
-/// What is missing, a sentence each; written again from what is known unless the pool is only looked at. To write, checkpoints
-/// must be held up: a root must not be written over a newer one.
-pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>, look_only: bool) -> Vec<String> {
+/// What is missing, a sentence each; with `heal` written again from what is known, unless the pool is only looked at. To write,
+/// checkpoints must be held up: a root must not be written over a newer one.
+pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>, heal: bool) -> Vec<String> {
     let mut problems = Vec::new();
     let root = store.root.borrow().clone();
-    let frozen = look_only || store.inspect || store.media.pages.inspect.get();
+    let frozen = !heal || store.inspect || store.media.pages.inspect.get();
     let outcome = if frozen { "another is good" } else { "written again" };
     // A device that is being added has no root yet.
     for (index, drive) in store.media.drives().iter().enumerate().take(root.devices.len()) {

@@ -62,7 +62,8 @@ pub(super) async fn read_label<M: Machine>(machine: &M, device: &M::Device) -> R
             Ok(page) => match LabelPage::decode(&page) {
                 Ok(label) if label.size > size => {
                     let reason = format!(
-                        "the label says {} bytes and the device has {size}: it was truncated, or copied in part",
+                        "the label says {} bytes and the device has {size}: it was truncated, or copied in part; restore its full \
+                         size",
                         label.size
                     );
                     return Err(Error::NotAPool { path, reason });
@@ -70,7 +71,9 @@ pub(super) async fn read_label<M: Machine>(machine: &M, device: &M::Device) -> R
                 Ok(label) => return Ok(Some(label)),
                 Err(FormatError::Magic) => {}
                 Err(error) => {
-                    let reason = format!("its pool label cannot be used: {error}");
+                    let reason = format!(
+                        "its pool label cannot be used: {error}; restore the device, or give up what it held (plimsoll pool create --force)"
+                    );
                     problem = Some(Error::NotAPool { path: path.clone(), reason });
                 }
             },

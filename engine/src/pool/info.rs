@@ -33,7 +33,7 @@ pub struct RecoveryInfo {
     pub records_dropped: u64,
     /// Records that only crash memory had.
     pub from_crash_memory: u64,
-    /// Damage found, in words.
+    /// Damage found and not repaired since, in words.
     pub warnings: Vec<String>,
 }
 
@@ -124,6 +124,7 @@ impl<M: Machine> Pool<M> {
         let physical = space.total() * extent;
         let designated: u64 = store.vdisks.borrow().values().filter(|v| v.ready.get()).map(|v| v.size.get()).sum();
         let read_only = store.read_only.borrow().clone();
+        let warnings = self.warnings.borrow().iter().map(ToString::to_string).collect();
         PoolInfo {
             name: store.identity.name.clone(),
             uuid: store.identity.uuid,
@@ -143,7 +144,7 @@ impl<M: Machine> Pool<M> {
             devices: self.devices(),
             read_only: read_only.or_else(|| store.journal.failure().map(|error| error.to_string())),
             generation: store.root.borrow().generation,
-            recovery: self.recovery.borrow().clone(),
+            recovery: RecoveryInfo { warnings, ..self.recovery.clone() },
             counters: self.counters(),
         }
     }

@@ -58,6 +58,10 @@ impl Job {
         *self.state.borrow_mut() = state;
     }
 
+    pub(super) fn is_running(&self) -> bool {
+        *self.state.borrow() == JobState::Running
+    }
+
     pub(super) fn info(&self) -> JobInfo {
         JobInfo {
             id: self.id,

@@ -8,18 +8,23 @@ mod checkpoint;
 mod close;
 mod create;
 mod ends;
+mod examine;
 #[cfg(feature = "generator")]
 mod generate;
 mod identify;
 mod info;
 mod job;
 mod layout;
+mod mend;
 mod open;
 mod recover;
 mod repair;
 mod replay;
 mod roots;
 mod shrink;
+#[cfg(test)]
+mod tests;
+mod warning;
 
 pub use admin::CreateVdisk;
 pub use check::{CheckReport, Finding};
@@ -37,15 +42,18 @@ use std::rc::Rc;
 use plimsoll_hardware::Machine;
 
 use crate::vdisk::Store;
+use warning::Warning;
 
 /// An open pool. Cheap to clone; all clones are the same pool. Belongs to one thread.
 pub struct Pool<M: Machine> {
     store: Rc<Store<M>>,
-    recovery: Rc<RefCell<RecoveryInfo>>,
+    /// What the start did; its warnings are in `warnings`.
+    recovery: RecoveryInfo,
+    warnings: Rc<RefCell<Vec<Warning>>>,
 }
 
 impl<M: Machine> Clone for Pool<M> {
     fn clone(&self) -> Self {
-        Pool { store: self.store.clone(), recovery: self.recovery.clone() }
+        Pool { store: self.store.clone(), recovery: self.recovery.clone(), warnings: self.warnings.clone() }
     }
 }

@@ -8,6 +8,7 @@ use plimsoll_hardware::{Device, Machine};
 
 use super::identify::{check_features, read_label};
 use super::recover::Recovered;
+use super::warning::Warning;
 use super::{Pool, RecoveryInfo, roots};
 use crate::error::{Error, Result};
 use crate::format::{EntryState, JournalStart, LabelPage, Record, RootPage, TABLE_ENTRIES, VdiskId};
@@ -63,14 +64,15 @@ impl<M: Machine> Pool<M> {
             rings: found.label.rings,
         };
         let store = assemble(media, identity, &found.root, recovered.next, recovered.covered(), &options);
-        *store.read_only.borrow_mut() = found.read_only.clone();
+        let looked_at = || "it is only looked at; open it to write (plimsoll pool import)".to_owned();
+        *store.read_only.borrow_mut() = found.read_only.or_else(|| options.inspect.then(looked_at));
         let root = &found.root;
         let clean = root.clean && recovered.batches.iter().all(|batch| batch.header.life == root.life);
         let mut info = RecoveryInfo { clean, ..RecoveryInfo::default() };
-        store.read_table(&mut info).await;
+        let mut warnings = store.read_table().await;
         store.read_groups().await;
-        store.recover(recovered, tail, found.heal_root, &mut info).await?;
-        let pool = Pool { store, recovery: Rc::new(RefCell::new(info)) };
+        warnings.extend(store.recover(recovered, tail, found.heal_root, &mut info).await?);
+        let pool = Pool { store, recovery: info, warnings: Rc::new(RefCell::new(warnings)) };
         if !options.inspect && pool.store.read_only.borrow().is_none() {
             pool.start_background();
             if pool.store.journal.is_nearly_full() {
@@ -103,6 +105,7 @@ fn assemble<M: Machine>(
         table: RefCell::new(Tree::new(root.table, counts.clone())),
         vdisks: RefCell::default(),
         names: RefCell::default(),
+        free_from: Cell::new(0),
         cache: Cache::new(options.cache_bytes.unwrap_or(CACHE_BYTES), counts.clone()),
         counts,
         promised: Cell::new(0),
@@ -131,7 +134,10 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Member
         let path = device.geometry().path.clone();
         match read_label(machine, &device).await? {
             Some(label) => labelled.push((label, device)),
-            None => return Err(Error::NotAPool { path, reason: "no pool's label is on it".into() }),
+            None => {
+                let reason = "no pool's label is on it; name the devices of a pool, or make one (plimsoll pool create)";
+                return Err(Error::NotAPool { path, reason: reason.into() });
+            }
         }
     }
     let Some((label, _)) = labelled.first() else {
@@ -139,7 +145,7 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Member
     };
     let label = label.clone();
     if let Some((other, device)) = labelled.iter().find(|(other, _)| other.pool != label.pool) {
-        let reason = format!("it belongs to pool {} ({}), not to {}", other.name, other.pool, label.name);
+        let reason = format!("it belongs to pool {} ({}), not to {}; leave it out", other.name, other.pool, label.name);
         return Err(Error::NotAPool { path: device.geometry().path.clone(), reason });
     }
     let mut read_only = None;
@@ -150,18 +156,14 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Member
     let (root, heal_root) = roots::read_newest(machine, &references, label.pool).await;
     let Some(root) = root else {
         let path = labelled[0].1.geometry().path.clone();
-        return Err(Error::NotAPool { path, reason: "no copy of the pool's root can be read".into() });
+        let reason = "no copy of the pool's root can be read; restore the device from a copy of it".into();
+        return Err(Error::NotAPool { path, reason });
     };
     let mut ordered = Vec::with_capacity(root.devices.len());
     for (index, slot) in root.devices.iter().enumerate() {
         let position = labelled.iter().position(|(label, _)| label.device == slot.device);
         let Some(position) = position else {
-            return Err(Error::DeviceMissing {
-                pool: label.name,
-                device: slot.device,
-                index: index as u16,
-                last_path: String::new(),
-            });
+            return Err(Error::DeviceMissing { pool: label.name, device: slot.device, index: index as u16 });
         };
         ordered.push(labelled.swap_remove(position).1);
     }
@@ -189,8 +191,7 @@ impl<M: Machine> Store<M> {
         let options = OpenPool { inspect: write_nothing, cache_bytes: Some(1 << 20) };
         let media = if write_nothing { Rc::new(self.media.view()) } else { self.media.clone() };
         let view = assemble(media, identity, &root, root.journal, 0, &options);
-        let mut info = RecoveryInfo::default();
-        view.read_table(&mut info).await;
+        view.read_table().await;
         view.read_groups().await;
         let end = crate::journal::read(&self.media, root.pool, &self.identity.rings, root.journal, true).await;
         for record in end.batches.iter().flat_map(|batch| &batch.records) {
@@ -202,7 +203,8 @@ impl<M: Machine> Store<M> {
     }
 
     /// Reads the vdisk table. A page that is lost costs its eight vdisks, which is said.
-    async fn read_table(&self, info: &mut RecoveryInfo) {
+    async fn read_table(&self) -> Vec<Warning> {
+        let mut warnings = Vec::new();
         let loader = Loader::default();
         load_nodes(&self.media, &self.table).await;
         let mut pages = Vec::new();
@@ -214,12 +216,8 @@ impl<M: Machine> Store<M> {
         for chunk in pages.chunks(32) {
             let loads = chunk.iter().map(|&page| load(&self.media, &loader, &self.table, page));
             for (page, result) in chunk.iter().zip(futures_util::future::join_all(loads).await) {
-                if result.is_err() {
-                    let first = page * TABLE_ENTRIES as u64;
-                    info.warnings.push(format!(
-                        "a page of the vdisk table is lost in both copies: vdisks {first} to {} cannot be opened",
-                        first + TABLE_ENTRIES as u64 - 1
-                    ));
+                if result.is_err_and(|lost| !lost.unread) {
+                    warnings.push(Warning::TablePageLost(*page));
                 }
             }
         }
@@ -237,6 +235,7 @@ impl<M: Machine> Store<M> {
             }
         }
         *self.vdisks.borrow_mut() = vdisks;
+        warnings
     }
 
     /// Reads the nodes of the group tree: they say how full each group is.

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use plimsoll_hardware::{Buffer, Machine};
 
 use super::RecoveryInfo;
+use super::warning::Warning;
 use crate::error::Result;
 use crate::format::{Batch, Blocks, ExtentId, JournalStart, LabelPage, Record, RootPage};
 use crate::journal::{self, Beginning, Tail};
@@ -53,7 +54,8 @@ impl<M: Machine> Store<M> {
         tail: Option<Tail<M::CrashMemory>>,
         heal_root: bool,
         info: &mut RecoveryInfo,
-    ) -> Result<()> {
+    ) -> Result<Vec<Warning>> {
+        let mut warnings = Vec::new();
         let root = self.root.borrow().clone();
         let life = recovered.batches.last().map_or(root.life, |batch| batch.header.life);
         let next = recovered.next.sequence;
@@ -92,32 +94,22 @@ impl<M: Machine> Store<M> {
             tracing::info!(batches = recovered.one_sided, "journal batches were good in one ring only");
         }
         if damaged {
-            let reason = "its journal is damaged in both copies: changes that were flushed are lost; look at it with \
-                          plimsoll pool check, accept the loss with --repair"
-                .to_owned();
-            info.warnings.push(reason.clone());
-            self.read_only.borrow_mut().get_or_insert(reason);
+            warnings.push(Warning::JournalDamaged);
         }
         let pages = self.media.pages.unread.get();
         if pages > 0 {
             // What the journal says of them was passed over, and a checkpoint would let it go.
-            let reason = format!(
-                "{pages} metadata pages cannot be read in either copy; mend the device and open the pool again"
-            );
-            info.warnings.push(reason.clone());
-            self.read_only.borrow_mut().get_or_insert(reason);
+            warnings.push(Warning::PagesUnread(pages));
         }
         if unread > 0 {
             // Neither believing nor dropping them for good is right; the next start may be able to read them.
-            let reason = format!(
-                "its journal is damaged: {unread} first writes need their data as proof and it cannot be read; mend the \
-                 device and open the pool again, or give them up with plimsoll pool check --repair"
-            );
-            info.warnings.push(reason.clone());
-            self.read_only.borrow_mut().get_or_insert(reason);
+            warnings.push(Warning::ProofsUnread(unread));
+        }
+        if let Some(reason) = warnings.first() {
+            self.read_only.borrow_mut().get_or_insert(reason.to_string());
         }
         if self.inspect {
-            return Ok(());
+            return Ok(warnings);
         }
         let drops: Vec<Record> = new_drops.iter().map(|&(batch, index)| Record::Dropped { batch, index }).collect();
         *self.undecided.borrow_mut() = drops.clone();
@@ -133,7 +125,7 @@ impl<M: Machine> Store<M> {
             let begun = self.journal.begin_life(beginning).await;
             begun.map_err(|failure| self.journal_failed(failure))?;
         }
-        Ok(())
+        Ok(warnings)
     }
 
     /// MAPs that nothing covers and whose data is not what they say.

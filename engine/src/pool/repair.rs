@@ -3,18 +3,16 @@
 use plimsoll_hardware::Machine;
 
 use super::Pool;
-use super::check::Mend;
+use super::examine::Pin;
+use super::mend::Mend;
+use super::warning::Warning;
 use crate::error::Result;
-use crate::format::{GROUP_EXTENTS, TABLE_ENTRIES};
+use crate::format::{Detail, GROUP_EXTENTS, TABLE_ENTRIES};
 use crate::journal::Beginning;
-use crate::tree::Found;
-
-/// Rounds of a repair: giving up what is lost shows what else it held.
-const ROUNDS_MAX: usize = 4;
 
 impl<M: Machine> Pool<M> {
-    /// What [`Pool::repair`] would do now, a sentence each; nothing when all is well. Space behind what is given up is freed
-    /// besides.
+    /// What [`Pool::repair`] would do now, a sentence each; nothing when all is well. What it cannot mend is among them, and said
+    /// to be so.
     ///
     /// # Errors
     /// As [`Pool::check`].
@@ -23,42 +21,54 @@ impl<M: Machine> Pool<M> {
         Ok(mends.iter().map(|mend| self.describe(mend)).collect())
     }
 
-    /// Does what [`Pool::repair_plan`] says, and makes it durable. What is lost stays lost: its range reads as zeros
-    /// afterwards and can be written again.
+    /// Does what [`Pool::repair_plan`] says, nothing else, and makes it durable. What is lost stays lost: its range reads as zeros
+    /// afterwards and can be written again. Answers what was done, and what cannot be.
     ///
     /// # Errors
     /// As [`Pool::check`].
     pub async fn repair(&self) -> Result<Vec<String>> {
-        let mut done = Vec::new();
-        for _ in 0..ROUNDS_MAX {
+        let (_, mends, pin) = self.examine().await?;
+        let done = mends.iter().map(|mend| self.describe(mend)).collect();
+        if !mends.iter().any(Mend::is_work) {
+            return Ok(done);
+        }
+        if mends.contains(&Mend::AcceptJournal) && !self.is_frozen() {
+            // Before the checkpoint that this writes, which must not take for free what only seems to be.
+            self.mend_in_memory(&mends).await;
+            self.accept_journal().await?;
+        } else {
+            self.mend_all(&mends, pin).await?;
+        }
+        if mends.contains(&Mend::GiveBack) {
             let (_, mends, pin) = self.examine().await?;
-            if mends.is_empty() {
-                break;
-            }
-            if mends.contains(&Mend::AcceptJournal) && self.store.read_only.borrow().is_some() {
-                self.accept_journal().await?;
-            }
-            self.store.writable()?;
-            for mend in &mends {
-                if *mend != Mend::AcceptJournal || done.is_empty() {
-                    done.push(self.describe(mend));
-                }
-                self.mend(mend).await;
-            }
-            drop(pin);
-            self.store.after_checkpoint().await?;
-            if mends == [Mend::AcceptJournal] {
-                break;
-            }
+            let rest: Vec<Mend> = mends.into_iter().filter(Mend::gives_back).collect();
+            self.mend_all(&rest, pin).await?;
         }
         Ok(done)
+    }
+
+    async fn mend_all(&self, mends: &[Mend], pin: Option<Pin<M>>) -> Result<()> {
+        self.store.writable()?;
+        self.mend_in_memory(mends).await;
+        drop(pin);
+        self.store.after_checkpoint().await
+    }
+
+    async fn mend_in_memory(&self, mends: &[Mend]) {
+        for mend in mends {
+            self.mend(mend).await;
+        }
+    }
+
+    /// Whether nothing at all may be written: it is only looked at, or a newer version's.
+    fn is_frozen(&self) -> bool {
+        self.store.media.pages.inspect.get()
     }
 
     /// What could be read of the journal is what counts from here on.
     async fn accept_journal(&self) -> Result<()> {
         let store = &self.store;
-        self.recovery.borrow_mut().warnings.clear();
-        store.media.pages.inspect.set(store.inspect);
+        self.warnings.borrow_mut().retain(|warning| !warning.is_of_journal());
         let before = store.root.borrow().life;
         let drops = store.undecided.take();
         let beginning = Beginning { before, halves: Vec::new(), drops, idle: false };
@@ -80,7 +90,12 @@ impl<M: Machine> Pool<M> {
                     return;
                 }
                 match mend {
-                    Mend::Allocate(_) => drop(store.space.replay_allocate(*extent)),
+                    Mend::Allocate(_) => {
+                        if matches!(store.space.detail(*extent), Some(Detail::Meta(_))) {
+                            store.space.set_meta(*extent, 0);
+                        }
+                        store.space.replay_allocate(*extent);
+                    }
                     Mend::Pages(_, pages) => store.space.set_meta(*extent, *pages),
                     _ => store.space.replay_free(*extent),
                 }
@@ -90,12 +105,17 @@ impl<M: Machine> Pool<M> {
                 let Some(vdisk) = vdisk else { return };
                 // A look makes the live tree see that the page is lost.
                 let _ = vdisk.mapping.load_leaf(&store.media, &store.cache, *leaf).await;
-                if matches!(vdisk.mapping.tree.borrow().get(*leaf), Found::Lost) {
-                    vdisk.mapping.tree.borrow_mut().forget_lost(*leaf);
-                    store.put_in_table(&vdisk);
-                }
+                vdisk.mapping.tree.borrow_mut().forget_lost(*leaf);
+                store.put_in_table(&vdisk);
             }
-            Mend::ForgetTable(page) => store.table.borrow_mut().forget_lost(*page),
+            Mend::ForgetTable(first, count) => {
+                store.table.borrow_mut().forget_lost(*first);
+                let given_up = *first..first + count;
+                let is_of_it =
+                    |warning: &Warning| matches!(warning, Warning::TablePageLost(page) if given_up.contains(page));
+                self.warnings.borrow_mut().retain(|warning| !is_of_it(warning));
+                store.free_from.set(0);
+            }
             Mend::RebuildGroup(group, data, meta) => {
                 // A look makes the live tree see that the page is lost.
                 let _ = store.space.load_group(*group).await;
@@ -109,7 +129,7 @@ impl<M: Machine> Pool<M> {
                 }
             }
             Mend::Totals(data, meta) => store.space.correct(*data, *meta),
-            Mend::AcceptJournal => {}
+            Mend::AcceptJournal | Mend::GiveBack | Mend::Copy(_) | Mend::Refuse(_) => {}
         }
     }
 
@@ -122,11 +142,15 @@ impl<M: Machine> Pool<M> {
             Mend::Pages(extent, pages) => format!("mark pages {pages:#06x} of metadata extent {} as in use", extent.0),
             Mend::ForgetLeaf(id, leaf) => {
                 let bytes = crate::format::LEAF_WORDS as u64 * self.store.media.extent_bytes;
-                format!("give up the lost mapping of {pool}/{} from byte {}: it reads as zeros", name(id), leaf * bytes)
+                let (name, first) = (name(id), leaf * bytes);
+                format!(
+                    "give up the lost mapping of {pool}/{name} from byte {first}, unless memory has it: it reads as zeros"
+                )
             }
-            Mend::ForgetTable(page) => {
-                let first = page * TABLE_ENTRIES as u64;
-                format!("give up the lost vdisks in places {first} to {} of {pool}", first + TABLE_ENTRIES as u64 - 1)
+            Mend::ForgetTable(first, count) => {
+                let entries = TABLE_ENTRIES as u64;
+                let (first, end) = (first * entries, (first + count) * entries);
+                format!("give up the lost vdisks in places {first} to {} of {pool}", end - 1)
             }
             Mend::RebuildGroup(group, data, meta) => format!(
                 "rebuild allocation group {group} from what is named in it: {} data and {} metadata extents",
@@ -138,6 +162,11 @@ impl<M: Machine> Pool<M> {
                 format!("correct the pool's count of extents by {data} of data and {meta} of metadata")
             }
             Mend::AcceptJournal => "accept the loss of the damaged part of the journal".to_owned(),
+            Mend::GiveBack => "free what only the pages given up had named, and correct the counts".to_owned(),
+            Mend::Copy(message) => format!("write it again from the other copy: {message}"),
+            Mend::Refuse(message) => format!(
+                "cannot be repaired: {message}; copy what is needed out of the pool's vdisks and make the pool anew"
+            ),
         }
     }
 }

@@ -130,6 +130,7 @@ impl<M: Machine> Store<M> {
     /// Takes a vdisk out of everything; its tree must be empty.
     pub(crate) fn forget_vdisk(&self, id: VdiskId) {
         let Some(vdisk) = self.vdisks.borrow_mut().remove(&id) else { return };
+        self.free_from.set(self.free_from.get().min(id.0));
         if self.is_table_lost(id) {
             return;
         }

@@ -139,12 +139,13 @@ impl<M: Machine> Space<M> {
         self.groups.borrow()[group as usize].size
     }
 
-    /// Puts a group whose page is lost together again from what others name in it. Nothing changes when it is not lost.
+    /// Puts a group whose page is lost together again from what others name in it. A group that is in memory is written anew.
     pub(crate) fn rebuild_group(&self, group: u64, data: &[ExtentId], meta: &[(ExtentId, u16)]) {
         {
             let mut groups = self.groups.borrow_mut();
             let info = &mut groups[group as usize];
             if !info.lost {
+                self.tree.borrow_mut().forget_lost(group);
                 return;
             }
             *info = GroupInfo { loaded: true, taken: Some(Box::new(Bits::ZERO)), ..GroupInfo::new(info.size) };

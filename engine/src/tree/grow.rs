@@ -61,10 +61,16 @@ impl<P: Payload> Tree<P> {
         }
     }
 
-    /// Forgets what a lost page named: its range reads as never written. Only for a repair that was agreed to.
+    /// Forgets what a lost page named: its range reads as never written. Only for a repair that was agreed to. A page that is
+    /// lost on the devices and still in memory is written anew by the next checkpoint instead.
     pub(crate) fn forget_lost(&mut self, index: u64) {
-        if !matches!(self.get(index), Found::Lost) {
-            return;
+        match self.get(index) {
+            Found::Lost => {}
+            Found::Unread(..) => return,
+            Found::Page(_) | Found::Absent => {
+                self.change(index);
+                return;
+            }
         }
         let mut level = self.height;
         let mut slot = &mut self.root;

@@ -105,6 +105,8 @@ pub(crate) struct Store<M: Machine> {
     pub(crate) table: RefCell<Tree<TablePage>>,
     pub(crate) vdisks: RefCell<BTreeMap<VdiskId, Rc<VdiskCore>>>,
     pub(crate) names: RefCell<BTreeMap<String, VdiskId>>,
+    /// No identifier below this one is free.
+    pub(crate) free_from: Cell<u32>,
     pub(crate) cache: Cache,
     /// Metadata pages in memory, and dirty ones promised to changes under way.
     pub(crate) counts: Rc<PageCounts>,

@@ -10,6 +10,11 @@ use plimsoll_hardware::{Frozen, Machine};
 /// Bytes at the start of every vdisk that [`look`] sees.
 pub const SEEN: u64 = 512 << 10;
 
+/// Whether the long form of a test is wanted.
+pub fn is_full() -> bool {
+    ["CI", "PLIMSOLL_FULL"].iter().any(|variable| std::env::var_os(variable).is_some())
+}
+
 /// A world of `disks` disks of `mib` MiB.
 pub fn world(seed: u64, disks: usize, mib: u64) -> SimWorld {
     let disks = (0..disks).map(|index| SimDiskSpec::new(&format!("disk{index}"), mib << 20)).collect();

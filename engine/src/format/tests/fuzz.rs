@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use plimsoll_hardware::CrashMemory;
+use plimsoll_hardware::sim::Random;
 
 use super::{fixtures, is_update, samples};
 use crate::format::*;
@@ -17,20 +18,9 @@ const TIME_MAX: Duration = Duration::from_secs(1);
 /// Bytes of the longest input: three pages.
 const INPUT_MAX: usize = 3 * PAGE_BYTES;
 
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn word(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ mixed >> 31
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.word() % bound.max(1) as u64) as usize
-    }
+/// A number below `bound`; 0 when `bound` is 0.
+fn below(random: &mut Random, bound: usize) -> usize {
+    random.below(bound as u64) as usize
 }
 
 /// Crash memory over plain bytes.
@@ -59,31 +49,31 @@ impl CrashMemory for Plain {
 }
 
 fn mutate(bytes: &mut Vec<u8>, others: &[(String, Vec<u8>)], random: &mut Random) {
-    for _ in 0..=random.below(4) {
+    for _ in 0..=below(random, 4) {
         let length = bytes.len();
-        let at = random.below(length);
-        match random.below(9) {
-            0 if length > 0 => bytes[at] ^= 1 << random.below(8),
+        let at = below(random, length);
+        match below(random, 9) {
+            0 if length > 0 => bytes[at] ^= 1 << below(random, 8),
             1 if length > 0 => bytes[at] = random.word() as u8,
             2 if length >= 8 => {
                 // A number at its edge, where numbers are.
                 let edges = [0, 1, 0xFF, 0xFFFF, 0xFFFF_FFFF, u64::MAX, 1 << 40, 1 << 48, i64::MAX as u64];
-                let at = random.below(length / 8) * 8;
-                let width = [1, 2, 4, 8][random.below(4)];
-                let edge = edges[random.below(edges.len())].to_le_bytes();
+                let at = below(random, length / 8) * 8;
+                let width = [1, 2, 4, 8][below(random, 4)];
+                let edge = edges[below(random, edges.len())].to_le_bytes();
                 bytes[at..at + width].copy_from_slice(&edge[..width]);
             }
             3 => bytes.truncate(at),
-            4 => bytes.resize((length + random.below(64)).min(INPUT_MAX), random.word() as u8),
+            4 => bytes.resize((length + below(random, 64)).min(INPUT_MAX), random.word() as u8),
             5 if length > 16 => {
-                let to = random.below(length - 8);
-                let from = random.below(length - 8);
+                let to = below(random, length - 8);
+                let from = below(random, length - 8);
                 bytes.copy_within(from..from + 8, to);
             }
             6 => {
-                let other = &others[random.below(others.len())].1;
-                let from = random.below(other.len());
-                let count = random.below(64).min(other.len() - from).min(length - at);
+                let other = &others[below(random, others.len())].1;
+                let from = below(random, other.len());
+                let count = below(random, 64).min(other.len() - from).min(length - at);
                 bytes[at..at + count].copy_from_slice(&other[from..from + count]);
             }
             7 if length > 0 => bytes[at..].iter_mut().take(32).for_each(|byte| *byte = 0),
@@ -230,11 +220,11 @@ fn no_bytes_make_a_parser_panic_or_take_more_than_their_share() {
     while start.elapsed() < seconds {
         for _ in 0..256 {
             // Each execution has its own seed, so one can be run again alone.
-            let mut random = Random(seed.wrapping_mul(0x1_0000_0001).wrapping_add(executions));
-            let (kind, bytes) = &corpus[random.below(corpus.len())];
+            let mut random = Random::new(seed.wrapping_mul(0x1_0000_0001).wrapping_add(executions));
+            let (kind, bytes) = &corpus[below(&mut random, corpus.len())];
             let mut bytes = bytes.clone();
             mutate(&mut bytes, &corpus, &mut random);
-            if random.below(2) == 0 {
+            if below(&mut random, 2) == 0 {
                 reseal(kind, &mut bytes);
             }
             let before = Instant::now();

@@ -235,3 +235,16 @@ proptest! {
         prop_assert_eq!(TablePage::decode(&page).expect("a table").entries, table.entries);
     }
 }
+
+#[test]
+fn names_that_nobody_could_address_are_refused() {
+    for name in ["", "a/b", "-a", ".", "a b", "a\n", "\u{e4}"] {
+        let value = name.len() as u64;
+        let mut page = vec![0; PAGE_BYTES];
+        LabelPage { name: name.into(), ..samples::label() }.encode(&mut page);
+        assert_eq!(LabelPage::decode(&page), Err(FormatError::Field { field: "pool name", value }), "{name:?}");
+        let mut bytes = Vec::new();
+        Entry { name: name.into(), ..samples::entry() }.encode(&mut bytes);
+        assert_eq!(Entry::decode(&bytes), Err(FormatError::Field { field: "vdisk name", value }), "{name:?}");
+    }
+}

@@ -1,0 +1,38 @@
+//! What can be done about what a check finds. Every finding has its mend, be it the words that there is none.
+
+use crate::format::{ExtentId, VdiskId};
+
+/// What a repair would do about a finding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Mend {
+    Free(ExtentId),
+    Allocate(ExtentId),
+    Pages(ExtentId, u16),
+    ForgetLeaf(VdiskId, u64),
+    /// Pages of the vdisk table, the first and how many: their vdisks are given up.
+    ForgetTable(u64, u64),
+    /// A group, with its extents of data, and of metadata with their pages, as everybody else names them.
+    RebuildGroup(u64, Vec<ExtentId>, Vec<(ExtentId, u16)>),
+    Backed(VdiskId, i64),
+    /// The pool's counts of data and metadata extents.
+    Totals(i64, i64),
+    AcceptJournal,
+    /// What only the pages given up had named is freed, and the counts are corrected: known when they are given up.
+    GiveBack,
+    /// A copy is written again from the other; the examination does that itself.
+    Copy(String),
+    /// Nothing helps but what people decide.
+    Refuse(String),
+}
+
+impl Mend {
+    /// Whether a repair has something to do.
+    pub(super) fn is_work(&self) -> bool {
+        !matches!(self, Mend::Copy(_) | Mend::Refuse(_))
+    }
+
+    /// Whether this is a part of [`Mend::GiveBack`].
+    pub(super) fn gives_back(&self) -> bool {
+        matches!(self, Mend::Free(_) | Mend::Pages(..) | Mend::Backed(..) | Mend::Totals(..))
+    }
+}

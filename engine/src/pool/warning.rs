@@ -1,0 +1,55 @@
+//! Damage that a start met, as far as it goes on without what is lost.
+
+use std::fmt;
+
+use crate::format::TABLE_ENTRIES;
+
+/// What could not be read. The words are for people; programs look at the variant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Warning {
+    /// Both copies of a page of the vdisk table are bad.
+    TablePageLost(u64),
+    /// Of so many pages no copy was good, and one could not be read.
+    PagesUnread(u64),
+    /// A batch of the journal that a later one covers is not there.
+    JournalDamaged,
+    /// So many first writes need their data as proof, and it cannot be read.
+    ProofsUnread(usize),
+}
+
+impl Warning {
+    /// Whether the journal was not believed to its end; the pool is read-only until that is accepted.
+    pub(super) fn is_of_journal(&self) -> bool {
+        matches!(self, Warning::JournalDamaged | Warning::ProofsUnread(_))
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Warning::TablePageLost(page) => {
+                let first = page * TABLE_ENTRIES as u64;
+                let last = first + TABLE_ENTRIES as u64 - 1;
+                write!(
+                    f,
+                    "a page of the vdisk table is lost in both copies: vdisks {first} to {last} cannot be opened; \
+                     give them up with plimsoll pool check --repair"
+                )
+            }
+            Warning::PagesUnread(pages) => write!(
+                f,
+                "{pages} metadata pages cannot be read in either copy; mend the device, then close the pool and open it \
+                 again (plimsoll pool export, plimsoll pool import)"
+            ),
+            Warning::JournalDamaged => f.write_str(
+                "its journal is damaged in both copies: changes that were flushed are lost; look at it with plimsoll \
+                 pool check, accept the loss with --repair",
+            ),
+            Warning::ProofsUnread(records) => write!(
+                f,
+                "its journal is damaged: {records} first writes need their data as proof and it cannot be read; mend \
+                 the device and open the pool again, or give them up with plimsoll pool check --repair"
+            ),
+        }
+    }
+}
