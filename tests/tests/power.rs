@@ -5,17 +5,21 @@
 //! written since, and the pool is clean. `PLIMSOLL_CUTS` (default 100) says how often, `PLIMSOLL_SEED` where.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plimsoll_tests::daemon::Daemon;
 use plimsoll_tests::fault_disk::FaultDisk;
-use plimsoll_tests::load::Worker;
 use plimsoll_tests::load::oracle::Promise;
+use plimsoll_tests::load::{End, Worker};
 use plimsoll_tests::nbd_client::Address;
 use plimsoll_tests::random::{Random, count, seed};
 
 const WORKERS: u64 = 3;
 const REGION_SECTORS: u64 = (8 << 20) / 512;
+/// Of so many lives at most nothing is acknowledged: the shortest ones end before the first answer.
+const IDLE_PERCENT_MAX: u64 = 5;
+/// A fault that has not come in this time is not going to.
+const FAULT_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[test]
 fn everything_flushed_survives_a_power_cut() {
@@ -35,7 +39,7 @@ fn everything_flushed_survives_a_power_cut() {
         .collect();
 
     let mut moments = random.part(1 << 32);
-    let (mut acknowledged, mut pending, mut compared) = (0, 0, 0);
+    let (mut acknowledged, mut pending, mut compared, mut idle) = (0, 0, 0, 0);
     for cut in 0..cuts {
         let context = format!("cut {cut} of seed {seed}");
         let powered_off = AtomicBool::new(false);
@@ -43,7 +47,7 @@ fn everything_flushed_survives_a_power_cut() {
         let results: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = workers
                 .iter_mut()
-                .map(|worker| scope.spawn(|| worker.run(&address, || powered_off.load(Ordering::SeqCst))))
+                .map(|worker| scope.spawn(|| worker.run(&address, |_| powered_off.load(Ordering::SeqCst))))
                 .collect();
             std::thread::sleep(life);
             powered_off.store(true, Ordering::SeqCst);
@@ -51,9 +55,12 @@ fn everything_flushed_survives_a_power_cut() {
             daemon.kill9();
             threads.into_iter().map(|thread| thread.join().expect("a worker panicked")).collect()
         });
+        let mut answered = 0;
         for result in results {
-            acknowledged += result.unwrap_or_else(|error| panic!("{context}: {error}")).acknowledged;
+            answered += result.unwrap_or_else(|error| panic!("{context}: {error}\n{}", daemon.log())).acknowledged;
         }
+        acknowledged += answered;
+        idle += u64::from(answered == 0);
         daemon.lose_crash_memory();
         daemon.restart();
         for worker in &mut workers {
@@ -63,10 +70,12 @@ fn everything_flushed_survives_a_power_cut() {
         daemon.assert_clean("tank");
     }
     println!(
-        "{cuts} cuts: {acknowledged} requests acknowledged, {pending} writes pending at the cuts, {compared} sectors"
+        "{cuts} cuts: {acknowledged} requests acknowledged, {pending} writes pending at the cuts, {compared} sectors \
+         compared; {idle} lives acknowledged nothing"
     );
     println!("the disk: {}", disk.command("stats"));
     assert!(pending > 0 && acknowledged > cuts, "the load was no load");
+    assert!(idle <= cuts * IDLE_PERCENT_MAX / 100, "{idle} of {cuts} lives acknowledged nothing");
     assert!(daemon.terminate().success(), "a graceful stop at the end\n{}", daemon.log());
 }
 
@@ -82,19 +91,25 @@ fn after_a_failed_flush_nothing_is_acknowledged_that_a_power_cut_undoes() {
         daemon.done(&["pool", "create", "tank", "--device", &disk.path().display().to_string()]);
         daemon.done(&["vdisk", "create", "tank/v0", "--size", "256M"]);
         let address = Address::Unix(daemon.nbd_socket());
-        let mut worker = Worker::new(0, "tank/v0", 0..REGION_SECTORS, Promise::PowerLoss, random.part(1));
+        let mut worker = Worker::new(0, "tank/v0", 0..REGION_SECTORS, Promise::PowerLoss, random.part(1)).flushing();
         // The disk forgets what it held when the flush failed, as Linux' page cache does after a failed fsync.
         disk.command(&format!("eio-flush {} lose", random.within(1..30)));
+        let powered_off = AtomicBool::new(false);
+        let expected = |end| matches!(end, End::Error(_)) || powered_off.load(Ordering::SeqCst);
         std::thread::scope(|scope| {
-            let thread = scope.spawn(|| worker.run(&address, || true));
-            std::thread::sleep(Duration::from_millis(random.within(50..300)));
+            let thread = scope.spawn(|| worker.run(&address, expected));
+            let deadline = Instant::now() + FAULT_TIMEOUT;
+            while disk.faults() == 0 {
+                assert!(Instant::now() < deadline, "{context}: no flush came in {FAULT_TIMEOUT:?}\n{}", daemon.log());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(Duration::from_millis(random.within(0..100)));
+            powered_off.store(true, Ordering::SeqCst);
             disk.cut(random.word());
             daemon.kill9();
             let result = thread.join().expect("the worker panicked");
-            result.unwrap_or_else(|error| panic!("{context}: {error}"));
+            result.unwrap_or_else(|error| panic!("{context}: {error}\n{}", daemon.log()));
         });
-        // The load may have ended before the fault came; what follows is to run on a disk without one.
-        disk.command("eio-flush 0");
         daemon.lose_crash_memory();
         daemon.restart();
         let result = worker.verify(&address, true);

@@ -8,7 +8,7 @@ use super::filesystem::Shared;
 
 /// The commands, for `help` and for the program's usage.
 pub const COMMANDS: &str = "cut SEED | eio-read N | eio-write N | eio-flush N [lose] | enospc-write on|off | \
-                            slow MS | vanish | return | stats | help";
+                            slow MS | vanish | return | faults | stats | help";
 
 /// Answers the connections to `listener`, one after another, for as long as the process lives.
 pub fn serve(listener: &UnixListener, shared: &Arc<Mutex<Shared>>) {
@@ -51,6 +51,7 @@ fn command(line: &str, shared: &mut Shared) -> Result<String, String> {
         ["slow", ms] => media.faults.slow_ms = number(ms)?,
         ["vanish"] => media.faults.vanished = true,
         ["return"] => media.faults.vanished = false,
+        ["faults"] => return Ok(media.stats().faults.to_string()),
         ["stats"] => return Ok(format!("pending={} {:?}", media.pending(), media.stats())),
         ["help"] => return Ok(COMMANDS.into()),
         _ => return Err(format!("unknown command {line:?}; commands: {COMMANDS}")),

@@ -92,6 +92,8 @@ pub struct Stats {
     pub damaged: u64,
     /// Pending changes that power cuts left whole.
     pub kept: u64,
+    /// Operations that failed because they were told to.
+    pub faults: u64,
 }
 
 /// The disk.
@@ -150,7 +152,7 @@ impl Media {
     /// EIO by an injected fault.
     pub fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
         self.present()?;
-        fail_nth(&mut self.faults.read)?;
+        fail_nth(&mut self.faults.read, &mut self.stats)?;
         self.stats.reads += 1;
         let length = (buffer.len() as u64).min(self.size.saturating_sub(offset)) as usize;
         self.current.read_exact_at(&mut buffer[..length], offset).map_err(errno)?;
@@ -165,9 +167,10 @@ impl Media {
         self.present()?;
         self.aligned(offset, data.len() as u64)?;
         if self.faults.no_space {
+            self.stats.faults += 1;
             return Err(Errno::NOSPC);
         }
-        fail_nth(&mut self.faults.write)?;
+        fail_nth(&mut self.faults.write, &mut self.stats)?;
         self.stats.writes += 1;
         self.change(Change::Write { offset, data: data.to_vec() }, cache).map_err(errno)
     }
@@ -179,7 +182,7 @@ impl Media {
     pub fn discard(&mut self, offset: u64, length: u64) -> Result<(), Errno> {
         self.present()?;
         self.aligned(offset, length)?;
-        fail_nth(&mut self.faults.write)?;
+        fail_nth(&mut self.faults.write, &mut self.stats)?;
         self.stats.discards += 1;
         self.change(Change::Discard { offset, length }, Cache::Volatile).map_err(errno)
     }
@@ -190,7 +193,7 @@ impl Media {
     /// EIO by an injected fault.
     pub fn flush(&mut self) -> Result<(), Errno> {
         self.present()?;
-        if let Err(error) = fail_nth(&mut self.faults.flush) {
+        if let Err(error) = fail_nth(&mut self.faults.flush, &mut self.stats) {
             if self.faults.flush_loses {
                 self.pending.clear();
             }
@@ -272,7 +275,8 @@ impl Media {
         change.apply(&self.durable, range)
     }
 
-    fn present(&self) -> Result<(), Errno> {
+    fn present(&mut self) -> Result<(), Errno> {
+        self.stats.faults += u64::from(self.faults.vanished);
         if self.faults.vanished { Err(Errno::IO) } else { Ok(()) }
     }
 
@@ -284,10 +288,11 @@ impl Media {
 }
 
 /// Counts one operation down and fails it if it is the one.
-fn fail_nth(countdown: &mut Option<u64>) -> Result<(), Errno> {
+fn fail_nth(countdown: &mut Option<u64>, stats: &mut Stats) -> Result<(), Errno> {
     match countdown {
         Some(1) => {
             *countdown = None;
+            stats.faults += 1;
             Err(Errno::IO)
         }
         Some(left) => {
@@ -407,6 +412,7 @@ mod tests {
         media.faults.flush = Some(1);
         assert_eq!(media.flush(), Err(Errno::IO));
         assert_eq!((media.pending(), media.flush(), media.pending()), (1, Ok(()), 0));
+        assert_eq!(media.stats().faults, 2);
     }
 
     #[test]
