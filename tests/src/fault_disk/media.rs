@@ -67,8 +67,10 @@ pub struct Faults {
     pub flush: Option<u64>,
     /// A failing flush also forgets the pending changes: reads show them, but no later flush makes them durable.
     pub flush_loses: bool,
-    /// Writes fail with ENOSPC.
-    pub no_space: bool,
+    /// All writes behind the one that fails do so too.
+    pub write_stays: bool,
+    /// The write from which on they fail with ENOSPC.
+    pub no_space: Option<u64>,
     /// Every operation fails with EIO.
     pub vanished: bool,
     /// Milliseconds that each answer is late.
@@ -152,7 +154,7 @@ impl Media {
     /// EIO by an injected fault.
     pub fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
         self.present()?;
-        fail_nth(&mut self.faults.read, &mut self.stats)?;
+        fail_nth(&mut self.faults.read, false, &mut self.stats)?;
         self.stats.reads += 1;
         let length = (buffer.len() as u64).min(self.size.saturating_sub(offset)) as usize;
         self.current.read_exact_at(&mut buffer[..length], offset).map_err(errno)?;
@@ -166,11 +168,8 @@ impl Media {
     pub fn write(&mut self, offset: u64, data: &[u8], cache: Cache) -> Result<(), Errno> {
         self.present()?;
         self.aligned(offset, data.len() as u64)?;
-        if self.faults.no_space {
-            self.stats.faults += 1;
-            return Err(Errno::NOSPC);
-        }
-        fail_nth(&mut self.faults.write, &mut self.stats)?;
+        fail_nth(&mut self.faults.no_space, true, &mut self.stats).map_err(|_| Errno::NOSPC)?;
+        fail_nth(&mut self.faults.write, self.faults.write_stays, &mut self.stats)?;
         self.stats.writes += 1;
         self.change(Change::Write { offset, data: data.to_vec() }, cache).map_err(errno)
     }
@@ -182,7 +181,7 @@ impl Media {
     pub fn discard(&mut self, offset: u64, length: u64) -> Result<(), Errno> {
         self.present()?;
         self.aligned(offset, length)?;
-        fail_nth(&mut self.faults.write, &mut self.stats)?;
+        fail_nth(&mut self.faults.write, self.faults.write_stays, &mut self.stats)?;
         self.stats.discards += 1;
         self.change(Change::Discard { offset, length }, Cache::Volatile).map_err(errno)
     }
@@ -193,7 +192,7 @@ impl Media {
     /// EIO by an injected fault.
     pub fn flush(&mut self) -> Result<(), Errno> {
         self.present()?;
-        if let Err(error) = fail_nth(&mut self.faults.flush, &mut self.stats) {
+        if let Err(error) = fail_nth(&mut self.faults.flush, false, &mut self.stats) {
             if self.faults.flush_loses {
                 self.pending.clear();
             }
@@ -287,11 +286,11 @@ impl Media {
     }
 }
 
-/// Counts one operation down and fails it if it is the one.
-fn fail_nth(countdown: &mut Option<u64>, stats: &mut Stats) -> Result<(), Errno> {
+/// Counts one operation down and fails it if it is the one, or if that one `stays` and was before it.
+fn fail_nth(countdown: &mut Option<u64>, stays: bool, stats: &mut Stats) -> Result<(), Errno> {
     match countdown {
         Some(1) => {
-            *countdown = None;
+            *countdown = stays.then_some(1);
             stats.faults += 1;
             Err(Errno::IO)
         }
@@ -413,6 +412,18 @@ mod tests {
         assert_eq!(media.flush(), Err(Errno::IO));
         assert_eq!((media.pending(), media.flush(), media.pending()), (1, Ok(()), 0));
         assert_eq!(media.stats().faults, 2);
+    }
+
+    #[test]
+    fn a_fault_that_stays_fails_every_write_from_the_nth_on() {
+        let mut media = disk();
+        (media.faults.write, media.faults.write_stays) = (Some(2), true);
+        let write = |media: &mut Media| media.write(0, &[1; 512], Cache::Volatile);
+        assert_eq!([write(&mut media), write(&mut media), write(&mut media)], [Ok(()), Err(Errno::IO), Err(Errno::IO)]);
+        (media.faults.write, media.faults.no_space) = (None, Some(2));
+        let expected = [Ok(()), Err(Errno::NOSPC), Err(Errno::NOSPC)];
+        assert_eq!([write(&mut media), write(&mut media), write(&mut media)], expected);
+        assert_eq!(media.stats().faults, 4);
     }
 
     #[test]
