@@ -56,6 +56,20 @@ pub struct Outcome {
     pub stderr: String,
 }
 
+impl Outcome {
+    /// Asserts that the command `what` ended with `code` and said all of `words` on standard error.
+    ///
+    /// # Panics
+    /// It did not.
+    #[track_caller]
+    pub fn assert_refused(&self, what: &str, code: i32, words: &[&str]) {
+        assert_eq!(self.code, code, "{what} must end with {code}: {self:#?}");
+        for word in words {
+            assert!(self.stderr.contains(word), "{what} must say {word:?}: {self:#?}");
+        }
+    }
+}
+
 /// A client command under way.
 #[derive(Debug)]
 pub struct Running(Child);
@@ -175,6 +189,18 @@ impl Daemon {
     pub fn json(&self, arguments: &[&str]) -> serde_json::Value {
         let text = self.done(&[arguments, &["--json"]].concat());
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("plimsoll {arguments:?}: {error} in {text}"))
+    }
+
+    /// Asserts that a command is refused with the exit code `code`, and that what it says on standard error has all of
+    /// `words` in it; gives that.
+    ///
+    /// # Panics
+    /// It is not, or has not.
+    #[track_caller]
+    pub fn refused(&self, arguments: &[&str], code: i32, words: &[&str]) -> String {
+        let outcome = self.cli(arguments);
+        outcome.assert_refused(&format!("plimsoll {arguments:?}"), code, words);
+        outcome.stderr
     }
 
     /// Asserts that `pool check` finds nothing, no leaked extent either.
