@@ -11,10 +11,13 @@ use plimsoll_tests::daemon::Daemon;
 use plimsoll_tests::fault_disk::FaultDisk;
 use plimsoll_tests::load::oracle::Promise;
 use plimsoll_tests::load::{End, Worker};
-use plimsoll_tests::nbd_client::Address;
+use plimsoll_tests::nbd_client::{Address, NbdClient, Options};
 use plimsoll_tests::random::{Random, count, seed};
 
 const WORKERS: u64 = 3;
+const BLOCK_BYTES: usize = 4096;
+/// `NBD_FLAG_CAN_MULTI_CONN`
+const CAN_MULTI_CONN: u16 = 1 << 8;
 const REGION_SECTORS: u64 = (8 << 20) / 512;
 /// Of so many lives at most nothing is acknowledged: the shortest ones end before the first answer.
 const IDLE_PERCENT_MAX: u64 = 5;
@@ -116,4 +119,47 @@ fn after_a_failed_flush_nothing_is_acknowledged_that_a_power_cut_undoes() {
         result.unwrap_or_else(|error| panic!("{context}: {error}\n{}", daemon.log()));
         daemon.assert_clean("tank");
     }
+}
+
+/// What a server promises by `NBD_FLAG_CAN_MULTI_CONN`: a flush covers what was answered on every connection before it.
+#[test]
+fn a_flush_on_one_connection_covers_what_was_answered_on_another() {
+    let (seed, rounds) = (seed(), count("PLIMSOLL_CONNECTION_CUTS", 20));
+    println!("{rounds} power cuts, seed {seed}; again: PLIMSOLL_SEED={seed} tests/run power");
+    let mut random = Random::new(seed);
+    let disk = FaultDisk::start(env!("CARGO_BIN_EXE_fault-disk"), 256 << 20);
+    let mut daemon = Daemon::start(&["--bare"]);
+    daemon.done(&["pool", "create", "tank", "--device", &disk.path().display().to_string()]);
+    daemon.done(&["vdisk", "create", "tank/v0", "--size", "256M"]);
+    let address = Address::Unix(daemon.nbd_socket());
+    let connect = || NbdClient::connect(&address, "tank/v0", Options::ALL).expect("connect");
+    let mut pending = 0;
+    for round in 0..rounds {
+        let context = format!("cut {round} of seed {seed}");
+        let (mut flusher, mut writer) = (connect(), connect());
+        assert!(writer.export().flags & CAN_MULTI_CONN != 0, "the export does not promise it");
+        // More and more of them lie in extents that have space already.
+        let mut blocks: Vec<u64> = (0..1 << 12).map(|block| block * 5).collect();
+        random.shuffle(&mut blocks);
+        let content = |block: u64| (block << 8 | round).to_le_bytes().repeat(BLOCK_BYTES / 8);
+        let (covered, not) = blocks[..64].split_at(32);
+        for block in covered {
+            writer.write(block * BLOCK_BYTES as u64, &content(*block), 0).expect("a write");
+        }
+        flusher.flush().expect("a flush");
+        for block in not {
+            writer.write(block * BLOCK_BYTES as u64, &content(*block), 0).expect("a write");
+        }
+        pending += disk.cut(random.word());
+        daemon.kill9();
+        daemon.lose_crash_memory();
+        daemon.restart();
+        let mut reader = connect();
+        for block in covered {
+            let read = reader.read(block * BLOCK_BYTES as u64, BLOCK_BYTES as u32).expect("a read");
+            assert!(read == content(*block), "{context}: block {block} is not as it was flushed\n{}", daemon.log());
+        }
+        daemon.assert_clean("tank");
+    }
+    assert!(pending > rounds, "{pending} writes were pending at {rounds} cuts: nothing could be lost");
 }
