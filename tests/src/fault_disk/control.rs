@@ -5,9 +5,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::filesystem::Shared;
+use super::media::Stays;
 
 /// The commands, for `help` and for the program's usage.
-pub const COMMANDS: &str = "cut SEED | eio-read N | eio-write N [stay] | eio-flush N [lose] | \
+pub const COMMANDS: &str = "cut SEED | eio-read N | eio-write N [there|stay] | eio-flush N [lose] | \
                             enospc-write on|off|N | slow MS | vanish | return | faults | stats | help";
 
 /// Answers the connections to `listener`, one after another, for as long as the process lives.
@@ -43,8 +44,9 @@ fn command(line: &str, shared: &mut Shared) -> Result<String, String> {
             return Ok(format!("pending={pending}"));
         }
         ["eio-read", n] => media.faults.read = nth(n)?,
-        ["eio-write", n] => (media.faults.write, media.faults.write_stays) = (nth(n)?, false),
-        ["eio-write", n, "stay"] => (media.faults.write, media.faults.write_stays) = (nth(n)?, true),
+        ["eio-write", n] => media.faults.fail_writes(nth(n)?, Stays::Once),
+        ["eio-write", n, "there"] => media.faults.fail_writes(nth(n)?, Stays::There),
+        ["eio-write", n, "stay"] => media.faults.fail_writes(nth(n)?, Stays::Everywhere),
         ["eio-flush", n] => (media.faults.flush, media.faults.flush_loses) = (nth(n)?, false),
         ["eio-flush", n, "lose"] => (media.faults.flush, media.faults.flush_loses) = (nth(n)?, true),
         ["enospc-write", "on"] => media.faults.no_space = Some(1),
