@@ -56,6 +56,39 @@ pub struct Outcome {
     pub stderr: String,
 }
 
+impl Outcome {
+    /// Asserts that the command `what` ended with `code` and said all of `words` on standard error.
+    ///
+    /// # Panics
+    /// It did not.
+    #[track_caller]
+    pub fn assert_refused(&self, what: &str, code: i32, words: &[&str]) {
+        assert_eq!(self.code, code, "{what} must end with {code}: {self:#?}");
+        for word in words {
+            assert!(self.stderr.contains(word), "{what} must say {word:?}: {self:#?}");
+        }
+    }
+}
+
+/// A client command under way.
+#[derive(Debug)]
+pub struct Running(Child);
+
+impl Running {
+    /// Waits until it has ended.
+    ///
+    /// # Panics
+    /// Its output cannot be read.
+    pub fn end(self) -> Outcome {
+        let output = self.0.wait_with_output().expect("wait for the client");
+        Outcome {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
 /// A daemon and its folders.
 #[derive(Debug)]
 pub struct Daemon {
@@ -115,7 +148,15 @@ impl Daemon {
     /// # Panics
     /// The program cannot be run.
     pub fn cli(&self, arguments: &[&str]) -> Outcome {
-        let output = Command::new("timeout")
+        self.begin(arguments).end()
+    }
+
+    /// As [`Self::cli`], without waiting for its end.
+    ///
+    /// # Panics
+    /// The program cannot be run.
+    pub fn begin(&self, arguments: &[&str]) -> Running {
+        let child = Command::new("timeout")
             .args(["--kill-after=5", CLI_SECONDS])
             .arg(program())
             .arg("--state-dir")
@@ -123,13 +164,10 @@ impl Daemon {
             .args(arguments)
             .env("PLIMSOLL_CRASH_MEMORY_DIR", self.crash_memory.path())
             .stdin(Stdio::null())
-            .output()
-            .expect("run the client");
-        Outcome {
-            code: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        Running(child.expect("run the client"))
     }
 
     /// As [`Self::cli`], for a command that must succeed; gives its standard output.
@@ -153,6 +191,18 @@ impl Daemon {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("plimsoll {arguments:?}: {error} in {text}"))
     }
 
+    /// Asserts that a command is refused with the exit code `code`, and that what it says on standard error has all of
+    /// `words` in it; gives that.
+    ///
+    /// # Panics
+    /// It is not, or has not.
+    #[track_caller]
+    pub fn refused(&self, arguments: &[&str], code: i32, words: &[&str]) -> String {
+        let outcome = self.cli(arguments);
+        outcome.assert_refused(&format!("plimsoll {arguments:?}"), code, words);
+        outcome.stderr
+    }
+
     /// Asserts that `pool check` finds nothing, no leaked extent either.
     ///
     /// # Panics
@@ -167,9 +217,12 @@ impl Daemon {
     /// Kills it as `kill -9` does, and waits until it is gone.
     ///
     /// # Panics
-    /// It is not running.
+    /// It is not running, or has ended by itself: what a crash of its own leaves behind is no test of a kill.
+    #[track_caller]
     pub fn kill9(&mut self) {
         let mut child = self.child.take().expect("the daemon is not running");
+        let ended = child.try_wait().expect("look at the daemon");
+        assert!(ended.is_none(), "the daemon ended by itself: {ended:?}\n{}", self.log());
         child.kill().expect("kill the daemon");
         child.wait().expect("wait for the daemon");
     }

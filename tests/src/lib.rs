@@ -9,4 +9,6 @@ pub mod fault_disk;
 pub mod load;
 pub mod nbd_client;
 pub mod random;
+#[cfg(feature = "real")]
+pub mod root;
 pub mod sim;

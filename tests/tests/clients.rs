@@ -169,6 +169,16 @@ fn fio<'a>(uri: &'a str, folder: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     [&common[..], &["--uri", uri, "--aux-path", text(folder)], more].concat()
 }
 
+/// How many bytes fio's first job has read or written, from its report in JSON.
+fn fio_bytes(output: &Output, direction: &str) -> u64 {
+    let report = String::from_utf8_lossy(&output.stdout);
+    let start = report.find('{').unwrap_or_else(|| panic!("fio said {report}"));
+    // It may say something else behind the report.
+    let mut documents = serde_json::Deserializer::from_str(&report[start..]).into_iter::<Value>();
+    let report = documents.next().expect("fio's report").expect("fio's report is JSON");
+    report["jobs"][0][direction]["io_bytes"].as_u64().unwrap_or_else(|| panic!("no io_bytes in {report:#}"))
+}
+
 #[test]
 fn fio_reads_back_what_it_wrote_in_every_block_size() {
     let daemon = daemon_with("tank/fio", "64M");
@@ -207,16 +217,13 @@ fn what_fio_had_completed_is_there_after_kill_9() {
         std::thread::sleep(Duration::from_millis(random.within(300..900)));
         daemon.kill9();
         let output = writer.wait_with_output().expect("wait for fio");
-        let report = String::from_utf8_lossy(&output.stdout);
-        let start = report.find('{').unwrap_or_else(|| panic!("round {round} of seed {seed}: fio said {report}"));
-        let mut documents = serde_json::Deserializer::from_str(&report[start..]).into_iter::<Value>();
-        let report = documents.next().expect("fio's report").expect("fio's report is JSON");
         // Not `total_ios`, which counts the request that failed when the daemon died.
-        let completed = report["jobs"][0]["write"]["io_bytes"].as_u64().expect("io_bytes") / 4096;
+        let completed = fio_bytes(&output, "write") / 4096;
         daemon.restart();
         if completed > 0 {
             let blocks = format!("--number_ios={completed}");
-            let verify = fio(&uri, daemon.folder(), &[&job[..], &["--verify_only=1", &blocks]].concat());
+            let verify = [&job[..], &["--verify_only=1", &blocks, "--output-format=json"]].concat();
+            let verify = fio(&uri, daemon.folder(), &verify);
             let result = attempt("fio", &verify);
             assert!(
                 result.status.success(),
@@ -225,8 +232,10 @@ fn what_fio_had_completed_is_there_after_kill_9() {
                 String::from_utf8_lossy(&result.stderr),
                 daemon.log()
             );
+            let read = fio_bytes(&result, "read") / 4096;
+            assert_eq!(read, completed, "round {round} of seed {seed}: fio verified fewer blocks than it had written");
+            verified += read;
         }
-        verified += completed;
         daemon.assert_clean("tank");
         daemon.done(&["vdisk", "delete", &name, "--yes"]);
     }

@@ -91,6 +91,16 @@ fn damage(world: &SimWorld, kind: Damage, (disk, page): (usize, u64), other: u64
     }
 }
 
+/// A page of the same disk to swap with the one at `index`: neither itself nor one that holds the same.
+fn partner(world: &SimWorld, pages: &[(usize, u64)], index: usize) -> u64 {
+    let (disk, page) = pages[index];
+    let own = world.read_raw(disk, page, PAGE);
+    let from = index * 31 + 7;
+    let mut others = (from..from + pages.len()).map(|index| pages[index % pages.len()]);
+    let other = others.find(|other| other.0 == disk && world.read_raw(disk, other.1, PAGE) != own);
+    other.expect("another page").1
+}
+
 /// Opens, reads all data, checks twice.
 async fn nothing_is_lost(machine: SimMachine, when: Rc<str>) {
     let pool = Pool::open(&machine, OpenPool::default(), devices(&machine)).await;
@@ -132,10 +142,8 @@ fn a_page_damaged_in_one_copy_loses_nothing_and_is_mended() {
             if !full && number != index % kinds.len() {
                 continue;
             }
-            let others = pages.iter().filter(|other| other.0 == page.0 && other.1 != page.1);
-            let others: Vec<u64> = others.map(|other| other.1).collect();
             let world = base.fork();
-            damage(&world, kind, page, others[(index * 31 + 7) % others.len()]);
+            damage(&world, kind, page, partner(&world, &pages, index));
             let machine = world.boot();
             let when = format!("{kind:?} at {:#x} of disk {}", page.1, page.0).into();
             machine.run(nothing_is_lost(machine.clone(), when)).done();

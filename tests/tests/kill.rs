@@ -1,5 +1,5 @@
 //! `kill -9` of the real program at random moments under load: every acknowledged change is there afterwards, flushed or
-//! not, and the pool is clean.
+//! not, a management command has happened or not, and the pool is clean.
 //!
 //! `PLIMSOLL_KILLS` (default 500) says how often, `PLIMSOLL_SEED` which moments.
 
@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use plimsoll_tests::daemon::Daemon;
+use plimsoll_tests::load::churn::Churn;
 use plimsoll_tests::load::oracle::Promise;
-use plimsoll_tests::load::{Tally, Worker};
+use plimsoll_tests::load::{End, Tally, Worker};
 use plimsoll_tests::nbd_client::{Address, NbdClient, Options};
 use plimsoll_tests::random::{Random, count, seed};
 
@@ -19,6 +20,10 @@ const VDISK_BYTES: u64 = 256 << 20;
 const REGION_SECTORS: u64 = (12 << 20) / 512;
 /// Every so many kills everything is compared, not only what the last life touched.
 const FULL_COMPARE_EVERY: u64 = 50;
+/// A management command begins at most so long before the kill: about twice what it takes here.
+const COMMAND_TIME_US: u64 = 30_000;
+/// Of so many lives at most nothing is acknowledged: the shortest ones end before the first answer.
+const IDLE_PERCENT_MAX: u64 = 5;
 /// Serving again in this time at the 99th percentile is the promise of the product.
 const SERVING_P99_MAX: Duration = Duration::from_secs(1);
 
@@ -44,59 +49,69 @@ fn every_acknowledged_change_survives_kill_9() {
         })
         .collect();
 
-    let (mut total, mut ready, mut serving) = (Tally::default(), Vec::new(), Vec::new());
+    let (mut acknowledged, mut in_flight, mut compared, mut idle) = (0, 0, 0, 0);
+    let (mut ready, mut serving) = (Vec::new(), Vec::new());
     let mut moments = random.part(1 << 32);
-    let mut churn = Churn::default();
+    let mut churn = Churn::new(random.part(1 << 33));
     for kill in 0..kills {
         let context = format!("kill {kill} of seed {seed}");
+        churn.prepare(&address).unwrap_or_else(|error| panic!("{context}: {error}\n{}", daemon.log()));
         let life = Duration::from_micros(moments.within(2_000..80_000));
-        let tallies = live(&mut daemon, &mut workers, &address, life, &mut churn, &context);
+        let command = Duration::from_micros(moments.within(0..COMMAND_TIME_US)).min(life);
+        let done = live(&mut daemon, &mut workers, &address, (life - command, command), &mut churn);
+        let (answered, cut_off) = done.unwrap_or_else(|error| panic!("{context}: {error}\n{}", daemon.log()));
         let start = Instant::now();
         ready.push(daemon.restart());
         let mut client = NbdClient::connect(&address, "tank/v0", Options::default())
             .unwrap_or_else(|error| panic!("{context}: cannot connect: {error}\n{}", daemon.log()));
         client.read(0, 4096).unwrap_or_else(|error| panic!("{context}: first read: {error}\n{}", daemon.log()));
         serving.push(start.elapsed());
-        let compared = verify(&mut workers, &address, kill % FULL_COMPARE_EVERY == FULL_COMPARE_EVERY - 1)
+        compared += verify(&mut workers, &address, kill % FULL_COMPARE_EVERY == FULL_COMPARE_EVERY - 1)
             .unwrap_or_else(|error| panic!("{context}: {error}\n{}", daemon.log()));
         daemon.assert_clean("tank");
-        churn.check(&daemon, &context);
-        for tally in tallies {
-            total.acknowledged += tally.acknowledged;
-            total.in_flight += tally.in_flight;
-        }
-        total.compared += compared;
+        churn.check(&daemon, &address).unwrap_or_else(|error| panic!("{context}: {error}\n{}", daemon.log()));
+        acknowledged += answered;
+        in_flight += cut_off;
+        idle += u64::from(answered == 0);
     }
-    total.compared += verify(&mut workers, &address, true).unwrap_or_else(|error| panic!("at the end: {error}"));
-    println!("{kills} kills: {total:?}, {} vdisks created and {} deleted meanwhile", churn.created, churn.deleted);
+    compared += verify(&mut workers, &address, true).unwrap_or_else(|error| panic!("at the end: {error}"));
+    println!("{kills} kills: {acknowledged} requests acknowledged, {in_flight} in flight, {compared} sectors compared");
+    println!("{idle} lives acknowledged nothing; management: {:?}", churn.tally);
     println!("from exec to ready: {}", percentiles(&mut ready));
     println!("from exec to the first read: {}", percentiles(&mut serving));
-    assert!(total.in_flight > 0 && total.acknowledged > kills, "the load was no load: {total:?}");
+    assert!(in_flight > 0 && acknowledged > kills, "the load was no load");
+    assert!(idle <= kills * IDLE_PERCENT_MAX / 100, "{idle} of {kills} lives acknowledged nothing");
+    let cut_off = churn.tally.happened + churn.tally.undone;
+    assert!(cut_off >= kills / 20, "only {cut_off} management commands in {kills} kills were cut off");
     let p99 = serving[(serving.len() - 1) * 99 / 100];
     assert!(p99 <= SERVING_P99_MAX, "serving again took {p99:?} at p99, more than {SERVING_P99_MAX:?}");
     assert!(daemon.terminate().success(), "a graceful stop at the end\n{}", daemon.log());
 }
 
-/// One life of the daemon under load, ended by `kill -9` after `life`.
+/// One life of the daemon under load: for a while without and for a while with a management command, then `kill -9`.
+/// Gives how many requests were acknowledged and how many were in flight.
 fn live(
     daemon: &mut Daemon,
     workers: &mut [Worker],
     address: &Address,
-    life: Duration,
+    (alone, command): (Duration, Duration),
     churn: &mut Churn,
-    context: &str,
-) -> Vec<Tally> {
+) -> Result<(u64, u64), String> {
     let killed = AtomicBool::new(false);
-    let results: Vec<Result<Tally, String>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = workers.iter_mut().map(|worker| scope.spawn(|| worker.run(address, || false))).collect();
-        let begin = Instant::now();
-        churn.step(daemon, &killed, begin + life);
-        std::thread::sleep(life.saturating_sub(begin.elapsed()));
-        killed.store(true, Ordering::Relaxed);
+    let expected = |end| end == End::Died && killed.load(Ordering::SeqCst);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = workers.iter_mut().map(|worker| scope.spawn(|| worker.run(address, expected))).collect();
+        std::thread::sleep(alone);
+        churn.begin(daemon);
+        std::thread::sleep(command);
+        killed.store(true, Ordering::SeqCst);
         daemon.kill9();
-        threads.into_iter().map(|thread| thread.join().expect("a worker panicked")).collect()
-    });
-    results.into_iter().map(|result| result.unwrap_or_else(|error| panic!("{context}: {error}"))).collect()
+        churn.end()?;
+        let tallies = threads.into_iter().map(|thread| thread.join().expect("a worker panicked"));
+        let tallies = tallies.collect::<Result<Vec<_>, _>>()?;
+        let sum = |figure: fn(&Tally) -> u64| tallies.iter().map(figure).sum();
+        Ok((sum(|tally| tally.acknowledged), sum(|tally| tally.in_flight)))
+    })
 }
 
 fn verify(workers: &mut [Worker], address: &Address, everything: bool) -> Result<u64, String> {
@@ -105,50 +120,6 @@ fn verify(workers: &mut [Worker], address: &Address, everything: bool) -> Result
             workers.iter_mut().map(|worker| scope.spawn(move || worker.verify(address, everything))).collect();
         threads.into_iter().map(|thread| thread.join().expect("a worker panicked")).sum()
     })
-}
-
-/// Vdisks that come and go under the load: what was acknowledged must be so after the kill.
-#[derive(Debug, Default)]
-struct Churn {
-    created: u64,
-    deleted: u64,
-    /// The vdisk that exists now, by its number.
-    current: Option<u64>,
-}
-
-impl Churn {
-    /// Creates or deletes one vdisk, if there is time before `deadline`. The command completes before the kill.
-    fn step(&mut self, daemon: &Daemon, killed: &AtomicBool, deadline: Instant) {
-        if killed.load(Ordering::Relaxed) || Instant::now() + Duration::from_millis(20) > deadline {
-            return;
-        }
-        match self.current.take() {
-            None => {
-                daemon.done(&["vdisk", "create", &format!("tank/churn{}", self.created), "--size", "64M"]);
-                self.current = Some(self.created);
-                self.created += 1;
-            }
-            Some(number) => {
-                daemon.done(&["vdisk", "delete", &format!("tank/churn{number}"), "--yes"]);
-                self.deleted += 1;
-            }
-        }
-    }
-
-    fn check(&self, daemon: &Daemon, context: &str) {
-        let list = daemon.json(&["vdisk", "list"]);
-        let names: Vec<String> = list["items"]
-            .as_array()
-            .unwrap_or_else(|| panic!("{context}: vdisk list has no items: {list:#}"))
-            .iter()
-            .filter_map(|item| item["name"].as_str())
-            .filter(|name| name.contains("churn"))
-            .map(str::to_owned)
-            .collect();
-        let expected: Vec<String> = self.current.iter().map(|number| format!("churn{number}")).collect();
-        let same = names.len() == expected.len() && names.iter().zip(&expected).all(|(name, end)| name.ends_with(end));
-        assert!(same, "{context}: of the vdisks that come and go there are {names:?}, not {expected:?}");
-    }
 }
 
 fn percentiles(times: &mut [Duration]) -> String {

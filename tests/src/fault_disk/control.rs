@@ -5,10 +5,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::filesystem::Shared;
+use super::media::Stays;
 
 /// The commands, for `help` and for the program's usage.
-pub const COMMANDS: &str = "cut SEED | eio-read N | eio-write N | eio-flush N [lose] | enospc-write on|off | \
-                            slow MS | vanish | return | stats | help";
+pub const COMMANDS: &str = "cut SEED | eio-read N | eio-write N [there|stay] | eio-flush N [lose] | \
+                            enospc-write on|off|N | slow MS | vanish | return | faults | stats | help";
 
 /// Answers the connections to `listener`, one after another, for as long as the process lives.
 pub fn serve(listener: &UnixListener, shared: &Arc<Mutex<Shared>>) {
@@ -43,14 +44,18 @@ fn command(line: &str, shared: &mut Shared) -> Result<String, String> {
             return Ok(format!("pending={pending}"));
         }
         ["eio-read", n] => media.faults.read = nth(n)?,
-        ["eio-write", n] => media.faults.write = nth(n)?,
+        ["eio-write", n] => media.faults.fail_writes(nth(n)?, Stays::Once),
+        ["eio-write", n, "there"] => media.faults.fail_writes(nth(n)?, Stays::There),
+        ["eio-write", n, "stay"] => media.faults.fail_writes(nth(n)?, Stays::Everywhere),
         ["eio-flush", n] => (media.faults.flush, media.faults.flush_loses) = (nth(n)?, false),
         ["eio-flush", n, "lose"] => (media.faults.flush, media.faults.flush_loses) = (nth(n)?, true),
-        ["enospc-write", "on"] => media.faults.no_space = true,
-        ["enospc-write", "off"] => media.faults.no_space = false,
+        ["enospc-write", "on"] => media.faults.no_space = Some(1),
+        ["enospc-write", "off"] => media.faults.no_space = None,
+        ["enospc-write", n] => media.faults.no_space = nth(n)?,
         ["slow", ms] => media.faults.slow_ms = number(ms)?,
         ["vanish"] => media.faults.vanished = true,
         ["return"] => media.faults.vanished = false,
+        ["faults"] => return Ok(media.stats().faults.to_string()),
         ["stats"] => return Ok(format!("pending={} {:?}", media.pending(), media.stats())),
         ["help"] => return Ok(COMMANDS.into()),
         _ => return Err(format!("unknown command {line:?}; commands: {COMMANDS}")),

@@ -56,6 +56,18 @@ impl Change {
     }
 }
 
+/// How long a fault lasts.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Stays {
+    /// For one operation.
+    #[default]
+    Once,
+    /// At its place: what touches it fails as well.
+    There,
+    /// From then on.
+    Everywhere,
+}
+
 /// Faults to come: for each kind, how many operations from now (1 is the next) the failing one is.
 #[derive(Debug, Default)]
 pub struct Faults {
@@ -67,12 +79,23 @@ pub struct Faults {
     pub flush: Option<u64>,
     /// A failing flush also forgets the pending changes: reads show them, but no later flush makes them durable.
     pub flush_loses: bool,
-    /// Writes fail with ENOSPC.
-    pub no_space: bool,
+    /// Which writes behind the one that fails do so too.
+    pub write_stays: Stays,
+    /// Where the write failed that made a place bad.
+    bad_place: Option<Range<u64>>,
+    /// The write from which on they fail with ENOSPC.
+    pub no_space: Option<u64>,
     /// Every operation fails with EIO.
     pub vanished: bool,
     /// Milliseconds that each answer is late.
     pub slow_ms: u64,
+}
+
+impl Faults {
+    /// The `nth` write from now on fails, and what else `stays` says. `None` ends all that.
+    pub fn fail_writes(&mut self, nth: Option<u64>, stays: Stays) {
+        (self.write, self.write_stays, self.bad_place) = (nth, stays, None);
+    }
 }
 
 /// What the disk has done since it was opened.
@@ -92,6 +115,8 @@ pub struct Stats {
     pub damaged: u64,
     /// Pending changes that power cuts left whole.
     pub kept: u64,
+    /// Operations that failed because they were told to.
+    pub faults: u64,
 }
 
 /// The disk.
@@ -150,7 +175,7 @@ impl Media {
     /// EIO by an injected fault.
     pub fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
         self.present()?;
-        fail_nth(&mut self.faults.read)?;
+        fail_nth(&mut self.faults.read, false, &mut self.stats)?;
         self.stats.reads += 1;
         let length = (buffer.len() as u64).min(self.size.saturating_sub(offset)) as usize;
         self.current.read_exact_at(&mut buffer[..length], offset).map_err(errno)?;
@@ -164,10 +189,8 @@ impl Media {
     pub fn write(&mut self, offset: u64, data: &[u8], cache: Cache) -> Result<(), Errno> {
         self.present()?;
         self.aligned(offset, data.len() as u64)?;
-        if self.faults.no_space {
-            return Err(Errno::NOSPC);
-        }
-        fail_nth(&mut self.faults.write)?;
+        fail_nth(&mut self.faults.no_space, true, &mut self.stats).map_err(|_| Errno::NOSPC)?;
+        self.fail_write(offset..offset + data.len() as u64)?;
         self.stats.writes += 1;
         self.change(Change::Write { offset, data: data.to_vec() }, cache).map_err(errno)
     }
@@ -179,7 +202,7 @@ impl Media {
     pub fn discard(&mut self, offset: u64, length: u64) -> Result<(), Errno> {
         self.present()?;
         self.aligned(offset, length)?;
-        fail_nth(&mut self.faults.write)?;
+        self.fail_write(offset..offset + length)?;
         self.stats.discards += 1;
         self.change(Change::Discard { offset, length }, Cache::Volatile).map_err(errno)
     }
@@ -190,7 +213,7 @@ impl Media {
     /// EIO by an injected fault.
     pub fn flush(&mut self) -> Result<(), Errno> {
         self.present()?;
-        if let Err(error) = fail_nth(&mut self.faults.flush) {
+        if let Err(error) = fail_nth(&mut self.faults.flush, false, &mut self.stats) {
             if self.faults.flush_loses {
                 self.pending.clear();
             }
@@ -272,7 +295,22 @@ impl Media {
         change.apply(&self.durable, range)
     }
 
-    fn present(&self) -> Result<(), Errno> {
+    /// Fails a write or discard of `range` if it is to fail.
+    fn fail_write(&mut self, range: Range<u64>) -> Result<(), Errno> {
+        let faults = &mut self.faults;
+        if faults.bad_place.as_ref().is_some_and(|bad| bad.start < range.end && range.start < bad.end) {
+            self.stats.faults += 1;
+            return Err(Errno::IO);
+        }
+        let result = fail_nth(&mut faults.write, faults.write_stays == Stays::Everywhere, &mut self.stats);
+        if result.is_err() && faults.write_stays == Stays::There {
+            faults.bad_place = Some(range);
+        }
+        result
+    }
+
+    fn present(&mut self) -> Result<(), Errno> {
+        self.stats.faults += u64::from(self.faults.vanished);
         if self.faults.vanished { Err(Errno::IO) } else { Ok(()) }
     }
 
@@ -283,11 +321,12 @@ impl Media {
     }
 }
 
-/// Counts one operation down and fails it if it is the one.
-fn fail_nth(countdown: &mut Option<u64>) -> Result<(), Errno> {
+/// Counts one operation down and fails it if it is the one, or if that one `stays` and was before it.
+fn fail_nth(countdown: &mut Option<u64>, stays: bool, stats: &mut Stats) -> Result<(), Errno> {
     match countdown {
         Some(1) => {
-            *countdown = None;
+            *countdown = stays.then_some(1);
+            stats.faults += 1;
             Err(Errno::IO)
         }
         Some(left) => {
@@ -407,6 +446,31 @@ mod tests {
         media.faults.flush = Some(1);
         assert_eq!(media.flush(), Err(Errno::IO));
         assert_eq!((media.pending(), media.flush(), media.pending()), (1, Ok(()), 0));
+        assert_eq!(media.stats().faults, 2);
+    }
+
+    #[test]
+    fn a_fault_that_stays_fails_every_write_from_the_nth_on() {
+        let mut media = disk();
+        media.faults.fail_writes(Some(2), Stays::Everywhere);
+        let write = |media: &mut Media| media.write(0, &[1; 512], Cache::Volatile);
+        assert_eq!([write(&mut media), write(&mut media), write(&mut media)], [Ok(()), Err(Errno::IO), Err(Errno::IO)]);
+        media.faults.fail_writes(None, Stays::Once);
+        media.faults.no_space = Some(2);
+        let expected = [Ok(()), Err(Errno::NOSPC), Err(Errno::NOSPC)];
+        assert_eq!([write(&mut media), write(&mut media), write(&mut media)], expected);
+        assert_eq!(media.stats().faults, 4);
+    }
+
+    #[test]
+    fn a_bad_place_stays_bad_and_the_others_are_good() {
+        let mut media = disk();
+        media.faults.fail_writes(Some(1), Stays::There);
+        let write = |media: &mut Media, offset| media.write(offset, &[1; 1024], Cache::Volatile);
+        let results = [0, 512, 1024, 0].map(|offset| write(&mut media, offset));
+        assert_eq!(results, [Err(Errno::IO), Err(Errno::IO), Ok(()), Err(Errno::IO)]);
+        media.faults.fail_writes(None, Stays::Once);
+        assert_eq!(write(&mut media, 0), Ok(()));
     }
 
     #[test]

@@ -72,6 +72,15 @@ impl FaultDisk {
         text.trim_end().to_owned()
     }
 
+    /// How many operations have failed because the disk was told to fail them.
+    ///
+    /// # Panics
+    /// The disk does not answer.
+    pub fn faults(&self) -> u64 {
+        let answer = self.command("faults");
+        answer.parse().unwrap_or_else(|_| panic!("{answer:?} is no number of faults"))
+    }
+
     /// Cuts the power: of the changes that no flush covers most are lost or torn, as `seed` says, and every handle
     /// that is open now fails with EIO from here on. Tells how many changes were pending.
     pub fn cut(&self, seed: u64) -> u64 {

@@ -4,6 +4,7 @@
 //! flushes and reads, several requests in flight, until the connection dies; then it reads everything it touched and
 //! holds it against the [`oracle`].
 
+pub mod churn;
 pub mod oracle;
 pub mod pattern;
 
@@ -28,10 +29,19 @@ const REQUEST_SECTORS_MAX: u64 = 512;
 pub struct Tally {
     /// Requests that were acknowledged.
     pub acknowledged: u64,
-    /// Requests in flight when the connection died.
+    /// Requests in flight at its end, the one that was answered with an error among them.
     pub in_flight: u64,
-    /// Sectors read and compared afterwards.
-    pub compared: u64,
+    /// The error number (of the protocol, which are Linux's) that ended it; 0 when the connection's death did.
+    pub error: u32,
+}
+
+/// What ends a life of the load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Nobody answered the connection, or it was closed.
+    Died,
+    /// A request was answered with this error number.
+    Error(u32),
 }
 
 /// Something in flight.
@@ -52,7 +62,8 @@ pub struct Worker {
     version: u32,
     touched: Vec<Range<u64>>,
     /// How often this life flushes, and writes with FUA, in percent: a crash after many flushes and one after none are
-    /// different tests.
+    /// different tests. Each life chooses of `flush_percents`.
+    flush_percents: &'static [u64],
     flush_percent: u64,
     fua_percent: u64,
 }
@@ -69,49 +80,55 @@ impl Worker {
             random,
             version: 0,
             touched: Vec::new(),
+            flush_percents: &[0, 1, 8],
             flush_percent: 0,
             fua_percent: 0,
         }
     }
 
-    /// Works until the connection dies. An error reply ends it too: after a power cut the daemon's device is gone, and
-    /// `errors_allowed` tells whether that may be.
+    /// The same client, which flushes often in every life.
+    pub fn flushing(self) -> Self {
+        Self { flush_percents: &[8], ..self }
+    }
+
+    /// Works until the connection dies or a request is answered with an error; `expected` tells whether it may end so
+    /// now, because the test has killed the daemon or broken its disk.
     ///
     /// # Errors
-    /// What the daemon did wrong: a read with the wrong data, an error reply, a broken protocol.
-    pub fn run(&mut self, address: &Address, errors_allowed: impl Fn() -> bool) -> Result<Tally, String> {
+    /// What the daemon did wrong: an end that is not `expected`, a read with the wrong data, a broken protocol.
+    pub fn run(&mut self, address: &Address, expected: impl Fn(End) -> bool) -> Result<Tally, String> {
         let mut tally = Tally::default();
-        self.flush_percent = [0, 1, 8][self.random.within(0..3) as usize];
+        self.flush_percent = self.flush_percents[self.random.within(0..self.flush_percents.len() as u64) as usize];
         self.fua_percent = [0, 2, 15][self.random.within(0..3) as usize];
-        let Ok(mut client) = NbdClient::connect(address, &self.name, Options::ALL) else { return Ok(tally) };
+        let name = self.name.clone();
+        let ended = |tally: Tally, end: End, why: &dyn std::fmt::Display| {
+            if expected(end) { Ok(tally) } else { Err(format!("{name}, {tally:?}, ended by itself: {why}")) }
+        };
+        let mut client = match NbdClient::connect(address, &self.name, Options::ALL) {
+            Ok(client) => client,
+            Err(error) => return ended(tally, End::Died, &error),
+        };
         let mut in_flight = HashMap::new();
         loop {
+            tally.in_flight = in_flight.len() as u64;
             while in_flight.len() < DEPTH {
                 match self.submit(&mut client, &in_flight) {
                     Ok(Some((cookie, request))) => drop(in_flight.insert(cookie, request)),
                     Ok(None) => break,
-                    Err(_) => {
-                        tally.in_flight = in_flight.len() as u64;
-                        return Ok(tally);
-                    }
+                    Err(error) => return ended(tally, End::Died, &error),
                 }
             }
+            tally.in_flight = in_flight.len() as u64;
             let reply = match client.receive() {
                 Ok(reply) => reply,
-                Err(error) if connection_died(&error) => {
-                    tally.in_flight = in_flight.len() as u64;
-                    return Ok(tally);
-                }
-                Err(error) => return Err(format!("{}: {error}", self.name)),
+                Err(error) if connection_died(&error) => return ended(tally, End::Died, &error),
+                Err(error) => return Err(format!("{name}: {error}")),
             };
             let request = in_flight.remove(&reply.cookie).ok_or("a reply to nothing")?;
             if reply.error != 0 {
-                if errors_allowed() {
-                    tally.in_flight = in_flight.len() as u64 + 1;
-                    return Ok(tally);
-                }
+                tally.error = reply.error;
                 let error = io::Error::from_raw_os_error(reply.error as i32);
-                return Err(format!("{}: {request:?} was answered with {error}", self.name));
+                return ended(tally, End::Error(reply.error), &format!("{request:?} was answered with {error}"));
             }
             self.finish(request, &reply)?;
             tally.acknowledged += 1;
