@@ -345,6 +345,17 @@ fn a_page_that_is_lost_on_the_devices_and_in_memory_is_written_again() {
 }
 
 #[test]
+fn a_label_copy_that_is_bad_is_found_and_written_again() {
+    let (world, _) = planted(&prepared(), &Plant::Pages(|_| vec![label_places(DEVICE_BYTES)[1]]));
+    live(&world, async |m| {
+        let pool = open(&m, false).await;
+        let report = found(&pool).await;
+        assert_eq!(kinds(&report), ["bad-copy"], "{:#?}", report.findings);
+        assert!(found(&pool).await.clean(), "it is not written again");
+    });
+}
+
+#[test]
 fn a_root_copy_that_is_bad_is_found() {
     let generation_pages = |store: &Sim| vec![root_places(DEVICE_BYTES, store.root.borrow().generation)[0]];
     let (world, _) = planted(&prepared(), &Plant::Pages(generation_pages));
