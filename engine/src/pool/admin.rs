@@ -145,7 +145,9 @@ impl<M: Machine> Pool<M> {
         let vdisks = self.store.vdisks.borrow();
         let found = match by_name {
             Some(id) => vdisks.get(&id).cloned(),
-            None => vdisks.values().find(|vdisk| vdisk.entry.borrow().uuid.to_string() == name).cloned(),
+            None => uuid::Uuid::parse_str(name)
+                .ok()
+                .and_then(|uuid| vdisks.values().find(|vdisk| vdisk.entry.borrow().uuid == uuid).cloned()),
         };
         found.filter(|vdisk| vdisk.ready.get()).ok_or_else(|| {
             let name = format!("{}/{name}", self.store.identity.name);
