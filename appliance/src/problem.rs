@@ -153,6 +153,24 @@ mod tests {
     }
 
     #[test]
+    fn what_the_engine_refuses_without_advice_gets_ours() {
+        use plimsoll_engine::Error;
+        let (path, reason) = (String::from("/dev/x"), String::from("it is; as it is"));
+        for error in [
+            Error::TooSmall { path: path.clone(), size: 1, minimum: 2 },
+            Error::Exists { kind: "vdisk", name: "tank/a".into() },
+            Error::NotAPool { path, reason: "it carries no label".into() },
+            Error::ReadOnly { pool: "tank".into(), reason: "a write failed".into() },
+            Error::Closing("tank".into()),
+        ] {
+            let problem = Problem::from(error);
+            assert!(problem.hint.is_some(), "{}", problem.detail);
+        }
+        let problem = Problem::from(Error::Busy { object: "tank".into(), reason: format!("{reason}; wait") });
+        assert_eq!((problem.detail.as_str(), problem.hint.as_deref()), ("tank is busy: it is; as it is", Some("wait")));
+    }
+
+    #[test]
     fn what_the_engine_advises_becomes_the_hint() {
         let problem = Problem::from(plimsoll_engine::Error::OutOfSpace { pool: "tank".into(), needed: 2, free: 0 });
         assert!(problem.detail.contains("0 free"), "{}", problem.detail);
