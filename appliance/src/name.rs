@@ -1,6 +1,6 @@
 //! Names of objects: `POOL` and `POOL/VDISK`.
 //!
-//! A name is 1 to 63 of `a-z A-Z 0-9 . _ -` and starts with a letter or digit, so that it needs quoting nowhere: not in
+//! A name is 1 to 64 of `a-z A-Z 0-9 . _ -` and starts with a letter or digit, so that it needs quoting nowhere: not in
 //! a shell, a URL, an export name, an IQN. Wherever a vdisk is named its UUID, or an unambiguous prefix of it, will do.
 
 use std::fmt;
@@ -8,8 +8,8 @@ use std::str::FromStr;
 
 use crate::problem::{Answer, Problem};
 
-/// Longest name in bytes: what a DNS label has, so that IQNs and host names can carry it.
-pub const NAME_MAX: usize = 63;
+/// Longest name in bytes: what the labels and tables on the devices have room for (`engine/FORMAT.md`).
+pub const NAME_MAX: usize = 64;
 
 /// Checks the name of a new `kind`.
 ///
@@ -65,10 +65,10 @@ mod tests {
 
     #[test]
     fn names_that_would_need_quoting_are_refused() {
-        for name in ["tank", "db-1", "a", "0", "A.b_c", &"x".repeat(63)] {
+        for name in ["tank", "db-1", "a", "0", "A.b_c", &"x".repeat(NAME_MAX)] {
             assert!(check("pool", name).is_ok(), "{name}");
         }
-        for name in ["", "-a", ".", "..", "a b", "a/b", "a@b", "t\u{e4}nk", "a\n", &"x".repeat(64)] {
+        for name in ["", "-a", ".", "..", "a b", "a/b", "a@b", "t\u{e4}nk", "a\n", &"x".repeat(NAME_MAX + 1)] {
             assert!(check("pool", name).is_err(), "{name:?}");
         }
     }

@@ -34,6 +34,7 @@ pub type Answer<T> = Result<T, Problem>;
 const CODES: &[(&str, u16, u8, &str)] = &[
     ("internal", 500, 1, "internal error"),
     ("device-error", 500, 1, "a device failed"),
+    ("not-closed", 500, 1, "it was not closed cleanly"),
     ("invalid-request", 400, 2, "the request makes no sense"),
     ("invalid-argument", 400, 2, "an argument makes no sense"),
     ("invalid-name", 400, 2, "the name makes no sense"),
@@ -110,11 +111,12 @@ impl Problem {
 }
 
 impl From<plimsoll_engine::Error> for Problem {
-    /// The engine says what to do behind the last semicolon; that becomes the hint.
+    /// The engine says what to do behind the last semicolon; that becomes the hint. Where it leaves that to us, because
+    /// it knows no commands, we say it.
     fn from(error: plimsoll_engine::Error) -> Self {
         use plimsoll_engine::Error;
         let text = error.to_string();
-        let (detail, advice) = match text.split_once("; ") {
+        let (detail, advice) = match text.rsplit_once("; ") {
             Some((detail, advice)) => (detail.to_owned(), Some(advice.to_owned())),
             None => (text, None),
         };
@@ -124,6 +126,13 @@ impl From<plimsoll_engine::Error> for Problem {
                 let pool = vdisk.split('/').next().unwrap_or("POOL");
                 Some(format!("plimsoll pool check {pool}"))
             }
+            Error::TooSmall { .. } => {
+                advice.or_else(|| Some("use a larger device, or several: --device A --device B".to_owned()))
+            }
+            Error::Exists { kind, .. } => advice.or_else(|| Some(format!("choose another name; plimsoll {kind} list"))),
+            Error::NotAPool { path, .. } => advice.or_else(|| Some(format!("plimsoll device show {path}"))),
+            Error::ReadOnly { pool, .. } => advice.or_else(|| Some(format!("plimsoll pool show {pool}"))),
+            Error::Closing(_) => advice.or_else(|| Some("plimsoll status".to_owned())),
             Error::InUse { .. } => Some("say --force=foreign to overwrite it; what it holds will be lost".to_owned()),
             _ => advice,
         };
@@ -141,6 +150,24 @@ mod tests {
             assert!((1..=9).contains(&row.2), "{row:?}");
             assert!(CODES[..index].iter().all(|other| other.0 != row.0), "{} is listed twice", row.0);
         }
+    }
+
+    #[test]
+    fn what_the_engine_refuses_without_advice_gets_ours() {
+        use plimsoll_engine::Error;
+        let (path, reason) = (String::from("/dev/x"), String::from("it is; as it is"));
+        for error in [
+            Error::TooSmall { path: path.clone(), size: 1, minimum: 2 },
+            Error::Exists { kind: "vdisk", name: "tank/a".into() },
+            Error::NotAPool { path, reason: "it carries no label".into() },
+            Error::ReadOnly { pool: "tank".into(), reason: "a write failed".into() },
+            Error::Closing("tank".into()),
+        ] {
+            let problem = Problem::from(error);
+            assert!(problem.hint.is_some(), "{}", problem.detail);
+        }
+        let problem = Problem::from(Error::Busy { object: "tank".into(), reason: format!("{reason}; wait") });
+        assert_eq!((problem.detail.as_str(), problem.hint.as_deref()), ("tank is busy: it is; as it is", Some("wait")));
     }
 
     #[test]

@@ -1,73 +1,25 @@
-//! Fuzzing of what an NBD client can send, in the same way as the formats on the devices (`engine/src/format/tests/fuzz.rs`).
+//! Fuzzing of what an NBD client can send, in the same way as the formats on the devices (`engine/src/format/tests/fuzz.rs`):
+//! the parsers alone, and whole sessions against a server in this process, beside a neighbour that must not notice.
 //!
-//! Options and requests are made from valid ones, mutated, with their magic numbers put right in half of the cases, so that what
-//! lies behind them is reached. `PLIMSOLL_FUZZ_SECONDS` (5) says how long, `PLIMSOLL_FUZZ_SEED` (1) where it begins.
+//! The corpus (`tests/corpus`, [`corpus`]) holds valid inputs and whatever was found worth keeping. Inputs are made from
+//! it by mutation, with magic numbers and lengths put right in half of the cases, so that what lies behind them is
+//! reached. `PLIMSOLL_FUZZ_SECONDS` (5) says how long, `PLIMSOLL_FUZZ_SEED` (1) where it begins;
+//! `PLIMSOLL_BLESS=1` writes the valid inputs again.
+
+#[path = "fuzz_nbd/corpus.rs"]
+mod corpus;
+#[path = "fuzz_nbd/session.rs"]
+mod session;
 
 use std::time::{Duration, Instant};
 
+use corpus::{Corpus, Kind, mutate};
 use plimsoll_appliance::export::nbd::command::{Command, Facts, verify};
 use plimsoll_appliance::export::nbd::option::{
     Ask, NAME_BYTES_MAX, OPTION_HEAD_BYTES, OPTION_MAGIC, decode_option, decode_option_head,
 };
 use plimsoll_appliance::export::nbd::wire::{PAYLOAD_MAX, REQUEST_BYTES, decode_request, encode_request};
-
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn word(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ mixed >> 31
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.word() % bound.max(1) as u64) as usize
-    }
-}
-
-fn counted(text: &str) -> Vec<u8> {
-    [&(text.len() as u32).to_be_bytes(), text.as_bytes()].concat()
-}
-
-/// Valid data of each option.
-fn options() -> Vec<(u32, Vec<u8>)> {
-    let info = [counted("tank/db1"), 3u16.to_be_bytes().to_vec(), vec![0, 1, 0, 2, 0, 3]].concat();
-    let context = [counted("tank/db1"), 1u32.to_be_bytes().to_vec(), counted("base:allocation")].concat();
-    let none = [counted(""), 0u32.to_be_bytes().to_vec()].concat();
-    vec![
-        (1, b"tank/db1".to_vec()),
-        (2, Vec::new()),
-        (3, Vec::new()),
-        (5, Vec::new()),
-        (6, info.clone()),
-        (7, info),
-        (8, Vec::new()),
-        (9, none),
-        (10, context),
-    ]
-}
-
-fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
-    for _ in 0..=random.below(4) {
-        let length = bytes.len();
-        match random.below(6) {
-            0 if length > 0 => bytes[random.below(length)] ^= 1 << random.below(8),
-            1 if length > 0 => bytes[random.below(length)] = random.word() as u8,
-            2 if length >= 4 => {
-                // A length at its edge.
-                let at = random.below(length - 3);
-                let edge = [0u32, 1, 4096, 4097, 0xFFFF, u32::MAX, i32::MAX as u32][random.below(7)];
-                bytes[at..at + 4].copy_from_slice(&edge.to_be_bytes());
-            }
-            3 => bytes.truncate(random.below(length + 1)),
-            4 => bytes.resize((length + random.below(64)).min(3 * NAME_BYTES_MAX), random.word() as u8),
-            5 if length > 1 => bytes.rotate_left(random.below(length)),
-            _ => {}
-        }
-    }
-}
+use plimsoll_hardware::sim::Random;
 
 /// What an option makes us keep is never more than what was sent.
 fn option(number: u32, data: &[u8]) -> bool {
@@ -76,6 +28,10 @@ fn option(number: u32, data: &[u8]) -> bool {
         assert!(name.len() <= NAME_BYTES_MAX && name.len() <= data.len(), "a name of {} bytes", name.len());
     }
     true
+}
+
+fn head(bytes: &[u8]) -> bool {
+    bytes.first_chunk::<OPTION_HEAD_BYTES>().and_then(decode_option_head).is_some()
 }
 
 fn span_of(command: Command) -> Option<(u64, u32, bool)> {
@@ -91,15 +47,16 @@ fn span_of(command: Command) -> Option<(u64, u32, bool)> {
 }
 
 /// What passes lies inside the export and changes only what may be changed.
-fn request(bytes: &[u8; REQUEST_BYTES], random: &mut Random) -> bool {
+fn request(bytes: &[u8], random: &mut Random) -> bool {
+    let Some(bytes) = bytes.first_chunk::<REQUEST_BYTES>() else { return false };
     let Ok(request) = decode_request(bytes) else { return false };
     assert_eq!(&encode_request(&request), bytes, "a request does not come back");
     let facts = Facts {
-        size: [0, 1, 4096, 1 << 30, u64::MAX][random.below(5)],
-        read_only: random.below(2) == 0,
-        structured: random.below(2) == 0,
-        block_status: random.below(2) == 0,
-        sector: [512, 4096][random.below(2)],
+        size: [0, 1, 4096, 1 << 30, u64::MAX][random.below(5) as usize],
+        read_only: random.coin(),
+        structured: random.coin(),
+        block_status: random.coin(),
+        sector: [512, 4096][random.below(2) as usize],
     };
     let Ok(command) = verify(&request, &facts) else { return false };
     if let Some((offset, length, changes)) = span_of(command) {
@@ -113,36 +70,34 @@ fn request(bytes: &[u8; REQUEST_BYTES], random: &mut Random) -> bool {
     true
 }
 
-fn one(random: &mut Random, options: &[(u32, Vec<u8>)]) -> bool {
-    match random.below(3) {
-        0 => {
-            let (number, data) = &options[random.below(options.len())];
-            let mut data = data.clone();
-            mutate(&mut data, random);
-            let number = if random.below(8) == 0 { random.word() as u32 } else { *number };
-            option(number, &data)
-        }
-        1 => {
-            let mut head = [0; OPTION_HEAD_BYTES];
-            head.fill_with(|| random.word() as u8);
-            if random.below(2) == 0 {
-                head[..8].copy_from_slice(&OPTION_MAGIC.to_be_bytes());
+/// One input of a parser; whether it was accepted.
+fn one(random: &mut Random, corpus: &Corpus) -> bool {
+    match [Kind::Option, Kind::Head, Kind::Request][random.below(3) as usize] {
+        Kind::Head => {
+            let mut bytes = corpus.any(Kind::Head, random).bytes.clone();
+            mutate(&mut bytes, random);
+            if random.coin() && bytes.len() >= 8 {
+                bytes[..8].copy_from_slice(&OPTION_MAGIC.to_be_bytes());
             }
-            decode_option_head(&head).is_some()
+            head(&bytes)
         }
-        _ => {
-            let mut bytes = [0; REQUEST_BYTES];
-            bytes.fill_with(|| random.word() as u8);
-            if random.below(8) != 0 {
+        Kind::Request => {
+            let mut bytes = corpus.any(Kind::Request, random).bytes.clone();
+            mutate(&mut bytes, random);
+            if random.coin() {
+                bytes.resize(REQUEST_BYTES, 0);
                 bytes[..4].copy_from_slice(&0x2560_9513u32.to_be_bytes());
-                bytes[4..8].copy_from_slice(&[0, random.below(32) as u8, 0, random.below(9) as u8]);
-            }
-            if random.below(2) == 0 {
-                // Near the start, and not long.
-                bytes[16..21].fill(0);
-                bytes[24..26].fill(0);
+                bytes[4] &= 0x80;
+                bytes[6] = 0;
             }
             request(&bytes, random)
+        }
+        _ => {
+            let input = corpus.any(Kind::Option, random);
+            let mut data = input.bytes.clone();
+            mutate(&mut data, random);
+            let number = if random.below(8) == 0 { random.word() as u32 } else { input.number };
+            option(number, &data)
         }
     }
 }
@@ -151,23 +106,63 @@ fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{variable} is no number")))
 }
 
-#[test]
-fn no_client_makes_a_parser_panic_or_gets_past_the_checks() {
-    let options = options();
-    assert!(options.iter().all(|(number, data)| option(*number, data)), "valid options must be accepted");
+/// Runs `work` with a source of chance of its own for each execution until the time is over. At least `at_least` a
+/// second, of which `work` says yes to some.
+fn run(what: &str, at_least: u64, mut work: impl FnMut(&mut Random) -> bool) {
     let seconds = Duration::from_secs(number("PLIMSOLL_FUZZ_SECONDS", 5));
     let seed = number("PLIMSOLL_FUZZ_SEED", 1);
     let (start, mut executions, mut accepted) = (Instant::now(), 0u64, 0u64);
     while start.elapsed() < seconds {
-        for _ in 0..1024 {
-            let first = seed.wrapping_mul(0x1_0000_0001).wrapping_add(executions);
-            match std::panic::catch_unwind(|| one(&mut Random(first), &options)) {
-                Ok(taken) => accepted += u64::from(taken),
-                Err(_) => panic!("PLIMSOLL_FUZZ_SEED={seed}, execution {executions}"),
+        let first = seed.wrapping_mul(0x1_0000_0001).wrapping_add(executions);
+        let work = std::panic::AssertUnwindSafe(|| work(&mut Random::new(first)));
+        match std::panic::catch_unwind(work) {
+            Ok(taken) => accepted += u64::from(taken),
+            Err(_) => panic!("{what}: PLIMSOLL_FUZZ_SEED={seed}, execution {executions}"),
+        }
+        executions += 1;
+    }
+    println!("fuzz: {what}: {executions} executions, {accepted} accepted, seed {seed}, {} s", seconds.as_secs());
+    let wanted = at_least * seconds.as_secs();
+    assert!(executions >= wanted, "{what}: only {executions} executions in {seconds:?}, {wanted} are wanted");
+    assert!(accepted > 0 && accepted < executions, "{accepted} of {executions} accepted: the mutations do nothing");
+}
+
+#[test]
+fn the_committed_corpus_holds_every_kind_of_valid_input() {
+    for input in corpus::valid() {
+        let path = corpus::folder().join(&input.name);
+        if std::env::var_os("PLIMSOLL_BLESS").is_some() {
+            std::fs::write(&path, &input.bytes).unwrap();
+        }
+        let committed = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert_eq!(committed, input.bytes, "{}", input.name);
+        let mut random = Random::new(0);
+        match input.kind {
+            Kind::Option => assert!(option(input.number, &input.bytes), "{}", input.name),
+            Kind::Head => assert!(head(&input.bytes), "{}", input.name),
+            // A request that makes no sense for the facts that were drawn may make sense for the next ones.
+            Kind::Request => {
+                assert!((0..1000).any(|_| request(&input.bytes, &mut random)), "{}", input.name);
             }
-            executions += 1;
+            Kind::Flags => assert_eq!(input.bytes.len(), 4, "{}", input.name),
         }
     }
-    println!("fuzz: {executions} executions, {accepted} accepted, seed {seed}, {} s", seconds.as_secs());
-    assert!(accepted > 0 && accepted < executions, "{accepted} of {executions} accepted: the mutations do nothing");
+}
+
+#[test]
+fn no_client_makes_a_parser_panic_or_gets_past_the_checks() {
+    let corpus = Corpus::load();
+    run("parsers", 10_000, |random| one(random, &corpus));
+}
+
+#[test]
+fn no_session_brings_the_server_down_or_harms_a_neighbour() {
+    let corpus = Corpus::load();
+    let server = session::Server::start();
+    let mut neighbour = session::Neighbour::connect(&server);
+    run("sessions", 10, |random| {
+        let chosen = session::play(&server, &session::make(random, &corpus), random);
+        neighbour.works(random);
+        chosen
+    });
 }

@@ -10,10 +10,26 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::BODY_BYTES_MAX;
-use crate::problem::Problem;
+use crate::problem::{Answer, Problem};
 
 /// A body of at most 1 MiB comes through a local socket in milliseconds; who takes longer has stopped.
 const BODY_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// All of a request's body, within [`BODY_TIME_MAX`] and [`BODY_BYTES_MAX`].
+///
+/// # Errors
+/// `timeout`, `too-large`, `invalid-request` when the connection broke.
+pub(super) async fn read_body(request: Request) -> Answer<Bytes> {
+    tokio::time::timeout(BODY_TIME_MAX, Bytes::from_request(request, &()))
+        .await
+        .map_err(|_| Problem::new("timeout", format!("the body did not come within {BODY_TIME_MAX:?}")))?
+        .map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Problem::new("too-large", format!("the body has more than {BODY_BYTES_MAX} bytes"))
+            }
+            _ => Problem::new("invalid-request", rejection.body_text()),
+        })
+}
 
 /// A JSON body.
 pub(super) struct Body<T>(pub(super) T);
@@ -21,22 +37,13 @@ pub(super) struct Body<T>(pub(super) T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim().to_owned();
         if kind != "application/json" && kind != "application/merge-patch+json" {
             return Err(Problem::new("unsupported-media-type", format!("the body is {kind:?}, not application/json")));
         }
-        let read = tokio::time::timeout(BODY_TIME_MAX, Bytes::from_request(request, state));
-        let bytes = read
-            .await
-            .map_err(|_| Problem::new("timeout", format!("the body did not come within {BODY_TIME_MAX:?}")))?
-            .map_err(|rejection| match rejection.status() {
-                StatusCode::PAYLOAD_TOO_LARGE => {
-                    Problem::new("too-large", format!("the body has more than {BODY_BYTES_MAX} bytes"))
-                }
-                _ => Problem::new("invalid-request", rejection.body_text()),
-            })?;
+        let bytes = read_body(request).await?;
         serde_json::from_slice(&bytes).map(Body).map_err(|error| Problem::new("invalid-request", error.to_string()))
     }
 }

@@ -98,7 +98,7 @@ pub(super) enum Command {
 
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct Serve {
-    /// A TOML file with what differs from the defaults
+    /// A TOML file with pools, addresses and limits; with one there is no embedded pool
     #[arg(long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     /// Make no embedded pool

@@ -36,8 +36,11 @@ pub fn main() -> ExitCode {
         None => ("serve".to_owned(), serve_with(&cli.global, Serve::default())),
         Some(Command::Serve(options)) => ("serve".to_owned(), serve_with(&cli.global, options)),
         Some(Command::Completions { shell }) => {
-            clap_complete::generate(shell, &mut Cli::command(), "plimsoll", &mut std::io::stdout());
-            return ExitCode::SUCCESS;
+            // Into memory first, because clap_complete panics when it cannot write.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "plimsoll", &mut script);
+            let printed = render::print(&String::from_utf8_lossy(&script));
+            ("print completions".to_owned(), printed.map(|()| ExitCode::SUCCESS))
         }
         Some(command) => run::run(&cli.global, command),
     };

@@ -89,7 +89,7 @@ impl<'a> Render<'a> {
     pub(super) fn changed(&self, what: &str, value: &Value) -> Answer<()> {
         match self.format() {
             Format::Table => print(&format!("{what}\n")),
-            _ if value.is_null() => Ok(()),
+            _ if value.is_null() => self.object(&json!({ "schema": "done/v1", "done": what })),
             _ => self.object(value),
         }
     }

@@ -1,8 +1,11 @@
 //! The API over its Unix socket, through the client of the command line, against a node with real files.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use plimsoll_hardware::{Reactor, ReactorConfig};
 use serde_json::{Value, json};
@@ -48,7 +51,7 @@ impl Daemon {
                     done.send(()).unwrap();
                 });
                 ended.await.unwrap();
-                assert!(node.close().await, "not closed cleanly");
+                node.close().await.unwrap();
             });
         });
         ready.recv().unwrap();
@@ -230,6 +233,34 @@ fn a_request_that_is_sent_twice_with_one_key_is_done_once() {
     assert_eq!(send(&body).unwrap(), first);
     let other = send(&json!({"name": "b", "designated_bytes": 4096}));
     assert_eq!(other.map_err(|problem| problem.code), Err("conflict".into()));
+}
+
+#[test]
+fn a_client_that_sends_no_body_holds_nobody_up_and_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    daemon.make_pool(dir.path());
+    let vdisks = "/api/v1/pools/tank/vdisks";
+    let body = json!({"name": "a", "designated_bytes": 4096}).to_string();
+    let mut silent = UnixStream::connect(control_socket(dir.path())).unwrap();
+    silent.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let head = |key: &str| {
+        let head = format!("POST {vdisks} HTTP/1.1\r\nHost: plimsoll\r\nIdempotency-Key: {key}\r\n");
+        format!("{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len())
+    };
+    silent.write_all(head("twin").as_bytes()).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let start = Instant::now();
+    daemon.send("POST", vdisks, json!({"name": "b", "designated_bytes": 4096})).unwrap();
+    let mut twin = UnixStream::connect(control_socket(dir.path())).unwrap();
+    twin.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    twin.write_all((head("twin") + &body).as_bytes()).unwrap();
+    let mut status = [0; 12];
+    twin.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 201");
+    assert!(start.elapsed() < Duration::from_secs(5), "held up for {:?}", start.elapsed());
+    silent.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 504");
 }
 
 #[test]

@@ -2,12 +2,15 @@
 //! one that is, because a misspelt limit that is silently ignored is found at the worst moment.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use plimsoll_hardware::buffer::BUFFER_MAX;
 use serde::{Deserialize, Deserializer};
 
 use crate::export::nbd::NbdLimits;
+use crate::name;
 use crate::problem::{Answer, Problem};
 use crate::units::Size;
 
@@ -70,6 +73,20 @@ pub struct MemoryConfig {
     pub mapping_cache_bytes: Option<u64>,
 }
 
+/// As many as a process can have files.
+const CONNECTIONS: RangeInclusive<u64> = 1..=65_536;
+/// Up to an hour, for people who speak NBD by hand.
+const NEGOTIATION_SECONDS: RangeInclusive<u64> = 1..=3600;
+/// Each one that is under way has a task.
+const REQUESTS: RangeInclusive<u64> = 1..=4096;
+/// At least one buffer of the largest size; less would keep a request of that size waiting for ever.
+const CONNECTION_BYTES: RangeInclusive<u64> = BUFFER_MAX as u64..=16 << 30;
+/// Sixteen buffers of the largest size: an eighth is kept for the engine, the rest holds a few large requests. Above it,
+/// 64 GiB, whose bookkeeping (13 bytes for each 4 KiB) takes 208 MiB.
+const BUFFER_BYTES: RangeInclusive<u64> = 16 * BUFFER_MAX as u64..=64 << 30;
+/// Some pages of each level of the mapping, up to the mapping of petabytes.
+const MAPPING_CACHE_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 40;
+
 /// Known keys by the table that they are in.
 const KEYS: &[(&str, &[&str])] = &[
     ("", &["state_dir", "log", "pool", "nbd", "memory"]),
@@ -97,9 +114,38 @@ impl Config {
             .parse()
             .map_err(|error: toml::de::Error| Problem::new("invalid-config", error.to_string().trim().to_owned()))?;
         known_keys("", &table)?;
-        table.try_into().map_err(|error: toml::de::Error| {
+        let config: Self = table.try_into().map_err(|error: toml::de::Error| {
             Problem::new("invalid-config", error.to_string().trim().replace('\n', " "))
-        })
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Refuses values with which nobody could be served.
+    fn check(&self) -> Answer<()> {
+        let (nbd, memory) = (&self.nbd, &self.memory);
+        within("nbd.connections", nbd.connections.map(|count| count as u64), CONNECTIONS)?;
+        within("nbd.negotiating", nbd.negotiating.map(|count| count as u64), CONNECTIONS)?;
+        within("nbd.negotiation_seconds", nbd.negotiation_seconds, NEGOTIATION_SECONDS)?;
+        within("nbd.requests", nbd.requests.map(u64::from), REQUESTS)?;
+        within("nbd.connection_bytes", nbd.connection_bytes, CONNECTION_BYTES)?;
+        within("memory.buffer_bytes", memory.buffer_bytes, BUFFER_BYTES)?;
+        within("memory.mapping_cache_bytes", memory.mapping_cache_bytes, MAPPING_CACHE_BYTES)?;
+        for (index, pool) in self.pool.iter().enumerate() {
+            name::check("pool", &pool.name).map_err(|problem| Problem {
+                hint: problem.hint,
+                ..Problem::new("invalid-config", format!("[[pool]]: {}", problem.detail))
+            })?;
+            if pool.devices.is_empty() {
+                let detail = format!("pool {} has no devices", pool.name);
+                return Err(Problem::new("invalid-config", detail).hint("devices = [\"/dev/nvme0n1\"]"));
+            }
+            if self.pool[..index].iter().any(|other| other.name == pool.name) {
+                let detail = format!("pool {} is there twice", pool.name);
+                return Err(Problem::new("invalid-config", detail).hint("put all devices of a pool in one [[pool]]"));
+            }
+        }
+        Ok(())
     }
 
     /// The limits of the NBD server.
@@ -107,13 +153,23 @@ impl Config {
         let defaults = NbdLimits::default();
         let nbd = &self.nbd;
         NbdLimits {
-            connections: nbd.connections.unwrap_or(defaults.connections),
             negotiating: nbd.negotiating.unwrap_or(defaults.negotiating),
             negotiation_time: nbd.negotiation_seconds.map_or(defaults.negotiation_time, Duration::from_secs),
             requests: nbd.requests.unwrap_or(defaults.requests),
             bytes: nbd.connection_bytes.map_or(defaults.bytes, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
-            ..defaults
+            ..defaults.with_connections(nbd.connections.unwrap_or(NbdLimits::default().connections))
         }
+    }
+}
+
+fn within(key: &str, value: Option<u64>, allowed: RangeInclusive<u64>) -> Answer<()> {
+    match value {
+        Some(value) if !allowed.contains(&value) => {
+            let (least, most) = allowed.into_inner();
+            Err(Problem::new("invalid-config", format!("{key} is {value}; {least} to {most} can be"))
+                .hint(format!("leave {key} out to have its default")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -208,6 +264,37 @@ mod tests {
     fn values_that_make_no_sense_are_refused() {
         for text in ["[memory]\nbuffer_bytes = \"10X\"", "[nbd]\nlisten = [\"nowhere\"]", "pool = 1", "state_dir = "] {
             assert_eq!(Config::parse(text).unwrap_err().code, "invalid-config", "{text}");
+        }
+    }
+
+    #[test]
+    fn values_with_which_nobody_could_be_served_are_refused_with_the_allowed_range() {
+        let cases: &[(&str, &str, &[&str], &[&str])] = &[
+            ("nbd", "connections", &["0", "65537"], &["1", "65536"]),
+            ("nbd", "negotiating", &["0", "65537"], &["1", "65536"]),
+            ("nbd", "negotiation_seconds", &["0", "3601"], &["1", "3600"]),
+            ("nbd", "requests", &["0", "4097"], &["1", "4096"]),
+            ("nbd", "connection_bytes", &["0", "1", "\"17G\""], &["\"1M\"", "\"16G\""]),
+            ("memory", "buffer_bytes", &["0", "1", "\"20T\"", "\"15E\""], &["\"16M\"", "\"64G\""]),
+            ("memory", "mapping_cache_bytes", &["0", "1", "\"15E\""], &["\"1M\"", "\"1T\""]),
+        ];
+        for (table, key, refused, taken) in cases {
+            for value in *refused {
+                let problem = Config::parse(&format!("[{table}]\n{key} = {value}")).unwrap_err();
+                assert_eq!(problem.code, "invalid-config", "{key} = {value}");
+                let says = |what: &str| problem.detail.contains(what);
+                assert!(says(&format!("{table}.{key}")) && says("can be"), "{}", problem.detail);
+            }
+            for value in *taken {
+                Config::parse(&format!("[{table}]\n{key} = {value}")).unwrap();
+            }
+        }
+        for text in ["connections = -1", "requests = 4294967296", "requests = 1.5", "connection_bytes = \"16E\""] {
+            assert_eq!(Config::parse(&format!("[nbd]\n{text}")).unwrap_err().code, "invalid-config", "{text}");
+        }
+        let pool = |name: &str, devices: &str| format!("[[pool]]\nname = \"{name}\"\ndevices = [{devices}]\n");
+        for text in [pool("a/b", "\"/x\""), pool("a", ""), pool("a", "\"/x\"") + &pool("a", "\"/y\"")] {
+            assert_eq!(Config::parse(&text).unwrap_err().code, "invalid-config", "{text}");
         }
     }
 }

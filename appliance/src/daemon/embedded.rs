@@ -37,7 +37,9 @@ pub(super) async fn embedded(node: &Node) -> Answer<Vec<String>> {
         let buffered = create(node, &device).await?;
         let cache = if buffered { ", through the page cache because its file system has no direct I/O" } else { "" };
         made.push(format!("made pool {POOL}: {device}, a sparse file of {}{cache}", iec(bytes)));
-        if bytes < FILE_BYTES_MAX {
+        if bytes > free / 100 * SHARE_OF_FREE_PCT {
+            made.push(format!("  that is the least a pool needs; only {} are free in its file system", iec(free)));
+        } else if bytes < FILE_BYTES_MAX {
             let share = format!("{SHARE_OF_FREE_PCT} % of the {} free in its file system", iec(free));
             made.push(format!("  its size is {share}; they are not set aside, others can still take them"));
         }

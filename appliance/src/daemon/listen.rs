@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use plimsoll_hardware::Listener;
 
+use super::descriptors::share;
 use crate::export::nbd::NbdLimits;
 use crate::node::directory::{clear_socket, control_socket, nbd_socket};
 use crate::node::{Listening, Node};
@@ -49,10 +50,11 @@ pub(super) fn bind(node: &Node, asked: Option<&[SocketAddr]>) -> Answer<Bound> {
 }
 
 impl Bound {
-    /// Serves whoever connects.
-    pub(super) fn serve(self, node: &Node, limits: &NbdLimits) -> Vec<String> {
+    /// Serves whoever connects, as far as `descriptors` go.
+    pub(super) fn serve(self, node: &Node, limits: NbdLimits, descriptors: u64) -> Vec<String> {
+        let limits = share(limits, descriptors, self.listeners.len());
         for (listener, at) in self.listeners {
-            node.serve_nbd(listener, at, limits);
+            node.serve_nbd(listener, at, &limits);
         }
         self.notes
     }

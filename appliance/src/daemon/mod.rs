@@ -2,6 +2,7 @@
 //! served, and at a signal all of it ends in the opposite order.
 
 pub mod config;
+mod descriptors;
 mod embedded;
 mod listen;
 mod logging;

@@ -10,6 +10,7 @@ use plimsoll_hardware::{Reactor, ReactorConfig};
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
+use super::descriptors::raise_limit;
 use super::embedded::embedded;
 use super::listen::bind;
 use super::{Config, pools, signals};
@@ -77,7 +78,9 @@ async fn live(node: &Node, runtime: &Runtime, options: &ServeOptions, config: &C
     let (server, lines) = match started {
         Ok(started) => started,
         Err(problem) => {
-            node.close().await;
+            if let Err(unclean) = node.close().await {
+                tracing::error!(reason = unclean.detail, "the daemon that did not start did not stop cleanly");
+            }
             return Err(problem);
         }
     };
@@ -95,8 +98,8 @@ async fn live(node: &Node, runtime: &Runtime, options: &ServeOptions, config: &C
         node.close().await
     };
     match node.machine().timeout(STOP_TIME_MAX, ending).await {
-        Ok(true) => tracing::info!("stopped cleanly"),
-        Ok(false) => tracing::warn!("stopped; some pools were not closed cleanly"),
+        Ok(Ok(())) => tracing::info!("stopped cleanly"),
+        Ok(Err(unclean)) => return Err(unclean),
         Err(late) => {
             tracing::error!(%late, "the stop takes too long; pools recover when they are opened");
             // Dropping the reactor would wait for what does not end.
@@ -121,7 +124,7 @@ async fn start(
     if embed {
         lines.extend(embedded(node).await?);
     }
-    let notes = bound.serve(node, &config.nbd_limits());
+    let notes = bound.serve(node, config.nbd_limits(), raise_limit());
     let _inside = runtime.enter();
     let server = api::serve(&control_socket(node.dir()), api::router(node.link()))?;
     lines.extend(node.status().warnings);

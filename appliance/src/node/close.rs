@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Node, Slot};
+use crate::problem::{Answer, Problem};
 
 /// Requests under way may take this long at a stop.
 const GRACE: Duration = Duration::from_secs(2);
@@ -10,26 +11,61 @@ const GRACE: Duration = Duration::from_secs(2);
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(20);
 
 impl Node {
-    /// Stops serving and closes all pools. Answers whether all of them were closed cleanly.
-    pub async fn close(&self) -> bool {
+    /// Stops serving and closes all pools.
+    ///
+    /// # Errors
+    /// `not-closed` with the pools that were not closed cleanly, and why.
+    pub async fn close(&self) -> Answer<()> {
         self.0.closing.set(true);
         self.stop_exports(GRACE).await;
         let pools = std::mem::take(&mut *self.0.pools.borrow_mut());
-        let mut clean = true;
+        let mut unclean = Vec::new();
         for (name, slot) in pools {
             let Slot::Open(pool) = slot else { continue };
             match self.machine().timeout(CLOSE_TIME_MAX, pool.close()).await {
                 Ok(Ok(())) => tracing::info!(pool = name, "pool closed"),
-                Ok(Err(error)) => {
-                    clean = false;
-                    tracing::error!(pool = name, %error, "the pool could not be closed cleanly; it recovers when opened");
-                }
-                Err(late) => {
-                    clean = false;
-                    tracing::error!(pool = name, %late, "the pool could not be closed in time; it recovers when opened");
-                }
+                Ok(Err(error)) => unclean.push(format!("pool {name}: {error}")),
+                Err(late) => unclean.push(format!("pool {name}: {late}")),
             }
         }
-        clean
+        if unclean.is_empty() {
+            return Ok(());
+        }
+        let detail = format!("not closed cleanly: {}", unclean.join("; "));
+        Err(Problem::new("not-closed", detail).hint("start it again: pools recover when they are opened"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use plimsoll_hardware::{Reactor, ReactorConfig};
+    use rustix::fs::{MemfdFlags, SealFlags};
+
+    use super::*;
+    use crate::model::{CreatePool, CreateVdisk};
+
+    #[test]
+    fn a_pool_whose_device_fails_at_the_end_is_said_to_be_not_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
+        let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
+        let device = rustix::fs::memfd_create("device", MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&device, 128 << 20).unwrap();
+        let path = format!("/proc/{}/fd/{}", std::process::id(), device.as_raw_fd());
+        reactor.block_on(async {
+            let (name, devices) = ("tank".to_owned(), vec![path]);
+            let pool = CreatePool { name, devices, extent_bytes: None, force: Vec::new(), buffered: true };
+            node.create_pool(pool).await.unwrap();
+            let vdisk =
+                CreateVdisk { name: "a".into(), designated_bytes: 1 << 30, sector_bytes: None, write_cache: None };
+            node.create_vdisk("tank", vdisk).await.unwrap();
+            // From now on every write fails.
+            rustix::fs::fcntl_add_seals(&device, SealFlags::WRITE).unwrap();
+            let problem = node.close().await.unwrap_err();
+            assert_eq!((problem.code.as_str(), problem.exit_code()), ("not-closed", 1));
+            assert!(problem.detail.contains("pool tank"), "{}", problem.detail);
+        });
     }
 }

@@ -5,7 +5,7 @@
 //! vdisk that is being deleted is opened by nobody, from before its clients are counted.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -58,8 +58,7 @@ struct Offered(Node);
 
 impl NbdExports<Handle> for Offered {
     fn list(&self, _peer: Peer) -> Vec<String> {
-        let exports = self.0.exports().unwrap_or_default();
-        exports.into_iter().filter(|export| export.visible).map(|export| export.name).collect()
+        self.0.visible_exports()
     }
 
     fn open(&self, name: &str, _peer: Peer) -> Result<Export<Handle>, Refused> {
@@ -67,19 +66,21 @@ impl NbdExports<Handle> for Offered {
             return Err(Refused::Closing);
         }
         let name = self.0.default_export(name).ok_or(Refused::Unknown)?;
-        let (pool, info) = self.0.find_vdisk(&name).map_err(|_| Refused::Unknown)?;
+        // By name or whole UUID, which costs the same however many vdisks there are; a prefix would not.
+        let pool_name = self.0.pool_name(&name.pool).map_err(|_| Refused::Unknown)?;
+        let pool = self.0.pool(&pool_name).map_err(|_| Refused::Unknown)?;
+        let vdisk = pool.vdisk(&name.vdisk).map_err(|_| Refused::Unknown)?;
+        let info = vdisk.info();
         let record = self.0.export_record(info.uuid);
         let hidden = record.as_ref().is_some_and(|record| record.hidden);
-        let leaving = self.0.0.exports.leaving.borrow().contains(&info.uuid);
-        if hidden || leaving || info.state == VdiskState::Deleting {
+        if hidden || self.0.0.exports.leaving.borrow().contains(&info.uuid) {
             return Err(Refused::Unknown);
         }
-        let vdisk = pool.vdisk(&info.name).map_err(|_| Refused::Unknown)?;
         Ok(Export {
-            name: format!("{}/{}", pool.info().name, info.name),
+            name: format!("{pool_name}/{}", info.name),
             description: Some(format!("Plimsoll vdisk {}", info.uuid)),
             vdisk,
-            read_only: record.is_some_and(|record| record.read_only) || pool.info().read_only.is_some(),
+            read_only: record.is_some_and(|record| record.read_only) || pool.read_only().is_some(),
         })
     }
 }
@@ -103,12 +104,16 @@ impl Node {
     /// # Errors
     /// None of its own.
     pub fn exports(&self) -> Answer<Vec<ExportView>> {
+        let clients = self.clients_by_export();
+        let state = self.0.state.borrow();
+        let records: HashMap<Uuid, &ExportRecord> = state.exports.iter().map(|record| (record.vdisk, record)).collect();
         let mut exports = Vec::new();
         for pool in self.open_pools() {
             let name = pool.info().name;
-            let vdisks = pool.vdisks();
-            let there = vdisks.iter().filter(|vdisk| vdisk.state != VdiskState::Deleting);
-            exports.extend(there.map(|vdisk| self.export_view(&name, vdisk)));
+            for vdisk in pool.vdisks().iter().filter(|vdisk| vdisk.state != VdiskState::Deleting) {
+                let connected = clients.get(&format!("{name}/{}", vdisk.name)).copied().unwrap_or(0);
+                exports.push(self.export_view(&name, vdisk, records.get(&vdisk.uuid).copied(), connected));
+            }
         }
         exports.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(exports)
@@ -127,7 +132,8 @@ impl Node {
             read_only: request.read_only,
         };
         self.put_export(record).await?;
-        Ok(self.export_view(&pool, &info))
+        let (record, clients) = (self.export_record(info.uuid), self.clients_of(&format!("{pool}/{}", info.name)));
+        Ok(self.export_view(&pool, &info, record.as_ref(), clients))
     }
 
     /// What [`Node::add_export`] would do.
@@ -208,7 +214,7 @@ impl Node {
     /// Ends all connections to a pool that is out of service already.
     pub(super) async fn disconnect_pool(&self, pool: &str) {
         let prefix = format!("{pool}/");
-        for name in self.connected().into_iter().filter(|name| name.starts_with(&prefix)).collect::<BTreeSet<_>>() {
+        for name in self.clients_by_export().into_keys().filter(|name| name.starts_with(&prefix)) {
             self.close_export(&name).await;
         }
     }
@@ -229,14 +235,13 @@ impl Node {
         }
     }
 
-    fn connected(&self) -> Vec<String> {
-        let server = self.0.exports.server.borrow();
-        let connections = server.as_ref().map(NbdServerHandle::connections).unwrap_or_default();
-        connections.into_iter().filter_map(|connection| connection.export).collect()
+    /// Clients of each export that has some.
+    pub(super) fn clients_by_export(&self) -> HashMap<String, u64> {
+        self.0.exports.server.borrow().as_ref().map(NbdServerHandle::clients_by_export).unwrap_or_default()
     }
 
     fn count_clients(&self, wanted: impl Fn(&str) -> bool) -> u64 {
-        self.connected().iter().filter(|name| wanted(name)).count() as u64
+        self.clients_by_export().iter().filter(|(name, _)| wanted(name)).map(|(_, clients)| clients).sum()
     }
 
     /// What a client means by `name`; an empty name means the only visible export, when there is only one.
@@ -244,12 +249,24 @@ impl Node {
         if !name.is_empty() {
             return name.parse().ok();
         }
-        let exports = self.exports().ok()?;
-        let mut visible = exports.into_iter().filter(|export| export.visible);
-        match (visible.next(), visible.next()) {
-            (Some(only), None) => only.name.parse().ok(),
+        match &self.visible_exports()[..] {
+            [only] => only.parse().ok(),
             _ => None,
         }
+    }
+
+    fn visible_exports(&self) -> Vec<String> {
+        let state = self.0.state.borrow();
+        let hidden: HashSet<Uuid> =
+            state.exports.iter().filter(|record| record.hidden).map(|record| record.vdisk).collect();
+        let mut names = Vec::new();
+        for pool in self.open_pools() {
+            let name = pool.info().name;
+            let vdisks = pool.vdisks().into_iter();
+            let visible = vdisks.filter(|vdisk| vdisk.state != VdiskState::Deleting && !hidden.contains(&vdisk.uuid));
+            names.extend(visible.map(|vdisk| format!("{name}/{}", vdisk.name)));
+        }
+        names
     }
 
     fn export_record(&self, vdisk: Uuid) -> Option<ExportRecord> {
@@ -288,19 +305,18 @@ impl Node {
         Ok((pool, info))
     }
 
-    fn export_view(&self, pool: &str, info: &VdiskInfo) -> ExportView {
+    fn export_view(&self, pool: &str, info: &VdiskInfo, record: Option<&ExportRecord>, clients: u64) -> ExportView {
         let name = format!("{pool}/{}", info.name);
-        let record = self.export_record(info.uuid);
-        let visible = !record.as_ref().is_some_and(|record| record.hidden);
+        let visible = !record.is_some_and(|record| record.hidden);
         let listening = self.0.exports.listening.borrow();
         ExportView {
-            clients: self.clients_of(&name),
+            clients,
             uris: if visible { listening.iter().map(|at| at.uri(&name)).collect() } else { Vec::new() },
             pool: pool.to_owned(),
             vdisk: info.name.clone(),
             protocol: "nbd".to_owned(),
             visible,
-            read_only: record.as_ref().is_some_and(|record| record.read_only),
+            read_only: record.is_some_and(|record| record.read_only),
             implicit: record.is_none(),
             name,
         }
@@ -311,5 +327,6 @@ fn check_protocol(protocol: &str) -> Answer<()> {
     if protocol == "nbd" {
         return Ok(());
     }
-    Err(Problem::new("invalid-argument", format!("exports over {protocol:?} are not there yet; over nbd they are")))
+    Err(Problem::new("invalid-argument", format!("there are no exports over {protocol:?}, only over nbd"))
+        .hint("plimsoll export add POOL/VDISK --nbd"))
 }

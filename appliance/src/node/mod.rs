@@ -194,7 +194,10 @@ impl Node {
             return Ok(text.to_owned());
         }
         let known = self.0.state.borrow();
-        let found = by_uuid_prefix(text, known.pools.iter().map(|pool| (pool.uuid, pool.name.as_str())))?;
+        let found = match uuid_prefix(text) {
+            Some(prefix) => by_uuid_prefix(&prefix, known.pools.iter().map(|pool| (pool.uuid, pool.name.as_str())))?,
+            None => None,
+        };
         found.filter(|name| pools.contains_key(name)).ok_or_else(|| {
             let hint = match pools.keys().next() {
                 Some(first) => format!("plimsoll pool list (there is {first})"),
@@ -205,17 +208,19 @@ impl Node {
     }
 }
 
-/// What `text` names if it is a UUID or a prefix of one with at least 4 digits.
-fn by_uuid_prefix<'a>(text: &str, known: impl Iterator<Item = (Uuid, &'a str)>) -> Answer<Option<String>> {
+/// The digits of `text` if it may be a UUID or a prefix of one: at least 4 of them.
+fn uuid_prefix(text: &str) -> Option<String> {
     let prefix = text.replace('-', "").to_ascii_lowercase();
-    if prefix.len() < 4 || !prefix.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Ok(None);
-    }
-    let mut found = known.filter(|(uuid, _)| uuid.simple().to_string().starts_with(&prefix)).map(|(_, name)| name);
+    (prefix.len() >= 4 && prefix.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(prefix)
+}
+
+/// What has the only UUID that begins with `prefix`.
+fn by_uuid_prefix<'a>(prefix: &str, known: impl Iterator<Item = (Uuid, &'a str)>) -> Answer<Option<String>> {
+    let mut found = known.filter(|(uuid, _)| uuid.simple().to_string().starts_with(prefix)).map(|(_, name)| name);
     let first = found.next().map(str::to_owned);
     match (first, found.next()) {
         (Some(first), Some(second)) => {
-            Err(Problem::new("conflict", format!("{text} may mean {first} or {second}")).hint("give more digits"))
+            Err(Problem::new("conflict", format!("{prefix} may mean {first} or {second}")).hint("give more digits"))
         }
         (first, _) => Ok(first),
     }

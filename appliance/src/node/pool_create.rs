@@ -63,7 +63,9 @@ impl Node {
         }
         for (index, path) in request.devices.iter().enumerate() {
             if request.devices[..index].iter().any(|other| same_file(other, path)) {
-                return Err(Problem::new("invalid-argument", format!("{path} is named twice")));
+                return Err(
+                    Problem::new("invalid-argument", format!("{path} is named twice")).hint("name each device once")
+                );
             }
         }
         let force = force_of(&request.force, &["foreign"])?.contains(&"foreign");

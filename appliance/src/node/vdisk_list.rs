@@ -4,7 +4,7 @@ use plimsoll_engine::{self as engine, Pool};
 use plimsoll_hardware::Handle;
 
 use super::pool_list::percent;
-use super::{Node, by_uuid_prefix};
+use super::{Node, by_uuid_prefix, uuid_prefix};
 use crate::model::{VdiskState, VdiskView, WriteCache, time_of};
 use crate::name::VdiskName;
 use crate::problem::{Answer, Problem};
@@ -19,10 +19,14 @@ impl Node {
             Some(name) => vec![self.pool(name)?],
             None => self.open_pools(),
         };
+        let clients = self.clients_by_export();
         let mut vdisks = Vec::new();
         for pool in pools {
             let name = pool.info().name;
-            vdisks.extend(pool.vdisks().iter().map(|info| self.vdisk_view(&name, info)));
+            for info in pool.vdisks() {
+                let connected = clients.get(&format!("{name}/{}", info.name)).copied().unwrap_or(0);
+                vdisks.push(view(&name, &info, connected));
+            }
         }
         vdisks.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(vdisks)
@@ -40,43 +44,48 @@ impl Node {
     /// A vdisk by its name, UUID or an unambiguous prefix of that.
     pub(super) fn find_vdisk(&self, name: &VdiskName) -> Answer<(Pool<Handle>, engine::VdiskInfo)> {
         let pool = self.pool(&name.pool)?;
-        let known = pool.vdisks();
-        let mut found = known.iter().find(|info| info.name == name.vdisk && info.state != engine::VdiskState::Deleting);
-        if found.is_none() {
-            let by_uuid = by_uuid_prefix(&name.vdisk, known.iter().map(|info| (info.uuid, info.name.as_str())))?;
-            found = by_uuid.and_then(|by_uuid| known.iter().find(|info| info.name == by_uuid));
+        if let Ok(vdisk) = pool.vdisk(&name.vdisk) {
+            return Ok((pool, vdisk.info()));
         }
-        let found = found.cloned().ok_or_else(|| Problem::not_found("vdisk", &name.to_string()))?;
+        let unknown = || Problem::not_found("vdisk", &name.to_string());
+        let prefix = uuid_prefix(&name.vdisk).ok_or_else(unknown)?;
+        let known = pool.vdisks();
+        let by_uuid = by_uuid_prefix(&prefix, known.iter().map(|info| (info.uuid, info.name.as_str())))?;
+        let found = known.iter().find(|info| by_uuid.as_ref() == Some(&info.name)).cloned().ok_or_else(unknown)?;
         Ok((pool, found))
     }
 
     pub(super) fn vdisk_view(&self, pool: &str, info: &engine::VdiskInfo) -> VdiskView {
-        VdiskView {
-            name: format!("{pool}/{}", info.name),
-            pool: pool.to_owned(),
-            vdisk: info.name.clone(),
-            uuid: info.uuid.to_string(),
-            state: match info.state {
-                engine::VdiskState::Ready => VdiskState::Ready,
-                engine::VdiskState::Shrinking => VdiskState::Shrinking,
-                engine::VdiskState::Deleting => VdiskState::Deleting,
-            },
-            created_at: time_of(info.created_ms),
-            designated_bytes: info.size,
-            backed_bytes: info.backed_bytes,
-            // Nothing shares or holds back space yet; snapshots, regulation and quotas will.
-            exclusive_bytes: info.backed_bytes,
-            shared_bytes: 0,
-            regulation_bytes: 0,
-            effective_bytes: info.size,
-            reservation_bytes: 0,
-            quota_bytes: None,
-            sector_bytes: info.sector.into(),
-            backed_pct: percent(info.backed_bytes, info.size),
-            write_cache: if info.write_through { WriteCache::Off } else { WriteCache::On },
-            clients: self.clients_of(&format!("{pool}/{}", info.name)),
-            version: version_of(info),
-        }
+        view(pool, info, self.clients_of(&format!("{pool}/{}", info.name)))
+    }
+}
+
+fn view(pool: &str, info: &engine::VdiskInfo, clients: u64) -> VdiskView {
+    VdiskView {
+        name: format!("{pool}/{}", info.name),
+        pool: pool.to_owned(),
+        vdisk: info.name.clone(),
+        uuid: info.uuid.to_string(),
+        state: match info.state {
+            engine::VdiskState::Ready => VdiskState::Ready,
+            engine::VdiskState::Shrinking => VdiskState::Shrinking,
+            engine::VdiskState::Deleting => VdiskState::Deleting,
+        },
+        created_at: time_of(info.created_ms),
+        designated_bytes: info.size,
+        backed_bytes: info.backed_bytes,
+        // Nothing shares or holds back space yet; snapshots, regulation and quotas will.
+        exclusive_bytes: info.backed_bytes,
+        shared_bytes: 0,
+        regulation_bytes: 0,
+        effective_bytes: info.size,
+        reservation_bytes: 0,
+        quota_bytes: None,
+        sector_bytes: info.sector.into(),
+        backed_pct: percent(info.backed_bytes, info.size),
+        write_cache: if info.write_through { WriteCache::Off } else { WriteCache::On },
+        clients,
+        version: version_of(info),
     }
 }
 

@@ -123,7 +123,6 @@ impl<M: Machine> Pool<M> {
         let space = &store.space;
         let physical = space.total() * extent;
         let designated: u64 = store.vdisks.borrow().values().filter(|v| v.ready.get()).map(|v| v.size.get()).sum();
-        let read_only = store.read_only.borrow().clone();
         let warnings = self.warnings.borrow().iter().map(ToString::to_string).collect();
         PoolInfo {
             name: store.identity.name.clone(),
@@ -142,11 +141,17 @@ impl<M: Machine> Pool<M> {
             overcommit_ratio: designated as f64 / physical as f64,
             vdisks: store.vdisks.borrow().len() as u64,
             devices: self.devices(),
-            read_only: read_only.or_else(|| store.journal.failure().map(|error| error.to_string())),
+            read_only: self.read_only(),
             generation: store.root.borrow().generation,
             recovery: RecoveryInfo { warnings, ..self.recovery.clone() },
             counters: self.counters(),
         }
+    }
+
+    /// Why it takes no writes; `None` when it does.
+    pub fn read_only(&self) -> Option<String> {
+        let read_only = self.store.read_only.borrow().clone();
+        read_only.or_else(|| self.store.journal.failure().map(|error| error.to_string()))
     }
 
     fn devices(&self) -> Vec<DeviceInfo> {

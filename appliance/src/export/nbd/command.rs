@@ -1,7 +1,7 @@
 //! From a claim to a command: a [`Request`] is checked against what the export is and what was agreed on. Pure.
 //!
 //! What passes here lies inside the export, is not empty, has only flags that its command has, and is allowed. It need
-//! not be aligned: [`unaligned`](super::unaligned) serves requests that are finer than a sector.
+//! not be aligned: [`gate`](super::gate) serves requests that are finer than a sector.
 
 use plimsoll_engine::Zeroes;
 use plimsoll_hardware::buffer::BUFFER_MAX;

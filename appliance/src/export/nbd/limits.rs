@@ -9,6 +9,9 @@ use plimsoll_hardware::buffer::BUFFER_MAX;
 pub struct NbdLimits {
     /// Connections in all; one more is refused, or takes the place of one that has not chosen an export yet.
     pub connections: usize,
+    /// Connections of one TCP address, so that whoever takes all that it can get leaves some to the others. Not for a
+    /// Unix socket, where all clients are the same user's.
+    pub connections_of_peer: usize,
     /// Connections that have not chosen an export yet. One more drops the one that has got least far, and of those the
     /// oldest, so idle sockets lock nobody out.
     pub negotiating: usize,
@@ -32,6 +35,7 @@ impl Default for NbdLimits {
     fn default() -> Self {
         Self {
             connections: 1024,
+            connections_of_peer: 768,
             negotiating: 64,
             negotiation_time: Duration::from_secs(15),
             options: 64,
@@ -45,6 +49,13 @@ impl Default for NbdLimits {
 }
 
 impl NbdLimits {
+    /// With at most `connections`, of which one address may have three quarters.
+    #[must_use]
+    pub fn with_connections(self, connections: usize) -> Self {
+        let connections_of_peer = (connections - connections / 4).max(1);
+        Self { connections, connections_of_peer, ..self }
+    }
+
     /// Tasks that one connection keeps busy at most: one for each request, and one for each mebibyte of payloads that
     /// come in several pieces, so that pieces that wait for space do not keep a READ from running.
     pub(super) fn workers(&self) -> u32 {

@@ -27,6 +27,9 @@ pub(super) struct Agreed<M: Machine> {
 
 /// What a request is best a multiple of: what file systems and page caches move.
 const PREFERRED_BYTES: u32 = 4096;
+/// Looks at all exports for one client, each of which costs time by their number: a LIST, contexts of the default export
+/// and GO are 3, and some clients ask INFO before.
+const SURVEYS_MAX: u32 = 8;
 
 struct Negotiation<'a, M: Machine> {
     handle: &'a Handle,
@@ -36,6 +39,8 @@ struct Negotiation<'a, M: Machine> {
     structured: bool,
     /// The export for which block status was agreed on.
     context: Option<String>,
+    /// Looks at all exports that may still be asked for.
+    surveys: u32,
     /// Options that may still come.
     left: u32,
     /// The names were told, which allows questions about each.
@@ -61,11 +66,21 @@ pub(super) async fn negotiate<M: Machine>(
         limits,
         structured: false,
         context: None,
+        surveys: SURVEYS_MAX,
         left: limits.options,
         listed: false,
         answer: Vec::new(),
     };
     negotiation.run(inbox).await
+}
+
+/// Whether its answer needs a look at all exports: a LIST, and the empty name, which means the only one.
+fn is_survey(ask: &Ask) -> bool {
+    match ask {
+        Ask::List => true,
+        Ask::ExportName(name) | Ask::Info { name, .. } | Ask::MetaContext { name, .. } => name.is_empty(),
+        _ => false,
+    }
 }
 
 fn broken(what: &'static str) -> io::Error {
@@ -95,6 +110,9 @@ impl<M: Machine> Negotiation<'_, M> {
             let data = inbox.take_vec(head.length as usize).await?;
             let ask = decode_option(head.number, &data);
             drop(data);
+            if ask.as_ref().is_ok_and(is_survey) {
+                self.surveys = self.surveys.checked_sub(1).ok_or_else(|| broken("too many looks at all exports"))?;
+            }
             if let Ok(Ask::ExportName(name)) = ask {
                 return self.old_way(&name, zeroes).await;
             }

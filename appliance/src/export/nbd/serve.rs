@@ -6,7 +6,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use plimsoll_hardware::Machine;
-use plimsoll_hardware::reactor::{Handle, Listener, Stream};
+use plimsoll_hardware::reactor::{Handle, Listener, Peer, Stream};
 use uuid::Uuid;
 
 use super::NbdLimits;
@@ -96,6 +96,17 @@ impl<M: Machine> NbdServerHandle<M> {
         self.server.sessions.borrow().values().map(|session| session.info()).collect()
     }
 
+    /// How many connections each export has.
+    pub fn clients_by_export(&self) -> HashMap<String, u64> {
+        let mut clients = HashMap::new();
+        for session in self.server.sessions.borrow().values() {
+            if let Some((name, _)) = &*session.export.borrow() {
+                *clients.entry(name.clone()).or_default() += 1;
+            }
+        }
+        clients
+    }
+
     /// Closes every connection to the export `name` and waits until none of their requests is carried out any more.
     /// Answers how many there were. Whoever connects meanwhile is not among them: refuse the name in
     /// [`Exports::open`] first.
@@ -132,6 +143,11 @@ impl<M: Machine> NbdServerHandle<M> {
     }
 }
 
+/// Whether both come from one address of a network.
+fn is_same_host(one: Peer, other: Peer) -> bool {
+    matches!((one, other), (Peer::Tcp(one), Peer::Tcp(other)) if one.ip() == other.ip())
+}
+
 async fn accept<M: Machine>(server: Rc<Server<M>>, listener: Listener, number: usize) {
     loop {
         let accepted = unless(&server.changed, || server.stopping.get(), listener.accept()).await;
@@ -154,16 +170,21 @@ impl<M: Machine> Server<M> {
     fn admit(self: &Rc<Self>, stream: Stream, listener: usize) {
         let id = self.next_id.get() + 1;
         self.next_id.set(id);
-        let (mut all, mut negotiating) = (0, 0);
+        let (mut all, mut negotiating, mut of_peer) = (0, 0, 0);
         let mut least: Option<Rc<Session>> = None;
         for session in self.sessions.borrow().values().filter(|other| other.listener == listener && !other.ended()) {
             all += 1;
+            of_peer += usize::from(is_same_host(session.peer, stream.peer()));
             if session.is_negotiating() {
                 negotiating += 1;
                 if least.as_ref().is_none_or(|least| session.options.get() < least.options.get()) {
                     least = Some(session.clone());
                 }
             }
+        }
+        if of_peer >= self.limits.connections_of_peer {
+            tracing::warn!(peer = %stream.peer(), of_peer, "NBD connection refused: too many of this address");
+            return;
         }
         if all >= self.limits.connections || negotiating >= self.limits.negotiating {
             let Some(least) = least else {

@@ -4,5 +4,6 @@ mod client;
 mod ending;
 mod handshake;
 mod hostile;
+mod many;
 mod rig;
 mod transmission;

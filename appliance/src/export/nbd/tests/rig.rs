@@ -1,5 +1,6 @@
 //! A server on a thread of its own, with a pool in a temporary file and three exports.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -27,10 +28,13 @@ pub(super) enum Order {
     CloseExport(&'static str, mpsc::Sender<usize>),
     Connections(mpsc::Sender<Vec<ConnectionInfo>>),
     FreeBytes(mpsc::Sender<usize>),
+    JournalCommits(mpsc::Sender<u64>),
 }
 
 pub(super) struct Rig {
     pub(super) path: PathBuf,
+    /// The same server over TCP.
+    pub(super) address: SocketAddr,
     orders: Option<MailboxSender<Order>>,
     thread: Option<JoinHandle<()>>,
     _directory: tempfile::TempDir,
@@ -64,10 +68,15 @@ impl Rig {
     }
 
     pub(super) fn with(limits: NbdLimits, buffer_bytes: usize) -> Self {
+        Self::on(512 << 20, limits, buffer_bytes)
+    }
+
+    /// With a pool of about `device_bytes`.
+    pub(super) fn on(device_bytes: u64, limits: NbdLimits, buffer_bytes: usize) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("nbd.sock");
         let device = directory.path().join("device");
-        std::fs::File::create(&device).and_then(|file| file.set_len(512 << 20)).expect("a sparse file");
+        std::fs::File::create(&device).and_then(|file| file.set_len(device_bytes)).expect("a sparse file");
         let (ready, is_ready) = mpsc::channel();
         let socket = path.clone();
         let thread = std::thread::spawn(move || {
@@ -82,22 +91,27 @@ impl Rig {
                     pool.create_vdisk(spec).await.expect("a vdisk");
                 }
                 let listener = Listener::bind_unix(&handle, &socket).expect("a socket");
-                let server = NbdServer::start(handle.clone(), listener, Rc::new(Tank { pool }), limits);
+                let tank = Rc::new(Tank { pool: pool.clone() });
+                let server = NbdServer::start(handle.clone(), listener, tank, limits);
+                let listener = Listener::bind_tcp(&handle, (Ipv4Addr::LOCALHOST, 0).into()).expect("an address");
+                let address = listener.local_addr().expect("an address");
+                server.listen(listener);
                 let (sender, mut orders) = mailbox(&handle);
-                ready.send(sender).expect("the test waits");
+                ready.send((sender, address)).expect("the test waits");
                 while let Some(order) = orders.recv().await {
                     // Whoever gave the order may have given up on it.
                     let _ = match order {
                         Order::Stop(grace, done) => done.send(server.stop(grace).await).is_ok(),
                         Order::CloseExport(name, done) => done.send(server.close_export(name).await).is_ok(),
                         Order::Connections(done) => done.send(server.connections()).is_ok(),
+                        Order::JournalCommits(done) => done.send(pool.info().counters.journal_commits).is_ok(),
                         Order::FreeBytes(done) => done.send(handle.buffers().free_bytes()).is_ok(),
                     };
                 }
             });
         });
-        let orders = is_ready.recv().expect("the server starts");
-        Self { path, orders: Some(orders), thread: Some(thread), _directory: directory }
+        let (orders, address) = is_ready.recv().expect("the server starts");
+        Self { path, address, orders: Some(orders), thread: Some(thread), _directory: directory }
     }
 
     pub(super) fn socket(&self) -> UnixStream {

@@ -1,5 +1,6 @@
 //! Requests and their answers, as honest clients see them.
 
+use super::super::NbdLimits;
 use super::client::*;
 use super::rig::*;
 
@@ -117,6 +118,56 @@ fn each_kind_of_refusal_has_its_number_and_the_connection_lives_on() {
         assert_eq!(client.call(0, kind, 0, 70_000, payload), Err(1));
     }
     assert_eq!(client.read(0, 512), vec![0; 512]);
+}
+
+#[test]
+fn a_full_pool_answers_no_space_by_its_number_and_goes_on_serving_what_is_there() {
+    let rig = Rig::on(48 << 20, NbdLimits::default(), 64 << 20);
+    for structured in [true, false] {
+        let mut client = if structured { rig.structured(SMALL_SECTORS) } else { rig.simple(SMALL_SECTORS) };
+        let data = pattern(7, 1 << 20);
+        let write = |client: &mut Client, place: u64| client.call(0, WRITE, place << 20, 1 << 20, &data);
+        let mut written = 0;
+        let refused = loop {
+            match write(&mut client, written) {
+                Ok(_) => written += 1,
+                Err(errno) => break errno,
+            }
+            assert!(written < 48, "48 MiB hold more than themselves");
+        };
+        assert_eq!(refused, 28, "after {written} MiB");
+        assert!(written > 8, "{written} MiB of 48 could be written");
+        assert_eq!(client.call(0, WRITE_ZEROES, 63 << 20, 1 << 20, &[]), Ok(vec![]), "zeros take no space");
+        // What has space behind it is written and read as before, and what was refused is not there.
+        assert_eq!(write(&mut client, 0), Ok(vec![]));
+        assert_same(&client.read((written - 1) << 20, 1 << 20), &data);
+        assert_eq!(rig.simple(LARGE_SECTORS).call(0, WRITE, 0, 1 << 20, &data), Err(28), "nor for the others");
+        assert_eq!(client.call(0, TRIM, 0, written as u32 * (1 << 20), &[]), Ok(vec![]));
+        assert_eq!(client.call(0, FLUSH, 0, 0, &[]), Ok(vec![]));
+        assert_eq!(write(&mut client, 0), Ok(vec![]), "space that came back is used");
+        assert_eq!(client.call(0, TRIM, 0, 64 << 20, &[]), Ok(vec![]));
+        assert_eq!(client.call(0, FLUSH, 0, 0, &[]), Ok(vec![]));
+    }
+}
+
+#[test]
+fn what_is_asked_for_with_fua_is_durable_when_it_is_answered() {
+    let rig = Rig::new();
+    let mut client = rig.structured(SMALL_SECTORS);
+    let commits = || rig.order(Order::JournalCommits);
+    let data = pattern(5, 65_536);
+    for (round, (kind, payload)) in [(WRITE, &data[..]), (TRIM, &[]), (WRITE_ZEROES, &[])].into_iter().enumerate() {
+        let offset = (round as u64 + 1) << 20;
+        client.write(offset, &data);
+        client.write(offset + 65_536, &data);
+        assert_eq!(client.call(0, FLUSH, 0, 0, &[]), Ok(vec![]));
+        // First writes and freed extents are in the journal only, so that a commit is what makes them durable.
+        let place = if kind == WRITE { offset + 131_072 } else { offset };
+        let before = commits();
+        assert_eq!(client.call(1, kind, place, 65_536, payload), Ok(vec![]));
+        assert!(commits() > before, "kind {kind} with FUA");
+    }
+    assert_same(&client.read((1 << 20) + 131_072, 65_536), &data);
 }
 
 #[test]

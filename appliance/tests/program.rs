@@ -1,0 +1,198 @@
+//! The program itself, daemon and client, in the ways that only the whole program shows: exit codes, what is printed in
+//! each format, closed pipes, probes and metrics, limits of the process.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_plimsoll");
+
+/// `plimsoll serve`; ended when dropped.
+struct Daemon {
+    child: Child,
+    state: tempfile::TempDir,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let state = tempfile::tempdir().expect("a temporary directory");
+        // As a shell that allows few files at first.
+        let script = "ulimit -S -n 256; exec \"$0\" --state-dir \"$1\" serve --bare --nbd-listen 127.0.0.1:0";
+        let mut child = Command::new("sh")
+            .args(["-c", script, PROGRAM])
+            .arg(state.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let lines = BufReader::new(child.stdout.take().expect("it was piped")).lines();
+        assert!(lines.map_while(Result::ok).any(|line| line == "ready"), "it did not become ready");
+        Self { child, state }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let command = || Command::new(PROGRAM).arg("--state-dir").arg(self.state.path()).args(arguments).output();
+        command().expect("the program runs")
+    }
+
+    /// What a command prints that must succeed.
+    fn says(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    }
+
+    fn json(&self, arguments: &[&str]) -> Value {
+        let text = self.says(&[arguments, &["--json"]].concat());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {text:?}"))
+    }
+
+    fn code(&self, arguments: &[&str]) -> Option<i32> {
+        self.run(arguments).status.code()
+    }
+
+    fn get(&self, target: &str) -> String {
+        let mut stream = UnixStream::connect(self.state.path().join("control.sock")).expect("the daemon listens");
+        let request = format!("GET {target} HTTP/1.1\r\nHost: plimsoll\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("the daemon reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("the daemon answers");
+        answer
+    }
+
+    fn file(&self, name: &str) -> String {
+        let path = self.state.path().join(name);
+        std::fs::File::create(&path).and_then(|file| file.set_len(128 << 20)).expect("a sparse file");
+        path.display().to_string()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it lives");
+        let status = self.child.wait().expect("it ends");
+        if !std::thread::panicking() {
+            assert!(status.success(), "a clean stop exits with {status}");
+        }
+    }
+}
+
+#[test]
+fn everything_an_operator_does_to_vdisks_and_exports_works_and_shows_in_every_format() {
+    let daemon = Daemon::start();
+    let device = daemon.file("a.img");
+    daemon.says(&["pool", "create", "tank", "--device", &device, "--buffered"]);
+    for name in ["tank/a", "tank/b"] {
+        daemon.says(&["vdisk", "create", name, "--size", "1G"]);
+    }
+    daemon.says(&["vdisk", "set", "tank/a", "--size", "+1G"]);
+    assert_eq!(daemon.json(&["vdisk", "show", "tank/a"])["designated_bytes"], 2_u64 << 30);
+    daemon.says(&["vdisk", "set", "tank/a", "--size", "512M", "--discard-tail", "--yes"]);
+    assert_eq!(daemon.json(&["vdisk", "show", "tank/a"])["designated_bytes"], 512 << 20);
+    assert_eq!(daemon.code(&["vdisk", "set", "tank/a", "--size", "1"]), Some(2), "no multiple of a sector");
+
+    let added = daemon.json(&["export", "add", "tank/b", "--nbd", "--read-only"]);
+    assert_eq!((&added["read_only"], &added["implicit"]), (&true.into(), &false.into()));
+    assert_eq!(daemon.says(&["export", "list", "-o", "name"]), "tank/a\ntank/b\n");
+    let csv = daemon.says(&["export", "list", "-o", "csv", "--columns", "name,read_only"]);
+    assert_eq!(csv, "name,read_only\ntank/a,false\ntank/b,true\n");
+    let lines = daemon.says(&["export", "list", "-o", "jsonl"]);
+    let names: Vec<Value> =
+        lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["name"].take()).collect();
+    assert_eq!(names, ["tank/a", "tank/b"]);
+    assert!(daemon.says(&["export", "list", "-o", "wide"]).lines().count() > 2);
+
+    let devices = daemon.json(&["device", "list"]);
+    let is_ours = |item: &&Value| item["path"] == device.as_str();
+    let listed = devices["items"].as_array().unwrap().iter().find(is_ours).unwrap();
+    assert_eq!((&listed["pool"], &listed["size_bytes"]), (&"tank".into(), &(128 << 20).into()));
+    assert_eq!(daemon.json(&["device", "show", &device])["pool"], "tank");
+    assert_eq!(daemon.code(&["device", "show", "/dev/none"]), Some(3));
+
+    for (arguments, schema) in [
+        (&["export", "remove", "tank/b"][..], "done/v1"),
+        (&["vdisk", "delete", "tank/a", "--yes", "--wait"], "job/v1"),
+        (&["vdisk", "delete", "tank/b", "--yes", "--wait"], "job/v1"),
+        (&["pool", "delete", "tank", "--yes"], "done/v1"),
+    ] {
+        let printed = daemon.json(arguments);
+        assert!(printed.is_object(), "{arguments:?} printed {printed}");
+        if schema == "done/v1" {
+            assert_eq!(printed["schema"], schema, "{arguments:?}");
+        }
+    }
+}
+
+#[test]
+fn probes_and_metrics_say_how_it_is() {
+    let daemon = Daemon::start();
+    let device = daemon.file("a.img");
+    daemon.says(&["pool", "create", "tank", "--device", &device, "--buffered"]);
+    daemon.says(&["vdisk", "create", "tank/a", "--size", "1G"]);
+    for target in ["/healthz", "/readyz"] {
+        let answer = daemon.get(target);
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("{\"status\":\"ok\"}"), "{target}: {answer}");
+    }
+    let metrics = daemon.get("/metrics");
+    for line in [
+        "plimsoll_node_ready{} 1.0",
+        "plimsoll_pool_online{pool=\"tank\"} 1.0",
+        "plimsoll_vdisk_designated_bytes{pool=\"tank\",vdisk=\"a\"} 1073741824.0",
+        "plimsoll_vdisk_clients{pool=\"tank\",vdisk=\"a\"} 0.0",
+        "# EOF",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in {metrics}");
+    }
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.child.id())).unwrap();
+    let files: Vec<_> =
+        limits.lines().find(|line| line.starts_with("Max open files")).unwrap().split_whitespace().collect();
+    let (soft, hard): (u64, u64) = (files[3].parse().unwrap(), files[4].parse().unwrap_or(u64::MAX));
+    assert_eq!(soft, hard.min(1 << 20), "as many files as the system allows");
+}
+
+#[test]
+fn completions_go_to_a_reader_that_leaves_and_to_one_that_stays() {
+    for shell in ["bash", "zsh", "fish"] {
+        let mut child = Command::new(PROGRAM)
+            .args(["completions", shell])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{shell}: {}", String::from_utf8_lossy(&output.stderr));
+        let whole = Command::new(PROGRAM).args(["completions", shell]).output().unwrap();
+        assert!(whole.stdout.len() > 1000 && whole.status.success(), "{shell}");
+    }
+}
+
+#[test]
+fn what_keeps_it_from_working_has_its_exit_code_and_says_what_to_do() {
+    let daemon = Daemon::start();
+    let state = daemon.state.path();
+    let serve = |more: &[&str], dir: &Path| {
+        Command::new(PROGRAM).arg("--state-dir").arg(dir).arg("serve").args(more).output().unwrap()
+    };
+    let second = serve(&["--bare"], state);
+    assert_eq!(second.status.code(), Some(4), "{second:?}");
+    assert!(String::from_utf8_lossy(&second.stderr).contains(&format!("process {}", daemon.child.id())), "{second:?}");
+    let config = state.join("plimsoll.toml");
+    for text in ["[nbd]\nrequests = 0", "[memory]\nbuffer_bytes = \"20T\"", "[memory]\nbuffer_bytes = \"16E\""] {
+        std::fs::write(&config, text).unwrap();
+        let refused = serve(&["--config", config.to_str().unwrap()], &state.join("other"));
+        assert_eq!(refused.status.code(), Some(2), "{text}: {refused:?}");
+        assert!(
+            String::from_utf8_lossy(&refused.stderr).contains("hint:") || text.contains("16E"),
+            "{text}: {refused:?}"
+        );
+    }
+    assert_eq!(daemon.code(&["vdisk", "show", "tank/a"]), Some(3));
+    assert_eq!(daemon.code(&["pool", "list", "--nonsense"]), Some(2));
+    assert_eq!(daemon.json(&["status"])["health"], "ok", "the first one is unharmed");
+    let nobody = Command::new(PROGRAM).args(["--state-dir", "/nonexistent", "status"]).output().unwrap();
+    assert_eq!(nobody.status.code(), Some(6));
+}
