@@ -160,7 +160,7 @@ mod tests {
             Error::TooSmall { path: path.clone(), size: 1, minimum: 2 },
             Error::Exists { kind: "vdisk", name: "tank/a".into() },
             Error::NotAPool { path, reason: "it carries no label".into() },
-            Error::ReadOnly { pool: "tank".into(), reason: "a write failed".into() },
+            Error::ReadOnly { pool: "tank".into(), reason: "a write failed".into(), cause: None },
             Error::Closing("tank".into()),
         ] {
             let problem = Problem::from(error);

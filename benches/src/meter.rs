@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use plimsoll_hardware::bare::processor_times;
 use serde::Serialize;
 
 /// One operation in so many is timed, so that asking the clock is no part of the cost.
@@ -27,23 +28,13 @@ pub(crate) struct Measured {
 /// Started before the first operation, stopped after the last one.
 pub(crate) struct Meter {
     pub(crate) began: Instant,
-    process: f64,
-    thread: f64,
-}
-
-/// Reads a processor clock. Through libc: valgrind does not get along with rustix's way to the clocks.
-#[expect(unsafe_code, reason = "the system call fills a structure of ours")]
-fn seconds(clock: libc::clockid_t) -> f64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: it writes the one structure that it is given.
-    let answer = unsafe { libc::clock_gettime(clock, &mut time) };
-    assert_eq!(answer, 0, "processor clocks are there since Linux 2.6");
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    process: Duration,
+    thread: Duration,
 }
 
 impl Meter {
     pub(crate) fn start() -> Self {
-        let (process, thread) = (seconds(libc::CLOCK_PROCESS_CPUTIME_ID), seconds(libc::CLOCK_THREAD_CPUTIME_ID));
+        let (process, thread) = processor_times();
         Meter { began: Instant::now(), process, thread }
     }
 
@@ -54,13 +45,14 @@ impl Meter {
     /// As [`Meter::stop`], where `paused` of the time was none of the work's (its processor time is counted).
     pub(crate) fn stop_after(self, paused: Duration, operations: u64, latencies: &Histogram) -> Measured {
         let elapsed = self.began.elapsed().saturating_sub(paused).as_secs_f64();
-        let per = |since: f64, clock| (seconds(clock) - since) * 1e6 / operations.max(1) as f64;
+        let (process, thread) = processor_times();
+        let per = |used: Duration| used.as_secs_f64() * 1e6 / operations.max(1) as f64;
         Measured {
             operations,
             seconds: elapsed,
             per_second: operations as f64 / elapsed,
-            cpu_us: per(self.process, libc::CLOCK_PROCESS_CPUTIME_ID),
-            thread_cpu_us: per(self.thread, libc::CLOCK_THREAD_CPUTIME_ID),
+            cpu_us: per(process - self.process),
+            thread_cpu_us: per(thread - self.thread),
             p50_us: latencies.percentile(0.50),
             p99_us: latencies.percentile(0.99),
         }

@@ -66,6 +66,8 @@ pub enum Error {
         pool: String,
         /// Why, and behind a semicolon what to do.
         reason: String,
+        /// What a device answered that made it so; none when it was opened like this.
+        cause: Option<IoError>,
     },
     /// A device failed.
     #[error(transparent)]

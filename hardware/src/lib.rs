@@ -7,6 +7,10 @@
 //!
 //! What this crate deliberately does not do: it knows nothing of pools, extents or protocols.
 
+#![allow(unsafe_code)]
+
+#[cfg(feature = "bare")]
+pub mod bare;
 pub mod buffer;
 pub mod crash_memory;
 pub mod device;

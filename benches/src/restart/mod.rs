@@ -20,7 +20,7 @@ use crate::report::Report;
 const OPEN_MS_MAX: f64 = 1000.0;
 /// Most memory wanted per TiB mapped, in MiB.
 const MEMORY_MIB_MAX: f64 = 140.0;
-/// First writes in the journal when the process is killed. A ring of 64 MiB asks for a checkpoint at some 700,000.
+/// First writes in the journal when the process is killed. A ring of 32 MiB asks for a checkpoint at some 340,000.
 const WRITES_BEFORE_KILL: u64 = 300_000;
 /// Cap for the second look at memory, in MiB.
 const CAP_MIB: u64 = 64;

@@ -137,7 +137,7 @@ impl<M: Machine> Store<M> {
             return Err(Error::Closing(self.identity.name.clone()));
         }
         if let Some(reason) = self.read_only.borrow().clone() {
-            return Err(Error::ReadOnly { pool: self.identity.name.clone(), reason });
+            return Err(Error::ReadOnly { pool: self.identity.name.clone(), reason, cause: self.journal.failure() });
         }
         if let Some(error) = self.journal.failure() {
             return Err(self.journal_failed(JournalFailed(error)));
@@ -153,7 +153,8 @@ impl<M: Machine> Store<M> {
             *read_only = Some(reason);
             return Error::Device(failure.0);
         }
-        Error::ReadOnly { pool: self.identity.name.clone(), reason: read_only.clone().unwrap_or(reason) }
+        let reason = read_only.clone().unwrap_or(reason);
+        Error::ReadOnly { pool: self.identity.name.clone(), reason, cause: Some(failure.0) }
     }
 
     /// The error for a part of a vdisk whose mapping is lost.

@@ -2,7 +2,7 @@
 //!
 //! The common case, one operation that transfers everything, is a future written by hand and forced into line: as an
 //! `async fn` it moved the buffer through every layer of its state, and the stalls of those moves made up most of its
-//! cost (`examples/overhead.rs`: some 0.12 us more than a bare ring per read, against some 0.05 us so). What is rare
+//! cost (measured: some 0.12 us more than a bare ring per read, against some 0.05 us so). What is rare
 //! (short transfers, a flush behind a write) is straight-line code behind a box.
 
 use std::pin::Pin;

@@ -107,7 +107,7 @@ impl Setup {
 
 /// Bytes of a ring on a device of `size` bytes: as in `engine/src/pool/layout.rs`.
 fn ring_bytes(size: u64) -> u64 {
-    (size / 256).clamp(128 << 10, 64 << 20)
+    (size / 256).clamp(128 << 10, 32 << 20)
 }
 
 /// Rates in ten-thousandths, each fault absent from half the seeds.

@@ -45,18 +45,23 @@ pub const SHUTTING_DOWN: Status = status(Errno::Shutdown, "the server is shuttin
 /// A broken answer from below that has no better name.
 pub const INTERNAL: Status = status(Errno::Io, "input/output error");
 
+fn of_device(failure: &IoError) -> Status {
+    match failure {
+        IoError::NoSpace { .. } => status(Errno::NoSpc, "the device under the pool is full"),
+        IoError::Gone { .. } => status(Errno::Io, "a device of the pool is gone"),
+        IoError::OutOfRange { .. } | IoError::Failed { .. } => status(Errno::Io, "a device of the pool failed"),
+    }
+}
+
 impl From<&Error> for Status {
     fn from(error: &Error) -> Self {
         match error {
             Error::OutOfSpace { .. } => status(Errno::NoSpc, "the pool is out of space"),
-            Error::Device(IoError::NoSpace { .. }) => status(Errno::NoSpc, "the device under the pool is full"),
-            Error::Device(IoError::Gone { .. }) => status(Errno::Io, "a device of the pool is gone"),
-            Error::Device(IoError::OutOfRange { .. } | IoError::Failed { .. }) => {
-                status(Errno::Io, "a device of the pool failed")
-            }
+            // A pool that a device's failure made read-only answers like the first who met the failure.
+            Error::Device(failure) | Error::ReadOnly { cause: Some(failure), .. } => of_device(failure),
             Error::Damaged { .. } => status(Errno::Io, "the mapping of this range is damaged"),
             Error::InvalidRequest { .. } | Error::InvalidArgument(_) => status(Errno::Inval, "invalid request"),
-            Error::ReadOnly { .. } => status(Errno::Perm, "the pool is read-only"),
+            Error::ReadOnly { cause: None, .. } => status(Errno::Perm, "the pool is read-only"),
             Error::Closing(_) => SHUTTING_DOWN,
             Error::NotFound { .. } => status(Errno::Shutdown, "the vdisk was deleted"),
             _ => INTERNAL,
@@ -77,7 +82,10 @@ mod tests {
         let damaged = Error::Damaged { vdisk: "tank/db1".into(), offset: 0, length: 4096 };
         assert_eq!(Status::from(&damaged).errno, Errno::Io);
         assert_eq!(Status::from(&Error::Closing("tank".into())).errno, Errno::Shutdown);
-        let read_only = Error::ReadOnly { pool: "tank".into(), reason: "a flush failed".into() };
-        assert_eq!(Status::from(&read_only).errno, Errno::Perm);
+        let read_only =
+            |cause| Status::from(&Error::ReadOnly { pool: "tank".into(), reason: String::new(), cause }).errno;
+        assert_eq!(read_only(None), Errno::Perm);
+        assert_eq!(read_only(Some(IoError::NoSpace { path: "/p".into() })), Errno::NoSpc);
+        assert_eq!(read_only(Some(IoError::Gone { path: "/p".into() })), Errno::Io);
     }
 }
