@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use futures_util::future::join;
-use plimsoll_engine::{CreatePool, Error, OpenPool, Pool, Zeroes};
+use plimsoll_engine::{CreatePool, CreateVdisk, Error, OpenPool, Pool, Zeroes};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, FaultKind, FaultProfile, SimMachine, SimWorld};
 use support::{assert_clean, create, filled, open, vdisk, world};
@@ -189,4 +189,50 @@ fn without_crash_memory_zeros_survive_a_kill() {
         let pool = open(&machine, 1).await;
         assert_eq!(first_byte(&pool, &machine, 0).await.expect("a read"), 0, "what was zeroed is back");
     });
+}
+
+#[test]
+fn a_device_that_vanishes_during_a_start_takes_the_trust_in_crash_memory_with_it() {
+    let mut struck = 0;
+    // The first root, a page of the journal, and a metadata page; half of all seeds lose the cache with the device.
+    for (seed, place) in (0..24).flat_map(|seed| [0x1000, 0x1_0000, 0x5_0000].map(|place| (seed, place))) {
+        let world = world(seed, 1, 64);
+        live(&world, |machine| async move {
+            let pool = create(&machine).await;
+            let spec = CreateVdisk { sector: 4096, ..vdisk("v", 1 << 30) };
+            pool.create_vdisk(spec).await.expect("a vdisk");
+            assert_clean(&pool, "after a checkpoint").await;
+            // Almost all extents there are hold this when they are given to somebody else.
+            for extent in 0..800 {
+                write(&pool, &machine, extent * EXTENT, 9).await.expect("a write");
+            }
+            let v = pool.vdisk("v").expect("a vdisk");
+            v.discard(0, 800 * EXTENT, false).await.expect("a discard");
+            v.flush().await.expect("a flush");
+            for extent in 1000..1400 {
+                write(&pool, &machine, extent * EXTENT, 2).await.expect("a write");
+            }
+        });
+        world.crash(CrashKind::Process);
+        world.filter_faults(move |site| {
+            site.kind == FaultKind::Vanish && (place..place + 0x4_0000).contains(&site.offset)
+        });
+        world.set_faults(FaultProfile { vanish: 10_000, ..FaultProfile::default() });
+        let machine = world.boot();
+        let opened = machine.run(Pool::open(&machine, OpenPool::default(), vec![machine.open(0)])).done();
+        struck += u64::from(world.faults_struck(FaultKind::Vanish) > 0);
+        drop(opened);
+        drop(machine);
+        world.set_faults(FaultProfile::default());
+        world.heal();
+        world.crash(CrashKind::Process);
+        live(&world, |machine| async move {
+            let pool = open(&machine, 1).await;
+            for extent in 1000..1400 {
+                let found = first_byte(&pool, &machine, extent * EXTENT).await.expect("a read");
+                assert!(found == 2 || found == 0, "seed {seed}: extent {extent} shows {found} of its former owner");
+            }
+        });
+    }
+    assert!(struck > 24, "only {struck} devices vanished");
 }

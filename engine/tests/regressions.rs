@@ -1,30 +1,22 @@
 //! Failures that were found once, each with the shortest way to it.
-use plimsoll_engine::*;
-use plimsoll_hardware::sim::{CrashKind, SimDiskSpec, SimMachine, SimWorld};
-use plimsoll_hardware::{Frozen, Machine};
+mod support;
+
 use std::time::Duration;
 
-fn world(seed: u64, mb: u64) -> SimWorld {
-    SimWorld::new(seed, vec![SimDiskSpec::new("disk0", mb << 20)])
-}
-async fn filled(m: &SimMachine, byte: u8, len: usize) -> Frozen {
-    let mut b = m.buffers().alloc(len).await;
-    b.fill(byte);
-    b.freeze()
-}
-fn spec(name: &str, size: u64) -> CreateVdisk {
-    CreateVdisk { name: name.into(), size, sector: 512, write_through: false }
-}
+use plimsoll_engine::{CreatePool, OpenPool, Pool, identify};
+use plimsoll_hardware::Machine;
+use plimsoll_hardware::sim::CrashKind;
+use support::{filled, vdisk, world};
 
 #[test]
 fn a_map_after_a_discard_in_the_same_leaf_survives() {
-    let world = world(1, 16);
+    let world = world(1, 1, 16);
     let machine = world.boot();
     let m = machine.clone();
     machine
         .run(async move {
             let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("create");
-            pool.create_vdisk(spec("a", 1 << 30)).await.expect("vdisk");
+            pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("vdisk");
             let d = pool.vdisk("a").expect("open");
             d.write(0, filled(&m, 1, 4096).await, false).await.expect("w");
             d.discard(0, 65536, false).await.expect("d");
@@ -49,13 +41,13 @@ fn a_map_after_a_discard_in_the_same_leaf_survives() {
 fn an_overwrite_beside_first_writes_ends() {
     for seed in 0..40 {
         eprintln!("seed {seed}");
-        let world = world(seed, 16);
+        let world = world(seed, 1, 16);
         let machine = world.boot();
         let m = machine.clone();
         machine
             .run(async move {
                 let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("create");
-                pool.create_vdisk(spec("a", 1 << 30)).await.expect("vdisk");
+                pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("vdisk");
                 let d = pool.vdisk("a").expect("open");
                 for e in 0..4u64 {
                     let base = e * 65536;
@@ -79,13 +71,13 @@ fn an_overwrite_beside_first_writes_ends() {
 #[test]
 fn a_close_beside_a_first_write_ends() {
     for seed in 0..20 {
-        let world = world(seed, 16);
+        let world = world(seed, 1, 16);
         let machine = world.boot();
         let m = machine.clone();
         machine
             .run(async move {
                 let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("create");
-                pool.create_vdisk(spec("a", 1 << 30)).await.expect("vdisk");
+                pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("vdisk");
                 let d = pool.vdisk("a").expect("open");
                 let data = filled(&m, 1, 4096).await;
                 let w = async {
@@ -103,14 +95,14 @@ fn a_close_beside_a_first_write_ends() {
 
 #[test]
 fn a_write_of_1_mib_in_a_tiny_pool_ends() {
-    let world = world(1, 16);
+    let world = world(1, 1, 16);
     let machine = world.boot();
     let m = machine.clone();
     machine.set_idle_max(Duration::from_secs(60));
     machine
         .run(async move {
             let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("create");
-            pool.create_vdisk(spec("a", 1 << 30)).await.expect("vdisk");
+            pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("vdisk");
             let d = pool.vdisk("a").expect("open");
             d.write(0, filled(&m, 1, 65536).await, false).await.expect("w");
             pool.check().await.expect("check");
@@ -135,14 +127,14 @@ fn a_write_of_1_mib_in_a_tiny_pool_ends() {
 fn a_flush_beside_a_checkpoint_is_a_flush() {
     let mut bad = vec![];
     for seed in 0..200 {
-        let world = world(seed, 16);
+        let world = world(seed, 1, 16);
         world.set_damage(plimsoll_hardware::sim::CrashDamage::Share(100));
         let machine = world.boot();
         let m = machine.clone();
         let expected = machine
             .run(async move {
                 let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("create");
-                pool.create_vdisk(spec("a", 1 << 30)).await.expect("vdisk");
+                pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("vdisk");
                 let d = pool.vdisk("a").expect("open");
                 d.write(0, filled(&m, 1, 4096).await, false).await.expect("w");
                 d.flush().await.expect("f");
@@ -189,13 +181,13 @@ fn a_flush_beside_a_checkpoint_is_a_flush() {
 
 #[test]
 fn without_crash_memory_an_overwrite_survives_a_kill() {
-    let world = world(3, 16);
+    let world = world(3, 1, 16);
     let machine = world.boot();
     let m = machine.clone();
     machine
         .run(async move {
             let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("create");
-            pool.create_vdisk(spec("a", 1 << 30)).await.expect("vdisk");
+            pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("vdisk");
             pool.close().await.expect("close");
         })
         .done();

@@ -1,32 +1,20 @@
 //! A pool's life from end to end on the simulated machine.
+mod support;
 
-use plimsoll_engine::{CreatePool, CreateVdisk, OpenPool, Pool, Zeroes};
-use plimsoll_hardware::sim::{CrashKind, SimDiskSpec, SimMachine, SimWorld};
-use plimsoll_hardware::{Frozen, Machine};
-
-fn world(seed: u64) -> SimWorld {
-    SimWorld::new(seed, vec![SimDiskSpec::new("disk0", 16 << 20)])
-}
-
-async fn filled(machine: &SimMachine, byte: u8, len: usize) -> Frozen {
-    let mut buffer = machine.buffers().alloc(len).await;
-    buffer.fill(byte);
-    buffer.freeze()
-}
-
-fn spec(name: &str, size: u64) -> CreateVdisk {
-    CreateVdisk { name: name.into(), size, sector: 512, write_through: false }
-}
+use plimsoll_engine::{CreatePool, OpenPool, Pool, Zeroes};
+use plimsoll_hardware::Machine;
+use plimsoll_hardware::sim::CrashKind;
+use support::{filled, vdisk, world};
 
 #[test]
 fn what_was_written_is_read_back_after_a_clean_close() {
-    let world = world(1);
+    let world = world(1, 1, 16);
     let machine = world.boot();
     let m = machine.clone();
     machine
         .run(async move {
             let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("create");
-            pool.create_vdisk(spec("a", 1 << 30)).await.expect("vdisk");
+            pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("vdisk");
             let disk = pool.vdisk("a").expect("open");
             disk.write(4096, filled(&m, 7, 128 << 10).await, false).await.expect("write");
             disk.write(512, filled(&m, 9, 512).await, true).await.expect("write");
@@ -67,13 +55,13 @@ fn what_was_written_is_read_back_after_a_clean_close() {
 
 #[test]
 fn an_acknowledged_write_survives_the_death_of_the_process() {
-    let world = world(2);
+    let world = world(2, 1, 16);
     let machine = world.boot();
     let m = machine.clone();
     machine
         .run(async move {
             let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("create");
-            pool.create_vdisk(spec("a", 1 << 30)).await.expect("vdisk");
+            pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("vdisk");
             let disk = pool.vdisk("a").expect("open");
             for at in 0..50u64 {
                 disk.write(at * 8192, filled(&m, at as u8 + 1, 4096).await, false).await.expect("write");

@@ -73,7 +73,7 @@ impl<C: CrashMemory> Tail<C> {
         self.memory.store_u64(base, sequence);
     }
 
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.void.set(true);
         TailHeader::clear(&self.memory);
     }

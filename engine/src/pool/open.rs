@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use plimsoll_hardware::{Device, Machine};
+use plimsoll_hardware::{Device, IoError, Machine};
 
 use super::identify::{check_features, read_label};
 use super::recover::Recovered;
@@ -130,15 +130,21 @@ fn assemble<M: Machine>(
 /// Sorts devices into the places of their pool and reads its newest root.
 async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Members<M::Device>> {
     let mut labelled = Vec::with_capacity(devices.len());
+    let mut gone = None;
     for device in devices {
         let path = device.geometry().path.clone();
-        match read_label(machine, &device).await? {
-            Some(label) => labelled.push((label, device)),
-            None => {
+        match read_label(machine, &device).await {
+            Err(Error::Device(error @ IoError::Gone { .. })) => gone = Some(error),
+            Err(error) => return Err(error),
+            Ok(Some(label)) => labelled.push((label, device)),
+            Ok(None) => {
                 let reason = "no pool's label is on it; name the devices of a pool, or make one (plimsoll pool create)";
                 return Err(Error::NotAPool { path, reason: reason.into() });
             }
         }
+    }
+    if let Some(gone) = gone {
+        return Err(disown(machine, &labelled, gone));
     }
     let Some((label, _)) = labelled.first() else {
         return Err(Error::InvalidArgument("a pool is opened with its devices; none was named".into()));
@@ -153,7 +159,10 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Member
         read_only = check_features(label)?.or(read_only);
     }
     let references: Vec<&M::Device> = labelled.iter().map(|(_, device)| device).collect();
-    let (root, heal_root) = roots::read_newest(machine, &references, label.pool).await;
+    let (root, heal_root) = match roots::read_newest(machine, &references, label.pool).await {
+        Ok(found) => found,
+        Err(gone) => return Err(disown(machine, &labelled, gone)),
+    };
     let Some(root) = root else {
         let path = labelled[0].1.geometry().path.clone();
         let reason = "no copy of the pool's root can be read; restore the device from a copy of it".into();
@@ -169,6 +178,16 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Member
     }
     // The first label's rings are everybody's; a device that was added later carries a copy of them.
     Ok(Members { label, root, devices: ordered, read_only, heal_root })
+}
+
+/// A device went away, with whatever it had not flushed: what is in crash memory must not be believed when it comes back.
+fn disown<M: Machine>(machine: &M, labelled: &[(LabelPage, M::Device)], gone: IoError) -> Error {
+    if let Some((label, _)) = labelled.first()
+        && let Some(tail) = open_tail(machine, label)
+    {
+        tail.forget();
+    }
+    Error::Device(gone)
 }
 
 fn open_tail<M: Machine>(machine: &M, label: &LabelPage) -> Option<Tail<M::CrashMemory>> {

@@ -59,6 +59,10 @@ impl<M: Machine> Store<M> {
         let root = self.root.borrow().clone();
         let life = recovered.batches.last().map_or(root.life, |batch| batch.header.life);
         let next = recovered.next.sequence;
+        if let Some(tail) = tail.as_ref().filter(|_| self.journal.is_lossy()) {
+            // A device went away while the journal was read.
+            tail.forget();
+        }
         let survived = tail.as_ref().and_then(|tail| tail.recover(root.pool)).filter(|(owner, _)| *owner == life);
         let same_boot = survived.is_some();
         self.journal.keep_former_tail(tail);

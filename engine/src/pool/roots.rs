@@ -8,18 +8,22 @@ use super::layout::{label_places, root_places};
 use crate::format::{PAGE_BYTES, RootPage};
 use crate::media::Media;
 
-/// The newest root that any of `devices` has, and whether some copy of it is missing.
+/// The newest root that any of `devices` has, and whether some copy of it is missing. Fails only when a device is gone.
 pub(super) async fn read_newest<M: Machine>(
     machine: &M,
     devices: &[&M::Device],
     pool: Uuid,
-) -> (Option<RootPage>, bool) {
+) -> Result<(Option<RootPage>, bool), IoError> {
     let mut newest: Option<RootPage> = None;
     let mut copies = 0;
     for device in devices {
         for label in label_places(device.geometry().size) {
             for slot in 1..=2u64 {
-                let Ok(page) = read_page(machine, device, label + slot * PAGE_BYTES as u64).await else { continue };
+                let page = match read_page(machine, device, label + slot * PAGE_BYTES as u64).await {
+                    Ok(page) => page,
+                    Err(gone @ IoError::Gone { .. }) => return Err(gone),
+                    Err(_) => continue,
+                };
                 let Ok(root) = RootPage::decode(&page) else { continue };
                 if root.pool != pool {
                     continue;
@@ -35,7 +39,7 @@ pub(super) async fn read_newest<M: Machine>(
             }
         }
     }
-    (newest, copies < 2 * devices.len())
+    Ok((newest, copies < 2 * devices.len()))
 }
 
 /// Writes a root to both of its places on every device. A place that fails is tried again, then left: as long as one

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use plimsoll_engine::{CreatePool, Error, OpenPool, Pool, identify};
+use plimsoll_hardware::IoError;
 use plimsoll_hardware::sim::{CrashKind, FaultKind, Outcome, Random, SimMachine, SimWorld};
 
 use super::session::{Session, State};
@@ -22,6 +23,8 @@ pub struct Image {
     pub made: bool,
     /// The last life closed the pool.
     pub closed: bool,
+    /// A device was gone before it could say which pool's it is, so nobody could disown that pool's crash memory.
+    nameless_loss: Cell<bool>,
 }
 
 /// Work for one life.
@@ -55,13 +58,20 @@ impl Image {
         trace::say(|| format!("{setup:?}"));
         setup.allow_faults(&world);
         let state = Rc::new(RefCell::new(State { model: Default::default(), random }));
-        Image { world, setup: Rc::new(setup), state, made: false, closed: false }
+        Image { world, setup: Rc::new(setup), state, made: false, closed: false, nameless_loss: Cell::new(false) }
     }
 
     /// The same pool on `world`, a copy of this one's, going its own way from here.
     pub fn fork(&self, world: SimWorld) -> Image {
         let state = Rc::new(RefCell::new(self.state.borrow().clone()));
-        Image { world, setup: self.setup.clone(), state, made: self.made, closed: self.closed }
+        Image {
+            world,
+            setup: self.setup.clone(),
+            state,
+            made: self.made,
+            closed: self.closed,
+            nameless_loss: Cell::new(false),
+        }
     }
 
     /// A number below `bound`.
@@ -71,6 +81,7 @@ impl Image {
 
     /// The machine stops.
     pub fn stop(&self, power: bool) {
+        let power = power || self.nameless_loss.take();
         self.world.crash(if power { CrashKind::Power } else { CrashKind::Process });
         self.stopped(power);
     }
@@ -91,6 +102,7 @@ impl Image {
         let pool = match opened {
             Ok(pool) => pool,
             Err(error) if faulty => {
+                self.nameless_loss.set(matches!(error, Error::Device(IoError::Gone { .. })));
                 trace::say(|| format!("the start failed: {error}"));
                 return None;
             }
