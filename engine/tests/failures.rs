@@ -236,3 +236,43 @@ fn a_device_that_vanishes_during_a_start_takes_the_trust_in_crash_memory_with_it
     }
     assert!(struck > 24, "only {struck} devices vanished");
 }
+
+#[test]
+fn an_old_copy_of_a_device_is_refused_and_left_alone() {
+    let world = world(7, 2, 16);
+    let both = |machine: &SimMachine| (0..2).map(|index| machine.open(index)).collect::<Vec<_>>();
+    live(&world, |machine| async move {
+        let pool = Pool::create(&machine, CreatePool::named("tank"), both(&machine)).await.expect("a pool");
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        write(&pool, &machine, 0, 1).await.expect("a write");
+        pool.close().await.expect("a close");
+    });
+    let size = 16 << 20;
+    let old = [0, 1].map(|disk| world.read_raw(disk, 0, size));
+    world.crash(CrashKind::Process);
+    // A short life: only its close tells the copies from the devices.
+    live(&world, |machine| async move {
+        let pool = open(&machine, 2).await;
+        write(&pool, &machine, BLOCK, 2).await.expect("a write");
+        pool.close().await.expect("a close");
+    });
+    world.crash(CrashKind::Process);
+    let new = [0, 1].map(|disk| world.read_raw(disk, 0, size));
+    for disk in [0, 1] {
+        world.write_raw(disk, 0, &old[disk]);
+        live(&world, |machine| async move {
+            let refusal = Pool::open(&machine, OpenPool::default(), both(&machine)).await.err();
+            let words = refusal.map(|error| error.to_string()).unwrap_or_default();
+            assert!(words.contains(&format!("disk{disk}")) && words.contains("old copy"), "{words}");
+        });
+        world.crash(CrashKind::Process);
+        assert!(world.read_raw(disk, 0, size) == old[disk], "disk {disk} was written");
+        world.write_raw(disk, 0, &new[disk]);
+    }
+    live(&world, |machine| async move {
+        let pool = open(&machine, 2).await;
+        assert_eq!(first_byte(&pool, &machine, 0).await.expect("a read"), 1);
+        assert_eq!(first_byte(&pool, &machine, BLOCK).await.expect("a read"), 2);
+        assert_clean(&pool, "with the right devices").await;
+    });
+}

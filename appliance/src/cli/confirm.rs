@@ -11,7 +11,7 @@ pub(super) fn confirm(yes: bool, plan: &[String], command: &str) -> Answer<()> {
     }
     let refused = |detail: &str| Problem::new("not-confirmed", detail).hint(format!("{command} --yes"));
     if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
-        return Err(refused("this destroys something, and there is no terminal to ask at"));
+        return Err(refused("this has to be confirmed, and there is no terminal to ask at"));
     }
     let mut to = std::io::stderr().lock();
     let text = format!("This will:\n  {}\nGo on? [y/N] ", plan.join("\n  "));

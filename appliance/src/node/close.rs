@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use plimsoll_engine::Pool;
+use plimsoll_hardware::SharedMemory;
+use plimsoll_hardware::reactor::Handle;
+
 use super::{Node, Slot};
 use crate::problem::{Answer, Problem};
 
@@ -23,7 +27,10 @@ impl Node {
         for (name, slot) in pools {
             let Slot::Open(pool) = slot else { continue };
             match self.machine().timeout(CLOSE_TIME_MAX, pool.close()).await {
-                Ok(Ok(())) => tracing::info!(pool = name, "pool closed"),
+                Ok(Ok(())) => {
+                    forget_crash_memory(&pool);
+                    tracing::info!(pool = name, "pool closed");
+                }
                 Ok(Err(error)) => unclean.push(format!("pool {name}: {error}")),
                 Err(late) => unclean.push(format!("pool {name}: {late}")),
             }
@@ -33,6 +40,15 @@ impl Node {
         }
         let detail = format!("not closed cleanly: {}", unclean.join("; "));
         Err(Problem::new("not-closed", detail).hint("start it again: pools recover when they are opened"))
+    }
+}
+
+/// A pool that was closed cleanly needs nothing of it; one that takes no writes may. Its devices are still locked.
+pub(super) fn forget_crash_memory(pool: &Pool<Handle>) {
+    if pool.read_only().is_none()
+        && let Err(error) = SharedMemory::remove(&pool.info().uuid.to_string())
+    {
+        tracing::debug!(%error, "crash memory of a closed pool stays behind");
     }
 }
 

@@ -3,6 +3,7 @@
 use plimsoll_engine::Pool;
 use plimsoll_hardware::reactor::Handle;
 
+use super::close::forget_crash_memory;
 use super::pool_create::force_of;
 use super::{Node, Slot};
 use crate::model::Plan;
@@ -44,19 +45,21 @@ impl Node {
         Ok(name)
     }
 
+    /// Takes a pool out of service and closes it. Answers it when it was open.
+    pub(super) async fn take_out(&self, name: &str) -> Option<Pool<Handle>> {
+        let slot = self.0.pools.borrow_mut().remove(name);
+        let Some(Slot::Open(pool)) = slot else { return None };
+        self.disconnect_pool(name).await;
+        match pool.close().await {
+            Ok(()) => forget_crash_memory(&pool),
+            Err(error) => tracing::warn!(pool = name, %error, "the pool could not be closed cleanly"),
+        }
+        Some(pool)
+    }
+
     /// Takes a pool out of service, closes it and forgets it. Answers it when it was open.
     pub(super) async fn let_go(&self, name: &str) -> Answer<Option<Pool<Handle>>> {
-        let slot = self.0.pools.borrow_mut().remove(name);
-        let open = match slot {
-            Some(Slot::Open(pool)) => {
-                self.disconnect_pool(name).await;
-                if let Err(error) = pool.close().await {
-                    tracing::warn!(pool = name, %error, "the pool could not be closed cleanly");
-                }
-                Some(pool)
-            }
-            _ => None,
-        };
+        let open = self.take_out(name).await;
         self.remember(|state| {
             state.pools.retain(|pool| pool.name != name);
             let prefix = format!("{name}/");

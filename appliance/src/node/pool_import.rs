@@ -75,12 +75,20 @@ impl Node {
 
     async fn retry(&self, name: &str, paths: &[String]) -> Answer<PoolView> {
         let name = self.pool_name(name)?;
-        if matches!(self.0.pools.borrow().get(&name), Some(Slot::Open(_))) {
+        let takes_writes = match self.0.pools.borrow().get(&name) {
+            Some(Slot::Open(pool)) => Some(pool.read_only().is_none()),
+            _ => None,
+        };
+        if takes_writes == Some(true) {
             return Err(Problem::new("exists", format!("pool {name} is open already"))
                 .hint(format!("plimsoll pool show {name}")));
         }
         let record = self.0.state.borrow().pools.iter().find(|pool| pool.name == name).cloned();
         let record = record.ok_or_else(|| Problem::not_found("pool", &name))?;
+        if takes_writes == Some(false) {
+            // What made it read-only may be mended; a start recovers it.
+            drop(self.take_out(&name).await);
+        }
         match self.open_known(&record, paths).await {
             Ok(()) => self.pool_view(&name),
             Err(problem) => {

@@ -70,10 +70,8 @@ impl Node {
     async fn search(&self, pool: Uuid, paths: &[String], at_least: usize, found: &mut Found) {
         let near = paths.to_vec();
         let Ok(candidates) = self.blocking(move || candidates(&near)).await else { return };
+        let mut seen: BTreeMap<Uuid, Vec<String>> = BTreeMap::new();
         for path in candidates {
-            if found.is_complete(at_least) {
-                return;
-            }
             let path = path.to_string_lossy().into_owned();
             if paths.contains(&path) || self.pool_serving(&path) {
                 continue;
@@ -84,14 +82,30 @@ impl Node {
             if label.pool != pool || found.devices.contains_key(&label.device) {
                 continue;
             }
-            match self.open_labelled(&path, Purpose::Serve).await {
-                Ok((device, Some(again))) if again.device == label.device => {
-                    tracing::info!(pool = label.pool_name, path, "a device of the pool was found by its label");
-                    found.add(label, device);
+            seen.entry(label.device).or_default().push(path);
+        }
+        for (device, paths) in seen {
+            match &paths[..] {
+                _ if found.is_complete(at_least) => return,
+                [path] => self.take_found(device, path, found).await,
+                // One of them is a copy, and only its owner knows which.
+                _ => {
+                    let detail = format!("{} all say that they are device {device} of the pool", paths.join(", "));
+                    let hint = "plimsoll pool import PATH... with the right one, and the copies elsewhere";
+                    found.failed.push(Problem::new("conflict", detail).hint(hint));
                 }
-                Ok(_) => {}
-                Err(problem) => found.failed.push(problem),
             }
+        }
+    }
+
+    async fn take_found(&self, expected: Uuid, path: &str, found: &mut Found) {
+        match self.open_labelled(path, Purpose::Serve).await {
+            Ok((device, Some(label))) if label.device == expected => {
+                tracing::warn!(pool = label.pool_name, path, "a device of the pool was found by its label elsewhere");
+                found.add(label, device);
+            }
+            Ok(_) => {}
+            Err(problem) => found.failed.push(problem),
         }
     }
 

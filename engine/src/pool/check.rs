@@ -348,7 +348,9 @@ impl<'a, M: Machine> Checker<'a, M> {
             let message =
                 format!("pages {:#06x} of extent {number} are in use and its group says they are free", named & !used);
             self.find("unallocated-page", true, None, message);
-            self.mends.push(Mend::Pages(extent, named | used));
+            // Whoever names the others may be behind a page that is lost.
+            let kept = if self.lost_pages { used } else { 0 };
+            self.mends.push(Mend::Pages(extent, named | kept));
         } else if used & !named != 0 && !self.lost_pages {
             let message = format!("pages {:#06x} of extent {number} are kept and nobody names them", used & !named);
             self.find("leaked-page", false, None, message);

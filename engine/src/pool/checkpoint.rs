@@ -31,6 +31,9 @@ const WRITES_AT_ONCE: usize = 16;
 /// Places tried for a page before the checkpoint gives up: a write that fails is not tried again at the same place.
 const PLACES_MAX: u32 = 4;
 
+/// Pages prepared beyond those that are known to be needed.
+const SLACK_PAGES: u64 = 16;
+
 /// Leaves of a tree by index, shared with the tree.
 type Leaves<P> = Vec<(u64, Rc<P>)>;
 
@@ -68,7 +71,7 @@ impl<M: Machine> Store<M> {
         self.space.release_quarantine(self.journal.durable());
         let generation = self.root.borrow().generation + 1;
         if self.space.prepare_meta(snapshot.pages).await.is_err() {
-            return Err(self.give_up(no_meta_space(&self.identity.name)));
+            return Err(self.give_up(self.no_meta_space()));
         }
         let roots = self.write_trees(&snapshot, generation).await;
         let (groups, table, roots) = roots.map_err(|error| self.give_up(error))?;
@@ -130,7 +133,7 @@ impl<M: Machine> Store<M> {
         }
         let groups = self.space.tree.borrow_mut().collect_dirty();
         // Between the cut and the sealing of nodes a tree may grow a level or two.
-        let pages = pages + 2 * (mappings.len() as u64 + 2) + 16;
+        let pages = pages + 2 * (mappings.len() as u64 + 2) + SLACK_PAGES;
         Snapshot { mappings, table, groups, pages, data: self.space.data(), meta: self.space.meta_extents() }
     }
 
@@ -203,7 +206,7 @@ impl<M: Machine> Store<M> {
                 break;
             }
             if self.space.prepare_meta(pages).await.is_err() {
-                return Err(no_meta_space(&self.identity.name));
+                return Err(self.no_meta_space());
             }
         }
         let mut sealer = Collector { space: &self.space, generation, pages: Vec::new() };
@@ -228,7 +231,7 @@ impl<M: Machine> Store<M> {
                 match self.space.place_page() {
                     Some(places) => break places,
                     None if self.space.prepare_meta(WRITES_AT_ONCE as u64).await.is_ok() => {}
-                    None => return Err(no_meta_space(&self.identity.name)),
+                    None => return Err(self.no_meta_space()),
                 }
             };
             let reference = PageRef::seal(P::TYPE, places, generation, summary, bytes);
@@ -275,19 +278,37 @@ impl<M: Machine> Store<M> {
         self.journal.cut(|| ()).await.map(|(next, ())| next.sequence - 1).map_err(failed)
     }
 
+    /// Whether a checkpoint of what is dirty now would find places for its pages.
+    pub(super) async fn can_checkpoint(&self) -> bool {
+        let pages = self.counts.dirty.get() as u64 + 2 * (self.vdisks.borrow().len() as u64 + 2) + SLACK_PAGES;
+        self.space.lost_groups.get() == 0 || self.space.prepare_meta(pages).await.is_ok()
+    }
+
+    fn no_meta_space(&self) -> IoError {
+        let path = format!("pool {}: metadata", self.identity.name);
+        match self.space.lost_groups.get() {
+            0 => IoError::NoSpace { path },
+            lost => IoError::Failed {
+                path,
+                operation: "place a page",
+                offset: 0,
+                reason: format!("{lost} allocation groups are damaged in both copies (plimsoll pool check --repair)"),
+            },
+        }
+    }
+
     /// A checkpoint failed: what is in memory is right and what is on the devices is that of the root before. Nothing more
     /// may be promised.
     fn give_up(&self, error: IoError) -> Error {
-        let reason = format!("a checkpoint failed: {error}; mend the device and open the pool again");
+        let name = &self.identity.name;
+        let reason = format!(
+            "a checkpoint failed: {error}; mend the device, then open it again (plimsoll pool import --name {name})"
+        );
         self.journal.stop(error);
         self.read_only.borrow_mut().get_or_insert(reason.clone());
         self.checkpoint.done.notify();
         Error::ReadOnly { pool: self.identity.name.clone(), reason, cause: self.journal.failure() }
     }
-}
-
-fn no_meta_space(pool: &str) -> IoError {
-    IoError::NoSpace { path: format!("pool {pool}: metadata") }
 }
 
 /// Places nodes, and keeps their pages until they are written.

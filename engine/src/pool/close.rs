@@ -31,6 +31,8 @@ impl<M: Machine> Pool<M> {
             return Ok(());
         }
         store.checkpoint.running.set(true);
+        // Two, so that a copy of a device that was made before this life is known to be old (`open`).
+        store.write_checkpoint(false).await?;
         store.write_checkpoint(true).await?;
         store.journal.forget_tail();
         Ok(())

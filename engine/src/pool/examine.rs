@@ -22,12 +22,30 @@ impl<M: Machine> Pool<M> {
             let (report, mends) = Checker::run(&self.store, &self.store, &warnings).await;
             return Ok((report, mends, None));
         }
-        self.store.after_checkpoint().await?;
+        if !self.store.can_checkpoint().await {
+            // Lost groups leave no place for a page, and the repair of them must not wait for one: the pool itself is looked at.
+            let pin = self.hold_up().await?;
+            let (report, mends) = Checker::run(&self.store, &self.store, &warnings).await;
+            return Ok((report, mends, Some(pin)));
+        }
+        // The checkpoint itself may be what ends it.
+        if self.store.after_checkpoint().await.is_err() {
+            let (report, mends) = Checker::run(&self.store, &self.store, &warnings).await;
+            return Ok((report, mends, None));
+        }
         let view = self.store.second_view(true).await;
         let (report, mends) = Checker::run(&self.store, &view, &warnings).await;
         if report.clean() {
             return Ok((report, mends, None));
         }
+        let pin = self.hold_up().await?;
+        let view = self.store.second_view(false).await;
+        let (report, mends) = Checker::run(&self.store, &view, &warnings).await;
+        Ok((report, mends, Some(pin)))
+    }
+
+    /// Holds checkpoints up, once that under way has ended.
+    async fn hold_up(&self) -> Result<Pin<M>> {
         let pin = Pin::new(&self.store);
         while self.store.checkpoint.running.get() {
             if self.store.closing.get() {
@@ -35,9 +53,7 @@ impl<M: Machine> Pool<M> {
             }
             self.store.checkpoint.done.changed().await;
         }
-        let view = self.store.second_view(false).await;
-        let (report, mends) = Checker::run(&self.store, &view, &warnings).await;
-        Ok((report, mends, Some(pin)))
+        Ok(pin)
     }
 }
 

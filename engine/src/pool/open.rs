@@ -22,6 +22,10 @@ use crate::vdisk::{CheckpointControl, Counters, Identity, Store, VdiskCore};
 /// Bytes of mapping kept in memory unless said otherwise: 1 GiB, the whole map of 8 TiB at 64 KiB.
 const CACHE_BYTES: u64 = 1 << 30;
 
+/// Checkpoints by which a device is behind when it cannot be the one that was in use: a root goes to all devices before the next one
+/// is begun, so a crash leaves some one behind. A close writes two.
+const OUTDATED: u64 = 2;
+
 /// How to open.
 #[derive(Clone, Debug, Default)]
 pub struct OpenPool {
@@ -159,15 +163,26 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Member
         read_only = check_features(label)?.or(read_only);
     }
     let references: Vec<&M::Device> = labelled.iter().map(|(_, device)| device).collect();
-    let (root, heal_root) = match roots::read_newest(machine, &references, label.pool).await {
+    let found = match roots::read_newest(machine, &references, label.pool).await {
         Ok(found) => found,
         Err(gone) => return Err(disown(machine, &labelled, gone)),
     };
-    let Some(root) = root else {
+    let Some(root) = found.newest else {
         let path = labelled[0].1.geometry().path.clone();
         let reason = "no copy of the pool's root can be read; restore the device from a copy of it".into();
         return Err(Error::NotAPool { path, reason });
     };
+    for ((label, device), generation) in labelled.iter().zip(&found.generations) {
+        let belongs = root.devices.iter().any(|slot| slot.device == label.device);
+        if let Some(generation) = generation.filter(|generation| belongs && generation + OUTDATED <= root.generation) {
+            let reason = format!(
+                "it is an old copy of device {} of pool {}: it was left at checkpoint {generation} and the pool is at {}; name \
+                 the device that was in use last",
+                label.index, label.name, root.generation
+            );
+            return Err(Error::NotAPool { path: device.geometry().path.clone(), reason });
+        }
+    }
     let mut ordered = Vec::with_capacity(root.devices.len());
     for (index, slot) in root.devices.iter().enumerate() {
         let position = labelled.iter().position(|(label, _)| label.device == slot.device);
@@ -177,7 +192,7 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Member
         ordered.push(labelled.swap_remove(position).1);
     }
     // The first label's rings are everybody's; a device that was added later carries a copy of them.
-    Ok(Members { label, root, devices: ordered, read_only, heal_root })
+    Ok(Members { label, root, devices: ordered, read_only, heal_root: found.incomplete })
 }
 
 /// A device went away, with whatever it had not flushed: what is in crash memory must not be believed when it comes back.

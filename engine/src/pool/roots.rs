@@ -8,15 +8,22 @@ use super::layout::{label_places, root_places};
 use crate::format::{PAGE_BYTES, RootPage};
 use crate::media::Media;
 
-/// The newest root that any of `devices` has, and whether some copy of it is missing. Fails only when a device is gone.
-pub(super) async fn read_newest<M: Machine>(
-    machine: &M,
-    devices: &[&M::Device],
-    pool: Uuid,
-) -> Result<(Option<RootPage>, bool), IoError> {
+/// What the devices of a pool have for roots.
+pub(super) struct Roots {
+    /// The newest that any of them has.
+    pub(super) newest: Option<RootPage>,
+    /// Some copy of it is missing.
+    pub(super) incomplete: bool,
+    /// The newest generation of each device; none where no root can be read.
+    pub(super) generations: Vec<Option<u64>>,
+}
+
+/// Reads all roots. Fails only when a device is gone.
+pub(super) async fn read_newest<M: Machine>(machine: &M, devices: &[&M::Device], pool: Uuid) -> Result<Roots, IoError> {
     let mut newest: Option<RootPage> = None;
     let mut copies = 0;
-    for device in devices {
+    let mut generations = vec![None; devices.len()];
+    for (device, generation) in devices.iter().zip(&mut generations) {
         for label in label_places(device.geometry().size) {
             for slot in 1..=2u64 {
                 let page = match read_page(machine, device, label + slot * PAGE_BYTES as u64).await {
@@ -28,6 +35,7 @@ pub(super) async fn read_newest<M: Machine>(
                 if root.pool != pool {
                     continue;
                 }
+                *generation = Some(root.generation).max(*generation);
                 match &newest {
                     Some(known) if known.generation > root.generation => {}
                     Some(known) if known.generation == root.generation => copies += 1,
@@ -39,7 +47,7 @@ pub(super) async fn read_newest<M: Machine>(
             }
         }
     }
-    Ok((newest, copies < 2 * devices.len()))
+    Ok(Roots { newest, incomplete: copies < 2 * devices.len(), generations })
 }
 
 /// Writes a root to both of its places on every device. A place that fails is tried again, then left: as long as one

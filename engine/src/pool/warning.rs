@@ -38,8 +38,8 @@ impl fmt::Display for Warning {
             }
             Warning::PagesUnread(pages) => write!(
                 f,
-                "{pages} metadata pages cannot be read in either copy; mend the device, then close the pool and open it \
-                 again (plimsoll pool export, plimsoll pool import)"
+                "{pages} metadata pages cannot be read in either copy; mend the device, then open the pool again \
+                 (plimsoll pool import --name NAME)"
             ),
             Warning::JournalDamaged => f.write_str(
                 "its journal is damaged in both copies: changes that were flushed are lost; look at it with plimsoll \

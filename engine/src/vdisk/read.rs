@@ -49,9 +49,10 @@ impl<M: Machine> Store<M> {
                     path: located.map_or_else(String::new, |(drive, _)| drive.device.geometry().path.clone()),
                     operation: "read",
                     offset: piece.at.0 * self.media.extent_bytes,
-                    reason: "a flush failed after this was written, and the device may have lost it; close the pool \
-                             and open it again (plimsoll pool import)"
-                        .to_owned(),
+                    reason:
+                        "a flush failed after this was written, and the device may have lost it; open the pool again \
+                             (plimsoll pool import --name NAME)"
+                            .to_owned(),
                 }));
             }
         }

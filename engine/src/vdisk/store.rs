@@ -147,7 +147,8 @@ impl<M: Machine> Store<M> {
 
     /// The journal took a change no more: the pool is read-only from here on. The first to notice gets the device's words.
     pub(crate) fn journal_failed(&self, failure: JournalFailed) -> Error {
-        let reason = format!("{}; close it and open it again to recover (plimsoll pool import)", failure.0);
+        let name = &self.identity.name;
+        let reason = format!("{}; mend the device, then open it again (plimsoll pool import --name {name})", failure.0);
         let mut read_only = self.read_only.borrow_mut();
         if read_only.is_none() {
             *read_only = Some(reason);
