@@ -28,11 +28,7 @@ impl<M: Machine> Pool<M> {
             let (report, mends) = Checker::run(&self.store, &self.store, &warnings).await;
             return Ok((report, mends, Some(pin)));
         }
-        // The checkpoint itself may be what ends it.
-        if self.store.after_checkpoint().await.is_err() {
-            let (report, mends) = Checker::run(&self.store, &self.store, &warnings).await;
-            return Ok((report, mends, None));
-        }
+        self.store.after_checkpoint().await?;
         let view = self.store.second_view(true).await;
         let (report, mends) = Checker::run(&self.store, &view, &warnings).await;
         if report.clean() {

@@ -50,6 +50,7 @@ pub async fn create(session: &Session) {
             write_through,
             size,
             size_asked: None,
+            cut: None,
             existence: Existence::Creating,
             windows,
             users: 0,
@@ -157,10 +158,10 @@ async fn resize(session: &Session) {
         match result {
             Ok(_) => {
                 disk.size = size;
-                if size < old {
-                    disk.windows.iter_mut().for_each(|window| window.cut(size));
-                }
                 (disk.size_asked, disk.exclusive) = (None, false);
+                if size < old {
+                    model.cut(serial, size);
+                }
                 None
             }
             Err(Error::Busy { .. }) => {

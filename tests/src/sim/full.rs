@@ -27,6 +27,7 @@ pub async fn fill(session: &Session) {
             write_through: false,
             size,
             size_asked: None,
+            cut: None,
             existence: Existence::Creating,
             windows,
             users: 0,

@@ -78,6 +78,8 @@ pub struct Disk {
     pub size: u64,
     /// The size that a resize under way asks for.
     pub size_asked: Option<u64>,
+    /// When it was cut last, and to what size.
+    pub cut: Option<(Moment, u64)>,
     /// Whether it is there.
     pub existence: Existence,
     /// Where it is written to; disjoint.
@@ -151,6 +153,9 @@ impl Model {
         say(|| format!("{now}: operation {} ends: {ended:?}", op.id));
         let Some(disk) = self.disks.get_mut(&op.vdisk) else { return false };
         disk.users -= 1;
+        // What was under way when it was cut may have come before the cut or after it.
+        let crossed = disk.cut.is_some_and(|(when, size)| op.began < when && op.until > size);
+        let ended = if crossed && matches!(ended, Ended::Done { .. }) { Ended::Failed } else { ended };
         for window in &mut disk.windows {
             let Some((from, until)) = window.clip(op.from, op.until) else { continue };
             alone &= window.is_unmixed(from, until);
@@ -170,6 +175,14 @@ impl Model {
             }
         }
         alone
+    }
+
+    /// A vdisk was cut to `size`: what lay beyond is gone.
+    pub fn cut(&mut self, vdisk: u16, size: u64) {
+        let now = self.tick();
+        let Some(disk) = self.disks.get_mut(&vdisk) else { return };
+        disk.cut = Some((now, size));
+        disk.windows.iter_mut().for_each(|window| window.cut(size));
     }
 
     /// A read begins.
