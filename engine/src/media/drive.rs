@@ -16,6 +16,8 @@ pub(crate) struct Drive<D> {
     flushed: Cell<u64>,
     /// A flush or a write with FUA failed: what the device had not flushed may be lost, and it would not say so again.
     doubtful: Cell<bool>,
+    /// It was gone at least once, also before anybody was there to be told.
+    vanished: Cell<bool>,
     /// What to do when it may have lost what it had not flushed: when it vanishes, or fails to make something durable.
     lossy: Lossy,
 }
@@ -23,7 +25,15 @@ pub(crate) struct Drive<D> {
 impl<D: Device> Drive<D> {
     pub(crate) fn new(device: D, slot: DeviceSlot, lossy: Lossy) -> Self {
         // What a former life wrote may still be in the device's cache.
-        Drive { device, slot, written: Cell::new(1), flushed: Cell::new(0), doubtful: Cell::new(false), lossy }
+        Drive {
+            device,
+            slot,
+            written: Cell::new(1),
+            flushed: Cell::new(0),
+            doubtful: Cell::new(false),
+            vanished: Cell::new(false),
+            lossy,
+        }
     }
 
     pub(crate) async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer, IoError> {
@@ -41,9 +51,14 @@ impl<D: Device> Drive<D> {
 
     fn noted<T>(&self, result: Result<T, IoError>) -> Result<T, IoError> {
         if let Err(IoError::Gone { .. }) = &result {
+            self.vanished.set(true);
             self.tell();
         }
         result
+    }
+
+    pub(crate) fn has_vanished(&self) -> bool {
+        self.vanished.get()
     }
 
     /// At once, not when whoever asked finds out: our process may die before that.
