@@ -45,12 +45,8 @@ impl<M: Machine> Journal<M> {
     pub(crate) fn doubts(&self, extent: ExtentId, blocks: Blocks) -> bool {
         let state = self.state.borrow();
         let unproven = state.unproven.get(&extent);
-        self.lossy.get()
+        self.media.is_lossy()
             && unproven.is_some_and(|known| known.newest > state.confirmed && known.blocks.overlaps(blocks))
-    }
-
-    pub(crate) fn is_lossy(&self) -> bool {
-        self.lossy.get()
     }
 
     /// Waits until batch `wanted` is confirmed.

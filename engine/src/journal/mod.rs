@@ -52,8 +52,6 @@ pub(crate) struct Journal<M: Machine> {
     /// The tail of the life before, until this one has begun.
     former_tail: RefCell<Option<Tail<M::CrashMemory>>>,
     changed: WaitQueue,
-    /// A device may have lost what it had answered and not flushed.
-    lossy: Cell<bool>,
     /// The ring is filling up: a checkpoint is wanted.
     pub(crate) pressure: WaitQueue,
     pub(crate) commits: Cell<u64>,
@@ -148,7 +146,6 @@ impl<M: Machine> Journal<M> {
             tail: OnceCell::new(),
             former_tail: RefCell::default(),
             changed: WaitQueue::default(),
-            lossy: Cell::new(false),
             pressure: WaitQueue::default(),
             commits: Cell::new(0),
         }
@@ -198,7 +195,6 @@ impl<M: Machine> Journal<M> {
 
     /// A device may have lost what it had not flushed: the tail must not be believed, so what it alone has is written.
     pub(crate) fn lose_tail(self: &Rc<Self>) {
-        self.lossy.set(true);
         self.forget_tail();
         {
             let mut state = self.state.borrow_mut();

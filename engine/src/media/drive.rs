@@ -1,6 +1,7 @@
 //! One device of an open pool.
 
 use std::cell::Cell;
+use std::rc::Rc;
 
 use plimsoll_hardware::{Buffer, Device, Durability, Frozen, IoError};
 
@@ -16,24 +17,14 @@ pub(crate) struct Drive<D> {
     flushed: Cell<u64>,
     /// A flush or a write with FUA failed: what the device had not flushed may be lost, and it would not say so again.
     doubtful: Cell<bool>,
-    /// It was gone at least once, also before anybody was there to be told.
-    vanished: Cell<bool>,
-    /// What to do when it may have lost what it had not flushed: when it vanishes, or fails to make something durable.
-    lossy: Lossy,
+    /// Who is told when it may have lost what it had not flushed: when it vanishes, or fails to make something durable.
+    lossy: Rc<Lossy>,
 }
 
 impl<D: Device> Drive<D> {
-    pub(crate) fn new(device: D, slot: DeviceSlot, lossy: Lossy) -> Self {
+    pub(crate) fn new(device: D, slot: DeviceSlot, lossy: Rc<Lossy>) -> Self {
         // What a former life wrote may still be in the device's cache.
-        Drive {
-            device,
-            slot,
-            written: Cell::new(1),
-            flushed: Cell::new(0),
-            doubtful: Cell::new(false),
-            vanished: Cell::new(false),
-            lossy,
-        }
+        Drive { device, slot, written: Cell::new(1), flushed: Cell::new(0), doubtful: Cell::new(false), lossy }
     }
 
     pub(crate) async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer, IoError> {
@@ -51,26 +42,15 @@ impl<D: Device> Drive<D> {
 
     fn noted<T>(&self, result: Result<T, IoError>) -> Result<T, IoError> {
         if let Err(IoError::Gone { .. }) = &result {
-            self.vanished.set(true);
-            self.tell();
+            self.lossy.tell();
         }
         result
-    }
-
-    pub(crate) fn has_vanished(&self) -> bool {
-        self.vanished.get()
     }
 
     /// At once, not when whoever asked finds out: our process may die before that.
     fn doubt(&self) {
         self.doubtful.set(true);
-        self.tell();
-    }
-
-    fn tell(&self) {
-        if let Some(act) = self.lossy.get() {
-            act();
-        }
+        self.lossy.tell();
     }
 
     /// Flushes when there is something to flush. Two at once flush twice: neither may answer for the other. When one fails the

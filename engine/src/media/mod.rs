@@ -16,8 +16,21 @@ use std::rc::Rc;
 
 use plimsoll_hardware::{BufferPool, Device, IoError, Machine};
 
-/// What to do when a device may have lost what it had not flushed, shared by all of them.
-pub(crate) type Lossy = Rc<OnceCell<Box<dyn Fn()>>>;
+/// Whether some device may have lost what it had not flushed, and what to do at that instant; shared by all of them.
+#[derive(Default)]
+pub(crate) struct Lossy {
+    happened: Cell<bool>,
+    act: OnceCell<Box<dyn Fn()>>,
+}
+
+impl Lossy {
+    fn tell(&self) {
+        self.happened.set(true);
+        if let Some(act) = self.act.get() {
+            act();
+        }
+    }
+}
 
 /// The devices of an open pool.
 pub(crate) struct Media<M: Machine> {
@@ -29,8 +42,7 @@ pub(crate) struct Media<M: Machine> {
     logical_block: Cell<u32>,
     flush_failed: RefCell<Option<IoError>>,
     pub(crate) pages: PageIo,
-    /// What to do when a device may have lost what it had not flushed.
-    lossy: Lossy,
+    lossy: Rc<Lossy>,
     buffers: BufferPool,
     pub(crate) machine: M,
 }
@@ -44,7 +56,7 @@ impl<M: Machine> Media<M> {
             logical_block: Cell::new(512),
             flush_failed: RefCell::default(),
             pages: PageIo::default(),
-            lossy: Lossy::default(),
+            lossy: Rc::default(),
             buffers: machine.buffers().privileged(),
             machine,
         }
@@ -53,11 +65,16 @@ impl<M: Machine> Media<M> {
     /// Says what to do, once, when a device may have lost what it had not flushed, whatever else says otherwise.
     pub(crate) fn when_lossy(&self, act: impl Fn() + 'static) {
         // The first to say it is the pool itself; its views have nothing to do.
-        let _ = self.lossy.set(Box::new(act));
+        let _ = self.lossy.act.set(Box::new(act));
+    }
+
+    /// Whether some device may have lost what it had not flushed, also before anybody was there to be told.
+    pub(crate) fn is_lossy(&self) -> bool {
+        self.lossy.happened.get()
     }
 
     /// For the devices to be added.
-    pub(crate) fn lossy_hook(&self) -> Lossy {
+    pub(crate) fn lossy_hook(&self) -> Rc<Lossy> {
         self.lossy.clone()
     }
 

@@ -59,8 +59,7 @@ impl<M: Machine> Store<M> {
         let root = self.root.borrow().clone();
         let life = recovered.batches.last().map_or(root.life, |batch| batch.header.life);
         let next = recovered.next.sequence;
-        let vanished = self.media.drives().iter().any(|drive| drive.has_vanished());
-        if let Some(tail) = tail.as_ref().filter(|_| vanished || self.journal.is_lossy()) {
+        if let Some(tail) = tail.as_ref().filter(|_| self.media.is_lossy()) {
             // A device went away while the journal was read.
             tail.forget();
         }

@@ -33,7 +33,7 @@ impl<M: Machine> Store<M> {
         } else {
             Box::pin(self.read_around_holes(vdisk, offset, buffer)).await?
         };
-        if self.journal.is_lossy() {
+        if self.media.is_lossy() {
             self.refuse_doubtful(vdisk, offset, length)?;
         }
         Ok(buffer)
