@@ -61,6 +61,8 @@ const CODES: &[(&str, u16, u8, &str)] = &[
     ("locked", 409, 4, "somebody else holds it"),
     ("permission", 403, 5, "permission denied"),
     ("not-confirmed", 403, 5, "not confirmed"),
+    ("limit-exceeded", 403, 5, "a limit would be exceeded"),
+    ("quota-exceeded", 403, 5, "the quota is used up"),
     ("unreachable", 503, 6, "the daemon is not reachable"),
     ("closing", 503, 4, "it is closing"),
     ("overloaded", 503, 6, "too many requests at once"),

@@ -20,6 +20,35 @@ pub enum Error {
         /// Extents that could be given.
         free: u64,
     },
+    /// A write needs extents that its vdisk or tenant may not have. Never an I/O error.
+    #[error(
+        "{holder} is at its quota: {needed} bytes needed, {used} of {quota} in use; raise the quota, or delete or discard something"
+    )]
+    QuotaExceeded {
+        /// The vdisk or tenant.
+        holder: String,
+        /// Bytes the write needs.
+        needed: u64,
+        /// Bytes in use.
+        used: u64,
+        /// Bytes that may be.
+        quota: u64,
+    },
+    /// A promise that would exceed a limit.
+    #[error("{what} would exceed {limit} by {excess} bytes; {advice}")]
+    LimitExceeded {
+        /// What was asked for.
+        what: String,
+        /// The limit, with its figures.
+        limit: String,
+        /// Bytes too many.
+        excess: u64,
+        /// What would help.
+        advice: String,
+    },
+    /// A held write was given up by whoever asked for it. Nothing was written.
+    #[error("the write was given up while it was waiting for space")]
+    Cancelled,
     /// Misaligned, zero-length or beyond the end.
     #[error("{what} of {length} bytes at {offset}: {reason}")]
     InvalidRequest {
@@ -154,6 +183,9 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Error::OutOfSpace { .. } => "out-of-space",
+            Error::QuotaExceeded { .. } => "quota-exceeded",
+            Error::LimitExceeded { .. } => "limit-exceeded",
+            Error::Cancelled => "cancelled",
             Error::InvalidRequest { .. } => "invalid-request",
             Error::InvalidArgument(_) => "invalid-argument",
             Error::NotFound { .. } => "not-found",

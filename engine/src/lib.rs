@@ -21,11 +21,12 @@ mod wait;
 
 pub use error::{Error, Result};
 pub use event::{AlarmState, FiredLevel, Level, Limit, Measure, Shortage, SpaceEvent, Subject, SubjectKey, VdiskName};
+pub use format::{Levels, OnFull, OvercommitLimit, PoolPolicy, VdiskPolicy};
 pub use pool::{
     CheckReport, CreatePool, CreateVdisk, DEVICE_BYTES_MIN, DeviceInfo, Finding, JobInfo, JobState, Label, OpenPool,
-    Pool, PoolCounters, PoolInfo, RecoveryInfo, identify,
+    Pool, PoolCounters, PoolInfo, RecoveryInfo, TenantInfo, identify,
 };
 pub use space::{
     HORIZON_MAX, HORIZON_MIN, HORIZONS_MAX, HorizonError, Horizons, LEVELS_MAX, ThresholdError, Thresholds,
 };
-pub use vdisk::{StatusRange, Vdisk, VdiskInfo, VdiskState, Zeroes};
+pub use vdisk::{StatusRange, Ticket, Vdisk, VdiskInfo, VdiskState, WriteOptions, Zeroes};

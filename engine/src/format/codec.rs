@@ -52,6 +52,15 @@ impl<'a> Cursor<'a> {
         text.map(str::to_owned).ok_or(FormatError::Field { field, value: len as u64 })
     }
 
+    /// As [`Cursor::name`], where an empty name is none.
+    pub(crate) fn optional_name(&mut self, field: &'static str) -> Result<Option<String>, FormatError> {
+        if self.bytes.first() == Some(&0) {
+            self.take(1 + NAME_BYTES_MAX)?;
+            return Ok(None);
+        }
+        self.name(field).map(Some)
+    }
+
     pub(crate) fn remaining(&self) -> usize {
         self.bytes.len()
     }

@@ -6,13 +6,13 @@
 //!  32 u64 created, ms       40 u64 extents backed           48 u64 first extent to be discarded (shrinking)
 //!  56 u8 name length, 64 bytes of name                     121 u8 height of the mapping tree  122..128 zero
 //! 128 reference to the mapping tree's root (32 bytes)      160 reference to the companion tree of overlays
-//! 192 u8 height of the companion tree                      193..512 zero, for labels, policies and lineage
+//! 192 u8 height of the companion tree                      193..352 policy (`policy.rs`)   352..512 zero
 //! ```
 
 use bytes::BufMut;
 use uuid::Uuid;
 
-use super::{Cursor, FormatError, HEIGHT_MAX, NAME_BYTES_MAX, PageRef, Put, VDISK_BYTES_MAX};
+use super::{Cursor, FormatError, HEIGHT_MAX, NAME_BYTES_MAX, PageRef, Put, VDISK_BYTES_MAX, VDISK_POLICY_BYTES, VdiskPolicy};
 
 pub(crate) const ENTRY_BYTES: usize = 512;
 const FLAG_WRITE_THROUGH: u8 = 1;
@@ -58,6 +58,7 @@ pub(crate) struct Entry {
     pub(crate) discard_from: u64,
     pub(crate) name: String,
     pub(crate) tree: TreeRoot,
+    pub(crate) policy: VdiskPolicy,
 }
 
 impl Entry {
@@ -80,7 +81,9 @@ impl Entry {
         out.put_bytes(0, 6);
         self.tree.reference.encode(out);
         PageRef::NONE.encode(out);
-        out.put_bytes(0, ENTRY_BYTES - 192);
+        out.put_u8(0);
+        self.policy.encode(out);
+        out.put_bytes(0, ENTRY_BYTES - 193 - VDISK_POLICY_BYTES);
     }
 
     /// `None`: the slot is free.
@@ -114,7 +117,9 @@ impl Entry {
         let height = cursor.u8()?;
         cursor.take(6)?;
         let tree = TreeRoot::decode(PageRef::decode(&mut cursor)?, height)?;
+        cursor.take(33)?;
+        let policy = VdiskPolicy::decode(&mut cursor)?;
         let write_through = flags & FLAG_WRITE_THROUGH != 0;
-        Ok(Some(Entry { state, write_through, sector, size, uuid, created_ms, backed, discard_from, name, tree }))
+        Ok(Some(Entry { state, write_through, sector, size, uuid, created_ms, backed, discard_from, name, tree, policy }))
     }
 }

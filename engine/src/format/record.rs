@@ -8,6 +8,7 @@
 //! 5 REMOVE  u8 5  u8 0  u16 0       u32 vdisk                                                               8 bytes
 //! 6 META    u8 6  u8 0  u16 0       u32 count  u64 generation      count x u64 (extent << 16 | pages)  16 + 8n bytes
 //! 7 DROPPED u8 7  u8 0  u16 0       u32 index  u64 batch                                                   16 bytes
+//! 9 POLICY  u8 9  u8 0  u16 0       u32 0      192 bytes of the pool's policy                             200 bytes
 //! ```
 //! MAP adds blocks to what an extent holds for a virtual extent (and puts the extent there when it is not yet); its
 //! proof is the checksum of the blocks' contents. UNMAP and CLEAR free extents that hold nothing any more. META says
@@ -16,7 +17,7 @@
 
 use bytes::BufMut;
 
-use super::{Blocks, Cursor, ENTRY_BYTES, Entry, ExtentId, FormatError, VDISK_BYTES_MAX, VdiskId, VirtualExtent};
+use super::{Blocks, Cursor, ENTRY_BYTES, Entry, ExtentId, FormatError, POOL_POLICY_BYTES, PoolPolicy, VDISK_BYTES_MAX, VdiskId, VirtualExtent};
 
 pub(crate) const MAP_RECORD_BYTES: usize = 32;
 
@@ -30,6 +31,7 @@ pub(crate) enum Record {
     Remove { vdisk: VdiskId },
     Meta { generation: u64, extents: Vec<(ExtentId, u16)> },
     Dropped { batch: u64, index: u32 },
+    Policy(Box<PoolPolicy>),
 }
 
 impl Record {
@@ -42,6 +44,7 @@ impl Record {
             Record::Put { .. } => 8 + ENTRY_BYTES,
             Record::Remove { .. } => 8,
             Record::Meta { extents, .. } => 16 + 8 * extents.len(),
+            Record::Policy(_) => 8 + POOL_POLICY_BYTES,
         }
     }
 
@@ -84,6 +87,10 @@ impl Record {
             Record::Dropped { batch, index } => {
                 head(7, 0, *index);
                 out.put_u64_le(*batch);
+            }
+            Record::Policy(policy) => {
+                head(9, 0, 0);
+                policy.encode(out);
             }
         }
     }
@@ -131,6 +138,7 @@ impl Record {
                 Record::Meta { generation, extents }
             }
             7 => Record::Dropped { index: word, batch: cursor.u64()? },
+            9 => Record::Policy(Box::new(PoolPolicy::decode(cursor)?)),
             kind => return Err(FormatError::Field { field: "record kind", value: u64::from(kind) }),
         })
     }

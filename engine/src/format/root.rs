@@ -9,16 +9,18 @@
 //! 176 reference to the tree of page counts   208 u8 x 4 heights of these   212 u32 devices
 //! 216 u64 data extents   224 u64 metadata extents   232 u64 last batch with META records of this generation   240 u64 zero
 //! 256 64 devices of 56 bytes: u128 device, u64 size, u64 first page, u64 extents, u64 first extent, u64 zero
+//! 3840 64 bytes zero   3904 the pool's policy (`policy.rs`)
 //! ```
 
 use bytes::BufMut;
 use uuid::Uuid;
 
-use super::{Cursor, DEVICES_MAX, ExtentId, FormatError, GROUP_EXTENTS, PAGE_BYTES, PageRef, TreeRoot, checksum};
+use super::{Cursor, DEVICES_MAX, ExtentId, FormatError, GROUP_EXTENTS, PAGE_BYTES, PageRef, POOL_POLICY_BYTES, PoolPolicy, TreeRoot, checksum};
 
 const MAGIC: &[u8; 8] = b"PLIMROOT";
 const DEVICE_BYTES: usize = 56;
-const _: () = assert!(256 + DEVICES_MAX * DEVICE_BYTES <= PAGE_BYTES);
+const POLICY_AT: usize = PAGE_BYTES - POOL_POLICY_BYTES;
+const _: () = assert!(256 + DEVICES_MAX * DEVICE_BYTES <= POLICY_AT);
 
 /// Where replay starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +55,7 @@ pub(crate) struct RootPage {
     pub(crate) data_extents: u64,
     pub(crate) meta_extents: u64,
     pub(crate) devices: Vec<DeviceSlot>,
+    pub(crate) policy: PoolPolicy,
 }
 
 impl RootPage {
@@ -84,6 +87,8 @@ impl RootPage {
                 out.put_u64_le(number);
             }
         }
+        let mut out = &mut page[POLICY_AT..PAGE_BYTES];
+        self.policy.encode(&mut out);
         let sum = checksum(&[&page[..12], &page[16..PAGE_BYTES]]);
         page[12..16].copy_from_slice(&sum.to_le_bytes());
     }
@@ -136,6 +141,7 @@ impl RootPage {
             }
             devices.push(DeviceSlot { device, size, extents_page, extents, extent_base });
         }
+        let policy = PoolPolicy::decode(&mut Cursor::new(&page[POLICY_AT..PAGE_BYTES], "a pool's policy"))?;
         Ok(RootPage {
             pool,
             generation,
@@ -148,6 +154,7 @@ impl RootPage {
             data_extents,
             meta_extents,
             devices,
+            policy,
         })
     }
 }

@@ -13,7 +13,7 @@ pub(crate) use claim::{Claimed, Claims};
 pub(crate) use lookup::LostRange;
 pub(crate) use pending::apply_map;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -21,6 +21,7 @@ use foldhash::HashMap;
 use pending::Delta;
 
 use crate::format::{Leaf, TreeRoot, VdiskId, VirtualExtent};
+use crate::space::Account;
 use crate::tree::{Loader, PageCounts, Tree};
 
 /// The mapping of one vdisk.
@@ -29,8 +30,8 @@ pub(crate) struct Mapping {
     pub(crate) tree: RefCell<Tree<Leaf>>,
     loader: Loader,
     pub(crate) claims: Claims,
-    /// Extents with physical space behind them.
-    pub(crate) backed: Cell<u64>,
+    /// What it has and was promised.
+    pub(crate) account: Rc<Account>,
     /// Extents that lost blocks and were not freed, with the epoch in which: overwrites of what the blocks held before may still
     /// be in flight until it is over, and must not land on their next first contents.
     pub(crate) settling: RefCell<HashMap<VirtualExtent, u64>>,
@@ -45,7 +46,7 @@ impl Mapping {
             tree: RefCell::new(Tree::new(root, counts)),
             loader: Loader::default(),
             claims: Claims::default(),
-            backed: Cell::new(backed),
+            account: Rc::new(Account::new(vdisk, backed)),
             settling: RefCell::default(),
             pending: RefCell::default(),
         }

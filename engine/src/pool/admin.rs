@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::create::{check_name, new_uuid};
 use super::{JobInfo, Pool};
 use crate::error::{Error, Result};
-use crate::format::{Entry, EntryState, Record, TreeRoot, VDISK_BYTES_MAX, VdiskId};
+use crate::format::{Entry, EntryState, Record, TreeRoot, VDISK_BYTES_MAX, VdiskId, VdiskPolicy};
 use crate::vdisk::{PUT_BYTES, Store, Vdisk, VdiskCore, VdiskInfo};
 
 /// Dirty pages of a change to the vdisk table: a page and the nodes above it.
@@ -29,6 +29,8 @@ pub struct CreateVdisk {
     pub sector: u32,
     /// Flush every write before it is answered.
     pub write_through: bool,
+    /// Whose it is, what is promised to it, and what becomes of its writes when there is no space.
+    pub policy: VdiskPolicy,
 }
 
 impl<M: Machine> Store<M> {
@@ -52,6 +54,7 @@ impl<M: Machine> Store<M> {
         // The tree's root belongs to checkpoints: only they know where it is.
         let tree = vdisk.entry.borrow().tree;
         vdisk.update(Entry { tree, ..entry });
+        self.put_in_force(vdisk);
         self.put_in_table(vdisk);
         let entry = Box::new(vdisk.entry.borrow().clone());
         self.journal.append(permit, &[Record::Put { vdisk: vdisk.id, entry }]);
@@ -95,6 +98,7 @@ impl<M: Machine> Pool<M> {
             return Err(Error::InvalidArgument(problem));
         }
         store.check_size(spec.size, spec.sector)?;
+        super::policy::verify(&spec.policy)?;
         store.writable()?;
         if store.space.available() == 0 {
             let (pool, free) = (store.identity.name.clone(), 0);
@@ -118,8 +122,11 @@ impl<M: Machine> Pool<M> {
             discard_from: 0,
             name: spec.name.clone(),
             tree: TreeRoot::EMPTY,
+            policy: spec.policy,
         };
         let vdisk = VdiskCore::new(store.free_id(), entry.clone(), store.counts.clone());
+        // No `await` from here to the change: two that are asked for together cannot both have what is there once.
+        store.check_promises(&vdisk, None, &entry)?;
         store.vdisks.borrow_mut().insert(vdisk.id, vdisk.clone());
         store.names.borrow_mut().insert(spec.name, vdisk.id);
         store.put_now(&vdisk, entry, &mut permit);
@@ -144,7 +151,7 @@ impl<M: Machine> Pool<M> {
         Ok(Vdisk::new(self.store.clone(), self.find(name)?))
     }
 
-    fn find(&self, name: &str) -> Result<Rc<VdiskCore>> {
+    pub(super) fn find(&self, name: &str) -> Result<Rc<VdiskCore>> {
         let by_name = self.store.names.borrow().get(name).copied();
         let vdisks = self.store.vdisks.borrow();
         let found = match by_name {
@@ -192,8 +199,13 @@ impl<M: Machine> Pool<M> {
                         return Err(Error::Busy { object, reason });
                     }
                 }
+                let before = entry.clone();
                 match size < entry.size {
-                    false => Ok(Entry { size, ..entry }),
+                    false => {
+                        let entry = Entry { size, ..entry };
+                        store.check_promises(&vdisk, Some(&before), &entry)?;
+                        Ok(entry)
+                    }
                     true => Ok(Entry { size, state: EntryState::Shrinking, discard_from: entry.size, ..entry }),
                 }
             });
@@ -226,6 +238,7 @@ impl<M: Machine> Pool<M> {
         }
         store.names.borrow_mut().remove(&name);
         store.put_now(&vdisk, entry, &mut permit);
+        store.holds.look_again();
         drop((permit, _room));
         store.journal.flush().await.map_err(|failure| store.journal_failed(failure))?;
         Ok(store.start_giving_back(&vdisk))

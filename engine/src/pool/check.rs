@@ -105,6 +105,10 @@ impl<'a, M: Machine> Checker<'a, M> {
             named: BTreeMap::new(),
             lost_pages: false,
         };
+        if !live.recount() {
+            let message = "the ledger's sums were not those of the vdisks' accounts; they are now".to_owned();
+            checker.find("count-mismatch", false, None, message);
+        }
         // Other damage is found by looking.
         for warning in warnings.iter().filter(|warning| warning.is_of_journal()) {
             checker.find("journal-damaged", true, None, warning.to_string());
@@ -250,7 +254,7 @@ impl<'a, M: Machine> Checker<'a, M> {
                 tree.borrow_mut().evict(index);
             }
         }
-        let said = vdisk.mapping.backed.get();
+        let said = vdisk.mapping.account.backed.get();
         if said != backed && lost.is_empty() {
             let message = format!("{name} says that {said} extents are behind it and has {backed}");
             self.find("count-mismatch", false, Some((name, 0, vdisk.size.get())), message);

@@ -18,7 +18,7 @@ use plimsoll_hardware::{IoError, Machine};
 
 use crate::error::{Error, Result};
 use crate::format::{
-    Entry, ExtentId, Group, Leaf, PAGE_BYTES, PageAddr, PageRef, Payload, Record, RootPage, TablePage, TreeRoot,
+    Entry, ExtentId, Group, Leaf, PAGE_BYTES, PageAddr, PageRef, Payload, PoolPolicy, Record, RootPage, TablePage, TreeRoot,
     VdiskId,
 };
 use crate::journal::JournalFailed;
@@ -46,6 +46,7 @@ struct Snapshot {
     pages: u64,
     data: u64,
     meta: u64,
+    policy: PoolPolicy,
 }
 
 impl<M: Machine> Store<M> {
@@ -89,6 +90,7 @@ impl<M: Machine> Store<M> {
             data_extents: snapshot.data,
             meta_extents: snapshot.meta,
             devices: self.media.drives().iter().map(|drive| drive.slot.clone()).collect(),
+            policy: snapshot.policy.clone(),
         };
         let written = async {
             super::roots::write(&self.media, &root).await?;
@@ -134,7 +136,8 @@ impl<M: Machine> Store<M> {
         let groups = self.space.tree.borrow_mut().collect_dirty();
         // Between the cut and the sealing of nodes a tree may grow a level or two.
         let pages = pages + 2 * (mappings.len() as u64 + 2) + SLACK_PAGES;
-        Snapshot { mappings, table, groups, pages, data: self.space.data(), meta: self.space.meta_extents() }
+        let policy = self.policy.borrow().clone();
+        Snapshot { mappings, table, groups, pages, data: self.space.data(), meta: self.space.meta_extents(), policy }
     }
 
     /// Brings the entries of a table page up to date.
@@ -143,7 +146,7 @@ impl<M: Machine> Store<M> {
         for (slot, entry) in entries.entries.iter_mut().enumerate() {
             let id = VdiskId(page as u32 * crate::format::TABLE_ENTRIES as u32 + slot as u32);
             if let (Some(entry), Some(vdisk)) = (entry.as_mut(), vdisks.get(&id)) {
-                *entry = Entry { backed: vdisk.mapping.backed.get(), ..vdisk.entry.borrow().clone() };
+                *entry = Entry { backed: vdisk.mapping.account.backed.get(), ..vdisk.entry.borrow().clone() };
             }
         }
     }

@@ -18,6 +18,9 @@ impl<M: Machine> Pool<M> {
         if store.closing.replace(true) {
             return Ok(());
         }
+        store.holds.look_again();
+        store.space.ledger.eased.notify();
+        store.alarms.raised.notify();
         store.checkpoint.request.notify();
         store.checkpoint.done.notify();
         while store.checkpoint.running.get() || store.promised.get() > 0 {

@@ -8,7 +8,7 @@ use super::layout::{Layout, label_places, lay_out, next_base, ring_pages, root_p
 use super::{OpenPool, Pool};
 use crate::error::{Error, Result};
 use crate::format::{
-    DEVICES_MAX, DeviceSlot, EXTENT_BYTES, JournalStart, LabelPage, NAME_BYTES_MAX, PAGE_BYTES, RingPlace, RootPage,
+    DEVICES_MAX, DeviceSlot, EXTENT_BYTES, JournalStart, LabelPage, NAME_BYTES_MAX, PAGE_BYTES, PoolPolicy, RingPlace, RootPage,
     TreeRoot, is_name,
 };
 
@@ -159,6 +159,7 @@ fn first_root(labels: &[LabelPage]) -> RootPage {
         data_extents: 0,
         meta_extents: 0,
         devices: labels.iter().map(device_slot).collect(),
+        policy: PoolPolicy::default(),
     }
 }
 

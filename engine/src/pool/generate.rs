@@ -89,7 +89,9 @@ async fn fill_leaf<M: Machine>(
             store.space.replay_allocate(extent);
             vdisk.mapping.set(&store.cache, at, Word::mapped(extent, Blocks::ALL));
         }
-        vdisk.mapping.backed.set(vdisk.mapping.backed.get() + wanted.len() as u64);
+        store.space.ledger.shift(&vdisk.mapping.account, |account| {
+            account.backed.set(account.backed.get() + wanted.len() as u64);
+        });
         if let Some(last) = found.last() {
             *cursor = ExtentId(last.0 + 1);
         }

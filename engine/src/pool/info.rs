@@ -1,9 +1,12 @@
 //! What an open pool says about itself.
 
+use std::time::Duration;
+
 use plimsoll_hardware::Machine;
 use uuid::Uuid;
 
 use super::Pool;
+use crate::format::PoolPolicy;
 
 /// A device of an open pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,7 +95,15 @@ pub struct PoolInfo {
     /// Allocated to metadata.
     pub metadata_bytes: u64,
     /// Kept for metadata, so that it never runs out.
+    pub metadata_reserve_bytes: u64,
+    /// Promised to vdisks by their reservations and not in use yet, with the metadata that may go with it.
     pub reserved_bytes: u64,
+    /// Granted to held writes, and taken for writes under way.
+    pub held_bytes: u64,
+    /// Writes that wait for space.
+    pub held_writes: u64,
+    /// Bytes of their data.
+    pub held_writes_bytes: u64,
     /// Freed, and usable as soon as that is durable.
     pub quarantined_bytes: u64,
     /// Sum of the vdisks' sizes.
@@ -103,6 +114,12 @@ pub struct PoolInfo {
     pub overcommit_ratio: f64,
     /// Number of vdisks, those being deleted included.
     pub vdisks: u64,
+    /// When the pool is full at the measured rate; `None` when its use does not grow, or nothing is measured.
+    pub time_to_full: Option<Duration>,
+    /// The rate, in bytes a second, what was freed subtracted.
+    pub growth_bytes_per_s: u64,
+    /// What was decided for it.
+    pub policy: PoolPolicy,
     /// Its devices.
     pub devices: Vec<DeviceInfo>,
     /// Why it takes no writes; `None` when it does.
@@ -122,7 +139,9 @@ impl<M: Machine> Pool<M> {
         let extent = store.media.extent_bytes;
         let space = &store.space;
         let physical = space.total() * extent;
-        let designated: u64 = store.vdisks.borrow().values().filter(|v| v.ready.get()).map(|v| v.size.get()).sum();
+        let designated = space.ledger.designated();
+        let (held_writes, held_writes_bytes) = store.holds.figures();
+        let (time_to_full, growth_bytes_per_s) = store.alarms.outlook();
         let warnings = self.warnings.borrow().iter().map(ToString::to_string).collect();
         PoolInfo {
             name: store.identity.name.clone(),
@@ -134,12 +153,19 @@ impl<M: Machine> Pool<M> {
             available_bytes: space.available() * extent,
             utilized_bytes: space.data() * extent,
             metadata_bytes: space.meta_extents() * extent,
-            reserved_bytes: space.reserved() * extent,
+            metadata_reserve_bytes: space.reserved() * extent,
+            reserved_bytes: space.ledger.unfilled() * extent,
+            held_bytes: space.held() * extent,
+            held_writes,
+            held_writes_bytes,
             quarantined_bytes: space.quarantined() * extent,
             designated_bytes: designated,
             overcommit_bytes: designated as i64 - physical as i64,
             overcommit_ratio: designated as f64 / physical as f64,
             vdisks: store.vdisks.borrow().len() as u64,
+            time_to_full,
+            growth_bytes_per_s,
+            policy: store.policy.borrow().clone(),
             devices: self.devices(),
             read_only: self.read_only(),
             generation: store.root.borrow().generation,

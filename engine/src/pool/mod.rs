@@ -2,6 +2,7 @@
 
 mod add_device;
 mod admin;
+mod alarm;
 mod background;
 mod check;
 mod checkpoint;
@@ -17,6 +18,8 @@ mod job;
 mod layout;
 mod mend;
 mod open;
+mod policy;
+mod promise;
 mod recover;
 mod repair;
 mod replay;
@@ -35,6 +38,7 @@ pub(crate) use job::Job;
 pub use job::{JobInfo, JobState};
 pub use layout::DEVICE_BYTES_MIN;
 pub use open::OpenPool;
+pub use policy::TenantInfo;
 
 use std::cell::RefCell;
 use std::rc::Rc;

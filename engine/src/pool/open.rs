@@ -17,7 +17,7 @@ use crate::mapping::Cache;
 use crate::media::{Drive, Media};
 use crate::space::Space;
 use crate::tree::{Found, Loader, PageCounts, Tree, load, load_nodes};
-use crate::vdisk::{CheckpointControl, Counters, Identity, Store, VdiskCore};
+use crate::vdisk::{Alarms, CheckpointControl, Counters, HoldQueue, Identity, Store, VdiskCore};
 
 /// Bytes of mapping kept in memory unless said otherwise: 1 GiB, the whole map of 8 TiB at 64 KiB.
 const CACHE_BYTES: u64 = 1 << 30;
@@ -76,6 +76,7 @@ impl<M: Machine> Pool<M> {
         let mut warnings = store.read_table().await;
         store.read_groups().await;
         warnings.extend(store.recover(recovered, tail, found.heal_root, &mut info).await?);
+        store.open_ledger();
         let pool = Pool { store, recovery: info, warnings: Rc::new(RefCell::new(warnings)) };
         if !options.inspect && pool.store.read_only.borrow().is_none() {
             pool.start_background();
@@ -116,6 +117,9 @@ fn assemble<M: Machine>(
         root: RefCell::new(root.clone()),
         checkpoint: CheckpointControl::default(),
         counters: Counters::default(),
+        policy: RefCell::new(root.policy.clone()),
+        holds: HoldQueue::default(),
+        alarms: Alarms::default(),
         jobs: RefCell::default(),
         closing: Cell::new(false),
         read_only: RefCell::default(),

@@ -123,8 +123,9 @@ impl<M: Machine> Pool<M> {
             }
             Mend::Backed(id, by) => {
                 if let Some(vdisk) = store.vdisks.borrow().get(id) {
-                    let backed = vdisk.mapping.backed.get();
-                    vdisk.mapping.backed.set(backed.saturating_add_signed(*by));
+                    store.space.ledger.shift(&vdisk.mapping.account, |account| {
+                        account.backed.set(account.backed.get().saturating_add_signed(*by));
+                    });
                     store.put_in_table(vdisk);
                 }
             }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use plimsoll_hardware::Machine;
 
-use crate::format::{Blocks, Entry, EntryState, LEAF_WORDS, Record, VdiskId, VirtualExtent, Word};
+use crate::format::{Blocks, Entry, EntryState, LEAF_WORDS, PoolPolicy, Record, VdiskId, VirtualExtent, Word};
 use crate::tree::Found;
 use crate::vdisk::{Store, VdiskCore, table_place};
 
@@ -17,7 +17,7 @@ impl<M: Machine> Store<M> {
                 if self.space.load_group(extent.0 / crate::format::GROUP_EXTENTS).await.is_ok()
                     && self.space.replay_allocate(*extent)
                 {
-                    vdisk.mapping.backed.set(vdisk.mapping.backed.get() + 1);
+                    vdisk.mapping.account.backed.set(vdisk.mapping.account.backed.get() + 1);
                 }
                 vdisk.mapping.postpone(*at, *extent, *blocks);
             }
@@ -48,6 +48,7 @@ impl<M: Machine> Store<M> {
                     }
                 }
             }
+            Record::Policy(policy) => *self.policy.borrow_mut() = PoolPolicy::clone(policy),
             Record::Meta { .. } | Record::Dropped { .. } => {}
         }
     }
@@ -67,7 +68,7 @@ impl<M: Machine> Store<M> {
             // cannot be known whether more of it is in use.
             let emptied = vdisk.mapping.withdraw(at, blocks);
             for extent in emptied.into_iter().filter(|_| blocks == Blocks::ALL) {
-                vdisk.mapping.backed.set(vdisk.mapping.backed.get().saturating_sub(1));
+                vdisk.mapping.account.backed.set(vdisk.mapping.account.backed.get().saturating_sub(1));
                 if self.space.load_group(extent.0 / crate::format::GROUP_EXTENTS).await.is_ok() {
                     self.space.replay_free(extent);
                 }
@@ -87,7 +88,7 @@ impl<M: Machine> Store<M> {
             return;
         }
         vdisk.mapping.set(&self.cache, at, Word::UNMAPPED);
-        vdisk.mapping.backed.set(vdisk.mapping.backed.get().saturating_sub(1));
+        vdisk.mapping.account.backed.set(vdisk.mapping.account.backed.get().saturating_sub(1));
         if self.space.load_group(word.extent().0 / crate::format::GROUP_EXTENTS).await.is_ok() {
             self.space.replay_free(word.extent());
         }

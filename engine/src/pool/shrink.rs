@@ -33,7 +33,7 @@ impl<M: Machine> Store<M> {
     pub(super) fn start_giving_back(self: &Rc<Self>, vdisk: &Rc<VdiskCore>) -> JobInfo {
         let deleting = vdisk.entry.borrow().state == EntryState::Deleting;
         let kind = if deleting { "vdisk-delete" } else { "vdisk-shrink" };
-        let total = vdisk.mapping.backed.get() * self.media.extent_bytes;
+        let total = vdisk.mapping.account.backed.get() * self.media.extent_bytes;
         let job = self.add_job(kind, format!("{}/{}", self.identity.name, vdisk.name()), total);
         let (store, vdisk, running) = (self.clone(), vdisk.clone(), job.clone());
         self.media.machine.spawn(async move {
@@ -94,7 +94,7 @@ impl<M: Machine> Store<M> {
                 return Ok(false);
             }
             self.discard_unchecked(vdisk, at, step - at % step).await?;
-            job.progress(total.saturating_sub(vdisk.mapping.backed.get() * self.media.extent_bytes));
+            job.progress(total.saturating_sub(vdisk.mapping.account.backed.get() * self.media.extent_bytes));
             at = (at / step + 1) * step;
         }
         self.remove(vdisk).await?;

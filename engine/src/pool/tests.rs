@@ -98,7 +98,7 @@ fn word(store: &Sim, name: &str, at: u64) -> Word {
 fn map(store: &Sim, name: &str, at: u64, extent: ExtentId) {
     let vdisk = core(store, name);
     vdisk.mapping.set(&store.cache, VirtualExtent(at), Word::mapped(extent, Blocks::ALL));
-    vdisk.mapping.backed.set(vdisk.mapping.backed.get() + 1);
+    store.space.ledger.shift(&vdisk.mapping.account, |account| account.backed.set(account.backed.get() + 1));
 }
 
 fn free_extent(store: &Sim) -> ExtentId {
@@ -130,7 +130,7 @@ fn keep_a_page(store: &Sim) {
 
 fn miscount(store: &Sim, name: &str) {
     let vdisk = core(store, name);
-    vdisk.mapping.backed.set(vdisk.mapping.backed.get() + 7);
+    store.space.ledger.shift(&vdisk.mapping.account, |account| account.backed.set(account.backed.get() + 7));
     store.put_in_table(&vdisk);
 }
 
@@ -152,7 +152,7 @@ fn share_a_tree(store: &Sim) {
     let root = a.entry.borrow().tree;
     c.entry.borrow_mut().tree = root;
     *c.mapping.tree.borrow_mut() = Tree::new(root, store.counts.clone());
-    c.mapping.backed.set(a.mapping.backed.get());
+    store.space.ledger.shift(&c.mapping.account, |c| c.backed.set(a.mapping.account.backed.get()));
     store.put_in_table(&c);
 }
 
@@ -175,7 +175,7 @@ fn prepared() -> SimWorld {
         .run(async move {
             let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("a pool");
             for name in ["a", "b", "c", "d"] {
-                let spec = CreateVdisk { name: name.into(), size: 2 << 30, sector: 512, write_through: false };
+                let spec = CreateVdisk { name: name.into(), size: 2 << 30, sector: 512, write_through: false, policy: Default::default() };
                 pool.create_vdisk(spec).await.expect("a vdisk");
             }
             write(&pool, &m, "a", &[0, 1, 5]).await;
@@ -372,7 +372,7 @@ fn a_root_copy_that_is_bad_is_found() {
 fn the_search_for_a_free_place_begins_where_the_last_one_ended() {
     live(&prepared(), async |m| {
         let pool = open(&m, false).await;
-        let spec = |name: &str| CreateVdisk { name: name.into(), size: 1 << 30, sector: 512, write_through: false };
+        let spec = |name: &str| CreateVdisk { name: name.into(), size: 1 << 30, sector: 512, write_through: false, policy: Default::default() };
         for index in 4..100 {
             let made = pool.create_vdisk(spec(&format!("v{index}"))).await.expect("a vdisk");
             assert_eq!((made.id, pool.store.free_from.get()), (index, index));

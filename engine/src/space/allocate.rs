@@ -4,7 +4,8 @@ use plimsoll_hardware::Machine;
 
 use super::group::{Bits, place};
 use super::lanes::RUN;
-use super::{OutOfSpace, Space};
+use super::{Account, Space};
+use crate::event::Shortage;
 use crate::format::{ExtentId, GROUP_EXTENTS, VdiskId, VirtualExtent};
 
 /// What a search of the groups in memory comes to.
@@ -17,28 +18,44 @@ enum Search {
 
 impl<M: Machine> Space<M> {
     /// Takes an extent for `at` of a vdisk, beside its neighbours where that is possible, and holds it until it is allocated,
-    /// released or a crash forgets it.
-    pub(crate) async fn take(&self, vdisk: VdiskId, at: VirtualExtent) -> Result<ExtentId, OutOfSpace> {
+    /// released or a crash forgets it. `granted`: one of those that were granted to it before.
+    pub(crate) async fn take(
+        &self,
+        account: &Account,
+        vdisk: VdiskId,
+        at: VirtualExtent,
+        granted: bool,
+    ) -> Result<ExtentId, Shortage> {
         loop {
-            if self.available() == 0 {
-                return Err(OutOfSpace { free: self.unused() });
+            if let Some(shortage) = self.shortage(account, 1).filter(|_| !granted) {
+                return Err(shortage);
             }
             match self.find(vdisk, at) {
-                Search::Found(extent) => return Ok(extent),
+                Search::Found(extent) => {
+                    if granted {
+                        self.ledger.took_granted();
+                    } else {
+                        self.ledger.took(account);
+                    }
+                    return Ok(extent);
+                }
                 // A group that cannot be read is passed over at the next turn.
                 Search::Read(group) => drop(self.load_group(group).await),
-                Search::Nothing => return Err(OutOfSpace { free: self.unused() }),
+                Search::Nothing => return Err(Shortage::PoolFull),
             }
         }
     }
 
     /// As [`Space::take`], when that needs no waiting.
-    pub(crate) fn take_at_once(&self, vdisk: VdiskId, at: VirtualExtent) -> Option<ExtentId> {
-        if self.available() == 0 {
+    pub(crate) fn take_at_once(&self, account: &Account, vdisk: VdiskId, at: VirtualExtent) -> Option<ExtentId> {
+        if self.shortage(account, 1).is_some() {
             return None;
         }
         match self.find(vdisk, at) {
-            Search::Found(extent) => Some(extent),
+            Search::Found(extent) => {
+                self.ledger.took(account);
+                Some(extent)
+            }
             _ => None,
         }
     }
@@ -115,40 +132,51 @@ impl<M: Machine> Space<M> {
     }
 
     /// A held extent becomes data: its record was appended.
-    pub(crate) fn allocate(&self, extent: ExtentId) {
+    pub(crate) fn allocate(&self, account: &Account, extent: ExtentId) {
+        self.ledger.backed_held(account);
         self.held.set(self.held.get() - 1);
         self.data.set(self.data.get() + 1);
         self.change_group(extent, |group, slot| group.set_data(slot));
     }
 
     /// A held extent was never named by a record: it is free again at once.
-    pub(crate) fn forfeit(&self, extent: ExtentId) {
+    pub(crate) fn forfeit(&self, account: &Account, extent: ExtentId) {
+        self.let_go(extent);
+        self.ledger.gave_up(account);
+    }
+
+    /// A held extent is free again.
+    pub(super) fn let_go(&self, extent: ExtentId) {
         self.held.set(self.held.get() - 1);
         self.unbar(extent);
     }
 
     /// An extent of data is named no more: `sequence` is the batch of the record that says so. Its group must be loaded.
-    pub(crate) fn free(&self, extents: Vec<ExtentId>, sequence: u64) {
+    pub(crate) fn free(&self, account: &Account, extents: Vec<ExtentId>, sequence: u64) {
         for &extent in &extents {
             self.change_group(extent, |group, slot| group.set_free(slot));
         }
         self.data.set(self.data.get() - extents.len() as u64);
+        let freed = extents.len() as u64;
         let epoch = self.epochs.advance();
         self.quarantine.borrow_mut().push(extents, sequence, epoch);
+        self.ledger.freed(account, freed);
     }
 
     /// An extent of data is named no more, but a write under way goes on using it: held again.
-    pub(crate) fn free_but_hold(&self, extent: ExtentId) {
+    pub(crate) fn free_but_hold(&self, account: &Account, extent: ExtentId) {
+        self.ledger.freed_but_held(account);
         self.change_group(extent, |group, slot| group.set_free(slot));
         self.data.set(self.data.get() - 1);
         self.held.set(self.held.get() + 1);
     }
 
     /// A held extent that a record once named is given up: `sequence` is a batch not before that which freed it.
-    pub(crate) fn quarantine_held(&self, extent: ExtentId, sequence: u64) {
+    pub(crate) fn quarantine_held(&self, account: &Account, extent: ExtentId, sequence: u64) {
         self.held.set(self.held.get() - 1);
         let epoch = self.epochs.advance();
         self.quarantine.borrow_mut().push(vec![extent], sequence, epoch);
+        self.ledger.gave_up(account);
     }
 
     /// Lets go what may be used again; answers whether anything was.
@@ -156,6 +184,9 @@ impl<M: Machine> Space<M> {
         let released = self.quarantine.borrow_mut().release(durable, &self.epochs);
         for &extent in &released {
             self.unbar(extent);
+        }
+        if !released.is_empty() {
+            self.ledger.eased.notify();
         }
         !released.is_empty()
     }

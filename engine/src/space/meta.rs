@@ -244,8 +244,10 @@ impl<M: Machine> Space<M> {
         drop(meta);
         for extent in unused {
             self.drop_meta(extent);
-            self.forfeit(extent);
+            self.let_go(extent);
         }
+        // What was kept for pages may be had again.
+        self.ledger.eased.notify();
     }
 
     /// Says which pages of a metadata extent are in use; none frees it. Its group must be loaded.

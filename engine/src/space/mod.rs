@@ -9,22 +9,24 @@
 
 mod allocate;
 mod epoch;
-#[cfg_attr(not(test), expect(dead_code, reason = "wired into the ledger next"))]
 mod forecast;
 mod group;
 mod lanes;
+mod ledger;
 mod meta;
 mod quarantine;
 #[cfg(test)]
 mod tests;
-#[cfg_attr(not(test), expect(dead_code, reason = "wired into the ledger next"))]
 mod threshold;
 
 pub(crate) use epoch::{EpochGuard, Epochs};
+pub(crate) use forecast::Forecast;
 pub use forecast::{HORIZON_MAX, HORIZON_MIN, HORIZONS_MAX, HorizonError, Horizons};
 pub(crate) use lanes::Lanes;
+pub(crate) use ledger::{Account, Ledger, Terms};
 pub(crate) use meta::MetaPages;
 pub(crate) use quarantine::Quarantine;
+pub(crate) use threshold::Levels as Watch;
 pub use threshold::{LEVELS_MAX, ThresholdError, Thresholds};
 
 use std::cell::{Cell, RefCell};
@@ -32,16 +34,11 @@ use std::rc::Rc;
 
 use plimsoll_hardware::Machine;
 
+use crate::event::Shortage;
 use crate::format::{Group, META_PAGES_PER_EXTENT, TreeRoot};
 use crate::media::Media;
 use crate::tree::{Loader, PageCounts, Tree};
 use group::GroupInfo;
-
-/// Why there is no extent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct OutOfSpace {
-    pub(crate) free: u64,
-}
 
 /// The space of an open pool.
 pub(crate) struct Space<M: Machine> {
@@ -53,6 +50,7 @@ pub(crate) struct Space<M: Machine> {
     pub(crate) meta: RefCell<MetaPages>,
     pub(crate) quarantine: RefCell<Quarantine>,
     pub(crate) epochs: Epochs,
+    pub(crate) ledger: Ledger,
     /// Extents of all devices.
     total: Cell<u64>,
     /// Allocated to data, and to metadata.
@@ -75,6 +73,7 @@ impl<M: Machine> Space<M> {
             meta: RefCell::default(),
             quarantine: RefCell::default(),
             epochs: Epochs::default(),
+            ledger: Ledger::default(),
             total: Cell::new(0),
             data: Cell::new(data),
             meta_extents: Cell::new(meta),
@@ -99,6 +98,7 @@ impl<M: Machine> Space<M> {
         self.total.set(total);
         self.reserve_pages.set(reserve_pages(total));
         self.lanes.borrow_mut().resize(&self.media);
+        self.ledger.eased.notify();
     }
 
     /// Most dirty metadata pages that may gather before a checkpoint has to write them.
@@ -120,6 +120,11 @@ impl<M: Machine> Space<M> {
 
     pub(crate) fn quarantined(&self) -> u64 {
         self.quarantine.borrow().extents()
+    }
+
+    /// Taken for writes under way and for metadata not yet named, and granted to held writes.
+    pub(crate) fn held(&self) -> u64 {
+        self.held.get() + self.ledger.granted.get()
     }
 
     /// Corrects the counts after a recount.
@@ -144,9 +149,32 @@ impl<M: Machine> Space<M> {
         self.reserve_pages.get().saturating_sub(free).div_ceil(u64::from(META_PAGES_PER_EXTENT)) + 2
     }
 
-    /// Extents that a vdisk can still get.
+    /// Extents for data that nobody has and nobody was granted; they may be promised to somebody.
+    pub(crate) fn spare(&self) -> u64 {
+        self.unused().saturating_sub(self.reserved() + self.ledger.granted.get())
+    }
+
+    /// Extents of metadata that may become necessary for what is in memory and was never placed, while there are reservations to keep.
+    fn margin(&self) -> u64 {
+        if self.ledger.unfilled() == 0 { 0 } else { (2 * self.dirty_max() as u64).div_ceil(u64::from(META_PAGES_PER_EXTENT)) }
+    }
+
+    /// Extents that a vdisk without a reservation can still get.
     pub(crate) fn available(&self) -> u64 {
-        self.unused().saturating_sub(self.reserved())
+        self.spare().saturating_sub(self.ledger.unfilled() + self.margin())
+    }
+
+    /// Why `account` cannot have `extents` more now; `None`: it can.
+    pub(crate) fn shortage(&self, account: &Account, extents: u64) -> Option<Shortage> {
+        self.ledger.shortage(account, extents, self.spare(), self.margin())
+    }
+
+    /// Extents more that would have to be free for `terms` to be promised; `None`: they can be.
+    pub(crate) fn short_of(&self, account: &Account, terms: &Terms) -> Option<u64> {
+        let added = self.ledger.added_by(account, terms);
+        let margin = if added > 0 && self.ledger.unfilled() == 0 { self.dirty_max() as u64 / 8 } else { 0 };
+        let missing = (added + margin).saturating_sub(self.available() + self.quarantined());
+        (added > 0 && missing > 0).then_some(missing)
     }
 }
 

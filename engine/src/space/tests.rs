@@ -8,7 +8,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::{EpochGuard, Epochs, OutOfSpace, Quarantine, Space};
+use super::{Account, EpochGuard, Epochs, Quarantine, Space};
+use crate::event::Shortage;
 use crate::format::{DeviceSlot, ExtentId, TreeRoot, VdiskId, VirtualExtent};
 use crate::media::{Drive, Media};
 
@@ -88,12 +89,13 @@ impl Model {
 
 async fn play(space: &Space<SimMachine>, steps: Vec<Step>, extents: u64) {
     let mut model = Model { sequence: 1, ..Model::default() };
+    let account = Account::new(VdiskId(1), 0);
     let pick = |n: usize, length: usize| (length > 0).then(|| n % length.max(1));
     for step in steps {
         match step {
             Step::Take(at) => {
-                let (available, unused) = (space.available(), space.unused());
-                match space.take(VdiskId(1), VirtualExtent(at)).await {
+                let available = space.available();
+                match space.take(&account, VdiskId(1), VirtualExtent(at), false).await {
                     Ok(extent) => {
                         assert!(available > 0, "an extent of the reserve was given out");
                         assert!(extent.0 < extents, "extent {} is beyond the device", extent.0);
@@ -101,25 +103,25 @@ async fn play(space: &Space<SimMachine>, steps: Vec<Step>, extents: u64) {
                         model.freed.remove(&extent);
                         model.held.push(extent);
                     }
-                    Err(OutOfSpace { free }) => assert_eq!((available, free), (0, unused), "refused with space left"),
+                    Err(shortage) => assert_eq!((available, shortage), (0, Shortage::PoolFull), "refused with space left"),
                 }
             }
             Step::Allocate(n) => {
                 if let Some(n) = pick(n, model.held.len()) {
                     let extent = model.held.swap_remove(n);
-                    space.allocate(extent);
+                    space.allocate(&account, extent);
                     model.allocated.push(extent);
                 }
             }
             Step::Forfeit(n) => {
                 if let Some(n) = pick(n, model.held.len()) {
-                    space.forfeit(model.held.swap_remove(n));
+                    space.forfeit(&account, model.held.swap_remove(n));
                 }
             }
             Step::Free(n) => {
                 if let Some(n) = pick(n, model.allocated.len()) {
                     let extent = model.allocated.swap_remove(n);
-                    space.free(vec![extent], model.sequence);
+                    space.free(&account, vec![extent], model.sequence);
                     let running = model.running.iter().map(|(number, _)| *number).collect();
                     model.freed.insert(extent, Freed { sequence: model.sequence, running });
                 }
@@ -205,12 +207,13 @@ fn lots_leave_quarantine_in_order_and_only_when_durable() {
 fn neighbours_of_a_vdisk_get_neighbouring_extents() {
     let (_world, machine) = machine();
     let space = space(&machine, 3000);
+    let account = Account::new(VdiskId(1), 0);
     machine
         .run(async {
             let mut runs = HashSet::new();
             for at in 0..64u64 {
-                let extent = space.take(VdiskId(1), VirtualExtent(at)).await.expect("space");
-                space.allocate(extent);
+                let extent = space.take(&account, VdiskId(1), VirtualExtent(at), false).await.expect("space");
+                space.allocate(&account, extent);
                 assert_eq!(extent.0 % 16, at % 16, "virtual extent {at} is not at its place in a run");
                 runs.insert((at / 16, extent.0 / 16));
             }

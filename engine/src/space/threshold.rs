@@ -150,9 +150,14 @@ impl Levels {
     }
 
     /// Whether [`Levels::update`] would tell nothing, as long as the total is the last one.
-    #[inline]
-    pub(crate) fn is_quiet(&self, used: u64) -> bool {
+    #[cfg(test)]
+    fn is_quiet(&self, used: u64) -> bool {
         used >= self.low && used < self.high
+    }
+
+    /// The figures, from and up to but not with, between which there is nothing to tell.
+    pub(crate) fn quiet(&self) -> (u64, u64) {
+        (self.low, self.high)
     }
 
     /// Takes a figure and its total over; answers what was crossed: falling ones from high to low, then rising ones from

@@ -170,7 +170,6 @@ impl<M: Machine> Store<M> {
                 records.push(Record::Clear { vdisk: vdisk.id, at: cut.at, blocks: cut.blocks });
             }
         }
-        let mut emptied = 0;
         let epoch = self.space.epochs.advance();
         let in_flight = !self.space.epochs.is_over(epoch);
         let mut settling = vdisk.mapping.settling.borrow_mut();
@@ -178,13 +177,12 @@ impl<M: Machine> Store<M> {
         for cut in cuts {
             let left = cut.word.valid().without(cut.blocks);
             if left.is_empty() {
-                emptied += 1;
                 vdisk.mapping.set(&self.cache, cut.at, Word::UNMAPPED);
                 if vdisk.mapping.claims.note_freed(cut.at, self.journal.pending_sequence()) {
                     if in_flight {
                         settling.insert(cut.at, epoch);
                     }
-                    self.space.free_but_hold(cut.word.extent());
+                    self.space.free_but_hold(&vdisk.mapping.account, cut.word.extent());
                     freed.retain(|&extent| extent != cut.word.extent());
                 }
             } else {
@@ -195,9 +193,8 @@ impl<M: Machine> Store<M> {
             }
         }
         drop(settling);
-        vdisk.mapping.backed.set(vdisk.mapping.backed.get() - emptied);
         let sequence = self.journal.append(permit, &records);
-        self.space.free(freed, sequence);
+        self.space.free(&vdisk.mapping.account, freed, sequence);
         self.space.release_quarantine(self.journal.durable());
         sequence
     }

@@ -1,13 +1,14 @@
 //! What the engine's users hold of a vdisk.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use plimsoll_hardware::{Buffer, Frozen, Machine};
 use uuid::Uuid;
 
-use super::{Store, VdiskCore};
+use super::{Store, VdiskCore, WriteOptions};
 use crate::error::Result;
-use crate::format::EntryState;
+use crate::format::{EntryState, VdiskPolicy};
 
 /// What is being done with a vdisk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +36,16 @@ pub struct VdiskInfo {
     pub sector: u32,
     /// Bytes of physical space behind it.
     pub backed_bytes: u64,
+    /// Of its reservation, what is not in use yet: kept from everybody else.
+    pub reserved_bytes: u64,
+    /// Writes that wait for space.
+    pub held_writes: u64,
+    /// Bytes of their data.
+    pub held_writes_bytes: u64,
+    /// Since when there has been no space for its writes, in the time of its machine.
+    pub exhausted_since: Option<Duration>,
+    /// What was decided for it.
+    pub policy: VdiskPolicy,
     /// Every acknowledged write is durable.
     pub write_through: bool,
     /// When it was created, in milliseconds since the Unix epoch.
@@ -105,12 +116,21 @@ impl<M: Machine> Vdisk<M> {
         self.store.read(&self.core, offset, buffer)
     }
 
-    /// Writes `data` at `offset`; with `fua` it survives power loss when this returns.
+    /// Writes `data` at `offset`; with `fua` it survives power loss when this returns. A write that needs space when there is none is held
+    /// as the vdisk's policy says.
     ///
     /// # Errors
-    /// As [`Vdisk::read`], and `OutOfSpace` when it needs an extent and there is none, `ReadOnly`.
-    pub fn write(&self, offset: u64, data: Frozen, fua: bool) -> impl Future<Output = Result<()>> {
-        self.store.write(&self.core, offset, data, fua)
+    /// As [`Vdisk::read`], and `OutOfSpace` or `QuotaExceeded` when it needs an extent and cannot have one, `ReadOnly`.
+    pub async fn write(&self, offset: u64, data: Frozen, fua: bool) -> Result<()> {
+        self.write_with(offset, data, &WriteOptions { fua, ..WriteOptions::default() }).await
+    }
+
+    /// As [`Vdisk::write`], with what a protocol has to say about holding.
+    ///
+    /// # Errors
+    /// As [`Vdisk::write`], and `Cancelled`: then nothing was written.
+    pub fn write_with(&self, offset: u64, data: Frozen, how: &WriteOptions) -> impl Future<Output = Result<()>> {
+        self.store.write(&self.core, offset, data, how)
     }
 
     /// Makes a range read as zeros. Blocks inside it change in one step; parts of blocks at its ends as writes do.
@@ -118,7 +138,15 @@ impl<M: Machine> Vdisk<M> {
     /// # Errors
     /// As [`Vdisk::write`].
     pub async fn write_zeroes(&self, offset: u64, length: u64, how: Zeroes, fua: bool) -> Result<()> {
-        self.store.write_zeroes(&self.core, offset, length, how, fua).await
+        self.write_zeroes_with(offset, length, how, &WriteOptions { fua, ..WriteOptions::default() }).await
+    }
+
+    /// As [`Vdisk::write_zeroes`], with what a protocol has to say about holding.
+    ///
+    /// # Errors
+    /// As [`Vdisk::write_with`]; when zeros are stored some of them may have been before it was cancelled.
+    pub async fn write_zeroes_with(&self, offset: u64, length: u64, how: Zeroes, options: &WriteOptions) -> Result<()> {
+        self.store.write_zeroes(&self.core, offset, length, how, options).await
     }
 
     /// Gives the space of a range back. Blocks inside it read as zeros afterwards; parts of blocks at its ends keep
@@ -157,7 +185,12 @@ impl VdiskCore {
             name: entry.name.clone(),
             size: entry.size,
             sector: entry.sector,
-            backed_bytes: self.mapping.backed.get() * extent_bytes,
+            backed_bytes: self.mapping.account.backed.get() * extent_bytes,
+            reserved_bytes: self.mapping.account.unfilled() * extent_bytes,
+            held_writes: self.held.get().0,
+            held_writes_bytes: self.held.get().1,
+            exhausted_since: self.exhausted.get(),
+            policy: entry.policy.clone(),
             write_through: entry.write_through,
             created_ms: entry.created_ms,
             state: match entry.state {

@@ -2,9 +2,12 @@
 //!
 //! [`Store`] is an open pool seen from here: the layers below, and the vdisks. The layer above (`pool`) makes it and keeps it in order.
 
+mod alarms;
 mod discard;
+mod exhaustion;
 mod flush;
 mod handle;
+mod hold;
 mod plan;
 mod range;
 mod read;
@@ -12,10 +15,14 @@ mod room;
 mod status;
 mod store;
 mod straight;
+mod ticket;
 mod write;
 mod zero;
 
+pub(crate) use alarms::{Alarms, horizons, thresholds};
 pub(crate) use discard::PUT_BYTES;
 pub use handle::{StatusRange, Vdisk, VdiskInfo, VdiskState, Zeroes};
+pub(crate) use hold::HoldQueue;
 pub(crate) use room::Room;
+pub use ticket::{Ticket, WriteOptions};
 pub(crate) use store::{CheckpointControl, Counters, Identity, Store, VdiskCore, count, table_place};

@@ -5,11 +5,13 @@ use std::rc::Rc;
 
 use plimsoll_hardware::{Buffer, Frozen, IoError, Machine};
 
+use super::hold::Grant;
 use super::range::Piece;
 use super::{Store, VdiskCore};
 use crate::error::{Error, Result};
-use crate::format::{Blocks, ExtentId};
+use crate::format::{Blocks, ExtentId, VirtualExtent};
 use crate::mapping::Claimed;
+use crate::event::Shortage;
 
 /// Claimed blocks of one piece. Dropped without being published, it gives everything back.
 pub(crate) struct ClaimGuard<M: Machine> {
@@ -24,6 +26,19 @@ pub(crate) struct ClaimGuard<M: Machine> {
     pub(crate) new: Cell<Blocks>,
     /// First and last block when they are not covered whole: their whole contents, and whether they were read.
     pub(crate) edges: Vec<Edge>,
+}
+
+/// Why a piece was not claimed.
+pub(super) enum Refused {
+    /// There is no extent for it.
+    Short(Shortage),
+    Failed(Error),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Refused::Failed(error)
+    }
 }
 
 /// A block at the edge of a write that has to be written whole.
@@ -51,9 +66,10 @@ impl<M: Machine> Drop for ClaimGuard<M> {
         if mapped {
             return;
         }
+        let account = &self.vdisk.mapping.account;
         match claim.freed {
-            Some(sequence) => self.store.space.quarantine_held(extent, sequence),
-            None => self.store.space.forfeit(extent),
+            Some(sequence) => self.store.space.quarantine_held(account, extent, sequence),
+            None => self.store.space.forfeit(account, extent),
         }
     }
 }
@@ -72,12 +88,13 @@ impl<M: Machine> Store<M> {
     }
 
     /// Claims what a write of `piece` needs, waiting for writers of the same blocks; `None` when it can overwrite.
-    pub(crate) async fn claim(
+    pub(super) async fn claim(
         self: &Rc<Self>,
         vdisk: &Rc<VdiskCore>,
         piece: Piece,
         data: &Frozen,
-    ) -> Result<Option<ClaimGuard<M>>> {
+        grant: Option<&Grant<M>>,
+    ) -> std::result::Result<Option<ClaimGuard<M>>, Refused> {
         loop {
             let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, piece.at).await;
             let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
@@ -106,7 +123,7 @@ impl<M: Machine> Store<M> {
             let extent = match claimed {
                 Claimed::In(extent) => extent,
                 _ => {
-                    let extent = self.take_extent(vdisk, &piece).await?;
+                    let extent = self.take_extent(vdisk, piece.at, grant).await?;
                     guard.blocks = blocks;
                     vdisk.mapping.claims.supply(piece.at, blocks, extent);
                     extent
@@ -119,24 +136,44 @@ impl<M: Machine> Store<M> {
         }
     }
 
-    /// An extent for a first write. Space that is only waiting for a flush is waited for.
-    async fn take_extent(self: &Rc<Self>, vdisk: &VdiskCore, piece: &Piece) -> Result<ExtentId> {
+    /// An extent for a first write: one that was granted, or one that nobody who waits has come before. Space that is only waiting for a
+    /// flush is waited for.
+    async fn take_extent(
+        self: &Rc<Self>,
+        vdisk: &VdiskCore,
+        at: VirtualExtent,
+        grant: Option<&Grant<M>>,
+    ) -> std::result::Result<ExtentId, Refused> {
+        let account = &vdisk.mapping.account;
         loop {
-            match self.space.take(vdisk.id, piece.at).await {
+            let drawn = grant.filter(|grant| grant.draw());
+            if drawn.is_none() && self.holds.is_behind(vdisk) {
+                return Err(Refused::Short(self.space.shortage(account, 1).unwrap_or(Shortage::PoolFull)));
+            }
+            match self.space.take(account, vdisk.id, at, drawn.is_some()).await {
                 Ok(extent) => return Ok(extent),
-                Err(full) => {
-                    if !self.recover_quarantine().await? {
-                        let (pool, free) = (self.identity.name.clone(), self.space.available());
-                        tracing::debug!(unused = full.free, "a write found no extent");
-                        return Err(Error::OutOfSpace { pool, needed: 1, free });
+                Err(shortage) => {
+                    if let Some(grant) = drawn {
+                        grant.put_back();
+                    }
+                    if !matches!(shortage, Shortage::PoolFull | Shortage::Reserved) || !self.recover_quarantine().await? {
+                        return Err(Refused::Short(shortage));
                     }
                 }
             }
         }
     }
 
+    /// As [`Store::take_extent`], when there is nothing to wait for.
+    pub(super) fn take_at_once(&self, vdisk: &VdiskCore, at: VirtualExtent) -> Option<ExtentId> {
+        if self.holds.is_behind(vdisk) {
+            return None;
+        }
+        self.space.take_at_once(&vdisk.mapping.account, vdisk.id, at)
+    }
+
     /// Makes freed extents usable that only wait for their record to be durable; `false` when that gained nothing.
-    async fn recover_quarantine(self: &Rc<Self>) -> Result<bool> {
+    pub(super) async fn recover_quarantine(self: &Rc<Self>) -> Result<bool> {
         if self.space.release_quarantine(self.journal.durable()) {
             return Ok(true);
         }

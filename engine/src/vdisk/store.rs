@@ -3,18 +3,21 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::time::Duration;
 
 use plimsoll_hardware::Machine;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
-use crate::format::{Entry, EntryState, Record, RingPlace, RootPage, TABLE_ENTRIES, TablePage, VdiskId};
+use crate::format::{Entry, EntryState, PoolPolicy, Record, RingPlace, RootPage, TABLE_ENTRIES, TablePage, VdiskId};
 use crate::journal::{Journal, JournalFailed};
 use crate::mapping::{Cache, LostRange, Mapping};
 use crate::media::Media;
 use crate::space::Space;
 use crate::tree::{Found, PageCounts, Tree};
 use crate::wait::WaitQueue;
+
+use super::{Alarms, HoldQueue};
 
 /// One vdisk in memory.
 pub(crate) struct VdiskCore {
@@ -29,6 +32,12 @@ pub(crate) struct VdiskCore {
     pub(crate) write_through: Cell<bool>,
     /// Moves whenever blocks get their first contents.
     pub(crate) first_writes: Cell<u64>,
+    /// Writes that are held, and their bytes.
+    pub(crate) held: Cell<(u64, u64)>,
+    /// Since when there has been no space for its writes.
+    pub(crate) exhausted: Cell<Option<Duration>>,
+    /// Writes that have waited since.
+    pub(crate) waited: Cell<u64>,
 }
 
 impl VdiskCore {
@@ -37,7 +46,8 @@ impl VdiskCore {
         let (size, ready) = (Cell::new(entry.size), Cell::new(entry.state != EntryState::Deleting));
         let (sector, write_through) = (Cell::new(entry.sector), Cell::new(entry.write_through));
         let (entry, first_writes) = (RefCell::new(entry), Cell::new(0));
-        Rc::new(VdiskCore { id, entry, mapping, size, ready, sector, write_through, first_writes })
+        let (held, exhausted, waited) = (Cell::default(), Cell::default(), Cell::default());
+        Rc::new(VdiskCore { id, entry, mapping, size, ready, sector, write_through, first_writes, held, exhausted, waited })
     }
 
     pub(crate) fn name(&self) -> String {
@@ -114,6 +124,9 @@ pub(crate) struct Store<M: Machine> {
     pub(crate) root: RefCell<RootPage>,
     pub(crate) checkpoint: CheckpointControl,
     pub(crate) counters: Counters,
+    pub(crate) policy: RefCell<PoolPolicy>,
+    pub(crate) holds: HoldQueue,
+    pub(crate) alarms: Alarms,
     pub(crate) jobs: RefCell<VecDeque<Rc<crate::pool::Job>>>,
     pub(crate) closing: Cell<bool>,
     pub(crate) read_only: RefCell<Option<String>>,
@@ -192,7 +205,7 @@ impl<M: Machine> Store<M> {
     /// Writes the vdisk's entry into its page of the table.
     pub(crate) fn put_in_table(&self, vdisk: &VdiskCore) {
         let mut entry = vdisk.entry.borrow().clone();
-        entry.backed = vdisk.mapping.backed.get();
+        entry.backed = vdisk.mapping.account.backed.get();
         let (page, slot) = table_place(vdisk.id);
         self.table.borrow_mut().change(page).entries[slot] = Some(entry);
     }

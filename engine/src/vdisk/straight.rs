@@ -83,7 +83,7 @@ impl<M: Machine> Store<M> {
         let room = self.room_at_once(pages_for(1))?;
         let permit = self.journal.reserve_at_once(MAP_RECORD_BYTES)?;
         let mapped = word.is_mapped().then(|| word.extent());
-        let take = || self.space.take_at_once(vdisk.id, piece.at);
+        let take = || self.take_at_once(vdisk, piece.at);
         let extent = vdisk.mapping.claims.claim_at_once(piece.at, blocks, mapped, take)?;
         let claim = self.claimed(vdisk, piece, blocks, extent);
         // Also blocks without contents: those they had before a discard may still need their proof.

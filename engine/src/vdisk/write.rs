@@ -12,10 +12,13 @@ use std::rc::Rc;
 use futures_util::future::join_all;
 use plimsoll_hardware::{Durability, Frozen, Machine};
 
-use super::plan::ClaimGuard;
+use super::hold::{Grant, Need, Patience};
+use super::plan::{ClaimGuard, Refused};
 use super::range::{Piece, pieces};
+use super::ticket::WriteOptions;
 use super::{Store, VdiskCore, count};
 use crate::error::{Error, Result};
+use crate::event::Shortage;
 use crate::format::{Blocks, ExtentId, MAP_RECORD_BYTES, Record, VirtualExtent, Word};
 use crate::journal::{Gate, Permit};
 use crate::mapping::{LostRange, apply_map};
@@ -70,12 +73,12 @@ impl<M: Machine> Store<M> {
         vdisk: &Rc<VdiskCore>,
         offset: u64,
         data: Frozen,
-        durable: bool,
+        how: &WriteOptions,
     ) -> Result<()> {
         let length = data.len() as u64;
         self.check_range(vdisk, "a write", offset, length)?;
         self.writable()?;
-        if !durable && !vdisk.write_through.get() && vdisk.sector.get() >= self.media.logical_block() {
+        if !how.fua && !vdisk.write_through.get() && vdisk.sector.get() >= self.media.logical_block() {
             if let Some((drive, start)) = self.straight(vdisk, offset, length, true) {
                 self.count_write(length);
                 let mut in_flight = InFlight(Some(self.space.epochs.enter()));
@@ -89,7 +92,7 @@ impl<M: Machine> Store<M> {
             }
         }
         // Boxed, as the one above, so that the future of every write need not be as large: it is moved several times.
-        Box::pin(self.write_pieces(vdisk, offset, data, durable, true)).await
+        Box::pin(self.write_pieces(vdisk, offset, data, how, true)).await
     }
 
     fn count_write(&self, length: u64) {
@@ -103,14 +106,15 @@ impl<M: Machine> Store<M> {
         vdisk: &Rc<VdiskCore>,
         offset: u64,
         data: Frozen,
-        durable: bool,
+        how: &WriteOptions,
         bounded: bool,
     ) -> Result<()> {
         self.count_write(data.len() as u64);
-        let durable = durable || vdisk.write_through.get();
+        let durable = how.fua || vdisk.write_through.get();
         let parts: Vec<Piece> = pieces(offset, data.len() as u64, self.media.extent_bytes).collect();
         let mut claims: Vec<Option<ClaimGuard<M>>> = parts.iter().map(|_| None).collect();
         let mut means = None;
+        let mut patience: Option<Patience> = None;
         let ios = loop {
             if bounded {
                 // Its size may have been cut, or it may have been deleted, since this was last asked.
@@ -138,8 +142,18 @@ impl<M: Machine> Store<M> {
                     if means.is_none() {
                         means = Some(self.means(parts.len()).await?);
                     }
-                    for (part, claim) in parts.iter().zip(&mut claims) {
-                        *claim = self.claim(vdisk, *part, &data).await?;
+                    let mut shortage = self.claim_all(vdisk, &parts, &mut claims, &data, None).await?;
+                    while let Some(short) = shortage {
+                        // Who waits for space has nothing that others could need.
+                        claims.iter_mut().for_each(|claim| drop(claim.take()));
+                        drop(means.take());
+                        let need = self.need(vdisk, &parts, short, data.len());
+                        let grant = self.hold(vdisk, need, how, &mut patience).await?;
+                        if bounded {
+                            self.check_range(vdisk, "a write", offset, data.len() as u64)?;
+                        }
+                        means = Some(self.means(parts.len()).await?);
+                        shortage = self.claim_all(vdisk, &parts, &mut claims, &data, Some(&grant)).await?;
                     }
                 }
             }
@@ -165,6 +179,31 @@ impl<M: Machine> Store<M> {
             self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
         }
         Ok(())
+    }
+
+    /// Claims every piece in order; answers what is lacking when there is not enough space, with some claims taken.
+    async fn claim_all(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        parts: &[Piece],
+        claims: &mut [Option<ClaimGuard<M>>],
+        data: &Frozen,
+        grant: Option<&Grant<M>>,
+    ) -> Result<Option<Shortage>> {
+        for (part, claim) in parts.iter().zip(claims) {
+            *claim = match self.claim(vdisk, *part, data, grant).await {
+                Ok(claim) => claim,
+                Err(Refused::Short(shortage)) => return Ok(Some(shortage)),
+                Err(Refused::Failed(error)) => return Err(error),
+            };
+        }
+        Ok(None)
+    }
+
+    /// Extents that a write of `parts` needs, as far as is known.
+    fn need(&self, vdisk: &VdiskCore, parts: &[Piece], shortage: Shortage, bytes: usize) -> Need {
+        let unmapped = |part: &&Piece| !matches!(vdisk.mapping.peek(part.at), Some(Ok(word)) if word.is_mapped());
+        Need { extents: parts.iter().filter(unmapped).count().max(1) as u64, bytes: bytes as u64, shortage }
     }
 
     fn abandoned(&self, vdisk: &VdiskCore) -> Error {
@@ -318,12 +357,14 @@ impl<M: Machine> Store<M> {
         permit: &mut Permit<M>,
     ) -> u64 {
         if !word.is_mapped() {
-            self.space.allocate(extent);
-            vdisk.mapping.backed.set(vdisk.mapping.backed.get() + 1);
+            self.space.allocate(&vdisk.mapping.account, extent);
         }
         vdisk.mapping.set(&self.cache, at, apply_map(word, extent, blocks));
         count(&self.counters.first_writes, 1);
         count(&vdisk.first_writes, 1);
+        if vdisk.exhausted.get().is_some() {
+            self.note_resumed(vdisk);
+        }
         let record = Record::Map { vdisk: vdisk.id, at, extent, blocks, proof };
         self.journal.append_map(permit, &record, extent, blocks)
     }

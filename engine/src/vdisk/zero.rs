@@ -6,6 +6,7 @@ use plimsoll_hardware::Machine;
 use plimsoll_hardware::buffer::BUFFER_MAX;
 
 use super::range::{Piece, pieces};
+use super::ticket::WriteOptions;
 use super::{Store, VdiskCore, Zeroes};
 use crate::error::Result;
 
@@ -17,15 +18,15 @@ impl<M: Machine> Store<M> {
         offset: u64,
         length: u64,
         how: Zeroes,
-        durable: bool,
+        options: &WriteOptions,
     ) -> Result<()> {
         self.check_range(vdisk, "write-zeroes", offset, length)?;
         self.writable()?;
         match how {
-            Zeroes::Allocate => self.store_zeros(vdisk, offset, length).await?,
+            Zeroes::Allocate => self.store_zeros(vdisk, offset, length, options).await?,
             Zeroes::Unmap => self.zero_within(vdisk, offset, length, true).await?,
         }
-        if durable || vdisk.write_through.get() {
+        if options.fua || vdisk.write_through.get() {
             self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
         }
         Ok(())
@@ -68,10 +69,18 @@ impl<M: Machine> Store<M> {
             return Ok(());
         }
         let zeros = self.media.buffers().zeroed(length as usize).await.freeze();
-        self.write_pieces(vdisk, offset, zeros, false, bounded).await
+        self.write_pieces(vdisk, offset, zeros, &WriteOptions::default(), bounded).await
     }
 
-    async fn store_zeros(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, offset: u64, length: u64) -> Result<()> {
+    async fn store_zeros(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        offset: u64,
+        length: u64,
+        options: &WriteOptions,
+    ) -> Result<()> {
+        // One flush at the end is enough.
+        let options = WriteOptions { fua: false, ..options.clone() };
         let chunk = length.min(BUFFER_MAX as u64 / 4);
         let mut zeros = self.media.buffers().alloc_up_to(chunk as usize).await;
         zeros.fill(0);
@@ -79,7 +88,7 @@ impl<M: Machine> Store<M> {
         let mut done = 0;
         while done < length {
             let here = (zeros.len() as u64).min(length - done);
-            self.write_pieces(vdisk, offset + done, zeros.slice(0..here as usize), false, true).await?;
+            self.write_pieces(vdisk, offset + done, zeros.slice(0..here as usize), &options, true).await?;
             done += here;
         }
         Ok(())

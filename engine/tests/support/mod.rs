@@ -23,7 +23,7 @@ pub fn world(seed: u64, disks: usize, mib: u64) -> SimWorld {
 
 /// A vdisk with sectors of 512 bytes.
 pub fn vdisk(name: &str, size: u64) -> CreateVdisk {
-    CreateVdisk { name: name.into(), size, sector: 512, write_through: false }
+    CreateVdisk { name: name.into(), size, sector: 512, write_through: false, policy: Default::default() }
 }
 
 /// A buffer of one byte, over and over.

@@ -57,7 +57,7 @@ pub async fn create(session: &Session) {
             exclusive: true,
         };
         state.model.disks.insert(serial, disk);
-        (serial, CreateVdisk { name, size, sector: sector as u32, write_through })
+        (serial, CreateVdisk { name, size, sector: sector as u32, write_through, policy: Default::default() })
     };
     say(|| format!("create {:?} ({})", spec.1, spec.0));
     let result = session.ask(session.pool.create_vdisk(spec.1)).await;

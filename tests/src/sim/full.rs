@@ -36,7 +36,7 @@ pub async fn fill(session: &Session) {
         model.disks.insert(serial, disk);
         (serial, name)
     };
-    let spec = CreateVdisk { name: name.clone(), size, sector: 4096, write_through: false };
+    let spec = CreateVdisk { name: name.clone(), size, sector: 4096, write_through: false, policy: Default::default() };
     match session.ask(session.pool.create_vdisk(spec)).await {
         Ok(_) => {}
         Err(Error::OutOfSpace { .. }) => {

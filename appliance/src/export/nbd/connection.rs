@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 
-use plimsoll_engine::Vdisk;
+use plimsoll_engine::{Ticket, Vdisk, WriteOptions};
 use plimsoll_hardware::reactor::Handle;
 use plimsoll_hardware::{Buffer, Frozen, Machine};
 
@@ -37,6 +37,8 @@ pub(super) struct Connection<M: Machine> {
     pub(super) block_status: bool,
     pub(super) outbox: Outbox,
     pub(super) jobs: Jobs<M>,
+    /// A hand on the writes that wait for space.
+    pub(super) held: Ticket,
 }
 
 /// A WRITE in several pieces. Whoever drops the last share answers.
@@ -61,6 +63,8 @@ impl<M: Machine> Connection<M> {
             self.session.end();
         }
         drop(inbox);
+        // Nobody is there to be told: what still waits for space is never written.
+        self.held.cancel();
         // What the engine was given it finishes, whether or not there is somebody to tell.
         self.session.changed.until(|| self.session.unanswered.get() == 0).await;
         self.outbox.close();
@@ -72,7 +76,7 @@ impl<M: Machine> Connection<M> {
     async fn read_requests(self: &Rc<Self>, inbox: &mut Inbox) -> io::Result<()> {
         let session = &self.session;
         loop {
-            session.changed.until(|| session.unanswered.get() < self.limits.requests || session.ended()).await;
+            session.changed.until(|| self.may_read_another() || session.ended()).await;
             if session.ended() {
                 return Ok(());
             }
@@ -95,7 +99,7 @@ impl<M: Machine> Connection<M> {
                         Command::Read { span, .. } => self.read_bytes(span),
                         _ => 0,
                     };
-                    session.reserve(bytes, self.limits.bytes).await;
+                    session.reserve(bytes, || self.bytes_max()).await;
                     self.submit(Job::Command { cookie: request.cookie, command, bytes });
                 }
                 Err(status) => {
@@ -115,6 +119,22 @@ impl<M: Machine> Connection<M> {
             self.session.end();
             self.session.release(0, 1);
         })
+    }
+
+    /// Whether there is a place for another request. Writes that wait for space do not take those of others, up to as many again.
+    fn may_read_another(&self) -> bool {
+        let waiting = self.held.held().min(self.limits.requests);
+        self.session.unanswered.get() - waiting.min(self.session.unanswered.get()) < self.limits.requests
+    }
+
+    /// Memory that others may take beside writes that wait for space: these do not count, up to as much again.
+    fn bytes_max(&self) -> usize {
+        self.limits.bytes + usize::try_from(self.held.held_bytes()).map_or(self.limits.bytes, |held| held.min(self.limits.bytes))
+    }
+
+    /// How the engine is to write for this client.
+    pub(super) fn options(&self, fua: bool) -> WriteOptions {
+        WriteOptions { fua, on_full: None, ticket: Some(self.held.clone()) }
     }
 
     fn facts(&self) -> Facts {
@@ -185,7 +205,7 @@ impl<M: Machine> Connection<M> {
         let bytes = write_bytes(span, self.sector);
         // Held up by our own work, not by the client.
         self.session.receiving.set(false);
-        self.session.reserve(bytes, self.limits.bytes).await;
+        self.session.reserve(bytes, || self.bytes_max()).await;
         let buffers = self.handle.buffers();
         let mut buffer = match buffers.try_alloc(bytes) {
             Some(buffer) => buffer,

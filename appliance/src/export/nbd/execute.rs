@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
-use plimsoll_engine::{Error, StatusRange, Zeroes};
+use plimsoll_engine::{Error, StatusRange, WriteOptions, Zeroes};
 use plimsoll_hardware::buffer::PAGE;
 use plimsoll_hardware::{Buffer, Frozen, Machine};
 
@@ -51,7 +51,7 @@ pub(super) async fn write<M: Machine>(
     bytes: usize,
     pieces: Option<Rc<Pieces>>,
 ) {
-    let written = gate::write(&connection.vdisk, &connection.gate, connection.sector, span, buffer, fua).await;
+    let written = gate::write(&connection.vdisk, &connection.gate, connection.sector, span, buffer, &connection.options(fua)).await;
     let failed = written.err().map(|error| failure(connection, &error));
     match (pieces, failed) {
         (None, None) => connection.done(cookie, bytes),
@@ -277,14 +277,15 @@ async fn trim<M: Machine>(connection: &Connection<M>, span: Span, fua: bool) -> 
 
 async fn write_zeroes<M: Machine>(connection: &Connection<M>, span: Span, how: Zeroes, fua: bool) -> Result<(), Error> {
     let Sectors { edges, middle } = sectors(span, connection.sector);
+    let options: WriteOptions = connection.options(fua);
     for edge in edges.into_iter().flatten() {
         let mut buffer = connection.handle.buffers().alloc(gate::write_bytes(edge, connection.sector)).await;
         buffer.fill(0);
-        gate::write(&connection.vdisk, &connection.gate, connection.sector, edge, buffer, fua).await?;
+        gate::write(&connection.vdisk, &connection.gate, connection.sector, edge, buffer, &options).await?;
     }
     let Some(middle) = middle else { return Ok(()) };
     let _pass = connection.gate.pass(middle.clone()).await;
-    connection.vdisk.write_zeroes(middle.start, middle.end - middle.start, how, fua).await
+    connection.vdisk.write_zeroes_with(middle.start, middle.end - middle.start, how, &options).await
 }
 
 /// Brings the mapping of `span` into memory. Data is not cached anywhere, so there is no more to do.

@@ -11,7 +11,7 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
-use plimsoll_engine::{Error, Vdisk};
+use plimsoll_engine::{Error, Vdisk, WriteOptions};
 use plimsoll_hardware::{Buffer, Machine};
 use slab::Slab;
 
@@ -98,11 +98,11 @@ pub(super) async fn write<M: Machine>(
     sector: u32,
     span: Span,
     mut buffer: Buffer,
-    fua: bool,
+    how: &WriteOptions,
 ) -> Result<(), Error> {
     if span.is_aligned(sector) {
         let _pass = gate.pass(span.offset..span.end()).await;
-        return vdisk.write(span.offset, buffer.freeze(), fua).await;
+        return vdisk.write_with(span.offset, buffer.freeze(), how).await;
     }
     let (start, end) = span.widened(sector);
     let _pass = gate.pass_fine(start..end).await;
@@ -117,7 +117,7 @@ pub(super) async fn write<M: Machine>(
         let keep = data.len() - place.end;
         data[place.end..].copy_from_slice(&after[sector as usize - keep..]);
     }
-    vdisk.write(start, data.freeze(), fua).await
+    vdisk.write_with(start, data.freeze(), how).await
 }
 
 /// A span as at most two fine edges and the whole sectors between them.

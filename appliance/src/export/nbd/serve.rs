@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use plimsoll_engine::Ticket;
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::reactor::{Handle, Listener, Peer, Stream};
 use uuid::Uuid;
@@ -218,6 +219,13 @@ impl<M: Machine> Server<M> {
         let vdisk = export.vdisk.info();
         tracing::info!(peer = %session.peer, export = export.name, "NBD connection");
         *session.export.borrow_mut() = Some((export.name, vdisk.uuid));
+        let of = Rc::downgrade(&session);
+        let held = Ticket::listening(move || {
+            if let Some(session) = of.upgrade() {
+                session.changed.wake();
+            }
+        });
+        session.held.replace(held.clone());
         Rc::new(Connection {
             handle: self.handle.clone(),
             limits: self.limits.clone(),
@@ -230,6 +238,7 @@ impl<M: Machine> Server<M> {
             block_status,
             outbox: Outbox::default(),
             jobs: Jobs::new(),
+            held,
         })
     }
 }

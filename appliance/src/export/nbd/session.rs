@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
+use plimsoll_engine::Ticket;
 use plimsoll_hardware::reactor::{Peer, Stream};
 use uuid::Uuid;
 
@@ -51,6 +52,8 @@ pub(super) struct Session {
     /// New requests are refused and the connection ends when the others are answered.
     pub(super) draining: Cell<bool>,
     ended: Cell<bool>,
+    /// A hand on its writes that wait for space: they are given up with it.
+    pub(super) held: RefCell<Ticket>,
     /// Wakes whoever waits for room, for an end, or for a reply to be sent.
     pub(super) changed: Waiters,
     /// In the middle of a payload, or of sending.
@@ -80,6 +83,7 @@ impl Session {
             written_bytes: Cell::default(),
             draining: Cell::default(),
             ended: Cell::default(),
+            held: RefCell::default(),
             changed: Waiters::default(),
             receiving: Cell::default(),
             sending: Cell::default(),
@@ -109,11 +113,13 @@ impl Session {
         self.ended.get()
     }
 
-    /// Closes the connection now. Operations that were handed to the engine go on; their answers are dropped.
+    /// Closes the connection now. Operations that were handed to the engine go on, but for writes that wait for space; their
+    /// answers are dropped.
     pub(super) fn end(&self) {
         if !self.ended.replace(true) {
             // It may be over already, which is as good.
             let _ = self.stream.shutdown();
+            self.held.borrow().cancel();
             self.changed.wake();
         }
     }
@@ -121,6 +127,7 @@ impl Session {
     /// Answers what was read, refuses what comes, then closes.
     pub(super) fn drain(&self) {
         self.draining.set(true);
+        self.held.borrow().cancel();
         if self.is_negotiating() || self.unanswered.get() == 0 {
             self.end();
         }
@@ -132,12 +139,12 @@ impl Session {
         self.unanswered.set(self.unanswered.get() + 1);
     }
 
-    /// Takes `bytes` of the connection's memory; waits until it may.
-    pub(super) async fn reserve(&self, bytes: usize, limit: usize) {
+    /// Takes `bytes` of the connection's memory, of which it may have `limit` at present; waits until it may.
+    pub(super) async fn reserve(&self, bytes: usize, limit: impl Fn() -> usize) {
         self.changed
             .until(|| {
                 let held = self.bytes.get();
-                held == 0 || held + bytes <= limit || self.ended()
+                held == 0 || held + bytes <= limit() || self.ended()
             })
             .await;
         self.bytes.set(self.bytes.get() + bytes);

@@ -57,6 +57,8 @@ impl From<&Error> for Status {
     fn from(error: &Error) -> Self {
         match error {
             Error::OutOfSpace { .. } => status(Errno::NoSpc, "the pool is out of space"),
+            Error::QuotaExceeded { .. } => status(Errno::NoSpc, "the quota is used up"),
+            Error::Cancelled => SHUTTING_DOWN,
             // A pool that a device's failure made read-only answers like the first who met the failure.
             Error::Device(failure) | Error::ReadOnly { cause: Some(failure), .. } => of_device(failure),
             Error::Damaged { .. } => status(Errno::Io, "the mapping of this range is damaged"),

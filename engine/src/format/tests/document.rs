@@ -44,8 +44,10 @@ fn layout_tables_have_the_sizes_of_the_code() {
         ("label", PAGE_BYTES),
         ("root", PAGE_BYTES),
         ("device", 56),
+        ("pool_policy", POOL_POLICY_BYTES),
         ("reference", PAGE_BYTES / NODE_FANOUT),
         ("entry", ENTRY_BYTES),
+        ("vdisk_policy", VDISK_POLICY_BYTES),
         ("batch", BATCH_HEADER_BYTES),
         ("MAP", MAP_RECORD_BYTES),
         ("UNMAP", record(Record::Unmap { vdisk, first: VirtualExtent(0), count: 0 })),
@@ -54,6 +56,7 @@ fn layout_tables_have_the_sizes_of_the_code() {
         ("REMOVE", record(Record::Remove { vdisk })),
         ("META", record(Record::Meta { generation: 0, extents: vec![(ExtentId(0), 0)] })),
         ("DROPPED", record(Record::Dropped { batch: 0, index: 0 })),
+        ("POLICY", record(Record::Policy(Box::default()))),
         ("tail", 32),
         ("half", HALF_HEADER_BYTES),
     ];

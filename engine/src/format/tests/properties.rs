@@ -1,10 +1,14 @@
 //! Whatever is encoded decodes to itself, and no flipped bit passes for the truth.
 
-use proptest::collection::vec;
+use std::time::Duration;
+
+use proptest::collection::{btree_set, vec};
+use proptest::option;
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::samples;
+use crate::event::Level;
 use crate::format::*;
 
 fn uuids() -> impl Strategy<Value = Uuid> {
@@ -57,14 +61,48 @@ fn labels() -> impl Strategy<Value = LabelPage> {
     })
 }
 
+fn percents() -> impl Strategy<Value = Levels> {
+    let some = btree_set(1u8..=100, 1..=4).prop_map(|set| Levels::At(set.into_iter().map(Level::Percent).collect()));
+    prop_oneof![Just(Levels::Default), Just(Levels::Off), some]
+}
+
+fn vdisk_policies() -> impl Strategy<Value = VdiskPolicy> {
+    let hold = (2u32..).prop_map(|ms| OnFull::Hold(Duration::from_millis(u64::from(ms))));
+    let on_full = prop_oneof![Just(OnFull::Fail), Just(OnFull::default()), hold];
+    let promises = (any::<u64>(), option::of(1u64..), any::<bool>(), any::<bool>());
+    (option::of(names()), option::of(names()), on_full, promises, percents(), percents()).prop_map(|all| {
+        let (tenant, vm, on_full, (reservation, quota, keep_zeros, keep_patterns), levels, quota_levels) = all;
+        VdiskPolicy { tenant, vm, on_full, reservation, quota, keep_zeros, keep_patterns, levels, quota_levels }
+    })
+}
+
+fn pool_policies() -> impl Strategy<Value = PoolPolicy> {
+    let limit = prop_oneof![
+        (0u64..1 << 63).prop_map(OvercommitLimit::Bytes),
+        (1u64..(1 << 63) - 1).prop_map(OvercommitLimit::Ratio),
+    ];
+    let bytes = btree_set(1u64..1 << 63, 1..=4).prop_map(|set| Levels::At(set.into_iter().map(Level::Bytes).collect()));
+    let horizons = btree_set(1u64..1 << 30, 0..=4)
+        .prop_map(|set| set.into_iter().rev().map(Duration::from_secs).collect::<Vec<_>>());
+    (option::of(limit), prop_oneof![percents(), bytes], option::of(0u8..100), option::of(horizons), option::of(1u64..)).prop_map(
+        |(overcommit_limit, levels, hysteresis_pct, horizons, hold_bytes)| PoolPolicy {
+            overcommit_limit,
+            levels,
+            hysteresis_pct,
+            horizons,
+            hold_bytes,
+        },
+    )
+}
+
 fn entries() -> impl Strategy<Value = Entry> {
     let state = prop_oneof![Just(EntryState::Ready), Just(EntryState::Shrinking), Just(EntryState::Deleting)];
     let sector = prop_oneof![Just(512u32), Just(4096)];
     let numbers = (1..=VDISK_BYTES_MAX / 4096, any::<u64>(), any::<u64>(), any::<u64>());
-    (state, any::<bool>(), sector, numbers, uuids(), names(), trees()).prop_map(|all| {
-        let (state, write_through, sector, (sectors, created_ms, backed, discard_from), uuid, name, tree) = all;
+    (state, any::<bool>(), sector, numbers, uuids(), names(), trees(), vdisk_policies()).prop_map(|all| {
+        let (state, write_through, sector, (sectors, created_ms, backed, discard_from), uuid, name, tree, policy) = all;
         let size = sectors * u64::from(sector);
-        Entry { state, write_through, sector, size, uuid, created_ms, backed, discard_from, name, tree }
+        Entry { state, write_through, sector, size, uuid, created_ms, backed, discard_from, name, tree, policy }
     })
 }
 
@@ -88,6 +126,7 @@ fn records() -> impl Strategy<Value = Record> {
         (any::<u64>(), vec((extents(), any::<u16>()), 0..40))
             .prop_map(|(generation, extents)| Record::Meta { generation, extents }),
         (any::<u64>(), any::<u32>()).prop_map(|(batch, index)| Record::Dropped { batch, index }),
+        pool_policies().prop_map(|policy| Record::Policy(Box::new(policy))),
     ]
 }
 
@@ -108,8 +147,8 @@ fn devices() -> impl Strategy<Value = Vec<DeviceSlot>> {
 fn roots() -> impl Strategy<Value = RootPage> {
     let start = (any::<u64>(), any::<u64>(), any::<u32>());
     let numbers = (any::<[u64; 5]>(), any::<bool>());
-    (uuids(), numbers, start, trees(), trees(), devices()).prop_map(|all| {
-        let (pool, (numbers, clean), start, groups, table, devices) = all;
+    (uuids(), numbers, start, trees(), trees(), devices(), pool_policies()).prop_map(|all| {
+        let (pool, (numbers, clean), start, groups, table, devices, policy) = all;
         let [generation, life, data_extents, meta_extents, meta_sequence] = numbers;
         RootPage {
             pool,
@@ -123,6 +162,7 @@ fn roots() -> impl Strategy<Value = RootPage> {
             meta_extents,
             meta_sequence,
             devices,
+            policy,
         }
     })
 }

@@ -1,8 +1,11 @@
 //! One of each struct, the same on every machine.
 
+use std::time::Duration;
+
 use bytes::BufMut;
 use uuid::Uuid;
 
+use crate::event::Level;
 use crate::format::*;
 
 fn uuid(byte: u8) -> Uuid {
@@ -57,6 +60,17 @@ pub(super) fn root() -> RootPage {
         meta_extents: 67,
         meta_sequence: 1003,
         devices: vec![device(0x21, 0), device(0x22, 16_384)],
+        policy: pool_policy(),
+    }
+}
+
+fn pool_policy() -> PoolPolicy {
+    PoolPolicy {
+        overcommit_limit: Some(OvercommitLimit::Ratio(1500)),
+        levels: Levels::At(vec![Level::Bytes(1 << 40), Level::Bytes(2 << 40)]),
+        hysteresis_pct: Some(3),
+        horizons: Some(vec![Duration::from_secs(7200), Duration::from_secs(60)]),
+        hold_bytes: Some(32 << 20),
     }
 }
 
@@ -72,6 +86,17 @@ pub(super) fn entry() -> Entry {
         discard_from: 4 << 40,
         name: "db1".into(),
         tree: TreeRoot { reference: reference(3), height: 3 },
+        policy: VdiskPolicy {
+            tenant: Some("acme".into()),
+            vm: Some("mail-1".into()),
+            on_full: OnFull::Hold(Duration::from_secs(90)),
+            reservation: 5 << 30,
+            quota: Some(9 << 30),
+            keep_zeros: true,
+            keep_patterns: false,
+            levels: Levels::At(vec![Level::Percent(50), Level::Percent(90)]),
+            quota_levels: Levels::Off,
+        },
     }
 }
 
@@ -85,6 +110,7 @@ pub(super) fn records() -> Vec<Record> {
         Record::Remove { vdisk: VdiskId(6) },
         Record::Meta { generation: 43, extents: vec![(ExtentId(9), 0xFFFE), (ExtentId(4000), 0)] },
         Record::Dropped { batch: 999, index: 3 },
+        Record::Policy(Box::new(pool_policy())),
     ]
 }
 

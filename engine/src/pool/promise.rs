@@ -1,0 +1,104 @@
+//! Promises: whether a pool can make one, and putting it in force.
+
+use plimsoll_hardware::Machine;
+
+use crate::error::{Error, Result};
+use crate::format::{Entry, EntryState, OvercommitLimit};
+use crate::space::{Account, Terms};
+use crate::vdisk::{Store, VdiskCore};
+
+impl<M: Machine> Store<M> {
+    /// What an entry promises.
+    fn terms(&self, entry: &Entry) -> Terms {
+        let extent_bytes = self.media.extent_bytes;
+        if entry.state == EntryState::Deleting {
+            return Terms { extent_bytes, ..Terms::default() };
+        }
+        Terms {
+            reservation: entry.policy.reservation.div_ceil(extent_bytes),
+            quota: entry.policy.quota.map(|quota| quota / extent_bytes),
+            designated: entry.size,
+            extent_bytes,
+        }
+    }
+
+    /// Puts what a vdisk's entry says in force.
+    pub(super) fn put_in_force(&self, vdisk: &VdiskCore) {
+        let entry = vdisk.entry.borrow();
+        let account = &vdisk.mapping.account;
+        self.space.ledger.set_terms(account, self.terms(&entry), entry.policy.tenant.as_deref());
+        drop(entry);
+        self.watch_vdisk_anew(vdisk);
+    }
+
+    /// Puts everything in force that was read and replayed.
+    pub(super) fn open_ledger(&self) {
+        let vdisks: Vec<_> = self.vdisks.borrow().values().cloned().collect();
+        vdisks.iter().for_each(|vdisk| self.put_in_force(vdisk));
+        self.recount();
+    }
+
+    /// Makes the ledger's sums anew; answers whether they were right.
+    pub(super) fn recount(&self) -> bool {
+        let vdisks: Vec<_> = self.vdisks.borrow().values().cloned().collect();
+        self.space.ledger.recount(vdisks.iter().map(|vdisk| &*vdisk.mapping.account))
+    }
+
+    /// Refuses an entry that promises more than can be kept, or more than is allowed: what the vdisk has been promised (`before`) it
+    /// keeps whatever the limits are now.
+    pub(super) fn check_promises(&self, vdisk: &VdiskCore, before: Option<&Entry>, entry: &Entry) -> Result<()> {
+        let name = format!("{}/{}", self.identity.name, entry.name);
+        if entry.size > before.map_or(0, |before| before.size) {
+            self.check_overcommit(&format!("vdisk {name} of {} bytes", entry.size), &vdisk.mapping.account, entry.size)?;
+        }
+        let extent_bytes = self.media.extent_bytes;
+        if entry.policy.reservation > entry.size.next_multiple_of(extent_bytes) {
+            return Err(Error::InvalidArgument(format!(
+                "vdisk {name} of {} bytes cannot use a reservation of {}; reserve at most its size",
+                entry.size, entry.policy.reservation
+            )));
+        }
+        if let Some(missing) = self.space.short_of(&vdisk.mapping.account, &self.terms(entry)) {
+            let pool = &self.identity.name;
+            return Err(Error::LimitExceeded {
+                what: format!("a reservation of {} bytes for vdisk {name}", entry.policy.reservation),
+                limit: format!(
+                    "what pool {pool} can still promise ({} bytes, of which some must stay for metadata)",
+                    self.space.available() * extent_bytes
+                ),
+                excess: missing * extent_bytes,
+                advice: format!(
+                    "reserve less, add a device (plimsoll pool add-device {pool} --device PATH), or lower the reservation of \
+                     another vdisk"
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    fn check_overcommit(&self, what: &str, account: &Account, designated: u64) -> Result<()> {
+        let limit = match self.policy.borrow().overcommit_limit {
+            None => return Ok(()),
+            Some(OvercommitLimit::Bytes(bytes)) => format!("{bytes} bytes of overcommit"),
+            Some(OvercommitLimit::Ratio(ratio)) => format!("an overcommit ratio of {}", ratio as f64 / 1000.0),
+        };
+        let (physical, allowed) = (self.space.total() * self.media.extent_bytes, self.promises_max());
+        let promised = self.space.ledger.designated() - account.designated();
+        let excess = promised.saturating_add(designated).saturating_sub(allowed);
+        if excess == 0 {
+            return Ok(());
+        }
+        let pool = &self.identity.name;
+        Err(Error::LimitExceeded {
+            what: what.to_owned(),
+            limit: format!(
+                "the limit of pool {pool}, {limit}: it has {physical} bytes, may promise {allowed} and has promised {promised}"
+            ),
+            excess,
+            advice: format!(
+                "make it smaller, add a device (plimsoll pool add-device {pool} --device PATH), or raise the limit (plimsoll \
+                 pool set {pool} --overcommit-limit LIMIT)"
+            ),
+        })
+    }
+}

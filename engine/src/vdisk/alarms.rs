@@ -1,0 +1,354 @@
+//! Watching the ledger: levels of the pool, its vdisks and tenants, limits, and the time to full.
+//!
+//! The ledger knows between which figures nobody wants to know of a change; when one leaves them, a task here is woken and tells what is
+//! new. Nothing is told before [`Alarms::arm`]: whoever listens says first what it has been told in earlier lives, so that a start
+//! neither repeats nor loses anything.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use plimsoll_hardware::Machine;
+
+use super::{Store, VdiskCore};
+use crate::event::{AlarmState, Level, Limit, Measure, SpaceEvent, Subject, SubjectKey};
+use crate::format::{Levels, OvercommitLimit, PoolPolicy, VdiskId};
+use crate::space::{Forecast, Horizons, ThresholdError, Thresholds, Watch};
+use crate::wait::WaitQueue;
+
+/// Events kept for a listener that does not come for them. Each has a cause of its own that does not repeat by itself.
+const EVENTS_MAX: usize = 65_536;
+
+/// What is watched, and what was not fetched yet.
+#[derive(Default)]
+pub(crate) struct Alarms {
+    armed: Cell<bool>,
+    pool: RefCell<Option<(Watch, Forecast)>>,
+    vdisks: RefCell<BTreeMap<VdiskId, VdiskWatch>>,
+    tenants: RefCell<BTreeMap<String, Watch>>,
+    exceeded: RefCell<BTreeSet<(SubjectKey, Limit)>>,
+    events: RefCell<VecDeque<SpaceEvent>>,
+    pub(crate) raised: WaitQueue,
+}
+
+struct VdiskWatch {
+    designated: Watch,
+    quota: Watch,
+}
+
+impl Alarms {
+    /// Tells something, when anybody wants to know.
+    pub(crate) fn raise(&self, event: SpaceEvent) {
+        if !self.armed.get() {
+            return;
+        }
+        let mut events = self.events.borrow_mut();
+        if events.len() < EVENTS_MAX {
+            events.push_back(event);
+        } else {
+            tracing::error!(?event, "an event is lost: nobody fetches them");
+        }
+        drop(events);
+        self.raised.notify();
+    }
+
+    /// Time to full and rate in bytes a second, as they were measured last.
+    pub(crate) fn outlook(&self) -> (Option<Duration>, u64) {
+        let estimate = self.pool.borrow().as_ref().and_then(|(_, forecast)| forecast.estimate());
+        estimate.map_or((None, 0), |estimate| (estimate.time_to_full, estimate.rate_bytes_per_s))
+    }
+
+    /// Everything told since this was last asked.
+    pub(crate) fn take(&self) -> Vec<SpaceEvent> {
+        self.events.borrow_mut().drain(..).collect()
+    }
+}
+
+/// The thresholds that `levels` are.
+pub(crate) fn thresholds(levels: &Levels, hysteresis_pct: Option<u8>) -> Result<Thresholds, ThresholdError> {
+    let default = Thresholds::default();
+    let hysteresis = hysteresis_pct.unwrap_or(default.hysteresis_pct());
+    match levels {
+        Levels::Default => Thresholds::new(default.levels().to_vec(), hysteresis),
+        Levels::Off => Ok(Thresholds::off()),
+        // A level below the usual hysteresis has one that it can leave.
+        Levels::At(levels) => match (levels.first(), hysteresis_pct) {
+            (Some(&Level::Percent(lowest)), None) => Thresholds::new(levels.clone(), hysteresis.min(lowest.saturating_sub(1))),
+            _ => Thresholds::new(levels.clone(), hysteresis),
+        },
+    }
+}
+
+/// The horizons that a policy has.
+pub(crate) fn horizons(policy: &PoolPolicy) -> Result<Horizons, crate::space::HorizonError> {
+    policy.horizons.clone().map_or_else(|| Ok(Horizons::default()), Horizons::new)
+}
+
+impl<M: Machine> Store<M> {
+    /// Begins to tell, given what was told in earlier lives.
+    pub(crate) fn arm(self: &Rc<Self>, state: &AlarmState) {
+        let alarms = &self.alarms;
+        if alarms.armed.replace(true) {
+            return;
+        }
+        let policy = self.policy.borrow().clone();
+        let (mut watch, mut forecast) = pool_watches(&policy);
+        watch.restore(&state.fired_levels(&SubjectKey::Pool, Measure::Physical));
+        forecast.restore(&state.horizons.iter().copied().collect::<Vec<_>>());
+        *alarms.pool.borrow_mut() = Some((watch, forecast));
+        alarms.exceeded.borrow_mut().clone_from(&state.exceeded);
+        for vdisk in self.vdisks.borrow().values().filter(|vdisk| vdisk.ready.get()) {
+            let key = SubjectKey::Vdisk(vdisk.entry.borrow().uuid);
+            let mut watch = vdisk_watch(vdisk);
+            watch.designated.restore(&state.fired_levels(&key, Measure::Designated));
+            watch.quota.restore(&state.fired_levels(&key, Measure::Quota));
+            alarms.vdisks.borrow_mut().insert(vdisk.id, watch);
+            if state.exhausted.contains(&vdisk.entry.borrow().uuid) {
+                vdisk.exhausted.set(Some(self.media.machine.now()));
+            }
+        }
+        for tenant in self.space.ledger.tenants() {
+            let mut watch = Watch::new(Thresholds::default());
+            watch.restore(&state.fired_levels(&SubjectKey::Tenant(tenant.name.clone()), Measure::Quota));
+            alarms.tenants.borrow_mut().insert(tenant.name.clone(), watch);
+        }
+        self.watch_all();
+        self.media.machine.spawn(keep_watching(self.clone()));
+    }
+
+    /// A vdisk was made, changed, or is gone.
+    pub(crate) fn watch_vdisk_anew(&self, vdisk: &VdiskCore) {
+        if !self.alarms.armed.get() {
+            return;
+        }
+        {
+            let mut vdisks = self.alarms.vdisks.borrow_mut();
+            if !vdisk.ready.get() {
+                vdisks.remove(&vdisk.id);
+                let gone = SubjectKey::Vdisk(vdisk.entry.borrow().uuid);
+                self.alarms.exceeded.borrow_mut().retain(|(subject, _)| *subject != gone);
+                return;
+            }
+            let fresh = vdisk_watch(vdisk);
+            match vdisks.get_mut(&vdisk.id) {
+                Some(watch) => {
+                    watch.designated.set(fresh.designated.thresholds().clone());
+                    watch.quota.set(fresh.quota.thresholds().clone());
+                }
+                None => drop(vdisks.insert(vdisk.id, fresh)),
+            }
+        }
+        self.watch_vdisk(vdisk);
+        self.watch_pool();
+    }
+
+    /// The pool's policy was changed.
+    pub(crate) fn watch_pool_anew(&self) {
+        {
+            let policy = self.policy.borrow();
+            let mut pool = self.alarms.pool.borrow_mut();
+            let Some((watch, forecast)) = &mut *pool else { return };
+            if let Ok(thresholds) = thresholds(&policy.levels, policy.hysteresis_pct) {
+                watch.set(thresholds);
+            }
+            if let Ok(horizons) = horizons(&policy) {
+                forecast.set(&horizons);
+            }
+        }
+        self.watch_pool();
+        // Its task sleeps for as long as the horizons of before allow.
+        self.space.ledger.unrest.notify();
+    }
+
+    /// Looks at every figure.
+    fn watch_all(&self) {
+        let vdisks: Vec<_> = self.vdisks.borrow().values().filter(|vdisk| vdisk.ready.get()).cloned().collect();
+        vdisks.iter().for_each(|vdisk| self.watch_vdisk(vdisk));
+        self.watch_tenants();
+        self.watch_pool();
+    }
+
+    fn watch_pool(&self) {
+        let extent = self.media.extent_bytes;
+        let total = self.space.total() * extent;
+        let used = total - self.space.available() * extent;
+        let crossings = {
+            let mut pool = self.alarms.pool.borrow_mut();
+            let Some((watch, _)) = &mut *pool else { return };
+            let crossings = watch.update(used, total);
+            let (low, high) = watch.quiet();
+            // The use of vdisks moves with that of the pool, but for metadata: this is looked at after every change of both.
+            let in_use = self.space.ledger.in_use();
+            let until = in_use.saturating_add(high.saturating_sub(used).div_ceil(extent));
+            let from = (in_use + 1).saturating_sub(used.saturating_sub(low).div_ceil(extent));
+            self.space.ledger.bounds.set(from.min(in_use), until);
+            crossings
+        };
+        for crossing in crossings {
+            self.alarms.raise(SpaceEvent::Threshold {
+                subject: Subject::Pool,
+                measure: Measure::Physical,
+                level: crossing.level,
+                used_bytes: used,
+                total_bytes: total,
+                rising: crossing.rising,
+            });
+        }
+        let (promised, limit) = (self.space.ledger.designated(), self.promises_max());
+        self.watch_limit(Subject::Pool, Limit::Overcommit, promised, limit);
+    }
+
+    /// Bytes that the pool may promise.
+    pub(crate) fn promises_max(&self) -> u64 {
+        let physical = self.space.total() * self.media.extent_bytes;
+        match self.policy.borrow().overcommit_limit {
+            None => u64::MAX,
+            Some(OvercommitLimit::Bytes(bytes)) => physical.saturating_add(bytes),
+            Some(OvercommitLimit::Ratio(ratio)) => {
+                u64::try_from(u128::from(physical) * u128::from(ratio) / 1000).unwrap_or(u64::MAX)
+            }
+        }
+    }
+
+    fn watch_vdisk(&self, vdisk: &VdiskCore) {
+        let extent = self.media.extent_bytes;
+        let account = &vdisk.mapping.account;
+        let in_use = account.in_use();
+        let quota = account.quota().unwrap_or(0);
+        let (designated, used, quota_bytes) = (vdisk.size.get(), in_use * extent, quota * extent);
+        let mut crossings = Vec::new();
+        {
+            let mut vdisks = self.alarms.vdisks.borrow_mut();
+            let Some(watch) = vdisks.get_mut(&vdisk.id) else { return };
+            let figures = [(Measure::Designated, designated), (Measure::Quota, quota_bytes)];
+            let (mut from, mut until) = (0, u64::MAX);
+            for (watch, (measure, total)) in [&mut watch.designated, &mut watch.quota].into_iter().zip(figures) {
+                crossings.extend(watch.update(used, total).into_iter().map(|crossing| (measure, total, crossing)));
+                let (low, high) = watch.quiet();
+                from = from.max(low.div_ceil(extent));
+                until = until.min(high.div_ceil(extent));
+            }
+            account.bounds().set(from.min(in_use), until.max(in_use + 1));
+        }
+        for (measure, total_bytes, crossing) in crossings {
+            self.alarms.raise(SpaceEvent::Threshold {
+                subject: Subject::Vdisk(vdisk.event_name()),
+                measure,
+                level: crossing.level,
+                used_bytes: used,
+                total_bytes,
+                rising: crossing.rising,
+            });
+        }
+        let limit = account.quota().map_or(u64::MAX, |quota| quota * extent);
+        self.watch_limit(Subject::Vdisk(vdisk.event_name()), Limit::Quota, used, limit);
+    }
+
+    /// Looks at every tenant.
+    pub(crate) fn watch_tenants(&self) {
+        if !self.alarms.armed.get() {
+            return;
+        }
+        let extent = self.media.extent_bytes;
+        for tenant in self.space.ledger.tenants() {
+            let (in_use, quota) = (tenant.used.get(), Some(tenant.quota.get()).filter(|&quota| quota != u64::MAX));
+            let (used, total) = (in_use * extent, quota.unwrap_or(0) * extent);
+            let crossings = {
+                let mut tenants = self.alarms.tenants.borrow_mut();
+                let watch = tenants.entry(tenant.name.clone()).or_insert_with(|| Watch::new(Thresholds::default()));
+                let crossings = watch.update(used, total);
+                let (low, high) = watch.quiet();
+                tenant.bounds.set(low.div_ceil(extent).min(in_use), high.div_ceil(extent).max(in_use + 1));
+                crossings
+            };
+            for crossing in crossings {
+                self.alarms.raise(SpaceEvent::Threshold {
+                    subject: Subject::Tenant(tenant.name.clone()),
+                    measure: Measure::Quota,
+                    level: crossing.level,
+                    used_bytes: used,
+                    total_bytes: total,
+                    rising: crossing.rising,
+                });
+            }
+            let limit = quota.map_or(u64::MAX, |quota| quota * extent);
+            self.watch_limit(Subject::Tenant(tenant.name.clone()), Limit::Quota, used, limit);
+        }
+    }
+
+    fn watch_limit(&self, subject: Subject, limit: Limit, used_bytes: u64, limit_bytes: u64) {
+        let key = (subject.key(), limit);
+        let rising = used_bytes > limit_bytes;
+        let mut exceeded = self.alarms.exceeded.borrow_mut();
+        let changed = if rising { exceeded.insert(key) } else { exceeded.remove(&key) };
+        drop(exceeded);
+        if changed {
+            self.alarms.raise(SpaceEvent::LimitExceeded { subject, limit, used_bytes, limit_bytes, rising });
+        }
+    }
+
+    fn look_ahead(&self) {
+        let extent = self.media.extent_bytes;
+        let available = self.space.available() * extent;
+        let used = self.space.total() * extent - available;
+        let now = self.media.machine.now();
+        let outlooks = match &mut *self.alarms.pool.borrow_mut() {
+            Some((_, forecast)) => forecast.tick(now, used, available),
+            None => return,
+        };
+        for outlook in outlooks {
+            self.alarms.raise(SpaceEvent::Forecast {
+                horizon: outlook.horizon,
+                time_to_full: outlook.estimate.time_to_full,
+                rate_bytes_per_s: outlook.estimate.rate_bytes_per_s,
+                available_bytes: outlook.available,
+                rising: outlook.rising,
+            });
+        }
+    }
+}
+
+fn pool_watches(policy: &PoolPolicy) -> (Watch, Forecast) {
+    // What was decided was found to make sense then.
+    let thresholds = thresholds(&policy.levels, policy.hysteresis_pct).unwrap_or_default();
+    (Watch::new(thresholds), Forecast::new(&horizons(policy).unwrap_or_default()))
+}
+
+fn vdisk_watch(vdisk: &VdiskCore) -> VdiskWatch {
+    let policy = &vdisk.entry.borrow().policy;
+    let watch = |levels| Watch::new(thresholds(levels, None).unwrap_or_default());
+    VdiskWatch { designated: watch(&policy.levels), quota: watch(&policy.quota_levels) }
+}
+
+/// Tells what is new whenever the ledger has left its bounds, and looks ahead now and then, until the pool is closed.
+async fn keep_watching<M: Machine>(store: Rc<Store<M>>) {
+    let machine = store.media.machine.clone();
+    let mut next = machine.now();
+    while !store.closing.get() {
+        let ledger = &store.space.ledger;
+        let unrest = pin!(ledger.unrest.changed());
+        let eased = pin!(ledger.eased.changed());
+        for id in ledger.take_restless() {
+            let vdisk = store.vdisks.borrow().get(&id).cloned();
+            if let Some(vdisk) = vdisk {
+                store.watch_vdisk(&vdisk);
+            }
+        }
+        store.watch_tenants();
+        store.watch_pool();
+        let now = machine.now();
+        if now >= next {
+            store.look_ahead();
+            let policy = store.policy.borrow().clone();
+            next = now + horizons(&policy).unwrap_or_default().tick();
+        }
+        let sleep = pin!(machine.sleep(next.saturating_sub(now)));
+        match select(select(unrest, eased), sleep).await {
+            Either::Left(_) | Either::Right(_) => {}
+        }
+    }
+    store.alarms.raised.notify();
+}

@@ -1,0 +1,53 @@
+//! Saying that a vdisk's writes find no space, and that they do again: once each, however many writes there are.
+
+use std::time::Duration;
+
+use plimsoll_hardware::Machine;
+
+use super::hold::Need;
+use super::{Store, VdiskCore};
+use crate::event::{SpaceEvent, VdiskName};
+
+impl VdiskCore {
+    /// As events name it.
+    pub(crate) fn event_name(&self) -> VdiskName {
+        let entry = self.entry.borrow();
+        VdiskName { name: entry.name.clone(), uuid: entry.uuid, vm: entry.policy.vm.clone() }
+    }
+}
+
+impl<M: Machine> Store<M> {
+    /// A write found no space; it waits, or not.
+    pub(super) fn note_exhausted(&self, vdisk: &VdiskCore, need: &Need, held: bool) {
+        if held {
+            vdisk.waited.set(vdisk.waited.get() + 1);
+        }
+        if vdisk.exhausted.get().is_some() {
+            return;
+        }
+        vdisk.exhausted.set(Some(self.media.machine.now()));
+        self.alarms.raise(SpaceEvent::Exhausted {
+            vdisk: vdisk.event_name(),
+            needed_bytes: need.extents * self.media.extent_bytes,
+            cause: need.shortage,
+            held,
+        });
+    }
+
+    /// Blocks of an exhausted vdisk got their first contents.
+    pub(super) fn note_resumed(&self, vdisk: &VdiskCore) {
+        if vdisk.held.get().0 > 0 {
+            return;
+        }
+        let Some(since) = vdisk.exhausted.take() else { return };
+        let (lasted, writes) = (self.media.machine.now().saturating_sub(since), vdisk.waited.replace(0));
+        self.alarms.raise(SpaceEvent::Resumed { vdisk: vdisk.event_name(), lasted, writes });
+    }
+
+    /// A held write came to its bound.
+    pub(super) fn note_expired(&self, vdisk: &VdiskCore, need: &Need, held_for: Duration) {
+        vdisk.waited.set(vdisk.waited.get().saturating_sub(1));
+        let needed_bytes = need.extents * self.media.extent_bytes;
+        self.alarms.raise(SpaceEvent::HoldExpired { vdisk: vdisk.event_name(), held_for, writes: 1, needed_bytes });
+    }
+}

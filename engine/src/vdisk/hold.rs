@@ -1,0 +1,337 @@
+//! Holding: a write that needs space when there is none waits, in order, and goes on when there is some.
+//!
+//! A held write holds nothing but its data: no claim, no extent, no room in the journal or among the dirty pages. So nothing that
+//! could bring space back ever waits for it: overwrites, reads, flushes, discards and deletes go on. When its turn comes it is
+//! granted as many extents as it needs at once, which nobody else can then take, and starts again from its first look-up. Until then nothing of it
+//! was applied, so it can be given up at any moment: by its time, its protocol, the end of its vdisk or of the pool.
+//!
+//! Order: who came first is served first, among the writes of a vdisk and among all that wait for space of the pool. Who waits for its own
+//! quota keeps nobody else up, and who has a reservation does not wait for space that is its own.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use futures_util::future::select;
+use plimsoll_hardware::Machine;
+
+use super::ticket::{Ticket, WriteOptions};
+use super::{Store, VdiskCore};
+use crate::error::{Error, Result};
+use crate::event::Shortage;
+use crate::format::OnFull;
+use crate::space::Account;
+
+/// Writes of a pool that wait for space.
+#[derive(Default)]
+pub(crate) struct HoldQueue {
+    /// By the order in which they came.
+    waiters: RefCell<VecDeque<Rc<Waiter>>>,
+    bytes: Cell<u64>,
+    next: Cell<u64>,
+    /// Of those, how many the pool's space is not enough for.
+    short_of_pool: Cell<usize>,
+    /// A task looks after them.
+    served: Cell<bool>,
+}
+
+struct Waiter {
+    number: u64,
+    vdisk: Rc<VdiskCore>,
+    extents: u64,
+    bytes: u64,
+    granted: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// Where a write stands in the queue, once it was held: kept when it has to wait again.
+pub(super) struct Patience {
+    number: u64,
+    /// When it fails.
+    until: Option<Duration>,
+}
+
+/// What a write lacks.
+pub(super) struct Need {
+    pub(super) extents: u64,
+    pub(super) bytes: u64,
+    pub(super) shortage: Shortage,
+}
+
+/// Extents that a write may take; what it did not take goes back.
+pub(crate) struct Grant<M: Machine> {
+    store: Rc<Store<M>>,
+    account: Rc<Account>,
+    left: Cell<u64>,
+}
+
+impl<M: Machine> Grant<M> {
+    /// Uses one of the extents, if there is one left.
+    pub(super) fn draw(&self) -> bool {
+        let left = self.left.get();
+        self.left.set(left.saturating_sub(1));
+        left > 0
+    }
+
+    /// One that was drawn could not be used.
+    pub(super) fn put_back(&self) {
+        self.left.set(self.left.get() + 1);
+    }
+}
+
+impl<M: Machine> Drop for Grant<M> {
+    fn drop(&mut self) {
+        if self.left.get() > 0 {
+            self.store.space.ledger.take_back(&self.account, self.left.get());
+        }
+    }
+}
+
+/// A place in the queue; leaves it when it is dropped.
+struct Place<'a, M: Machine> {
+    store: &'a Rc<Store<M>>,
+    waiter: Rc<Waiter>,
+    ticket: Option<&'a Ticket>,
+}
+
+impl<M: Machine> Drop for Place<'_, M> {
+    fn drop(&mut self) {
+        let (store, waiter) = (self.store, &self.waiter);
+        let queue = &store.holds;
+        queue.remove(waiter.number);
+        if waiter.granted.get() {
+            // Given up in the moment between.
+            store.space.ledger.take_back(&waiter.vdisk.mapping.account, waiter.extents);
+        }
+        queue.bytes.set(queue.bytes.get() - waiter.bytes);
+        waiter.vdisk.held.set((waiter.vdisk.held.get().0 - 1, waiter.vdisk.held.get().1 - waiter.bytes));
+        if let Some(ticket) = self.ticket {
+            ticket.left(waiter.bytes);
+        }
+        // Somebody behind it may be the first now.
+        store.space.ledger.eased.notify();
+    }
+}
+
+impl HoldQueue {
+    /// Writes that wait, and their bytes.
+    pub(crate) fn figures(&self) -> (u64, u64) {
+        (self.waiters.borrow().len() as u64, self.bytes.get())
+    }
+
+    /// Lets all who wait see whether they still should.
+    pub(crate) fn look_again(&self) {
+        let waiters: Vec<_> = self.waiters.borrow().iter().cloned().collect();
+        waiters.iter().for_each(|waiter| waiter.wake());
+    }
+
+    fn remove(&self, number: u64) {
+        let mut waiters = self.waiters.borrow_mut();
+        let at = waiters.partition_point(|other| other.number < number);
+        if waiters.get(at).is_some_and(|other| other.number == number) {
+            waiters.remove(at);
+        }
+    }
+
+    /// Whether a write of `vdisk` has to wait because others came first.
+    pub(super) fn is_behind(&self, vdisk: &VdiskCore) -> bool {
+        vdisk.held.get().0 > 0 || (self.short_of_pool.get() > 0 && vdisk.mapping.account.unfilled() == 0)
+    }
+}
+
+impl Waiter {
+    fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl<M: Machine> Store<M> {
+    /// Waits until a write may have what it needs, as long as its vdisk's policy, or `how`, says.
+    ///
+    /// # Errors
+    /// `OutOfSpace` and `QuotaExceeded` when that time is over, or at once; `Cancelled`; those of a vdisk or pool that goes away.
+    pub(super) async fn hold(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        need: Need,
+        how: &WriteOptions,
+        patience: &mut Option<Patience>,
+    ) -> Result<Grant<M>> {
+        let policy = how.on_full.unwrap_or_else(|| vdisk.entry.borrow().policy.on_full);
+        let queue = &self.holds;
+        let fits = queue.bytes.get() + need.bytes <= self.hold_bytes_max();
+        let may_wait = policy != OnFull::Fail && fits;
+        self.note_exhausted(vdisk, &need, may_wait);
+        let time = match policy {
+            OnFull::Hold(time) if fits => time,
+            _ => return Err(self.no_space(vdisk, &need)),
+        };
+        let now = self.media.machine.now();
+        let patience = patience.get_or_insert_with(|| {
+            queue.next.set(queue.next.get() + 1);
+            Patience { number: queue.next.get(), until: now.checked_add(time) }
+        });
+        let place = self.join(vdisk, &need, patience.number, how.ticket.as_ref());
+        let left = patience.until.map_or(Duration::MAX, |until| until.saturating_sub(now));
+        if self.wait(&place, left).await? {
+            place.waiter.granted.set(false);
+            let account = vdisk.mapping.account.clone();
+            return Ok(Grant { store: self.clone(), account, left: Cell::new(need.extents) });
+        }
+        drop(place);
+        self.note_expired(vdisk, &need, time);
+        Err(self.no_space(vdisk, &need))
+    }
+
+    fn join<'a>(
+        self: &'a Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        need: &Need,
+        number: u64,
+        ticket: Option<&'a Ticket>,
+    ) -> Place<'a, M> {
+        let queue = &self.holds;
+        let waiter = Rc::new(Waiter {
+            number,
+            vdisk: vdisk.clone(),
+            extents: need.extents,
+            bytes: need.bytes,
+            granted: Cell::new(false),
+            waker: RefCell::default(),
+        });
+        let mut waiters = queue.waiters.borrow_mut();
+        let at = waiters.partition_point(|other| other.number < number);
+        waiters.insert(at, waiter.clone());
+        drop(waiters);
+        queue.bytes.set(queue.bytes.get() + need.bytes);
+        queue.short_of_pool.set(queue.short_of_pool.get() + usize::from(of_pool(need.shortage)));
+        vdisk.held.set((vdisk.held.get().0 + 1, vdisk.held.get().1 + need.bytes));
+        if let Some(ticket) = ticket {
+            ticket.joined(need.bytes);
+        }
+        if queue.served.replace(true) {
+            self.space.ledger.eased.notify();
+        } else {
+            self.media.machine.spawn(serve(self.clone()));
+        }
+        Place { store: self, waiter, ticket }
+    }
+
+    /// `false` when the time is over.
+    async fn wait(self: &Rc<Self>, place: &Place<'_, M>, time: Duration) -> Result<bool> {
+        let waiter = &place.waiter;
+        let mut expires = pin!(self.media.machine.sleep(time));
+        let mut cancelled = pin!(async {
+            match place.ticket {
+                Some(ticket) => ticket.cancelled().await,
+                None => std::future::pending().await,
+            }
+        });
+        std::future::poll_fn(|context| {
+            if waiter.granted.get() {
+                return Poll::Ready(Ok(true));
+            }
+            if let Err(error) = self.still_there(&waiter.vdisk).and_then(|()| self.writable()) {
+                return Poll::Ready(Err(error));
+            }
+            if cancelled.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Err(Error::Cancelled));
+            }
+            if expires.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Ok(false));
+            }
+            *waiter.waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Grants what can be granted, in order.
+    fn grant_what_can_be(&self) {
+        let waiting: Vec<_> = self.holds.waiters.borrow().iter().filter(|waiter| !waiter.granted.get()).cloned().collect();
+        let (mut pool_is_short, mut vdisks, mut tenants) = (0, Vec::new(), Vec::new());
+        for waiter in waiting {
+            let account = &waiter.vdisk.mapping.account;
+            let tenant = account.tenant().map(|tenant| tenant.name.clone());
+            if vdisks.contains(&waiter.vdisk.id) || tenant.as_ref().is_some_and(|name| tenants.contains(name)) {
+                continue;
+            }
+            let shortage = match pool_is_short > 0 && account.unfilled() < waiter.extents {
+                true => Some(Shortage::PoolFull),
+                false => self.space.shortage(account, waiter.extents),
+            };
+            match shortage {
+                None => {
+                    self.space.ledger.grant(account, waiter.extents);
+                    waiter.granted.set(true);
+                    waiter.wake();
+                    continue;
+                }
+                Some(Shortage::PoolFull | Shortage::Reserved) => pool_is_short += 1,
+                Some(Shortage::VdiskQuota) => {}
+                Some(Shortage::TenantQuota) => tenants.extend(tenant),
+            }
+            vdisks.push(waiter.vdisk.id);
+        }
+        self.holds.short_of_pool.set(pool_is_short);
+    }
+
+    /// Bytes that held writes may take together.
+    fn hold_bytes_max(&self) -> u64 {
+        let memory = self.media.machine.buffers().bytes() as u64;
+        self.policy.borrow().hold_bytes.unwrap_or(memory / 4).min(memory / 2)
+    }
+
+    /// The error of a write that gets no space.
+    fn no_space(&self, vdisk: &VdiskCore, need: &Need) -> Error {
+        let extent = self.media.extent_bytes;
+        let account = &vdisk.mapping.account;
+        let (pool, needed) = (self.identity.name.clone(), need.extents);
+        let (holder, used, quota) = match (need.shortage, account.tenant()) {
+            (Shortage::VdiskQuota, _) => {
+                (format!("vdisk {pool}/{}", vdisk.name()), account.in_use(), account.quota().unwrap_or(0))
+            }
+            (Shortage::TenantQuota, Some(tenant)) => {
+                (format!("tenant {} in pool {pool}", tenant.name), tenant.used.get(), tenant.quota.get())
+            }
+            _ => return Error::OutOfSpace { pool, needed, free: self.space.available() },
+        };
+        Error::QuotaExceeded { holder, needed: needed * extent, used: used * extent, quota: quota * extent }
+    }
+}
+
+/// Whether it is the pool's space that is not enough.
+fn of_pool(shortage: Shortage) -> bool {
+    matches!(shortage, Shortage::PoolFull | Shortage::Reserved)
+}
+
+/// Looks after held writes until there are none.
+async fn serve<M: Machine>(store: Rc<Store<M>>) {
+    loop {
+        let eased = pin!(store.space.ledger.eased.changed());
+        let failed = pin!(store.journal.pressure.changed());
+        loop {
+            store.grant_what_can_be();
+            let done = store.holds.waiters.borrow().iter().all(|waiter| waiter.granted.get());
+            if done || !store.is_writable() {
+                break;
+            }
+            // Freed extents that only wait for their record to be durable: nobody else may be about to flush.
+            if !matches!(store.recover_quarantine().await, Ok(true)) {
+                break;
+            }
+        }
+        if store.holds.waiters.borrow().is_empty() || !store.is_writable() {
+            store.holds.served.set(false);
+            store.holds.short_of_pool.set(0);
+            store.holds.look_again();
+            return;
+        }
+        select(eased, failed).await;
+    }
+}

@@ -1,0 +1,89 @@
+//! What a protocol says of a write beyond its data, and how it keeps a hand on one that is held.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use crate::format::OnFull;
+use crate::wait::WaitQueue;
+
+/// How a write is to be done.
+#[derive(Clone, Default)]
+pub struct WriteOptions {
+    /// It survives power loss when it is answered.
+    pub fua: bool,
+    /// What becomes of it when there is no space, if it is not what the vdisk's policy says. `Hold(Duration::MAX)` waits without end.
+    pub on_full: Option<OnFull>,
+    /// For looking after it while it is held. Several writes may have the same.
+    pub ticket: Option<Ticket>,
+}
+
+/// A hand on writes that may be held: says how many are, and lets them be given up. A write that is given up while it is held is never
+/// applied, and ends as `Cancelled`; one that is not held goes to its end.
+#[derive(Clone, Default)]
+pub struct Ticket(Rc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    cancelled: Cell<bool>,
+    held: Cell<(u32, u64)>,
+    changed: WaitQueue,
+    /// Apart from `changed`, which moves with every write: a thousand that wait are not all to look at each.
+    given_up: WaitQueue,
+    listener: RefCell<Option<Box<dyn Fn()>>>,
+}
+
+impl Ticket {
+    /// Calls `listener` whenever the number of held writes changes. It must not block, nor call back into the vdisk.
+    pub fn listening(listener: impl Fn() + 'static) -> Self {
+        let ticket = Ticket::default();
+        *ticket.0.listener.borrow_mut() = Some(Box::new(listener));
+        ticket
+    }
+
+    /// Writes that are held now.
+    pub fn held(&self) -> u32 {
+        self.0.held.get().0
+    }
+
+    /// Bytes of these.
+    pub fn held_bytes(&self) -> u64 {
+        self.0.held.get().1
+    }
+
+    /// Gives up all writes of this ticket that are held, and all that would be from now on.
+    pub fn cancel(&self) {
+        self.0.cancelled.set(true);
+        self.0.given_up.notify();
+        self.0.changed.notify();
+    }
+
+    /// Waits until the number of held writes changes, or they are given up.
+    pub async fn changed(&self) {
+        self.0.changed.changed().await;
+    }
+
+    /// Waits until the writes are given up.
+    pub(super) async fn cancelled(&self) {
+        while !self.0.cancelled.get() {
+            self.0.given_up.changed().await;
+        }
+    }
+
+    pub(super) fn joined(&self, bytes: u64) {
+        let (writes, before) = self.0.held.get();
+        self.tell((writes + 1, before + bytes));
+    }
+
+    pub(super) fn left(&self, bytes: u64) {
+        let (writes, before) = self.0.held.get();
+        self.tell((writes - 1, before - bytes));
+    }
+
+    fn tell(&self, held: (u32, u64)) {
+        self.0.held.set(held);
+        self.0.changed.notify();
+        if let Some(listener) = &*self.0.listener.borrow() {
+            listener();
+        }
+    }
+}
