@@ -18,5 +18,6 @@ pub mod export;
 pub mod model;
 pub mod name;
 pub mod node;
+pub mod policy;
 pub mod problem;
 pub mod units;

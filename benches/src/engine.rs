@@ -36,7 +36,13 @@ pub(crate) fn measure(path: &Path, run: &Run) -> Result<Measured, Box<dyn Error>
 
 /// A fresh vdisk of the size of the run's area, mapped when the work wants it so.
 pub(crate) async fn prepare<M: Machine>(pool: &Pool<M>, run: &Run) -> Result<Vdisk<M>, Box<dyn Error>> {
-    let spec = CreateVdisk { name: "v".into(), size: run.area, sector: 4096, write_through: false, policy: Default::default() };
+    let spec = CreateVdisk {
+        name: "v".into(),
+        size: run.area,
+        sector: 4096,
+        write_through: false,
+        policy: Default::default(),
+    };
     pool.create_vdisk(spec).await?;
     if run.case.kind.is_mapped() {
         pool.fill_for_test("v", 0, run.area / EXTENT).await?;

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use futures_util::future::{Either, join, join_all, select};
 use plimsoll_engine::{
-    AlarmState, CreateVdisk, Error, OnFull, OpenPool, Pool, Shortage, SpaceEvent, Ticket, VdiskPolicy, WriteOptions, Zeroes,
+    AlarmState, CreateVdisk, Error, OnFull, OpenPool, Pool, Shortage, SpaceEvent, Ticket, VdiskPolicy, WriteOptions,
+    Zeroes,
 };
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
@@ -244,13 +245,18 @@ fn what_a_quota_holds_up_holds_up_nobody_else_and_goes_on_when_it_is_raised() {
         let (result, ()) = join(held, others).await;
         result.expect("the held write goes through");
         // Below what is in use: taken, said, and nothing is lost.
-        pool.set_vdisk_policy("small", VdiskPolicy { on_full: OnFull::Fail, ..quota(1) }).await.expect("a smaller quota");
+        pool.set_vdisk_policy("small", VdiskPolicy { on_full: OnFull::Fail, ..quota(1) })
+            .await
+            .expect("a smaller quota");
         let error = write(&pool, &m, "small", 3 * EXTENT, 5).await.expect_err("it is over its quota");
         assert!(error.to_string().contains("196608 of 65536 in use"), "{error}");
         assert_eq!(byte_at(&pool, &m, "small", 2 * EXTENT).await, 2);
         m.sleep(Duration::from_secs(1)).await;
         let events = pool.events().await;
-        assert!(events.iter().any(|event| matches!(event, SpaceEvent::LimitExceeded { rising: true, .. })), "{events:?}");
+        assert!(
+            events.iter().any(|event| matches!(event, SpaceEvent::LimitExceeded { rising: true, .. })),
+            "{events:?}"
+        );
     });
 }
 
@@ -433,7 +439,10 @@ fn levels_are_told_once_each_and_not_again_after_a_restart() {
         m.sleep(Duration::from_secs(1)).await;
         let events = pool.events().await;
         let levels = |events: &[SpaceEvent]| {
-            events.iter().filter(|event| matches!(event, SpaceEvent::Threshold { subject: plimsoll_engine::Subject::Pool, .. })).count()
+            events
+                .iter()
+                .filter(|event| matches!(event, SpaceEvent::Threshold { subject: plimsoll_engine::Subject::Pool, .. }))
+                .count()
         };
         assert_eq!(levels(&events), 3, "{events:?}");
         events.iter().for_each(|event| told.apply(event));

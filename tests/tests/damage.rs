@@ -49,7 +49,13 @@ fn prepared() -> SimWorld {
     machine
         .run(async move {
             let pool = Pool::create(&shared, CreatePool::named("tank"), devices(&shared)).await.expect("a pool");
-            let spec = CreateVdisk { name: "a".into(), size: 1 << 50, sector: 512, write_through: false, policy: Default::default() };
+            let spec = CreateVdisk {
+                name: "a".into(),
+                size: 1 << 50,
+                sector: 512,
+                write_through: false,
+                policy: Default::default(),
+            };
             pool.create_vdisk(spec).await.expect("a vdisk");
             write(&pool, &shared, 0..EXTENTS - FRESH).await;
             assert!(pool.check().await.expect("a check").clean());

@@ -68,12 +68,17 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
     let online = pools.iter().map(|pool| (labels(pool), f64::from(u8::from(pool.state == PoolState::Online))));
     gauge(registry, "pool_online", "1 when it is open and writable", online);
     type Figure = fn(&PoolView) -> Option<f64>;
-    let figures: [(&str, &str, Figure); 9] = [
+    let figures: [(&str, &str, Figure); 14] = [
         ("pool_physical_bytes", "Space on all devices", |pool| pool.physical_bytes.map(|n| n as f64)),
         ("pool_available_bytes", "Neither allocated nor reserved", |pool| pool.available_bytes.map(|n| n as f64)),
         ("pool_utilized_bytes", "Allocated to data", |pool| pool.utilized_bytes.map(|n| n as f64)),
         ("pool_metadata_bytes", "Allocated to metadata", |pool| pool.metadata_bytes.map(|n| n as f64)),
-        ("pool_reserved_bytes", "Kept back for metadata", |pool| pool.reserved_bytes.map(|n| n as f64)),
+        ("pool_metadata_reserve_bytes", "Kept back for metadata", |pool| pool.metadata_reserve_bytes.map(|n| n as f64)),
+        ("pool_reserved_bytes", "Promised by reservations", |pool| pool.reserved_bytes.map(|n| n as f64)),
+        ("pool_held_writes", "Writes that wait for space", |pool| pool.held_writes.map(|n| n as f64)),
+        ("pool_held_writes_bytes", "Bytes of these", |pool| pool.held_writes_bytes.map(|n| n as f64)),
+        ("pool_time_to_full_seconds", "At the measured rate", |pool| pool.time_to_full_seconds),
+        ("pool_growth_bytes_per_second", "Measured", |pool| pool.growth_bytes_per_second.map(|n| n as f64)),
         ("pool_quarantined_bytes", "Freed, not yet reusable", |pool| pool.quarantined_bytes.map(|n| n as f64)),
         ("pool_designated_bytes", "Promised to guests", |pool| pool.designated_bytes.map(|n| n as f64)),
         ("pool_overcommit_ratio", "Designated by physical", |pool| pool.overcommit_ratio),

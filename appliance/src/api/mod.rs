@@ -12,6 +12,7 @@ mod metrics;
 mod pools;
 mod respond;
 mod server;
+mod space;
 mod status;
 mod vdisks;
 
@@ -42,7 +43,8 @@ fn documented() -> OpenApiRouter<NodeLink> {
         .merge(vdisks::router())
         .merge(jobs::router())
         .merge(exports::router())
-        .merge(devices::router());
+        .merge(devices::router())
+        .merge(space::router());
     OpenApiRouter::with_openapi(Document::openapi())
         .nest("/api/v1", v1)
         .merge(status::probes())

@@ -6,7 +6,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::extract::{Body, How, Params};
 use super::respond::Change;
-use crate::model::{AddDevice, CreatePool, ImportPool, JobView, List, Plan, PoolDeviceView, PoolView};
+use crate::model::{AddDevice, CreatePool, ImportPool, JobView, List, Plan, PoolDeviceView, PoolView, SetPool};
 use crate::node::NodeLink;
 use crate::problem::{Answer, Problem};
 
@@ -14,7 +14,7 @@ pub(super) fn router() -> OpenApiRouter<NodeLink> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
         .routes(routes!(import))
-        .routes(routes!(show, delete))
+        .routes(routes!(show, set, delete))
         .routes(routes!(devices, add_device))
         .routes(routes!(check))
         .routes(routes!(repair))
@@ -69,6 +69,25 @@ async fn import(
     responses((status = 200, body = PoolView), (status = "default", body = Problem)))]
 async fn show(State(node): State<NodeLink>, Path(pool): Path<String>) -> Answer<Json<PoolView>> {
     node.call(move |node| async move { node.pool_view(&pool).map(Json) }).await
+}
+
+/// Decide anew for a pool (merge patch).
+#[utoipa::path(patch, path = "/pools/{pool}", tag = "pool", operation_id = "pool_set",
+    params(("pool" = String, Path, description = "name or UUID"), How), request_body = SetPool,
+    responses((status = 200, body = PoolView), (status = "default", body = Problem)))]
+async fn set(
+    State(node): State<NodeLink>,
+    Path(pool): Path<String>,
+    Params(how): Params<How>,
+    Body(request): Body<SetPool>,
+) -> Answer<Change<PoolView>> {
+    node.call(move |node| async move {
+        if how.dry_run {
+            return node.plan_set_pool(&pool, &request).map(Change::Planned);
+        }
+        node.set_pool(&pool, request).await.map(Change::Done)
+    })
+    .await
 }
 
 /// Destroy a pool.

@@ -79,6 +79,16 @@ pub(super) enum Command {
     /// Vdisks: virtual disks that take space when they are written
     #[command(subcommand, before_help = examples!["plimsoll vdisk create tank/db1 --size 2T", "plimsoll vdisk list"])]
     Vdisk(Vdisk),
+    /// Show who has the space of the pools
+    #[command(before_help = examples!["plimsoll space", "plimsoll space --pool tank --sort -physical_bytes"])]
+    Space {
+        /// Only of this pool
+        #[arg(long)]
+        pool: Option<String>,
+    },
+    /// Tenants: whose vdisks are, and what they may use together
+    #[command(subcommand, before_help = examples!["plimsoll tenant list", "plimsoll tenant set acme --pool tank --quota 2T"])]
+    Tenant(Tenant),
     /// Exports: how vdisks are offered to initiators
     #[command(subcommand, before_help = examples!["plimsoll export list", "plimsoll export add tank/db1 --nbd --read-only"])]
     Export(Export),
@@ -158,6 +168,9 @@ pub(super) enum Pool {
     /// Make a pool
     #[command(before_help = examples!["plimsoll pool create tank --device /dev/nvme0n1", "plimsoll pool create tank --device /dev/sda --device /dev/sdb --dry-run"])]
     Create(PoolCreate),
+    /// Decide what a pool may promise, and when it warns
+    #[command(before_help = examples!["plimsoll pool set tank --overcommit-limit 2x", "plimsoll pool set tank --thresholds 70%,85%,95% --horizons 24h,1h"])]
+    Set(PoolSet),
     /// Add a device to a pool
     #[command(before_help = examples!["plimsoll pool add-device tank --device /dev/nvme1n1", "plimsoll pool add-device tank --device /srv/more.img"])]
     AddDevice(PoolAddDevice),
@@ -206,6 +219,74 @@ pub(super) struct PoolCreate {
     /// Succeed when it is there already
     #[arg(long)]
     pub(super) if_not_exists: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PoolSet {
+    pub(super) pool: String,
+    /// What it may promise beyond what it has: 1.5x, a size, or none
+    #[arg(long, value_name = "LIMIT")]
+    pub(super) overcommit_limit: Option<String>,
+    /// Levels of use at which events rise: 70%,85%,95%, sizes, off or default
+    #[arg(long, value_name = "LEVELS")]
+    pub(super) thresholds: Option<String>,
+    /// How far below a level the use must fall before it is armed again
+    #[arg(long, value_name = "PERCENT")]
+    pub(super) hysteresis: Option<u8>,
+    /// Times to full at which events rise: 24h,1h,5m, off or default
+    #[arg(long, value_name = "TIMES")]
+    pub(super) horizons: Option<String>,
+    /// What held writes may take of the memory for I/O together; 0: a quarter
+    #[arg(long, value_name = "SIZE")]
+    pub(super) hold_bytes: Option<Size>,
+    #[command(flatten)]
+    pub(super) how: DryRun,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Tenant {
+    /// List tenants
+    #[command(visible_alias = "ls", before_help = examples!["plimsoll tenant list", "plimsoll tenant list --filter 'used_pct>80'"])]
+    List,
+    /// Bound what a tenant may use of a pool
+    #[command(before_help = examples!["plimsoll tenant set acme --pool tank --quota 2T", "plimsoll tenant set acme --pool tank --quota 0"])]
+    Set {
+        tenant: String,
+        /// The pool
+        #[arg(long)]
+        pool: String,
+        /// Physical space that its vdisks there may not exceed together; 0: no bound
+        #[arg(long)]
+        quota: Size,
+        #[command(flatten)]
+        how: DryRun,
+    },
+}
+
+/// What is promised to a vdisk, and what becomes of its writes when there is no space.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct VdiskPromises {
+    /// Whose it is; empty: nobody's
+    #[arg(long, value_name = "NAME")]
+    pub(super) tenant: Option<String>,
+    /// The virtual machine it belongs to; empty: none
+    #[arg(long, value_name = "NAME")]
+    pub(super) vm: Option<String>,
+    /// What becomes of writes when there is no space: hold(20s), which is the default, or fail
+    #[arg(long, value_name = "POLICY")]
+    pub(super) on_full: Option<String>,
+    /// Physical space that is its own whatever others take
+    #[arg(long, value_name = "SIZE")]
+    pub(super) reservation: Option<Size>,
+    /// Physical space that it may not exceed; 0: no bound
+    #[arg(long, value_name = "SIZE")]
+    pub(super) quota: Option<Size>,
+    /// Shares of its size at which events rise: 70%,85%,95%, off or default
+    #[arg(long, value_name = "LEVELS")]
+    pub(super) thresholds: Option<String>,
+    /// Shares of its quota at which events rise
+    #[arg(long, value_name = "LEVELS")]
+    pub(super) quota_thresholds: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -275,7 +356,7 @@ pub(super) enum Vdisk {
     #[command(before_help = examples!["plimsoll vdisk create tank/db1 --size 2T", "plimsoll vdisk create tank/db1 --size 100G --sector 4096"])]
     Create(VdiskCreate),
     /// Change a vdisk
-    #[command(visible_alias = "resize", before_help = examples!["plimsoll vdisk set tank/db1 --size +10G", "plimsoll vdisk set tank/db1 --size 1T --discard-tail"])]
+    #[command(visible_alias = "resize", before_help = examples!["plimsoll vdisk set tank/db1 --size +10G", "plimsoll vdisk set tank/db1 --on-full fail --quota 500G"])]
     Set(VdiskSet),
     /// Delete a vdisk
     #[command(visible_alias = "rm", before_help = examples!["plimsoll vdisk delete tank/db1", "plimsoll vdisk delete tank/db1 --yes --force=in-use"])]
@@ -307,6 +388,8 @@ pub(super) struct VdiskCreate {
     #[arg(long, value_name = "on|off", value_parser = ["on", "off"])]
     pub(super) write_cache: Option<String>,
     #[command(flatten)]
+    pub(super) promises: VdiskPromises,
+    #[command(flatten)]
     pub(super) how: DryRun,
     /// Succeed when it is there already
     #[arg(long)]
@@ -318,7 +401,9 @@ pub(super) struct VdiskSet {
     pub(super) vdisk: VdiskName,
     /// New size; +10G is relative, 150% is of the size now
     #[arg(long)]
-    pub(super) size: Size,
+    pub(super) size: Option<Size>,
+    #[command(flatten)]
+    pub(super) promises: VdiskPromises,
     /// Give up what is backed beyond the new size
     #[arg(long)]
     pub(super) discard_tail: bool,

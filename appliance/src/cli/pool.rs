@@ -2,14 +2,15 @@
 
 use serde_json::Value;
 
-use super::args::{Danger, Pool, PoolAddDevice, PoolCreate, PoolImport};
+use super::args::{Danger, Pool, PoolAddDevice, PoolCreate, PoolImport, PoolSet, Tenant};
 use super::client::{Request, segment};
 use super::confirm::confirm;
 use super::render::steps;
 use super::run::Context;
 use super::table;
-use crate::model::{AddDevice, CreatePool, ImportPool};
+use crate::model::{AddDevice, CreatePool, ImportPool, SetPool, SetTenant};
 use crate::problem::{Answer, Problem};
+use crate::units::Size;
 
 pub(super) fn run(cx: &Context<'_>, command: Pool) -> Answer<()> {
     match command {
@@ -17,6 +18,7 @@ pub(super) fn run(cx: &Context<'_>, command: Pool) -> Answer<()> {
         Pool::Show { pool } => cx.render.object(&cx.client.get(&target(&pool))?),
         Pool::Create(args) => create(cx, args),
         Pool::AddDevice(args) => add_device(cx, args),
+        Pool::Set(args) => set(cx, args),
         Pool::Import(args) => import(cx, args),
         Pool::Export { pool, danger } => {
             let target = format!("{}/export", target(&pool));
@@ -105,6 +107,48 @@ fn create(cx: &Context<'_>, args: PoolCreate) -> Answer<()> {
         Ok(plan) if args.how.dry_run => cx.render.plan(&plan),
         Ok(pool) => cx.render.changed(&format!("pool {} created", args.pool), &pool),
     }
+}
+
+fn set(cx: &Context<'_>, args: PoolSet) -> Answer<()> {
+    let hold_bytes_max = args.hold_bytes.map(exact).transpose()?;
+    let request = SetPool {
+        overcommit_limit: args.overcommit_limit,
+        thresholds: args.thresholds,
+        hysteresis_pct: args.hysteresis,
+        horizons: args.horizons,
+        hold_bytes_max,
+    };
+    let at = with(&target(&args.pool), args.how.dry_run);
+    let answer = cx.client.send(Request::new("PATCH", &at).body(&request)?)?;
+    if args.how.dry_run {
+        return cx.render.plan(&answer);
+    }
+    cx.render.changed(&format!("pool {} changed", args.pool), &answer)
+}
+
+/// Bytes of a size that may not be relative.
+pub(super) fn exact(size: Size) -> Answer<u64> {
+    size.exact().map_err(|error| Problem::new("invalid-argument", error.to_string()))
+}
+
+pub(super) fn tenant(cx: &Context<'_>, command: Tenant) -> Answer<()> {
+    match command {
+        Tenant::List => cx.render.list(&table::TENANT, cx.client.get("/api/v1/tenants")?),
+        Tenant::Set { tenant, pool, quota, how } => {
+            let at = with(&format!("{}/tenants/{}", target(&pool), segment(&tenant)), how.dry_run);
+            let request = SetTenant { quota_bytes: exact(quota)? };
+            let answer = cx.client.send(Request::new("PUT", &at).body(&request)?)?;
+            if how.dry_run {
+                return cx.render.plan(&answer);
+            }
+            cx.render.changed(&format!("tenant {tenant} of pool {pool} changed"), &answer)
+        }
+    }
+}
+
+pub(super) fn space(cx: &Context<'_>, pool: Option<&str>) -> Answer<()> {
+    let at = pool.map_or_else(|| "/api/v1/space".to_owned(), |pool| format!("/api/v1/space?pool={}", segment(pool)));
+    cx.render.list(&table::SPACE, cx.client.get(&at)?)
 }
 
 fn add_device(cx: &Context<'_>, args: PoolAddDevice) -> Answer<()> {

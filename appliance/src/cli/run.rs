@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::args::{Command, Device, Export, Global, Job, Pool, Vdisk};
+use super::args::{Command, Device, Export, Global, Job, Pool, Tenant, Vdisk};
 use super::client::Client;
 use super::render::Render;
 use super::{check, objects, pool, vdisk};
@@ -29,6 +29,8 @@ pub(super) fn run(global: &Global, command: Command) -> (String, Answer<ExitCode
         Command::Status => ("show the status".to_owned(), done(objects::status(cx))),
         Command::Pool(command) => (named_pool(&command), done(pool::run(cx, command))),
         Command::Vdisk(command) => (named_vdisk(&command), done(vdisk::run(cx, command))),
+        Command::Space { pool: of } => ("show who has the space".to_owned(), done(pool::space(cx, of.as_deref()))),
+        Command::Tenant(command) => (named_tenant(&command), done(pool::tenant(cx, command))),
         Command::Export(command) => (named_export(&command), done(objects::export(cx, command))),
         Command::Device(command) => (named_device(&command), done(objects::device(cx, command))),
         Command::Job(command) => (named_job(&command), objects::job(cx, command)),
@@ -41,6 +43,7 @@ fn named_pool(command: &Pool) -> String {
         Pool::List => "list pools".to_owned(),
         Pool::Show { pool } => format!("show pool {pool}"),
         Pool::Create(args) => format!("create pool {}", args.pool),
+        Pool::Set(args) => format!("change pool {}", args.pool),
         Pool::AddDevice(args) => format!("add {} to pool {}", args.device, args.pool),
         Pool::Import(args) => match &args.name {
             Some(name) => format!("import pool {name}"),
@@ -59,6 +62,13 @@ fn named_vdisk(command: &Vdisk) -> String {
         Vdisk::Create(args) => format!("create vdisk {}", args.vdisk),
         Vdisk::Set(args) => format!("change vdisk {}", args.vdisk),
         Vdisk::Delete { vdisk, .. } => format!("delete vdisk {vdisk}"),
+    }
+}
+
+fn named_tenant(command: &Tenant) -> String {
+    match command {
+        Tenant::List => "list tenants".to_owned(),
+        Tenant::Set { tenant, pool, .. } => format!("change tenant {tenant} of pool {pool}"),
     }
 }
 

@@ -24,11 +24,39 @@ pub(super) const POOL: Columns = Columns {
         "overcommit_ratio",
         "vdisks",
     ],
-    wide: &["metadata_bytes", "reserved_bytes", "extent_bytes", "uuid", "reason"],
+    wide: &[
+        "metadata_bytes",
+        "reserved_bytes",
+        "held_writes",
+        "time_to_full_seconds",
+        "extent_bytes",
+        "uuid",
+        "reason",
+    ],
 };
 pub(super) const VDISK: Columns = Columns {
     normal: &["name", "state", "designated_bytes", "backed_bytes", "backed_pct", "clients"],
-    wide: &["sector_bytes", "write_cache", "created_at", "uuid", "version"],
+    wide: &[
+        "tenant",
+        "vm",
+        "reservation_bytes",
+        "quota_bytes",
+        "on_full",
+        "held_writes",
+        "sector_bytes",
+        "write_cache",
+        "created_at",
+        "uuid",
+        "version",
+    ],
+};
+pub(super) const SPACE: Columns = Columns {
+    normal: &["pool", "what", "name", "physical_bytes", "share_pct", "designated_bytes", "reserved_bytes"],
+    wide: &["tenant", "vm", "exclusive_bytes", "shared_bytes", "held_writes"],
+};
+pub(super) const TENANT: Columns = Columns {
+    normal: &["name", "pool", "used_bytes", "quota_bytes", "used_pct", "vdisks", "designated_bytes"],
+    wide: &[],
 };
 pub(super) const EXPORT: Columns =
     Columns { normal: &["name", "protocol", "visible", "read_only", "clients"], wide: &["implicit", "uris"] };

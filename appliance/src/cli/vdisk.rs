@@ -2,15 +2,15 @@
 
 use serde_json::Value;
 
-use super::args::{Vdisk, VdiskCreate, VdiskSet, Wait};
+use super::args::{Vdisk, VdiskCreate, VdiskPromises, VdiskSet, Wait};
 use super::client::{Request, segment};
 use super::confirm::confirm;
 use super::job::watch_answer;
-use super::pool::{destroy_version, with};
+use super::pool::{destroy_version, exact, with};
 use super::render::steps;
 use super::run::Context;
 use super::{pool, table};
-use crate::model::{CreateVdisk, SetVdisk, WriteCache};
+use crate::model::{CreateVdisk, SetVdisk, VdiskPolicyChange, WriteCache};
 use crate::name::VdiskName;
 use crate::problem::{Answer, Problem};
 use crate::units::Size;
@@ -56,6 +56,18 @@ fn bytes_of(cx: &Context<'_>, size: Size, target: &str, of: &str) -> Answer<u64>
     Ok(if matches!(size, Size::Share(_)) { bytes >> 20 << 20 } else { bytes })
 }
 
+fn promises(args: VdiskPromises) -> Answer<VdiskPolicyChange> {
+    Ok(VdiskPolicyChange {
+        tenant: args.tenant,
+        vm: args.vm,
+        on_full: args.on_full,
+        reservation_bytes: args.reservation.map(exact).transpose()?,
+        quota_bytes: args.quota.map(exact).transpose()?,
+        thresholds: args.thresholds,
+        quota_thresholds: args.quota_thresholds,
+    })
+}
+
 fn create(cx: &Context<'_>, args: VdiskCreate) -> Answer<()> {
     let name = args.vdisk;
     if matches!(args.size, Size::More(_)) {
@@ -71,7 +83,8 @@ fn create(cx: &Context<'_>, args: VdiskCreate) -> Answer<()> {
         }
     };
     let write_cache = args.write_cache.map(|word| if word == "off" { WriteCache::Off } else { WriteCache::On });
-    let request = CreateVdisk { name: name.vdisk.clone(), designated_bytes, sector_bytes, write_cache };
+    let policy = promises(args.promises)?;
+    let request = CreateVdisk { name: name.vdisk.clone(), designated_bytes, sector_bytes, write_cache, policy };
     let at = with(&format!("{}/vdisks", pool::target(&name.pool)), args.how.dry_run);
     match cx.client.send(Request::new("POST", &at).body(&request)?) {
         Err(problem) if args.if_not_exists && problem.code == "exists" => {
@@ -85,8 +98,15 @@ fn create(cx: &Context<'_>, args: VdiskCreate) -> Answer<()> {
 
 fn set(cx: &Context<'_>, args: &VdiskSet) -> Answer<()> {
     let at = target(&args.vdisk);
-    let bytes = bytes_of(cx, args.size, &at, "designated_bytes")?;
-    let request = SetVdisk { designated_bytes: Some(bytes), discard_tail: args.discard_tail };
+    let bytes = args.size.map(|size| bytes_of(cx, size, &at, "designated_bytes")).transpose()?;
+    let policy = promises(args.promises.clone())?;
+    if bytes.is_none() && policy == VdiskPolicyChange::default() {
+        return Err(Problem::new("invalid-argument", "there is nothing to change").hint(format!(
+            "plimsoll vdisk set {} --size +10G; plimsoll vdisk set --help lists what can be",
+            args.vdisk
+        )));
+    }
+    let request = SetVdisk { designated_bytes: bytes, discard_tail: args.discard_tail, policy };
     let version = args.if_version.as_deref();
     let send = |dry_run: bool| {
         let at = with(&at, dry_run);
@@ -98,9 +118,14 @@ fn set(cx: &Context<'_>, args: &VdiskSet) -> Answer<()> {
     if args.discard_tail {
         let plan = send(true)?;
         if plan.get("frees_bytes").and_then(Value::as_u64).unwrap_or(0) > 0 {
-            let command = format!("plimsoll vdisk set {} --size {bytes} --discard-tail", args.vdisk);
+            let size = bytes.map_or_else(String::new, |bytes| format!(" --size {bytes}"));
+            let command = format!("plimsoll vdisk set {}{size} --discard-tail", args.vdisk);
             confirm(args.yes, &steps(&plan), &command)?;
         }
     }
-    cx.render.changed(&format!("vdisk {} has {bytes} bytes", args.vdisk), &send(false)?)
+    let done = match bytes {
+        Some(bytes) => format!("vdisk {} has {bytes} bytes", args.vdisk),
+        None => format!("vdisk {} changed", args.vdisk),
+    };
+    cx.render.changed(&done, &send(false)?)
 }

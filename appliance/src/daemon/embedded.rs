@@ -48,6 +48,7 @@ pub(super) async fn embedded(node: &Node) -> Answer<Vec<String>> {
             designated_bytes: VDISK_BYTES,
             sector_bytes: None,
             write_cache: None,
+            policy: Default::default(),
         };
         let vdisk = node.create_vdisk(POOL, vdisk).await?;
         made.push(format!("made vdisk {}: {}, which takes no space until it is written", vdisk.name, iec(VDISK_BYTES)));

@@ -10,6 +10,7 @@ mod job;
 mod list;
 mod pool;
 mod request;
+mod space;
 mod status;
 mod vdisk;
 
@@ -18,7 +19,11 @@ pub use export::ExportView;
 pub use job::{CheckView, FindingView, JobState, JobView, RepairView};
 pub use list::{List, Listed};
 pub use pool::{CountersView, PoolState, PoolView, RecoveryView};
-pub use request::{AddDevice, AddExport, CreatePool, CreateVdisk, ImportPool, Plan, RepairPool, SetVdisk, WriteCache};
+pub use request::{
+    AddDevice, AddExport, CreatePool, CreateVdisk, ImportPool, Plan, RepairPool, SetPool, SetTenant, SetVdisk,
+    VdiskPolicyChange, WriteCache,
+};
+pub use space::{SpaceView, TenantView};
 pub use status::{Health, StatusView};
 pub use vdisk::{VdiskState, VdiskView};
 

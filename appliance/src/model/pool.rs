@@ -44,8 +44,16 @@ pub struct PoolView {
     pub utilized_bytes: Option<u64>,
     /// Allocated to metadata.
     pub metadata_bytes: Option<u64>,
-    /// Kept back for metadata.
+    /// Kept back for metadata, so that it never runs out.
+    pub metadata_reserve_bytes: Option<u64>,
+    /// Promised to vdisks by reservations and not in use yet.
     pub reserved_bytes: Option<u64>,
+    /// Held for writes under way.
+    pub held_bytes: Option<u64>,
+    /// Writes that wait for space.
+    pub held_writes: Option<u64>,
+    /// Bytes of their data.
+    pub held_writes_bytes: Option<u64>,
     /// Freed, not yet reusable.
     pub quarantined_bytes: Option<u64>,
     /// Sum of the sizes of all vdisks.
@@ -56,6 +64,18 @@ pub struct PoolView {
     pub overcommit_ratio: Option<f64>,
     /// 100 * (1 - available / physical).
     pub used_pct: Option<f64>,
+    /// What it may promise beyond what it has.
+    pub overcommit_limit: Option<String>,
+    /// Levels of use at which events rise.
+    pub thresholds: Option<String>,
+    /// How far below a level the use must fall before it is armed again.
+    pub hysteresis_pct: Option<f64>,
+    /// Times to full at which events rise.
+    pub horizons: Option<String>,
+    /// When it is full at the measured rate; null while its use does not grow.
+    pub time_to_full_seconds: Option<f64>,
+    /// The rate, what was freed subtracted.
+    pub growth_bytes_per_second: Option<u64>,
     /// Number of vdisks.
     pub vdisks: Option<u64>,
     /// Its devices in order of their index.

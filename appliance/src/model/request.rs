@@ -81,6 +81,65 @@ pub struct CreateVdisk {
     /// On by default.
     #[serde(default)]
     pub write_cache: Option<WriteCache>,
+    /// What is promised to it, and what becomes of its writes when there is no space.
+    #[serde(default)]
+    pub policy: VdiskPolicyChange,
+}
+
+/// What an operator decides for a vdisk; what is absent stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VdiskPolicyChange {
+    /// Whose it is; empty: nobody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// The virtual machine it belongs to; empty: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<String>,
+    /// `hold(20s)` or `fail`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_full: Option<String>,
+    /// Physical space that is its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation_bytes: Option<u64>,
+    /// Physical space that it may not exceed; 0: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_bytes: Option<u64>,
+    /// Levels of its physical space against its designated size: `70%,85%,95%`, `off`, `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thresholds: Option<String>,
+    /// The same against its quota.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_thresholds: Option<String>,
+}
+
+/// What an operator decides for a pool; what is absent stays as it is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetPool {
+    /// `1.5x`, bytes beyond physical space, or `none`.
+    #[serde(default)]
+    pub overcommit_limit: Option<String>,
+    /// Levels of use: `70%,85%,95%`, `800G,900G`, `off`, `default`.
+    #[serde(default)]
+    pub thresholds: Option<String>,
+    /// How far below a level the use must fall before it is armed again, in per cent.
+    #[serde(default)]
+    pub hysteresis_pct: Option<u8>,
+    /// Times to full at which an event rises: `24h,1h,5m`, `off`, `default`.
+    #[serde(default)]
+    pub horizons: Option<String>,
+    /// Bytes that held writes may take together; 0: a quarter of the memory for I/O.
+    #[serde(default)]
+    pub hold_bytes_max: Option<u64>,
+}
+
+/// What an operator decides for a tenant of a pool.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetTenant {
+    /// Physical space that its vdisks in the pool may not exceed together; 0: as much as they like.
+    pub quota_bytes: u64,
 }
 
 /// Changes to a vdisk (a merge patch: what is absent stays).
@@ -93,6 +152,9 @@ pub struct SetVdisk {
     /// Give up backed blocks beyond the new size.
     #[serde(default)]
     pub discard_tail: bool,
+    /// What is promised to it, and what becomes of its writes when there is no space.
+    #[serde(default)]
+    pub policy: VdiskPolicyChange,
 }
 
 /// An export, or a change to one.

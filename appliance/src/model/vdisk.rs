@@ -48,6 +48,24 @@ pub struct VdiskView {
     pub reservation_bytes: u64,
     /// Physical space that it may not exceed.
     pub quota_bytes: Option<u64>,
+    /// Of its reservation, what is not in use yet: kept from everybody else.
+    pub reserved_bytes: u64,
+    /// What becomes of its writes when there is no space: `hold(TIME)` or `fail`.
+    pub on_full: String,
+    /// Writes that wait for space.
+    pub held_writes: u64,
+    /// Bytes of their data.
+    pub held_writes_bytes: u64,
+    /// There is no space for its writes.
+    pub exhausted: bool,
+    /// Whose it is.
+    pub tenant: Option<String>,
+    /// The virtual machine it belongs to.
+    pub vm: Option<String>,
+    /// Levels of its physical space against its designated size.
+    pub thresholds: String,
+    /// The same against its quota.
+    pub quota_thresholds: String,
     /// What the initiator addresses: 512 or 4096.
     pub sector_bytes: u64,
     /// 100 * backed / designated.

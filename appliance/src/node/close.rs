@@ -74,8 +74,13 @@ mod tests {
             let (name, devices) = ("tank".to_owned(), vec![path]);
             let pool = CreatePool { name, devices, extent_bytes: None, force: Vec::new(), buffered: true };
             node.create_pool(pool).await.unwrap();
-            let vdisk =
-                CreateVdisk { name: "a".into(), designated_bytes: 1 << 30, sector_bytes: None, write_cache: None };
+            let vdisk = CreateVdisk {
+                name: "a".into(),
+                designated_bytes: 1 << 30,
+                sector_bytes: None,
+                write_cache: None,
+                policy: Default::default(),
+            };
             node.create_vdisk("tank", vdisk).await.unwrap();
             // From now on every write fails.
             rustix::fs::fcntl_add_seals(&device, SealFlags::WRITE).unwrap();

@@ -8,7 +8,7 @@ use plimsoll_hardware::{Device as _, Handle};
 
 use super::machine::{Purpose, absolute, same_file, size_of};
 use super::state::{DeviceRecord, PoolRecord};
-use super::{Device, Node, Slot};
+use super::{Device, Node};
 use crate::model::{CreatePool, Plan, PoolView};
 use crate::name;
 use crate::problem::{Answer, Problem};
@@ -135,7 +135,7 @@ impl Node {
             }
             return Err(problem);
         }
-        self.0.pools.borrow_mut().insert(name, Slot::Open(pool));
+        self.serve_pool(name, pool);
         Ok(())
     }
 }

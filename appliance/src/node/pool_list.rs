@@ -1,11 +1,12 @@
 //! What is known of pools.
 
-use plimsoll_engine::{DeviceInfo, Pool, PoolInfo};
+use plimsoll_engine::{DeviceInfo, Pool, PoolInfo, Thresholds};
 use plimsoll_hardware::reactor::Handle;
 
 use super::state::PoolRecord;
 use super::{Node, Slot};
 use crate::model::{CountersView, PoolDeviceView, PoolState, PoolView, RecoveryView, time_of};
+use crate::policy;
 use crate::problem::{Answer, Problem};
 
 impl Node {
@@ -52,12 +53,22 @@ fn online(pool: &Pool<Handle>) -> PoolView {
         available_bytes: Some(info.available_bytes),
         utilized_bytes: Some(info.utilized_bytes),
         metadata_bytes: Some(info.metadata_bytes),
+        metadata_reserve_bytes: Some(info.metadata_reserve_bytes),
         reserved_bytes: Some(info.reserved_bytes),
+        held_bytes: Some(info.held_bytes),
+        held_writes: Some(info.held_writes),
+        held_writes_bytes: Some(info.held_writes_bytes),
         quarantined_bytes: Some(info.quarantined_bytes),
         designated_bytes: Some(info.designated_bytes),
         overcommit_bytes: Some(info.overcommit_bytes),
         overcommit_ratio: Some(info.overcommit_ratio),
         used_pct: Some(percent(used, info.physical_bytes)),
+        overcommit_limit: Some(policy::overcommit_limit_text(info.policy.overcommit_limit)),
+        thresholds: Some(policy::levels_text(&info.policy.levels)),
+        hysteresis_pct: Some(f64::from(info.policy.hysteresis_pct.unwrap_or(Thresholds::default().hysteresis_pct()))),
+        horizons: Some(policy::horizons_text(info.policy.horizons.as_deref())),
+        time_to_full_seconds: info.time_to_full.map(|time| time.as_secs_f64()),
+        growth_bytes_per_second: Some(info.growth_bytes_per_s),
         vdisks: Some(info.vdisks),
         devices: info.devices.iter().map(|device| device_view(&info.name, device)).collect(),
         generation: Some(info.generation),
@@ -110,12 +121,22 @@ fn unavailable(name: &str, record: Option<&PoolRecord>, reason: &Problem) -> Poo
         available_bytes: None,
         utilized_bytes: None,
         metadata_bytes: None,
+        metadata_reserve_bytes: None,
         reserved_bytes: None,
+        held_bytes: None,
+        held_writes: None,
+        held_writes_bytes: None,
         quarantined_bytes: None,
         designated_bytes: None,
         overcommit_bytes: None,
         overcommit_ratio: None,
         used_pct: None,
+        overcommit_limit: None,
+        thresholds: None,
+        hysteresis_pct: None,
+        horizons: None,
+        time_to_full_seconds: None,
+        growth_bytes_per_second: None,
         vdisks: None,
         devices: record.map(|record| record.devices.iter().map(device).collect()).unwrap_or_default(),
         generation: None,

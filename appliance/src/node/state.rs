@@ -31,6 +31,20 @@ pub struct State {
     /// Exports that differ from the default.
     #[serde(default)]
     pub exports: Vec<ExportRecord>,
+    /// Quotas of tenants.
+    #[serde(default)]
+    pub tenants: Vec<TenantRecord>,
+}
+
+/// What a tenant may use of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TenantRecord {
+    /// UUID of the pool.
+    pub pool: Uuid,
+    /// Its name.
+    pub tenant: String,
+    /// Physical bytes.
+    pub quota_bytes: u64,
 }
 
 /// A known pool.
@@ -153,6 +167,7 @@ mod tests {
                 hidden: false,
                 read_only: true,
             }],
+            tenants: vec![TenantRecord { pool: Uuid::from_u128(7), tenant: "acme".into(), quota_bytes: 1 << 40 }],
         }
     }
 

@@ -3,6 +3,7 @@
 use plimsoll_engine as engine;
 
 use super::Node;
+use super::vdisk_set::policy_of;
 use crate::model::{CreateVdisk, Plan, VdiskView, WriteCache};
 use crate::name::{self, VdiskName};
 use crate::problem::{Answer, Problem};
@@ -65,6 +66,7 @@ impl Node {
             size: request.designated_bytes,
             sector,
             write_through: request.write_cache == Some(WriteCache::Off),
+            policy: policy_of(engine::VdiskPolicy::default(), &request.policy)?,
         })
     }
 }

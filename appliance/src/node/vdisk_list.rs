@@ -7,6 +7,7 @@ use super::pool_list::percent;
 use super::{Node, by_uuid_prefix, uuid_prefix};
 use crate::model::{VdiskState, VdiskView, WriteCache, time_of};
 use crate::name::VdiskName;
+use crate::policy;
 use crate::problem::{Answer, Problem};
 
 impl Node {
@@ -74,13 +75,22 @@ fn view(pool: &str, info: &engine::VdiskInfo, clients: u64) -> VdiskView {
         created_at: time_of(info.created_ms),
         designated_bytes: info.size,
         backed_bytes: info.backed_bytes,
-        // Nothing shares or holds back space yet; snapshots, regulation and quotas will.
+        // Nothing shares or holds back space yet; snapshots and regulation files will.
         exclusive_bytes: info.backed_bytes,
         shared_bytes: 0,
         regulation_bytes: 0,
         effective_bytes: info.size,
-        reservation_bytes: 0,
-        quota_bytes: None,
+        reservation_bytes: info.policy.reservation,
+        quota_bytes: info.policy.quota,
+        reserved_bytes: info.reserved_bytes,
+        on_full: policy::on_full_text(info.policy.on_full),
+        held_writes: info.held_writes,
+        held_writes_bytes: info.held_writes_bytes,
+        exhausted: info.exhausted_since.is_some(),
+        tenant: info.policy.tenant.clone(),
+        vm: info.policy.vm.clone(),
+        thresholds: policy::levels_text(&info.policy.levels),
+        quota_thresholds: policy::levels_text(&info.policy.quota_levels),
         sector_bytes: info.sector.into(),
         backed_pct: percent(info.backed_bytes, info.size),
         write_cache: if info.write_through { WriteCache::Off } else { WriteCache::On },
@@ -91,6 +101,7 @@ fn view(pool: &str, info: &engine::VdiskInfo, clients: u64) -> VdiskView {
 
 /// Changes whenever something changes that an operator sets, and only then.
 fn version_of(info: &engine::VdiskInfo) -> String {
-    let text = format!("{}/{}/{}/{}/{}", info.uuid, info.name, info.size, info.sector, info.write_through);
+    let (size, sector, write_through, policy) = (info.size, info.sector, info.write_through, &info.policy);
+    let text = format!("{}/{}/{size}/{sector}/{write_through}/{policy:?}", info.uuid, info.name);
     format!("{:08x}", crc32fast::hash(text.as_bytes()))
 }

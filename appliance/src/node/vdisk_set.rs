@@ -1,12 +1,13 @@
-//! `vdisk set`: another size for a vdisk.
+//! `vdisk set`: another size for a vdisk, or other promises.
 
-use plimsoll_engine::Pool;
+use plimsoll_engine::{Pool, VdiskPolicy};
 use plimsoll_hardware::Handle;
 
 use super::Node;
 use super::vdisk_create::check_size;
-use crate::model::{Plan, SetVdisk, VdiskView};
+use crate::model::{Plan, SetVdisk, VdiskPolicyChange, VdiskView};
 use crate::name::VdiskName;
+use crate::policy;
 use crate::problem::{Answer, Problem};
 use crate::units::iec;
 
@@ -22,10 +23,15 @@ impl Node {
         let (pool, info) = self.find_vdisk(name)?;
         let before = self.vdisk_view(&pool.info().name, &info);
         check_version(&before, version)?;
-        let Some(bytes) = request.designated_bytes else { return Ok(before) };
+        let decided = policy_of(info.policy.clone(), &request.policy)?;
+        // The size first when it grows: a larger reservation may need it.
+        let bytes = request.designated_bytes.unwrap_or(info.size);
         check_size(bytes, info.sector, &before.name)?;
+        if decided != info.policy && bytes <= info.size {
+            pool.set_vdisk_policy(&info.name, decided.clone()).await?;
+        }
         if bytes == info.size {
-            return Ok(before);
+            return self.vdisk(name);
         }
         let after = pool.resize_vdisk(&info.name, bytes, request.discard_tail).await.map_err(|error| {
             let hint = format!("plimsoll vdisk set {} --size {bytes} --discard-tail", before.name);
@@ -34,6 +40,10 @@ impl Node {
             if cuts { problem.hint(hint) } else { problem }
         })?;
         tracing::info!(vdisk = before.name, from = info.size, to = bytes, "vdisk resized");
+        if decided != info.policy && bytes > info.size {
+            pool.set_vdisk_policy(&info.name, decided).await?;
+            return self.vdisk(name);
+        }
         Ok(self.vdisk_view(&before.pool, &after))
     }
 
@@ -47,7 +57,16 @@ impl Node {
         check_version(&view, version)?;
         let bytes = request.designated_bytes.unwrap_or(info.size);
         check_size(bytes, info.sector, &view.name)?;
-        let mut plan = Plan::of([format!("resize vdisk {} from {} to {}", view.name, iec(info.size), iec(bytes))]);
+        let decided = policy_of(info.policy.clone(), &request.policy)?;
+        let mut plan = Plan::of([]);
+        if bytes != info.size {
+            plan.steps.push(format!("resize vdisk {} from {} to {}", view.name, iec(info.size), iec(bytes)));
+        }
+        if decided != info.policy {
+            plan.steps.push(format!("change what is decided for vdisk {}", view.name));
+            let more = decided.reservation.saturating_sub(info.policy.reservation);
+            plan.needs_bytes = (more > 0).then_some(more);
+        }
         if bytes < info.size {
             let cut_off = backed_between(&pool, &info.name, bytes, info.size).await?;
             if cut_off > 0 && !request.discard_tail {
@@ -59,6 +78,26 @@ impl Node {
         }
         Ok(plan)
     }
+}
+
+/// `before` with what a request changes of it.
+pub(super) fn policy_of(before: VdiskPolicy, change: &VdiskPolicyChange) -> Answer<VdiskPolicy> {
+    let text = |asked: &Option<String>, before: Option<String>| match asked.as_deref() {
+        None => before,
+        Some("") => None,
+        Some(name) => Some(name.to_owned()),
+    };
+    let levels = |asked: &Option<String>, before| asked.as_deref().map_or(Ok(before), policy::levels);
+    Ok(VdiskPolicy {
+        tenant: text(&change.tenant, before.tenant),
+        vm: text(&change.vm, before.vm),
+        on_full: change.on_full.as_deref().map_or(Ok(before.on_full), policy::on_full)?,
+        reservation: change.reservation_bytes.unwrap_or(before.reservation),
+        quota: change.quota_bytes.map_or(before.quota, |bytes| (bytes > 0).then_some(bytes)),
+        levels: levels(&change.thresholds, before.levels)?,
+        quota_levels: levels(&change.quota_thresholds, before.quota_levels)?,
+        ..before
+    })
 }
 
 pub(super) fn check_version(vdisk: &VdiskView, asked: Option<String>) -> Answer<()> {

@@ -68,7 +68,13 @@ impl Server {
                 let device = handle.open_device(&device, options).await.expect("the device");
                 let pool = Pool::create(&handle, CreatePool::named("tank"), vec![device]).await.expect("a pool");
                 for name in ["fuzzed", "neighbour"] {
-                    let spec = CreateVdisk { name: name.into(), size: VDISK_BYTES, sector: 512, write_through: false, policy: Default::default() };
+                    let spec = CreateVdisk {
+                        name: name.into(),
+                        size: VDISK_BYTES,
+                        sector: 512,
+                        write_through: false,
+                        policy: Default::default(),
+                    };
                     pool.create_vdisk(spec).await.expect("a vdisk");
                 }
                 let memory = handle.buffers().free_bytes();

@@ -45,7 +45,8 @@ async fn fill(handle: &Handle, path: &Path, tebibytes: u64) -> Result<(), Box<dy
     let spec = CreatePool { force: true, ..CreatePool::named("large") };
     let pool = Pool::create(handle, spec, vec![device]).await?;
     for (name, size) in [("v", tebibytes << 40), ("fresh", FRESH_BYTES)] {
-        let spec = CreateVdisk { name: name.into(), size, sector: 4096, write_through: false, policy: Default::default() };
+        let spec =
+            CreateVdisk { name: name.into(), size, sector: 4096, write_through: false, policy: Default::default() };
         pool.create_vdisk(spec).await?;
     }
     pool.fill_for_test("v", 0, tebibytes * EXTENTS_PER_TIB).await?;
@@ -82,7 +83,13 @@ async fn write(handle: &Handle, path: &Path, count: u64) -> Result<(), Box<dyn E
             handle.sleep(Duration::from_millis(5)).await;
         }
     }
-    let spec = CreateVdisk { name: "fresh".into(), size: FRESH_BYTES, sector: 4096, write_through: false, policy: Default::default() };
+    let spec = CreateVdisk {
+        name: "fresh".into(),
+        size: FRESH_BYTES,
+        sector: 4096,
+        write_through: false,
+        policy: Default::default(),
+    };
     pool.create_vdisk(spec).await?;
     pool.checkpoint_for_test().await?;
     let vdisk = pool.vdisk("fresh")?;

@@ -12,7 +12,9 @@
 use bytes::BufMut;
 use uuid::Uuid;
 
-use super::{Cursor, FormatError, HEIGHT_MAX, NAME_BYTES_MAX, PageRef, Put, VDISK_BYTES_MAX, VDISK_POLICY_BYTES, VdiskPolicy};
+use super::{
+    Cursor, FormatError, HEIGHT_MAX, NAME_BYTES_MAX, PageRef, Put, VDISK_BYTES_MAX, VDISK_POLICY_BYTES, VdiskPolicy,
+};
 
 pub(crate) const ENTRY_BYTES: usize = 512;
 const FLAG_WRITE_THROUGH: u8 = 1;
@@ -120,6 +122,18 @@ impl Entry {
         cursor.take(33)?;
         let policy = VdiskPolicy::decode(&mut cursor)?;
         let write_through = flags & FLAG_WRITE_THROUGH != 0;
-        Ok(Some(Entry { state, write_through, sector, size, uuid, created_ms, backed, discard_from, name, tree, policy }))
+        Ok(Some(Entry {
+            state,
+            write_through,
+            sector,
+            size,
+            uuid,
+            created_ms,
+            backed,
+            discard_from,
+            name,
+            tree,
+            policy,
+        }))
     }
 }

@@ -164,8 +164,7 @@ fn percents(bytes: [u8; LEVELS_MAX]) -> Result<Levels, FormatError> {
         [0, 0, 0, 0] => Ok(Levels::Default),
         [PERCENT_OFF, ..] => Ok(Levels::Off),
         _ => {
-            let levels: Vec<Level> =
-                bytes.into_iter().filter(|&percent| percent > 0).map(Level::Percent).collect();
+            let levels: Vec<Level> = bytes.into_iter().filter(|&percent| percent > 0).map(Level::Percent).collect();
             let rising = levels.is_sorted_by(|a, b| a < b);
             match rising && bytes.iter().all(|&percent| percent <= 100) {
                 true => Ok(Levels::At(levels)),
@@ -196,7 +195,9 @@ impl PoolPolicy {
         out.put_u64_le(self.hold_bytes.unwrap_or(0));
         let seconds = |index: usize| match &self.horizons {
             None => 0,
-            Some(horizons) => horizons.get(index).map_or(u32::MAX, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX - 1)),
+            Some(horizons) => {
+                horizons.get(index).map_or(u32::MAX, |time| u32::try_from(time.as_secs()).unwrap_or(u32::MAX - 1))
+            }
         };
         (0..HORIZONS_MAX).for_each(|index| out.put_u32_le(seconds(index)));
         // One more than it is: 0 is the default.

@@ -17,7 +17,10 @@
 
 use bytes::BufMut;
 
-use super::{Blocks, Cursor, ENTRY_BYTES, Entry, ExtentId, FormatError, POOL_POLICY_BYTES, PoolPolicy, VDISK_BYTES_MAX, VdiskId, VirtualExtent};
+use super::{
+    Blocks, Cursor, ENTRY_BYTES, Entry, ExtentId, FormatError, POOL_POLICY_BYTES, PoolPolicy, VDISK_BYTES_MAX, VdiskId,
+    VirtualExtent,
+};
 
 pub(crate) const MAP_RECORD_BYTES: usize = 32;
 

@@ -15,7 +15,10 @@
 use bytes::BufMut;
 use uuid::Uuid;
 
-use super::{Cursor, DEVICES_MAX, ExtentId, FormatError, GROUP_EXTENTS, PAGE_BYTES, PageRef, POOL_POLICY_BYTES, PoolPolicy, TreeRoot, checksum};
+use super::{
+    Cursor, DEVICES_MAX, ExtentId, FormatError, GROUP_EXTENTS, PAGE_BYTES, POOL_POLICY_BYTES, PageRef, PoolPolicy,
+    TreeRoot, checksum,
+};
 
 const MAGIC: &[u8; 8] = b"PLIMROOT";
 const DEVICE_BYTES: usize = 56;

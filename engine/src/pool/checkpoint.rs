@@ -18,8 +18,8 @@ use plimsoll_hardware::{IoError, Machine};
 
 use crate::error::{Error, Result};
 use crate::format::{
-    Entry, ExtentId, Group, Leaf, PAGE_BYTES, PageAddr, PageRef, Payload, PoolPolicy, Record, RootPage, TablePage, TreeRoot,
-    VdiskId,
+    Entry, ExtentId, Group, Leaf, PAGE_BYTES, PageAddr, PageRef, Payload, PoolPolicy, Record, RootPage, TablePage,
+    TreeRoot, VdiskId,
 };
 use crate::journal::JournalFailed;
 use crate::space::Space;

@@ -8,8 +8,8 @@ use super::layout::{Layout, label_places, lay_out, next_base, ring_pages, root_p
 use super::{OpenPool, Pool};
 use crate::error::{Error, Result};
 use crate::format::{
-    DEVICES_MAX, DeviceSlot, EXTENT_BYTES, JournalStart, LabelPage, NAME_BYTES_MAX, PAGE_BYTES, PoolPolicy, RingPlace, RootPage,
-    TreeRoot, is_name,
+    DEVICES_MAX, DeviceSlot, EXTENT_BYTES, JournalStart, LabelPage, NAME_BYTES_MAX, PAGE_BYTES, PoolPolicy, RingPlace,
+    RootPage, TreeRoot, is_name,
 };
 
 /// Bytes written at once while a ring is cleared.

@@ -154,7 +154,7 @@ impl<M: Machine> Pool<M> {
             utilized_bytes: space.data() * extent,
             metadata_bytes: space.meta_extents() * extent,
             metadata_reserve_bytes: space.reserved() * extent,
-            reserved_bytes: space.ledger.unfilled() * extent,
+            reserved_bytes: space.withheld() * extent,
             held_bytes: space.held() * extent,
             held_writes,
             held_writes_bytes,

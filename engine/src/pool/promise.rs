@@ -49,7 +49,11 @@ impl<M: Machine> Store<M> {
     pub(super) fn check_promises(&self, vdisk: &VdiskCore, before: Option<&Entry>, entry: &Entry) -> Result<()> {
         let name = format!("{}/{}", self.identity.name, entry.name);
         if entry.size > before.map_or(0, |before| before.size) {
-            self.check_overcommit(&format!("vdisk {name} of {} bytes", entry.size), &vdisk.mapping.account, entry.size)?;
+            self.check_overcommit(
+                &format!("vdisk {name} of {} bytes", entry.size),
+                &vdisk.mapping.account,
+                entry.size,
+            )?;
         }
         let extent_bytes = self.media.extent_bytes;
         if entry.policy.reservation > entry.size.next_multiple_of(extent_bytes) {

@@ -175,7 +175,13 @@ fn prepared() -> SimWorld {
         .run(async move {
             let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("a pool");
             for name in ["a", "b", "c", "d"] {
-                let spec = CreateVdisk { name: name.into(), size: 2 << 30, sector: 512, write_through: false, policy: Default::default() };
+                let spec = CreateVdisk {
+                    name: name.into(),
+                    size: 2 << 30,
+                    sector: 512,
+                    write_through: false,
+                    policy: Default::default(),
+                };
                 pool.create_vdisk(spec).await.expect("a vdisk");
             }
             write(&pool, &m, "a", &[0, 1, 5]).await;
@@ -372,7 +378,13 @@ fn a_root_copy_that_is_bad_is_found() {
 fn the_search_for_a_free_place_begins_where_the_last_one_ended() {
     live(&prepared(), async |m| {
         let pool = open(&m, false).await;
-        let spec = |name: &str| CreateVdisk { name: name.into(), size: 1 << 30, sector: 512, write_through: false, policy: Default::default() };
+        let spec = |name: &str| CreateVdisk {
+            name: name.into(),
+            size: 1 << 30,
+            sector: 512,
+            write_through: false,
+            policy: Default::default(),
+        };
         for index in 4..100 {
             let made = pool.create_vdisk(spec(&format!("v{index}"))).await.expect("a vdisk");
             assert_eq!((made.id, pool.store.free_from.get()), (index, index));

@@ -257,7 +257,12 @@ impl Ledger {
         if let Some(tenant) = tenants.get(name) {
             return tenant.clone();
         }
-        let tenant = Rc::new(Tenant { name: name.to_owned(), used: Cell::new(0), quota: Cell::new(u64::MAX), bounds: Bounds::wide() });
+        let tenant = Rc::new(Tenant {
+            name: name.to_owned(),
+            used: Cell::new(0),
+            quota: Cell::new(u64::MAX),
+            bounds: Bounds::wide(),
+        });
         tenants.insert(name.to_owned(), tenant.clone());
         tenant
     }

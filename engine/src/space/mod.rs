@@ -156,12 +156,21 @@ impl<M: Machine> Space<M> {
 
     /// Extents of metadata that may become necessary for what is in memory and was never placed, while there are reservations to keep.
     fn margin(&self) -> u64 {
-        if self.ledger.unfilled() == 0 { 0 } else { (2 * self.dirty_max() as u64).div_ceil(u64::from(META_PAGES_PER_EXTENT)) }
+        if self.ledger.unfilled() == 0 {
+            0
+        } else {
+            (2 * self.dirty_max() as u64).div_ceil(u64::from(META_PAGES_PER_EXTENT))
+        }
     }
 
     /// Extents that a vdisk without a reservation can still get.
     pub(crate) fn available(&self) -> u64 {
-        self.spare().saturating_sub(self.ledger.unfilled() + self.margin())
+        self.spare().saturating_sub(self.withheld())
+    }
+
+    /// Extents kept for reservations: what is not in use of them, and the metadata that may go with it.
+    pub(crate) fn withheld(&self) -> u64 {
+        self.ledger.unfilled() + self.margin()
     }
 
     /// Why `account` cannot have `extents` more now; `None`: it can.

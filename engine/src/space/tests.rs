@@ -103,7 +103,9 @@ async fn play(space: &Space<SimMachine>, steps: Vec<Step>, extents: u64) {
                         model.freed.remove(&extent);
                         model.held.push(extent);
                     }
-                    Err(shortage) => assert_eq!((available, shortage), (0, Shortage::PoolFull), "refused with space left"),
+                    Err(shortage) => {
+                        assert_eq!((available, shortage), (0, Shortage::PoolFull), "refused with space left")
+                    }
                 }
             }
             Step::Allocate(n) => {

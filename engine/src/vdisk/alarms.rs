@@ -76,7 +76,9 @@ pub(crate) fn thresholds(levels: &Levels, hysteresis_pct: Option<u8>) -> Result<
         Levels::Off => Ok(Thresholds::off()),
         // A level below the usual hysteresis has one that it can leave.
         Levels::At(levels) => match (levels.first(), hysteresis_pct) {
-            (Some(&Level::Percent(lowest)), None) => Thresholds::new(levels.clone(), hysteresis.min(lowest.saturating_sub(1))),
+            (Some(&Level::Percent(lowest)), None) => {
+                Thresholds::new(levels.clone(), hysteresis.min(lowest.saturating_sub(1)))
+            }
             _ => Thresholds::new(levels.clone(), hysteresis),
         },
     }

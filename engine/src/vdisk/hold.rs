@@ -253,7 +253,8 @@ impl<M: Machine> Store<M> {
 
     /// Grants what can be granted, in order.
     fn grant_what_can_be(&self) {
-        let waiting: Vec<_> = self.holds.waiters.borrow().iter().filter(|waiter| !waiter.granted.get()).cloned().collect();
+        let waiting: Vec<_> =
+            self.holds.waiters.borrow().iter().filter(|waiter| !waiter.granted.get()).cloned().collect();
         let (mut pool_is_short, mut vdisks, mut tenants) = (0, Vec::new(), Vec::new());
         for waiter in waiting {
             let account = &waiter.vdisk.mapping.account;

@@ -24,5 +24,5 @@ pub(crate) use discard::PUT_BYTES;
 pub use handle::{StatusRange, Vdisk, VdiskInfo, VdiskState, Zeroes};
 pub(crate) use hold::HoldQueue;
 pub(crate) use room::Room;
-pub use ticket::{Ticket, WriteOptions};
 pub(crate) use store::{CheckpointControl, Counters, Identity, Store, VdiskCore, count, table_place};
+pub use ticket::{Ticket, WriteOptions};

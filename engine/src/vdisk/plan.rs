@@ -9,9 +9,9 @@ use super::hold::Grant;
 use super::range::Piece;
 use super::{Store, VdiskCore};
 use crate::error::{Error, Result};
+use crate::event::Shortage;
 use crate::format::{Blocks, ExtentId, VirtualExtent};
 use crate::mapping::Claimed;
-use crate::event::Shortage;
 
 /// Claimed blocks of one piece. Dropped without being published, it gives everything back.
 pub(crate) struct ClaimGuard<M: Machine> {
@@ -156,7 +156,9 @@ impl<M: Machine> Store<M> {
                     if let Some(grant) = drawn {
                         grant.put_back();
                     }
-                    if !matches!(shortage, Shortage::PoolFull | Shortage::Reserved) || !self.recover_quarantine().await? {
+                    if !matches!(shortage, Shortage::PoolFull | Shortage::Reserved)
+                        || !self.recover_quarantine().await?
+                    {
                         return Err(Refused::Short(shortage));
                     }
                 }

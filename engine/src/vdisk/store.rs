@@ -47,7 +47,19 @@ impl VdiskCore {
         let (sector, write_through) = (Cell::new(entry.sector), Cell::new(entry.write_through));
         let (entry, first_writes) = (RefCell::new(entry), Cell::new(0));
         let (held, exhausted, waited) = (Cell::default(), Cell::default(), Cell::default());
-        Rc::new(VdiskCore { id, entry, mapping, size, ready, sector, write_through, first_writes, held, exhausted, waited })
+        Rc::new(VdiskCore {
+            id,
+            entry,
+            mapping,
+            size,
+            ready,
+            sector,
+            write_through,
+            first_writes,
+            held,
+            exhausted,
+            waited,
+        })
     }
 
     pub(crate) fn name(&self) -> String {

@@ -74,7 +74,11 @@ fn place(session: &Session, max: u64) -> Option<Place> {
 fn ended(session: &Session, op: &Op, result: Result<(), Error>, durable: bool) -> Ended {
     match result {
         Ok(()) => Ended::Done { durable },
-        Err(Error::OutOfSpace { .. }) if matches!(op.change, Change::Write | Change::Zeros) => Ended::Refused,
+        Err(Error::OutOfSpace { needed, .. }) if matches!(op.change, Change::Write | Change::Zeros) => {
+            keeps_reservation(session, op.vdisk, needed);
+            Ended::Refused
+        }
+        Err(Error::QuotaExceeded { .. }) if matches!(op.change, Change::Write | Change::Zeros) => Ended::Refused,
         Err(Error::NotFound { .. } | Error::InvalidRequest { .. }) if is_leaving(session, op.vdisk, op.until) => {
             Ended::Failed
         }
@@ -83,6 +87,20 @@ fn ended(session: &Session, op: &Op, result: Result<(), Error>, durable: bool) -
             Ended::Failed
         }
     }
+}
+
+/// A vdisk is never refused what it has reserved.
+fn keeps_reservation(session: &Session, vdisk: u16, needed: u64) {
+    let name = session.state.borrow().model.disks.get(&vdisk).map(|disk| disk.name.clone());
+    let Some(handle) = name.and_then(|name| session.vdisk(&name)) else { return };
+    let info = handle.info();
+    assert!(
+        session.setup.faults.is_some() || needed * session.setup.extent > info.reserved_bytes,
+        "{needed} extents were refused to {} of its own {} reserved bytes: {:?}",
+        info.name,
+        info.reserved_bytes,
+        session.pool.info()
+    );
 }
 
 /// Whether what lies before `until` in a vdisk may be gone by now, or soon.
@@ -99,7 +117,7 @@ fn is_write_through(session: &Session, vdisk: u16) -> bool {
 
 /// Tells the model the end of `op`.
 fn end(session: &Session, op: &Op, result: Result<(), Error>, durable: bool) {
-    let full = matches!(result, Err(Error::OutOfSpace { .. }));
+    let full = matches!(result, Err(Error::OutOfSpace { .. } | Error::QuotaExceeded { .. }));
     let ended = ended(session, op, result, durable);
     let alone = session.state.borrow_mut().model.end(op, ended);
     assert!(

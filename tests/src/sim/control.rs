@@ -1,6 +1,8 @@
 //! Clients that make, resize and delete vdisks, add a device, and ask for a check.
 
-use plimsoll_engine::{CreateVdisk, Error};
+use std::time::Duration;
+
+use plimsoll_engine::{CreateVdisk, Error, OnFull, VdiskPolicy};
 use plimsoll_hardware::Machine;
 
 use super::model::{Disk, Existence};
@@ -42,6 +44,7 @@ pub async fn create(session: &Session) {
             _ => 1 << (30 + random.below(25)),
         };
         let write_through = random.below(8) == 0;
+        let policy = policy(session.setup.extent, size, random);
         let windows = windows(session.setup.windows, size, session.setup.block(), random);
         let disk = Disk {
             serial,
@@ -57,7 +60,7 @@ pub async fn create(session: &Session) {
             exclusive: true,
         };
         state.model.disks.insert(serial, disk);
-        (serial, CreateVdisk { name, size, sector: sector as u32, write_through, policy: Default::default() })
+        (serial, CreateVdisk { name, size, sector: sector as u32, write_through, policy })
     };
     say(|| format!("create {:?} ({})", spec.1, spec.0));
     let result = session.ask(session.pool.create_vdisk(spec.1)).await;
@@ -68,9 +71,24 @@ pub async fn create(session: &Session) {
                 (disk.existence, disk.exclusive) = (Existence::Certain, false);
             }
         }
-        Err(Error::OutOfSpace { .. }) => drop(session.state.borrow_mut().model.disks.remove(&spec.0)),
+        Err(Error::OutOfSpace { .. } | Error::LimitExceeded { .. }) => {
+            drop(session.state.borrow_mut().model.disks.remove(&spec.0));
+        }
         Err(error) => session.bear("a create", error),
     }
+}
+
+/// What may be promised to a vdisk, and how long its writes wait for space.
+fn policy(extent: u64, size: u64, random: &mut plimsoll_hardware::sim::Random) -> VdiskPolicy {
+    let on_full = match random.below(4) {
+        0 => OnFull::Fail,
+        1 => OnFull::default(),
+        _ => OnFull::Hold(Duration::from_millis(2 + random.below(200))),
+    };
+    let reservation = if random.below(6) == 0 { (1 + random.below(8)) * extent } else { 0 }.min(size);
+    let quota = (random.below(6) == 0).then(|| (1 + random.below(12)) * extent + reservation);
+    let tenant = (random.below(3) == 0).then(|| format!("t{}", random.below(2)));
+    VdiskPolicy { on_full, reservation, quota, tenant, ..VdiskPolicy::default() }
 }
 
 /// Stretches of up to 192 KiB in a vdisk, some beside the borders of mapping pages, the first at its start.

@@ -1,6 +1,6 @@
 //! A pool filled to its end, by one client, so that every answer can be told exactly.
 
-use plimsoll_engine::{CreateVdisk, Error};
+use plimsoll_engine::{CreateVdisk, Error, OnFull, VdiskPolicy};
 
 use super::client::write_at;
 use super::model::{Disk, Existence};
@@ -36,7 +36,8 @@ pub async fn fill(session: &Session) {
         model.disks.insert(serial, disk);
         (serial, name)
     };
-    let spec = CreateVdisk { name: name.clone(), size, sector: 4096, write_through: false, policy: Default::default() };
+    let policy = VdiskPolicy { on_full: OnFull::Fail, ..VdiskPolicy::default() };
+    let spec = CreateVdisk { name: name.clone(), size, sector: 4096, write_through: false, policy };
     match session.ask(session.pool.create_vdisk(spec)).await {
         Ok(_) => {}
         Err(Error::OutOfSpace { .. }) => {

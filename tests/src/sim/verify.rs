@@ -203,7 +203,7 @@ fn is_stuck(session: &Session) -> bool {
 fn held(session: &Session) -> u64 {
     let info = session.pool.info();
     let used = info.utilized_bytes + info.metadata_bytes + info.quarantined_bytes;
-    let free = info.available_bytes + info.metadata_reserve_bytes;
+    let free = info.available_bytes + info.metadata_reserve_bytes + info.reserved_bytes;
     // The reserve is not whole when nothing is available.
     if info.available_bytes == 0 { 0 } else { info.physical_bytes - used - free }
 }

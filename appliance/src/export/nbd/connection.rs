@@ -129,7 +129,8 @@ impl<M: Machine> Connection<M> {
 
     /// Memory that others may take beside writes that wait for space: these do not count, up to as much again.
     fn bytes_max(&self) -> usize {
-        self.limits.bytes + usize::try_from(self.held.held_bytes()).map_or(self.limits.bytes, |held| held.min(self.limits.bytes))
+        self.limits.bytes
+            + usize::try_from(self.held.held_bytes()).map_or(self.limits.bytes, |held| held.min(self.limits.bytes))
     }
 
     /// How the engine is to write for this client.

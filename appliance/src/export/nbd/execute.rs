@@ -51,7 +51,9 @@ pub(super) async fn write<M: Machine>(
     bytes: usize,
     pieces: Option<Rc<Pieces>>,
 ) {
-    let written = gate::write(&connection.vdisk, &connection.gate, connection.sector, span, buffer, &connection.options(fua)).await;
+    let written =
+        gate::write(&connection.vdisk, &connection.gate, connection.sector, span, buffer, &connection.options(fua))
+            .await;
     let failed = written.err().map(|error| failure(connection, &error));
     match (pieces, failed) {
         (None, None) => connection.done(cookie, bytes),

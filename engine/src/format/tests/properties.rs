@@ -84,15 +84,14 @@ fn pool_policies() -> impl Strategy<Value = PoolPolicy> {
     let bytes = btree_set(1u64..1 << 63, 1..=4).prop_map(|set| Levels::At(set.into_iter().map(Level::Bytes).collect()));
     let horizons = btree_set(1u64..1 << 30, 0..=4)
         .prop_map(|set| set.into_iter().rev().map(Duration::from_secs).collect::<Vec<_>>());
-    (option::of(limit), prop_oneof![percents(), bytes], option::of(0u8..100), option::of(horizons), option::of(1u64..)).prop_map(
-        |(overcommit_limit, levels, hysteresis_pct, horizons, hold_bytes)| PoolPolicy {
+    (option::of(limit), prop_oneof![percents(), bytes], option::of(0u8..100), option::of(horizons), option::of(1u64..))
+        .prop_map(|(overcommit_limit, levels, hysteresis_pct, horizons, hold_bytes)| PoolPolicy {
             overcommit_limit,
             levels,
             hysteresis_pct,
             horizons,
             hold_bytes,
-        },
-    )
+        })
 }
 
 fn entries() -> impl Strategy<Value = Entry> {

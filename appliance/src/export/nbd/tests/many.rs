@@ -37,7 +37,13 @@ async fn fill(node: &Node, device: &Path) {
         node.clone().machine().spawn(async move {
             while next.get() < EXPORTS {
                 let name = format!("disk{}", next.replace(next.get() + 1));
-                let vdisk = CreateVdisk { name, designated_bytes: 1 << 20, sector_bytes: None, write_cache: None };
+                let vdisk = CreateVdisk {
+                    name,
+                    designated_bytes: 1 << 20,
+                    sector_bytes: None,
+                    write_cache: None,
+                    policy: Default::default(),
+                };
                 node.create_vdisk("tank", vdisk).await.unwrap();
                 missing.set(missing.get() - 1);
             }

@@ -87,7 +87,13 @@ impl Rig {
                 let device = handle.open_device(&device, options).await.expect("the device");
                 let pool = Pool::create(&handle, CreatePool::named("tank"), vec![device]).await.expect("a pool");
                 for (name, sector) in [("small", 512), ("large", 4096)] {
-                    let spec = CreateVdisk { name: name.into(), size: SIZE, sector, write_through: false, policy: Default::default() };
+                    let spec = CreateVdisk {
+                        name: name.into(),
+                        size: SIZE,
+                        sector,
+                        write_through: false,
+                        policy: Default::default(),
+                    };
                     pool.create_vdisk(spec).await.expect("a vdisk");
                 }
                 let listener = Listener::bind_unix(&handle, &socket).expect("a socket");

@@ -1,0 +1,63 @@
+//! Who has which space, as the API shows it.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Listed;
+
+/// A line of the report of who has the space of a pool.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SpaceView {
+    /// The pool.
+    pub pool: String,
+    /// `vdisk` (one of them), `metadata`, `metadata-reserve`, `reserved` (promised and not in use), `held` (for writes under way),
+    /// `quarantine` (freed, usable as soon as that is durable), `available`. Together they are the pool's physical space.
+    pub what: String,
+    /// POOL/VDISK, for a vdisk.
+    pub name: Option<String>,
+    /// Whose it is.
+    pub tenant: Option<String>,
+    /// The virtual machine it belongs to.
+    pub vm: Option<String>,
+    /// Space of the pool's devices.
+    pub physical_bytes: u64,
+    /// Of the pool's physical space.
+    pub share_pct: f64,
+    /// Size shown to the guest, for a vdisk.
+    pub designated_bytes: Option<u64>,
+    /// Of `physical_bytes`, its own.
+    pub exclusive_bytes: Option<u64>,
+    /// Of `physical_bytes`, named by others too.
+    pub shared_bytes: Option<u64>,
+    /// Promised to it and not in use.
+    pub reserved_bytes: Option<u64>,
+    /// Writes of it that wait for space.
+    pub held_writes: Option<u64>,
+}
+
+impl Listed for SpaceView {
+    const SCHEMA: &'static str = "space.list/v1";
+}
+
+/// A tenant of a pool.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct TenantView {
+    /// Its name.
+    pub name: String,
+    /// The pool.
+    pub pool: String,
+    /// Physical space that its vdisks there have.
+    pub used_bytes: u64,
+    /// Physical space that they may not exceed together.
+    pub quota_bytes: Option<u64>,
+    /// 100 * used / quota.
+    pub used_pct: Option<f64>,
+    /// Its vdisks there.
+    pub vdisks: u64,
+    /// Sum of their sizes.
+    pub designated_bytes: u64,
+}
+
+impl Listed for TenantView {
+    const SCHEMA: &'static str = "tenant.list/v1";
+}
