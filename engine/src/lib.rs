@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod event;
 mod format;
 mod journal;
 mod mapping;
@@ -19,8 +20,12 @@ mod vdisk;
 mod wait;
 
 pub use error::{Error, Result};
+pub use event::{AlarmState, FiredLevel, Level, Limit, Measure, Shortage, SpaceEvent, Subject, SubjectKey, VdiskName};
 pub use pool::{
     CheckReport, CreatePool, CreateVdisk, DEVICE_BYTES_MIN, DeviceInfo, Finding, JobInfo, JobState, Label, OpenPool,
     Pool, PoolCounters, PoolInfo, RecoveryInfo, identify,
+};
+pub use space::{
+    HORIZON_MAX, HORIZON_MIN, HORIZONS_MAX, HorizonError, Horizons, LEVELS_MAX, ThresholdError, Thresholds,
 };
 pub use vdisk::{StatusRange, Vdisk, VdiskInfo, VdiskState, Zeroes};

@@ -9,17 +9,23 @@
 
 mod allocate;
 mod epoch;
+#[cfg_attr(not(test), expect(dead_code, reason = "wired into the ledger next"))]
+mod forecast;
 mod group;
 mod lanes;
 mod meta;
 mod quarantine;
 #[cfg(test)]
 mod tests;
+#[cfg_attr(not(test), expect(dead_code, reason = "wired into the ledger next"))]
+mod threshold;
 
 pub(crate) use epoch::{EpochGuard, Epochs};
+pub use forecast::{HORIZON_MAX, HORIZON_MIN, HORIZONS_MAX, HorizonError, Horizons};
 pub(crate) use lanes::Lanes;
 pub(crate) use meta::MetaPages;
 pub(crate) use quarantine::Quarantine;
+pub use threshold::{LEVELS_MAX, ThresholdError, Thresholds};
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -1,0 +1,298 @@
+//! What the engine tells about space: events, in order, and what has fired so far. Plain data, nothing else.
+//!
+//! Events are level-triggered. [`AlarmState`] says what is fired; who listens keeps it, changes it with every event by
+//! [`AlarmState::apply`] and stores both in one step. After a start it is given back, and only what differs from it is
+//! raised: nothing is lost or repeated by a restart, and no event is needed twice.
+//!
+//! Not here: times, numbers and advice. The engine keeps no wall clock and knows no commands; the listener adds them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+/// A point at which something is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Of the total, 1 to 100.
+    Percent(u8),
+    /// Bytes in use, at least 1.
+    Bytes(u64),
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Level::Percent(percent) => write!(f, "{percent} %"),
+            Level::Bytes(bytes) => write!(f, "{bytes} bytes"),
+        }
+    }
+}
+
+/// What is compared with what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Measure {
+    /// Space used of the pool's physical space.
+    Physical,
+    /// Space behind a vdisk of its designated size.
+    Designated,
+    /// Physical space used of a quota.
+    Quota,
+}
+
+/// A vdisk as events name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VdiskName {
+    /// Its name in the pool.
+    pub name: String,
+    /// Its UUID: names come and go.
+    pub uuid: Uuid,
+    /// The label of the virtual machine that it belongs to.
+    pub vm: Option<String>,
+}
+
+/// Whom an event is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// The pool.
+    Pool,
+    /// One of its vdisks.
+    Vdisk(VdiskName),
+    /// A tenant, in this pool.
+    Tenant(String),
+}
+
+impl Subject {
+    /// Without what may change.
+    pub fn key(&self) -> SubjectKey {
+        match self {
+            Subject::Pool => SubjectKey::Pool,
+            Subject::Vdisk(vdisk) => SubjectKey::Vdisk(vdisk.uuid),
+            Subject::Tenant(tenant) => SubjectKey::Tenant(tenant.clone()),
+        }
+    }
+}
+
+/// A [`Subject`] as alarms remember it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SubjectKey {
+    /// The pool.
+    Pool,
+    /// A vdisk.
+    Vdisk(Uuid),
+    /// A tenant.
+    Tenant(String),
+}
+
+/// Why a write finds no space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Shortage {
+    /// Nothing is free but the metadata reserve.
+    PoolFull,
+    /// The vdisk is at its quota.
+    VdiskQuota,
+    /// Its tenant is at its quota.
+    TenantQuota,
+    /// What is free is reserved by others.
+    Reserved,
+}
+
+/// A limit that was set below what is in use. Nothing is lost by that; nothing more is granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Limit {
+    /// Physical bytes of a vdisk or tenant.
+    Quota,
+    /// What the pool may promise.
+    Overcommit,
+}
+
+/// Something that happened to space. `rising` is true when it began and false when it is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SpaceEvent {
+    /// A figure has reached a level, or has fallen well below it.
+    Threshold {
+        /// Whose figure.
+        subject: Subject,
+        /// Which figure.
+        measure: Measure,
+        /// The level.
+        level: Level,
+        /// The figure.
+        used_bytes: u64,
+        /// What it is compared with.
+        total_bytes: u64,
+        /// Reached, not left.
+        rising: bool,
+    },
+    /// At the measured rate the pool is full within the horizon, or no longer.
+    Forecast {
+        /// The horizon.
+        horizon: Duration,
+        /// Estimated; none when use does not grow.
+        time_to_full: Option<Duration>,
+        /// Bytes allocated per second, what was freed subtracted.
+        rate_bytes_per_s: u64,
+        /// What is left.
+        available_bytes: u64,
+        /// Within the horizon, not out of it again.
+        rising: bool,
+    },
+    /// A write of this vdisk finds no space. Raised once until it is resumed.
+    Exhausted {
+        /// Whose write.
+        vdisk: VdiskName,
+        /// What the write needs.
+        needed_bytes: u64,
+        /// Why there is none.
+        cause: Shortage,
+        /// The write waits; otherwise it failed.
+        held: bool,
+    },
+    /// Writes of this vdisk find space again.
+    Resumed {
+        /// Whose writes.
+        vdisk: VdiskName,
+        /// Since it was exhausted.
+        lasted: Duration,
+        /// Held writes that went through.
+        writes: u64,
+    },
+    /// Held writes came to their bound and failed as "no space". The vdisk is still exhausted.
+    HoldExpired {
+        /// Whose writes.
+        vdisk: VdiskName,
+        /// How long they were held.
+        held_for: Duration,
+        /// How many failed.
+        writes: u64,
+        /// What they would have needed.
+        needed_bytes: u64,
+    },
+    /// The pool should grow by itself and cannot.
+    GrowthImpossible {
+        /// Why.
+        reason: String,
+    },
+    /// The pool has grown.
+    Grown {
+        /// What was added or became larger.
+        device: String,
+        /// By how much.
+        bytes: u64,
+    },
+    /// A limit is lower than what is in use, or no longer.
+    LimitExceeded {
+        /// Whose limit.
+        subject: Subject,
+        /// Which.
+        limit: Limit,
+        /// What is in use or promised.
+        used_bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
+        /// It is exceeded now, not kept again.
+        rising: bool,
+    },
+}
+
+/// A level that has been reached and not been left since.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FiredLevel {
+    /// Whose figure.
+    pub subject: SubjectKey,
+    /// Which figure.
+    pub measure: Measure,
+    /// The level.
+    pub level: Level,
+}
+
+/// All that has fired in a pool and is not over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AlarmState {
+    /// Levels reached.
+    pub levels: BTreeSet<FiredLevel>,
+    /// Horizons within which the pool is full.
+    pub horizons: BTreeSet<Duration>,
+    /// Vdisks with writes that found no space.
+    pub exhausted: BTreeSet<Uuid>,
+    /// The pool should grow by itself and cannot.
+    pub growth_impossible: bool,
+    /// Limits below what is in use.
+    pub exceeded: BTreeSet<(SubjectKey, Limit)>,
+}
+
+impl AlarmState {
+    /// Takes an event over.
+    pub fn apply(&mut self, event: &SpaceEvent) {
+        match event {
+            SpaceEvent::Threshold { subject, measure, level, rising, .. } => {
+                let fired = FiredLevel { subject: subject.key(), measure: *measure, level: *level };
+                turn(&mut self.levels, fired, *rising);
+            }
+            SpaceEvent::Forecast { horizon, rising, .. } => turn(&mut self.horizons, *horizon, *rising),
+            SpaceEvent::Exhausted { vdisk, .. } => turn(&mut self.exhausted, vdisk.uuid, true),
+            SpaceEvent::Resumed { vdisk, .. } => turn(&mut self.exhausted, vdisk.uuid, false),
+            SpaceEvent::HoldExpired { .. } => {}
+            SpaceEvent::GrowthImpossible { .. } => self.growth_impossible = true,
+            SpaceEvent::Grown { .. } => self.growth_impossible = false,
+            SpaceEvent::LimitExceeded { subject, limit, rising, .. } => {
+                turn(&mut self.exceeded, (subject.key(), *limit), *rising);
+            }
+        }
+    }
+
+    /// The levels reached of one figure, ascending.
+    pub fn fired_levels(&self, subject: &SubjectKey, measure: Measure) -> Vec<Level> {
+        let of = |fired: &&FiredLevel| fired.subject == *subject && fired.measure == measure;
+        self.levels.iter().filter(of).map(|fired| fired.level).collect()
+    }
+
+    /// Forgets a vdisk that is gone.
+    pub fn forget_vdisk(&mut self, uuid: Uuid) {
+        let gone = SubjectKey::Vdisk(uuid);
+        self.levels.retain(|fired| fired.subject != gone);
+        self.exhausted.remove(&uuid);
+        self.exceeded.retain(|(subject, _)| *subject != gone);
+    }
+}
+
+fn turn<T: Ord>(set: &mut BTreeSet<T>, what: T, on: bool) {
+    if on {
+        set.insert(what);
+    } else {
+        set.remove(&what);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn threshold(uuid: u128, level: Level, rising: bool) -> SpaceEvent {
+        let subject = Subject::Vdisk(VdiskName { name: "a".into(), uuid: Uuid::from_u128(uuid), vm: None });
+        SpaceEvent::Threshold { subject, measure: Measure::Quota, level, used_bytes: 1, total_bytes: 2, rising }
+    }
+
+    #[test]
+    fn what_has_fired_stays_until_it_is_over() {
+        let mut state = AlarmState::default();
+        let key = SubjectKey::Vdisk(Uuid::from_u128(1));
+        for percent in [85, 70] {
+            state.apply(&threshold(1, Level::Percent(percent), true));
+            state.apply(&threshold(2, Level::Percent(percent), true));
+        }
+        assert_eq!(state.fired_levels(&key, Measure::Quota), [Level::Percent(70), Level::Percent(85)]);
+        assert_eq!(state.fired_levels(&key, Measure::Designated), []);
+        state.apply(&threshold(1, Level::Percent(85), false));
+        assert_eq!(state.fired_levels(&key, Measure::Quota), [Level::Percent(70)]);
+        state.apply(&SpaceEvent::GrowthImpossible { reason: "no spare device".into() });
+        assert!(state.growth_impossible);
+        state.apply(&SpaceEvent::Grown { device: "/dev/sdb".into(), bytes: 1 << 30 });
+        assert!(!state.growth_impossible);
+        state.forget_vdisk(Uuid::from_u128(1));
+        state.forget_vdisk(Uuid::from_u128(2));
+        assert_eq!(state, AlarmState::default());
+    }
+}
