@@ -5,6 +5,7 @@
 //! guards them.
 
 mod device;
+mod event;
 mod export;
 mod job;
 mod list;
@@ -12,8 +13,10 @@ mod pool;
 mod request;
 mod status;
 mod vdisk;
+mod webhook;
 
 pub use device::{DeviceView, PoolDeviceView};
+pub use event::{AcknowledgeEvents, Acknowledged, CloudEvent, EventPage, EventView, Severity};
 pub use export::ExportView;
 pub use job::{CheckView, FindingView, JobState, JobView, RepairView};
 pub use list::{List, Listed};
@@ -21,6 +24,7 @@ pub use pool::{CountersView, PoolState, PoolView, RecoveryView};
 pub use request::{AddDevice, AddExport, CreatePool, CreateVdisk, ImportPool, Plan, RepairPool, SetVdisk, WriteCache};
 pub use status::{Health, StatusView};
 pub use vdisk::{VdiskState, VdiskView};
+pub use webhook::{AddWebhook, WebhookState, WebhookTested, WebhookView};
 
 /// RFC 3339 in UTC of a wall-clock time in milliseconds.
 pub fn time_of(ms: u64) -> String {

@@ -1,0 +1,1 @@
+//! The log in one process: order, restarts, alarms, acknowledgement, pruning.

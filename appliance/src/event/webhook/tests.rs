@@ -1,0 +1,1 @@
+//! Webhooks against receivers of all kinds.
