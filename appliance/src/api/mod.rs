@@ -4,6 +4,8 @@
 //! are [`Problem`]s (RFC 9457). What changes something takes `?dry_run=true` and answers a plan.
 
 mod devices;
+mod event_stream;
+mod events;
 mod exports;
 mod extract;
 mod idempotency;
@@ -14,6 +16,7 @@ mod respond;
 mod server;
 mod status;
 mod vdisks;
+mod webhooks;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -42,7 +45,10 @@ fn documented() -> OpenApiRouter<NodeLink> {
         .merge(vdisks::router())
         .merge(jobs::router())
         .merge(exports::router())
-        .merge(devices::router());
+        .merge(devices::router())
+        .merge(events::router())
+        .merge(event_stream::router())
+        .merge(webhooks::router());
     OpenApiRouter::with_openapi(Document::openapi())
         .nest("/api/v1", v1)
         .merge(status::probes())

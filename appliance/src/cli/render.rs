@@ -23,9 +23,28 @@ impl<'a> Render<'a> {
         if self.global.json { Format::Json } else { self.global.output.unwrap_or(Format::Table) }
     }
 
+    /// What `--filter` says.
+    pub(super) fn filters(&self) -> Answer<Vec<Filter>> {
+        self.global.filter.iter().map(|text| Filter::parse(text)).collect()
+    }
+
+    /// Prints one of many objects that come one by one: a line each.
+    pub(super) fn event(&self, value: &Value) -> Answer<()> {
+        let chosen: Vec<&str> = self.global.columns.iter().map(String::as_str).collect();
+        let value = if chosen.is_empty() { value.clone() } else { pick(value, &chosen) };
+        match self.format() {
+            Format::Name => print(&(name_of(&value) + "\n")),
+            Format::Csv => {
+                let all = table::EVENT.normal.to_vec();
+                print(&csv(std::slice::from_ref(&value), if chosen.is_empty() { &all } else { &chosen }, false))
+            }
+            _ => print(&line(&value)),
+        }
+    }
+
     /// Prints a list.
     pub(super) fn list(&self, columns: &Columns, mut answer: Value) -> Answer<()> {
-        let filters: Vec<Filter> = self.global.filter.iter().map(|text| Filter::parse(text)).collect::<Answer<_>>()?;
+        let filters = self.filters()?;
         let mut items = Vec::new();
         for item in answer.get_mut("items").and_then(Value::as_array_mut).into_iter().flat_map(std::mem::take) {
             let fits: Answer<Vec<bool>> = filters.iter().map(|filter| filter.fits(&item)).collect();
@@ -128,7 +147,7 @@ fn pick(item: &Value, fields: &[&str]) -> Value {
 }
 
 fn name_of(item: &Value) -> String {
-    ["name", "id", "path"].iter().find_map(|field| item.get(field)).map(text).unwrap_or_default()
+    ["name", "seq", "id", "path"].iter().find_map(|field| item.get(field)).map(text).unwrap_or_default()
 }
 
 fn line(value: &Value) -> String {

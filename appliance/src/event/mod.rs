@@ -19,7 +19,7 @@ mod query;
 mod store;
 #[cfg(test)]
 mod tests;
-pub mod webhook;
+mod webhook;
 
 use std::collections::BTreeMap;
 
@@ -28,6 +28,7 @@ use serde_json::{Map, Value};
 pub use describe::describe;
 pub use log::{EventLimits, EventLog, Summary};
 pub use query::{EventQuery, PAGE_DEFAULT, PAGE_MAX};
+pub use webhook::Webhooks;
 
 use crate::model::Severity;
 
