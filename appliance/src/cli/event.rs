@@ -8,7 +8,7 @@ use super::args::{Event, Events};
 use super::client::{Request, segment};
 use super::filter::{Filter, text};
 use super::pool::with;
-use super::render::print;
+use super::render::print_on;
 use super::run::Context;
 use super::table;
 use crate::model::{AcknowledgeEvents, Severity};
@@ -128,22 +128,21 @@ fn take(cx: &Context<'_>, line: &str, filters: &[Filter], last: &mut u64, left: 
     if !fits?.into_iter().all(|fits| fits) {
         return Ok(true);
     }
-    if cx.render.is_for_people() {
-        let part = |name: &str| event.get(name).filter(|value| !value.is_null()).map(text).unwrap_or_default();
-        print(&format!(
-            "{} {} {} {} {}: {}\n",
-            part("seq"),
-            part("time"),
-            part("severity"),
-            part("kind"),
-            part("object"),
-            { [part("cause"), part("advice")].join("; ").trim_end_matches("; ").to_owned() }
-        ))?;
-    } else {
-        cx.render.event(event)?;
+    let read = if cx.render.is_for_people() { print_on(&for_people(event))? } else { cx.render.event(event)? };
+    if !read {
+        *left = Some(0);
+        return Ok(false);
     }
     if let Some(left) = left {
         *left -= 1;
     }
     Ok(*left != Some(0))
+}
+
+/// An event in one line.
+fn for_people(event: &Value) -> String {
+    let part = |name: &str| event.get(name).filter(|value| !value.is_null()).map(text).unwrap_or_default();
+    let [seq, time, severity, kind, object] = ["seq", "time", "severity", "kind", "object"].map(part);
+    let why = [part("cause"), part("advice")].join("; ");
+    format!("{seq} {time} {severity} {kind} {object}: {}\n", why.trim_matches([';', ' ']))
 }

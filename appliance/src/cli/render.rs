@@ -28,17 +28,17 @@ impl<'a> Render<'a> {
         self.global.filter.iter().map(|text| Filter::parse(text)).collect()
     }
 
-    /// Prints one of many objects that come one by one: a line each.
-    pub(super) fn event(&self, value: &Value) -> Answer<()> {
+    /// Prints one of many objects that come one by one: a line each. False when the reader has seen enough.
+    pub(super) fn event(&self, value: &Value) -> Answer<bool> {
         let chosen: Vec<&str> = self.global.columns.iter().map(String::as_str).collect();
         let value = if chosen.is_empty() { value.clone() } else { pick(value, &chosen) };
         match self.format() {
-            Format::Name => print(&(name_of(&value) + "\n")),
+            Format::Name => print_on(&(name_of(&value) + "\n")),
             Format::Csv => {
                 let all = table::EVENT.normal.to_vec();
-                print(&csv(std::slice::from_ref(&value), if chosen.is_empty() { &all } else { &chosen }, false))
+                print_on(&csv(std::slice::from_ref(&value), if chosen.is_empty() { &all } else { &chosen }, false))
             }
-            _ => print(&line(&value)),
+            _ => print_on(&line(&value)),
         }
     }
 
@@ -172,12 +172,16 @@ fn csv(items: &[Value], fields: &[&str], headings: bool) -> String {
 
 /// To stdout. A reader that has seen enough is no error.
 pub(super) fn print(text: &str) -> Answer<()> {
+    print_on(text).map(drop)
+}
+
+/// To stdout; false when the reader has seen enough.
+pub(super) fn print_on(text: &str) -> Answer<bool> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Problem::new("internal", format!("the output cannot be written: {error}")))
-        }
-        _ => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Problem::new("internal", format!("the output cannot be written: {error}"))),
+        Ok(()) => Ok(true),
     }
 }
 

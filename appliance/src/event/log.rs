@@ -84,9 +84,7 @@ impl EventLog {
         let path = dir.join(FILE);
         match Self::open_at(&path) {
             Ok(log) => Ok(log),
-            Err(StoreError::Store(error))
-                if !matches!(*error, redb::Error::Io(_) | redb::Error::DatabaseAlreadyOpen) =>
-            {
+            Err(error) if error.is_damage() => {
                 let aside = dir.join(format!("{FILE}.bad"));
                 std::fs::rename(&path, &aside).map_err(|error| failed(&path, &error))?;
                 tracing::error!(%error, aside = %aside.display(), "the event log is damaged and was put aside");

@@ -65,6 +65,23 @@ macro_rules! of_redb {
 }
 of_redb!(DatabaseError, TransactionError, TableError, StorageError, CommitError);
 
+impl StoreError {
+    /// The file is not what it should be, and will not be by itself.
+    pub(crate) fn is_damage(&self) -> bool {
+        use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+        match self {
+            StoreError::Json(_) => true,
+            StoreError::Io(_) => false,
+            StoreError::Store(error) => match &**error {
+                // A file that is no database at all, or that was cut off.
+                redb::Error::Io(error) => matches!(error.kind(), InvalidData | UnexpectedEof),
+                redb::Error::DatabaseAlreadyOpen => false,
+                _ => true,
+            },
+        }
+    }
+}
+
 type Stored<T> = Result<T, StoreError>;
 
 /// Something to be done to the store.

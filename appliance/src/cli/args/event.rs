@@ -96,7 +96,7 @@ pub(in crate::cli) enum Webhook {
     #[command(before_help = examples!["plimsoll webhook show ops", "plimsoll webhook show ops --json"])]
     Show { webhook: String },
     /// Send events to an address, signed with HMAC-SHA256
-    #[command(before_help = examples!["openssl rand -hex 32 > secret.txt", "plimsoll webhook add ops --url http://127.0.0.1:8080/events --secret-file secret.txt"])]
+    #[command(before_help = examples!["plimsoll webhook add ops --url http://127.0.0.1:8080/events --secret-file secret.txt", "openssl rand -hex 32 | plimsoll webhook add ops --url http://127.0.0.1:8080/ --secret-file -"])]
     #[command(
         after_help = "Each event is a POST of a CloudEvent in JSON, in order, until it is answered with 2xx. It comes at least \
         once: the header Plimsoll-Event-Id is the same in every attempt. Plimsoll-Signature is sha256=HEX, the HMAC-SHA256 of \
