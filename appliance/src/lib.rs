@@ -14,6 +14,7 @@
 pub mod api;
 pub mod cli;
 pub mod daemon;
+pub mod event;
 pub mod export;
 pub mod model;
 pub mod name;

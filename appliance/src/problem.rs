@@ -70,6 +70,7 @@ const CODES: &[(&str, u16, u8, &str)] = &[
     ("device-no-space", 507, 7, "no space under the device"),
     ("damaged", 500, 8, "damaged"),
     ("degraded", 500, 8, "the check has findings"),
+    ("webhook-failed", 502, 8, "a webhook did not take an event"),
     ("timeout", 504, 9, "it took too long"),
 ];
 
@@ -106,6 +107,8 @@ impl Problem {
             "export" => "plimsoll export list",
             "job" => "plimsoll job list",
             "device" => "plimsoll device list",
+            "event" => "plimsoll event list",
+            "webhook" => "plimsoll webhook list",
             _ => "plimsoll pool list",
         };
         Self::new("not-found", format!("{kind} {name} does not exist")).hint(hint)

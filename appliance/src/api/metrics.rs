@@ -12,7 +12,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::model::{CountersView, PoolState, PoolView, StatusView, VdiskView};
+use crate::event::Summary;
+use crate::model::{CountersView, PoolState, PoolView, Severity, StatusView, VdiskView};
 use crate::node::NodeLink;
 use crate::problem::{Answer, Problem};
 
@@ -30,16 +31,17 @@ pub(super) fn router() -> OpenApiRouter<NodeLink> {
 async fn metrics(State(node): State<NodeLink>) -> Answer<Response> {
     let figures = |node: crate::node::Node| async move { Ok((node.status(), node.pools(), node.vdisks(None)?)) };
     let (status, pools, vdisks) = node.call(figures).await?;
-    let text = encode(&status, &pools, &vdisks)?;
+    let text = encode(&status, &pools, &vdisks, &node.events().summary())?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
-fn encode(status: &StatusView, pools: &[PoolView], vdisks: &[VdiskView]) -> Answer<String> {
+fn encode(status: &StatusView, pools: &[PoolView], vdisks: &[VdiskView], events: &Summary) -> Answer<String> {
     let mut registry = Registry::with_prefix("plimsoll");
     node_metrics(&mut registry, status);
     pool_metrics(&mut registry, pools);
     vdisk_metrics(&mut registry, vdisks);
+    event_metrics(&mut registry, events);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)
         .map_err(|error| Problem::new("internal", format!("the metrics cannot be written: {error}")))?;
@@ -125,4 +127,17 @@ fn vdisk_metrics(registry: &mut Registry, vdisks: &[VdiskView]) {
     gauge(registry, "vdisk_backed_bytes", "Physical space behind it", backed);
     let clients = vdisks.iter().map(|vdisk| (labels(vdisk), vdisk.clients as f64));
     gauge(registry, "vdisk_clients", "Connected clients", clients);
+}
+
+fn event_metrics(registry: &mut Registry, events: &Summary) {
+    let family = Counters::default();
+    for (kind, severity, count) in &events.counts {
+        let labels = vec![("kind", kind.clone()), ("severity", severity.name().to_owned())];
+        family.get_or_create(&labels).inc_by(*count);
+    }
+    // The encoder adds `_total` to counters.
+    registry.register("events", "Events ever", family);
+    let open = [(Severity::Warning, events.warnings), (Severity::Critical, events.criticals)];
+    let open = open.map(|(severity, count)| (vec![("severity", severity.name().to_owned())], count as f64));
+    gauge(registry, "events_unacknowledged", "Events that nobody took note of", open.into_iter());
 }

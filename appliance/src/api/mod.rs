@@ -4,6 +4,8 @@
 //! are [`Problem`]s (RFC 9457). What changes something takes `?dry_run=true` and answers a plan.
 
 mod devices;
+mod event_stream;
+mod events;
 mod exports;
 mod extract;
 mod idempotency;
@@ -15,6 +17,7 @@ mod server;
 mod space;
 mod status;
 mod vdisks;
+mod webhooks;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -44,6 +47,9 @@ fn documented() -> OpenApiRouter<NodeLink> {
         .merge(jobs::router())
         .merge(exports::router())
         .merge(devices::router())
+        .merge(events::router())
+        .merge(event_stream::router())
+        .merge(webhooks::router())
         .merge(space::router());
     OpenApiRouter::with_openapi(Document::openapi())
         .nest("/api/v1", v1)

@@ -13,6 +13,10 @@ macro_rules! examples {
     ($($line:literal),+) => { concat!("Examples:\n", $("  ", $line, "\n"),+) };
 }
 
+mod event;
+
+pub(super) use event::{Event, Events, Webhook, WebhookAdd};
+
 /// Thin-provisioned block storage: daemon and client in one.
 #[derive(Debug, Parser)]
 #[command(name = "plimsoll", version, before_help = examples!["plimsoll serve", "plimsoll vdisk create tank/db1 --size 2T"])]
@@ -98,6 +102,12 @@ pub(super) enum Command {
     /// Long work
     #[command(subcommand, before_help = examples!["plimsoll job list", "plimsoll job watch tank.7"])]
     Job(Job),
+    /// Events: what happened, and what to do about it
+    #[command(subcommand, before_help = examples!["plimsoll event list --unacknowledged", "plimsoll event watch"])]
+    Event(Event),
+    /// Webhooks: where events are sent to
+    #[command(subcommand, before_help = examples!["plimsoll webhook add ops --url http://127.0.0.1:8080/events --secret-file secret.txt", "plimsoll webhook list"])]
+    Webhook(Webhook),
     /// Print a completion script
     #[command(before_help = examples!["plimsoll completions bash > /etc/bash_completion.d/plimsoll", "plimsoll completions zsh"])]
     Completions {

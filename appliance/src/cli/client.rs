@@ -1,5 +1,7 @@
 //! HTTP/1.1 over the control socket, one request per connection: no runtime, no pool, nothing to close.
 
+mod stream;
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,8 @@ use crate::problem::{Answer, Problem};
 
 /// The daemon answers at once or with a job; opening a pool waits for device locks, which takes up to 5 s per device.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(120);
+/// A stream says something every 15 s, if only that it is there.
+const STREAM_SILENCE_MAX: Duration = Duration::from_secs(60);
 /// As the largest list: 10,000 vdisks of less than 1 KiB, with room to grow.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
 
@@ -78,6 +82,33 @@ impl Client {
         }
         Err(serde_json::from_value(value)
             .unwrap_or_else(|_| Problem::new("internal", format!("the daemon answered {status} without saying why"))))
+    }
+
+    /// Reads a stream of lines until `take` answers false or the daemon ends it.
+    ///
+    /// # Errors
+    /// The daemon's problem; `unreachable` when the connection is lost or nobody is there; what `take` answers.
+    pub(super) fn stream(&self, target: &str, mut take: impl FnMut(&str) -> Answer<bool>) -> Answer<()> {
+        let path = control_socket(&self.dir);
+        let lost = |error: io::Error| Problem { code: "unreachable".to_owned(), ..self.explain(&path, &error) };
+        let mut stream = UnixStream::connect(&path).map_err(|error| self.explain(&path, &error))?;
+        stream.set_read_timeout(Some(STREAM_SILENCE_MAX)).map_err(lost)?;
+        let head = format!("GET {target} HTTP/1.1\r\nHost: plimsoll\r\nConnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).map_err(lost)?;
+        let mut from = BufReader::new(stream);
+        let (status, chunked) = stream::head(&mut from).map_err(lost)?;
+        if status >= 400 || !chunked {
+            let mut body = Vec::new();
+            from.take(ANSWER_BYTES_MAX).read_to_end(&mut body).map_err(lost)?;
+            let unknown = |_| Problem::new("internal", format!("the daemon answered {status} and no stream"));
+            return Err(serde_json::from_slice(&body).unwrap_or_else(unknown));
+        }
+        for line in BufReader::new(stream::Chunks::new(from)).lines() {
+            if !take(&line.map_err(lost)?)? {
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     fn exchange(&self, path: &Path, request: &Request<'_>) -> io::Result<(u16, Vec<u8>)> {

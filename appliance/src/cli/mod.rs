@@ -8,6 +8,7 @@ mod args;
 mod check;
 mod client;
 mod confirm;
+mod event;
 mod filter;
 mod job;
 mod objects;
@@ -19,6 +20,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod vdisk;
+mod webhook;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -23,9 +23,28 @@ impl<'a> Render<'a> {
         if self.global.json { Format::Json } else { self.global.output.unwrap_or(Format::Table) }
     }
 
+    /// What `--filter` says.
+    pub(super) fn filters(&self) -> Answer<Vec<Filter>> {
+        self.global.filter.iter().map(|text| Filter::parse(text)).collect()
+    }
+
+    /// Prints one of many objects that come one by one: a line each. False when the reader has seen enough.
+    pub(super) fn event(&self, value: &Value) -> Answer<bool> {
+        let chosen: Vec<&str> = self.global.columns.iter().map(String::as_str).collect();
+        let value = if chosen.is_empty() { value.clone() } else { pick(value, &chosen) };
+        match self.format() {
+            Format::Name => print_on(&(name_of(&value) + "\n")),
+            Format::Csv => {
+                let all = table::EVENT.normal.to_vec();
+                print_on(&csv(std::slice::from_ref(&value), if chosen.is_empty() { &all } else { &chosen }, false))
+            }
+            _ => print_on(&line(&value)),
+        }
+    }
+
     /// Prints a list.
     pub(super) fn list(&self, columns: &Columns, mut answer: Value) -> Answer<()> {
-        let filters: Vec<Filter> = self.global.filter.iter().map(|text| Filter::parse(text)).collect::<Answer<_>>()?;
+        let filters = self.filters()?;
         let mut items = Vec::new();
         for item in answer.get_mut("items").and_then(Value::as_array_mut).into_iter().flat_map(std::mem::take) {
             let fits: Answer<Vec<bool>> = filters.iter().map(|filter| filter.fits(&item)).collect();
@@ -128,7 +147,7 @@ fn pick(item: &Value, fields: &[&str]) -> Value {
 }
 
 fn name_of(item: &Value) -> String {
-    ["name", "id", "path"].iter().find_map(|field| item.get(field)).map(text).unwrap_or_default()
+    ["name", "seq", "id", "path"].iter().find_map(|field| item.get(field)).map(text).unwrap_or_default()
 }
 
 fn line(value: &Value) -> String {
@@ -153,12 +172,16 @@ fn csv(items: &[Value], fields: &[&str], headings: bool) -> String {
 
 /// To stdout. A reader that has seen enough is no error.
 pub(super) fn print(text: &str) -> Answer<()> {
+    print_on(text).map(drop)
+}
+
+/// To stdout; false when the reader has seen enough.
+pub(super) fn print_on(text: &str) -> Answer<bool> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Problem::new("internal", format!("the output cannot be written: {error}")))
-        }
-        _ => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Problem::new("internal", format!("the output cannot be written: {error}"))),
+        Ok(()) => Ok(true),
     }
 }
 

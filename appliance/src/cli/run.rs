@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::args::{Command, Device, Export, Global, Job, Pool, Tenant, Vdisk};
+use super::args::{Command, Device, Event, Export, Global, Job, Pool, Tenant, Vdisk, Webhook};
 use super::client::Client;
 use super::render::Render;
-use super::{check, objects, pool, vdisk};
+use super::{check, event, objects, pool, vdisk, webhook};
 use crate::daemon::STATE_DIR_DEFAULT;
 use crate::problem::Answer;
 
@@ -34,6 +34,8 @@ pub(super) fn run(global: &Global, command: Command) -> (String, Answer<ExitCode
         Command::Export(command) => (named_export(&command), done(objects::export(cx, command))),
         Command::Device(command) => (named_device(&command), done(objects::device(cx, command))),
         Command::Job(command) => (named_job(&command), objects::job(cx, command)),
+        Command::Event(command) => (named_event(&command), done(event::run(cx, command))),
+        Command::Webhook(command) => (named_webhook(&command), done(webhook::run(cx, command))),
         Command::Serve(_) | Command::Completions { .. } => unreachable!("done before"),
     }
 }
@@ -92,5 +94,25 @@ fn named_job(command: &Job) -> String {
         Job::List => "list jobs".to_owned(),
         Job::Show { id } => format!("show job {id}"),
         Job::Watch { id } => format!("watch job {id}"),
+    }
+}
+
+fn named_event(command: &Event) -> String {
+    match command {
+        Event::List { .. } => "list events".to_owned(),
+        Event::Show { event } => format!("show event {event}"),
+        Event::Watch { .. } => "watch events".to_owned(),
+        Event::Ack { event: Some(event), .. } => format!("acknowledge event {event}"),
+        Event::Ack { .. } => "acknowledge events".to_owned(),
+    }
+}
+
+fn named_webhook(command: &Webhook) -> String {
+    match command {
+        Webhook::List => "list webhooks".to_owned(),
+        Webhook::Show { webhook } => format!("show webhook {webhook}"),
+        Webhook::Add(args) => format!("add webhook {}", args.webhook),
+        Webhook::Remove { webhook, .. } => format!("remove webhook {webhook}"),
+        Webhook::Test { webhook, .. } => format!("test webhook {webhook}"),
     }
 }

@@ -66,6 +66,14 @@ pub(super) const DEVICE: Columns = Columns {
 };
 pub(super) const JOB: Columns =
     Columns { normal: &["id", "kind", "object", "state", "done", "total", "unit", "done_pct"], wide: &["problem"] };
+pub(super) const EVENT: Columns = Columns {
+    normal: &["seq", "time", "severity", "kind", "object", "advice"],
+    wide: &["vm", "cause", "acknowledged_at", "acknowledged_by"],
+};
+pub(super) const WEBHOOK: Columns = Columns {
+    normal: &["name", "url", "severity", "state", "delivered_seq", "last_seq", "failures", "error"],
+    wide: &["given_up", "retry_at", "created_at"],
+};
 pub(super) const FINDING: Columns =
     Columns { normal: &["kind", "loss", "vdisk", "offset_bytes", "length_bytes", "message"], wide: &[] };
 

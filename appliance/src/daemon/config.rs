@@ -9,6 +9,7 @@ use std::time::Duration;
 use plimsoll_hardware::buffer::BUFFER_MAX;
 use serde::{Deserialize, Deserializer};
 
+use crate::event::EventLimits;
 use crate::export::nbd::NbdLimits;
 use crate::name;
 use crate::problem::{Answer, Problem};
@@ -30,6 +31,9 @@ pub struct Config {
     /// Bounds of memory.
     #[serde(default)]
     pub memory: MemoryConfig,
+    /// The event log and its webhooks.
+    #[serde(default)]
+    pub events: EventsConfig,
 }
 
 /// A pool to serve.
@@ -73,6 +77,21 @@ pub struct MemoryConfig {
     pub mapping_cache_bytes: Option<u64>,
 }
 
+/// The event log and its webhooks.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct EventsConfig {
+    /// Events that are kept; 100,000 when absent.
+    pub keep: Option<u64>,
+    /// A webhook must have answered within so many milliseconds; 10,000 when absent.
+    pub webhook_timeout_ms: Option<u64>,
+    /// The first pause before another attempt; 1,000 when absent. It doubles with each attempt.
+    pub webhook_retry_first_ms: Option<u64>,
+    /// The longest pause; 600,000 (10 minutes) when absent.
+    pub webhook_retry_longest_ms: Option<u64>,
+    /// An event that a webhook does not take for so many seconds is given up; 86,400 (a day) when absent.
+    pub webhook_give_up_seconds: Option<u64>,
+}
+
 /// As many as a process can have files.
 const CONNECTIONS: RangeInclusive<u64> = 1..=65_536;
 /// Up to an hour, for people who speak NBD by hand.
@@ -86,13 +105,29 @@ const CONNECTION_BYTES: RangeInclusive<u64> = BUFFER_MAX as u64..=16 << 30;
 const BUFFER_BYTES: RangeInclusive<u64> = 16 * BUFFER_MAX as u64..=64 << 30;
 /// Some pages of each level of the mapping, up to the mapping of petabytes.
 const MAPPING_CACHE_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 40;
+/// A page of a list, up to 700 MB.
+const EVENTS_KEPT: RangeInclusive<u64> = 100..=1_000_000;
+/// Pauses and time-outs of webhooks: up to an hour.
+const WEBHOOK_MS: RangeInclusive<u64> = 1..=3_600_000;
+/// Up to a month.
+const WEBHOOK_GIVE_UP_SECONDS: RangeInclusive<u64> = 1..=31 * 86_400;
 
 /// Known keys by the table that they are in.
 const KEYS: &[(&str, &[&str])] = &[
-    ("", &["state_dir", "log", "pool", "nbd", "memory"]),
+    ("", &["state_dir", "log", "pool", "nbd", "memory", "events"]),
     ("pool", &["name", "devices", "buffered"]),
     ("nbd", &["listen", "connections", "negotiating", "negotiation_seconds", "requests", "connection_bytes"]),
     ("memory", &["buffer_bytes", "mapping_cache_bytes"]),
+    (
+        "events",
+        &[
+            "keep",
+            "webhook_timeout_ms",
+            "webhook_retry_first_ms",
+            "webhook_retry_longest_ms",
+            "webhook_give_up_seconds",
+        ],
+    ),
 ];
 
 impl Config {
@@ -131,6 +166,12 @@ impl Config {
         within("nbd.connection_bytes", nbd.connection_bytes, CONNECTION_BYTES)?;
         within("memory.buffer_bytes", memory.buffer_bytes, BUFFER_BYTES)?;
         within("memory.mapping_cache_bytes", memory.mapping_cache_bytes, MAPPING_CACHE_BYTES)?;
+        let events = &self.events;
+        within("events.keep", events.keep, EVENTS_KEPT)?;
+        within("events.webhook_timeout_ms", events.webhook_timeout_ms, WEBHOOK_MS)?;
+        within("events.webhook_retry_first_ms", events.webhook_retry_first_ms, WEBHOOK_MS)?;
+        within("events.webhook_retry_longest_ms", events.webhook_retry_longest_ms, WEBHOOK_MS)?;
+        within("events.webhook_give_up_seconds", events.webhook_give_up_seconds, WEBHOOK_GIVE_UP_SECONDS)?;
         for (index, pool) in self.pool.iter().enumerate() {
             name::check("pool", &pool.name).map_err(|problem| Problem {
                 hint: problem.hint,
@@ -146,6 +187,21 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// The limits of the event log.
+    pub fn event_limits(&self) -> EventLimits {
+        let (defaults, events) = (EventLimits::default(), &self.events);
+        let (first, longest) = defaults.webhook_retry;
+        EventLimits {
+            keep: events.keep.unwrap_or(defaults.keep),
+            webhook_timeout: events.webhook_timeout_ms.map_or(defaults.webhook_timeout, Duration::from_millis),
+            webhook_retry: (
+                events.webhook_retry_first_ms.map_or(first, Duration::from_millis),
+                events.webhook_retry_longest_ms.map_or(longest, Duration::from_millis),
+            ),
+            webhook_give_up: events.webhook_give_up_seconds.map_or(defaults.webhook_give_up, Duration::from_secs),
+        }
     }
 
     /// The limits of the NBD server.
@@ -275,6 +331,11 @@ mod tests {
             ("nbd", "negotiation_seconds", &["0", "3601"], &["1", "3600"]),
             ("nbd", "requests", &["0", "4097"], &["1", "4096"]),
             ("nbd", "connection_bytes", &["0", "1", "\"17G\""], &["\"1M\"", "\"16G\""]),
+            ("events", "keep", &["0", "1000001"], &["100", "1000000"]),
+            ("events", "webhook_timeout_ms", &["0", "3600001"], &["1", "3600000"]),
+            ("events", "webhook_retry_first_ms", &["0", "3600001"], &["1", "3600000"]),
+            ("events", "webhook_retry_longest_ms", &["0", "3600001"], &["1", "3600000"]),
+            ("events", "webhook_give_up_seconds", &["0", "2678401"], &["1", "2678400"]),
             ("memory", "buffer_bytes", &["0", "1", "\"20T\"", "\"15E\""], &["\"16M\"", "\"64G\""]),
             ("memory", "mapping_cache_bytes", &["0", "1", "\"15E\""], &["\"1M\"", "\"1T\""]),
         ];

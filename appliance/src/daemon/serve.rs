@@ -94,6 +94,8 @@ async fn live(node: &Node, runtime: &Runtime, options: &ServeOptions, config: &C
     // Who waits for us is told; whether systemd is there or not makes no difference.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     let ending = async {
+        // Who listens to events would listen for ever.
+        node.events().end();
         on(runtime, server.stop()).await;
         node.close().await
     };
@@ -117,6 +119,9 @@ async fn start(
 ) -> Answer<(api::ApiServer, Vec<String>)> {
     let asked = Some(&options.nbd_listen).filter(|asked| !asked.is_empty()).or(config.nbd.listen.as_ref());
     let bound = bind(node, asked.map(Vec::as_slice))?;
+    let limits = config.event_limits();
+    node.events().set_keep(limits.keep);
+    node.webhooks().start(limits).await?;
     node.open_known_pools().await;
     pools::configured(node, config).await;
     let mut lines = vec![format!("plimsoll {}, state in {}", env!("CARGO_PKG_VERSION"), node.dir().display())];

@@ -5,6 +5,7 @@
 //! guards them.
 
 mod device;
+mod event;
 mod export;
 mod job;
 mod list;
@@ -13,8 +14,10 @@ mod request;
 mod space;
 mod status;
 mod vdisk;
+mod webhook;
 
 pub use device::{DeviceView, PoolDeviceView};
+pub use event::{AcknowledgeEvents, Acknowledged, CloudEvent, EventPage, EventView, Severity};
 pub use export::ExportView;
 pub use job::{CheckView, FindingView, JobState, JobView, RepairView};
 pub use list::{List, Listed};
@@ -26,6 +29,7 @@ pub use request::{
 pub use space::{SpaceView, TenantView};
 pub use status::{Health, StatusView};
 pub use vdisk::{VdiskState, VdiskView};
+pub use webhook::{AddWebhook, WebhookState, WebhookTested, WebhookView};
 
 /// RFC 3339 in UTC of a wall-clock time in milliseconds.
 pub fn time_of(ms: u64) -> String {

@@ -34,6 +34,10 @@ pub struct StatusView {
     pub clients: u64,
     /// Jobs under way.
     pub jobs_running: u64,
+    /// Warnings that nobody took note of; see `plimsoll event list`.
+    pub unacknowledged_warnings: u64,
+    /// Critical events that nobody took note of.
+    pub unacknowledged_criticals: u64,
     /// Space of all pools.
     pub physical_bytes: u64,
     /// Not yet allocated.

@@ -7,6 +7,7 @@ use plimsoll_hardware::reactor::MailboxSender;
 use tokio::sync::oneshot;
 
 use super::Node;
+use crate::event::{EventLog, Webhooks};
 use crate::problem::{Answer, Problem};
 
 /// What travels: something to start on the reactor.
@@ -16,11 +17,23 @@ pub(super) type Call = Box<dyn FnOnce(&Node) + Send>;
 #[derive(Clone)]
 pub struct NodeLink {
     calls: MailboxSender<Call>,
+    events: EventLog,
+    webhooks: Webhooks,
 }
 
 impl NodeLink {
-    pub(super) fn new(calls: MailboxSender<Call>) -> Self {
-        Self { calls }
+    pub(super) fn new(calls: MailboxSender<Call>, events: EventLog, webhooks: Webhooks) -> Self {
+        Self { calls, events, webhooks }
+    }
+
+    /// The event log, which any thread may ask.
+    pub fn events(&self) -> &EventLog {
+        &self.events
+    }
+
+    /// The webhooks, likewise.
+    pub fn webhooks(&self) -> &Webhooks {
+        &self.webhooks
     }
 
     /// Runs `work` as a task on the reactor and waits for its answer. When the caller goes away the work goes on.

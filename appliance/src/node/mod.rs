@@ -11,6 +11,7 @@
 
 mod close;
 pub mod directory;
+mod events;
 mod exports;
 mod jobs;
 mod link;
@@ -43,6 +44,7 @@ use plimsoll_hardware::Machine;
 use plimsoll_hardware::reactor::{Handle, mailbox};
 use uuid::Uuid;
 
+use crate::event::{EventLog, Webhooks};
 use crate::problem::{Answer, Problem};
 pub use exports::Listening;
 pub use link::NodeLink;
@@ -71,6 +73,8 @@ struct Inner {
     /// Paths of devices that may go through the page cache.
     buffered: RefCell<BTreeSet<String>>,
     exports: exports::Exports,
+    events: EventLog,
+    webhooks: Webhooks,
     ready: Cell<bool>,
     closing: Cell<bool>,
 }
@@ -86,9 +90,10 @@ impl Node {
     /// A node that remembers in `dir`, which the caller has locked. No pool is open yet.
     ///
     /// # Errors
-    /// When the state file is not to be trusted.
+    /// When the state file is not to be trusted, or events cannot be kept.
     pub fn new(machine: Handle, dir: &Path, cache_bytes: Option<u64>) -> Answer<Self> {
         let state = State::load(dir)?;
+        let events = EventLog::open(dir)?;
         let devices = state.pools.iter().flat_map(|pool| &pool.devices);
         let buffered = devices.filter(|device| device.buffered).map(|device| device.path.clone()).collect();
         Ok(Self(Rc::new(Inner {
@@ -103,6 +108,8 @@ impl Node {
             jobs: RefCell::default(),
             buffered: RefCell::new(buffered),
             exports: exports::Exports::default(),
+            webhooks: Webhooks::new(events.clone()),
+            events,
             ready: Cell::new(false),
             closing: Cell::new(false),
         })))
@@ -117,7 +124,7 @@ impl Node {
                 call(&node);
             }
         });
-        NodeLink::new(sender)
+        NodeLink::new(sender, self.0.events.clone(), self.0.webhooks.clone())
     }
 
     /// The machine that it runs on.

@@ -26,6 +26,7 @@ impl Node {
             .collect();
         let health = if warnings.is_empty() { "ok" } else { "degraded" };
         warnings.extend(pools.iter().filter_map(|pool| pool.recovery.as_ref()).flat_map(|done| done.warnings.clone()));
+        let events = self.events().summary();
         StatusView {
             schema: "status/v1".to_owned(),
             ready: self.is_ready(),
@@ -41,6 +42,8 @@ impl Node {
             vdisks: sum(|pool| pool.vdisks),
             clients: self.clients(),
             jobs_running: self.jobs().iter().filter(|job| job.state == JobState::Running).count() as u64,
+            unacknowledged_warnings: events.warnings,
+            unacknowledged_criticals: events.criticals,
             physical_bytes: sum(|pool| pool.physical_bytes),
             available_bytes: sum(|pool| pool.available_bytes),
             utilized_bytes: sum(|pool| pool.utilized_bytes),

@@ -1,0 +1,137 @@
+//! `/events/stream`: server-sent events. A client that comes back with `Last-Event-ID` goes on where it was, without gap or
+//! repeat, after a restart of either side too.
+//!
+//! Method: the stream is pulled. A client holds a number; what it has not read yet is in the log and nowhere else.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream;
+use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::extract::Params;
+use crate::event::{EventLog, EventQuery};
+use crate::model::{CloudEvent, Severity};
+use crate::node::NodeLink;
+use crate::problem::{Answer, Problem};
+
+/// Half of the connections that the API has: the other half always answers.
+const STREAMS_MAX: usize = 64;
+/// Events read at once.
+const PAGE: usize = 64;
+/// A comment after so long without an event tells both sides that the other is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(STREAMS_MAX)));
+
+pub(super) fn router() -> OpenApiRouter<NodeLink> {
+    OpenApiRouter::new().routes(routes!(stream_events))
+}
+
+/// Which events.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    /// Begin after this number; with what comes from now on when absent. `Last-Event-ID` wins.
+    after: Option<u64>,
+    /// At least this bad.
+    severity: Option<Severity>,
+    /// Of this kind.
+    kind: Option<String>,
+    /// Of this object; a pool's name means its vdisks too.
+    object: Option<String>,
+}
+
+/// Events as they happen, as server-sent events with CloudEvents in them.
+#[utoipa::path(get, path = "/events/stream", tag = "event", operation_id = "event_stream",
+    params(Asked, ("Last-Event-ID" = Option<String>, Header, description = "the last event that was seen")),
+    responses((status = 200, body = CloudEvent, content_type = "text/event-stream"), (status = "default", body = Problem)))]
+async fn stream_events(
+    State(node): State<NodeLink>,
+    Params(asked): Params<Asked>,
+    headers: HeaderMap,
+) -> Answer<Response> {
+    let place = PLACES.clone().try_acquire_owned().map_err(|_| {
+        Problem::new("overloaded", format!("{STREAMS_MAX} clients are listening, no more can"))
+            .hint("plimsoll event list --after SEQ")
+    })?;
+    let last = headers.get("last-event-id").and_then(|last| last.to_str().ok()).filter(|last| !last.is_empty());
+    let last = last
+        .map(str::parse)
+        .transpose()
+        .map_err(|_| Problem::new("invalid-request", "Last-Event-ID is not the number of an event"))?;
+    let log = node.events().clone();
+    let newest = log.newest();
+    let position = last.or(asked.after).unwrap_or_else(|| *newest.borrow());
+    let query = EventQuery {
+        severity: asked.severity,
+        kind: asked.kind,
+        object: asked.object,
+        ..EventQuery::after(position, PAGE)
+    };
+    let mut waiting = VecDeque::from([Bytes::from_static(b": events\n\n")]);
+    let pruned = log.pruned().await?;
+    if position < pruned {
+        waiting
+            .push_back(Bytes::from(format!("event: gap\ndata: {{\"after\":{position},\"pruned_seq\":{pruned}}}\n\n")));
+    }
+    let ended = log.ended();
+    let listener = Listener { log, query, newest, ended, waiting, _place: place };
+    let body = Body::from_stream(stream::unfold(listener, |mut listener| async {
+        listener.next().await.map(|chunk| (Ok::<_, std::convert::Infallible>(chunk), listener))
+    }));
+    let head = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    Ok((head, body).into_response())
+}
+
+/// A client that listens.
+struct Listener {
+    log: EventLog,
+    /// Its `after` is the client's number.
+    query: EventQuery,
+    newest: watch::Receiver<u64>,
+    ended: watch::Receiver<bool>,
+    waiting: VecDeque<Bytes>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Listener {
+    /// The next piece; `None` when the daemon stops.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(chunk) = self.waiting.pop_front() {
+                return Some(chunk);
+            }
+            if *self.ended.borrow_and_update() {
+                return None;
+            }
+            // Seen before the look: what comes during it wakes us again.
+            let last = *self.newest.borrow_and_update();
+            // A log that cannot be read ends the stream; the client comes back with its number.
+            let page = self.log.list(self.query.clone()).await.ok()?;
+            if page.items.is_empty() {
+                self.query.after = self.query.after.max(last);
+                tokio::select! {
+                    _ = self.newest.changed() => {}
+                    _ = self.ended.changed() => {}
+                    () = tokio::time::sleep(KEEP_ALIVE) => return Some(Bytes::from_static(b":\n\n")),
+                }
+            }
+            for event in page.items {
+                self.query.after = event.seq;
+                let (seq, kind) = (event.seq, event.kind.clone());
+                let json = serde_json::to_string(&CloudEvent::from(event)).ok()?;
+                self.waiting.push_back(Bytes::from(format!("id: {seq}\nevent: {kind}\ndata: {json}\n\n")));
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The alarm state of a pool, as JSON in the store. The engine's types are not ours to write: they may change with it.
+
+use std::time::Duration;
+
+use plimsoll_engine::{AlarmState, FiredLevel, Level, Limit, Measure, SubjectKey};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+#[derive(Default, Serialize, Deserialize)]
+pub(super) struct Alarms {
+    #[serde(default)]
+    levels: Vec<(Whose, Of, At)>,
+    #[serde(default)]
+    horizons: Vec<Duration>,
+    #[serde(default)]
+    exhausted: Vec<Uuid>,
+    #[serde(default)]
+    growth_impossible: bool,
+    #[serde(default)]
+    exceeded: Vec<(Whose, Which)>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+enum Whose {
+    Pool,
+    Vdisk(Uuid),
+    Tenant(String),
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum Of {
+    Physical,
+    Designated,
+    Quota,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum At {
+    Percent(u8),
+    Bytes(u64),
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum Which {
+    Quota,
+    Overcommit,
+}
+
+impl From<&SubjectKey> for Whose {
+    fn from(key: &SubjectKey) -> Self {
+        match key {
+            SubjectKey::Pool => Whose::Pool,
+            SubjectKey::Vdisk(uuid) => Whose::Vdisk(*uuid),
+            SubjectKey::Tenant(tenant) => Whose::Tenant(tenant.clone()),
+        }
+    }
+}
+
+impl From<Whose> for SubjectKey {
+    fn from(whose: Whose) -> Self {
+        match whose {
+            Whose::Pool => SubjectKey::Pool,
+            Whose::Vdisk(uuid) => SubjectKey::Vdisk(uuid),
+            Whose::Tenant(tenant) => SubjectKey::Tenant(tenant),
+        }
+    }
+}
+
+impl From<&AlarmState> for Alarms {
+    fn from(state: &AlarmState) -> Self {
+        let level = |fired: &FiredLevel| {
+            let of = match fired.measure {
+                Measure::Physical => Of::Physical,
+                Measure::Designated => Of::Designated,
+                Measure::Quota => Of::Quota,
+            };
+            let at = match fired.level {
+                Level::Percent(percent) => At::Percent(percent),
+                Level::Bytes(bytes) => At::Bytes(bytes),
+            };
+            ((&fired.subject).into(), of, at)
+        };
+        let which = |limit: Limit| match limit {
+            Limit::Quota => Which::Quota,
+            Limit::Overcommit => Which::Overcommit,
+        };
+        Self {
+            levels: state.levels.iter().map(level).collect(),
+            horizons: state.horizons.iter().copied().collect(),
+            exhausted: state.exhausted.iter().copied().collect(),
+            growth_impossible: state.growth_impossible,
+            exceeded: state.exceeded.iter().map(|(subject, limit)| (subject.into(), which(*limit))).collect(),
+        }
+    }
+}
+
+impl From<Alarms> for AlarmState {
+    fn from(alarms: Alarms) -> Self {
+        let level = |(whose, of, at): (Whose, Of, At)| FiredLevel {
+            subject: whose.into(),
+            measure: match of {
+                Of::Physical => Measure::Physical,
+                Of::Designated => Measure::Designated,
+                Of::Quota => Measure::Quota,
+            },
+            level: match at {
+                At::Percent(percent) => Level::Percent(percent),
+                At::Bytes(bytes) => Level::Bytes(bytes),
+            },
+        };
+        let limit = |which: Which| match which {
+            Which::Quota => Limit::Quota,
+            Which::Overcommit => Limit::Overcommit,
+        };
+        Self {
+            levels: alarms.levels.into_iter().map(level).collect(),
+            horizons: alarms.horizons.into_iter().collect(),
+            exhausted: alarms.exhausted.into_iter().collect(),
+            growth_impossible: alarms.growth_impossible,
+            exceeded: alarms.exceeded.into_iter().map(|(whose, which)| (whose.into(), limit(which))).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_state_comes_back_from_json_as_it_was() {
+        let (vdisk, tenant) = (SubjectKey::Vdisk(Uuid::from_u128(7)), SubjectKey::Tenant("acme".into()));
+        let fired = |subject: &SubjectKey, measure, level| FiredLevel { subject: subject.clone(), measure, level };
+        let state = AlarmState {
+            levels: [
+                fired(&SubjectKey::Pool, Measure::Physical, Level::Percent(70)),
+                fired(&vdisk, Measure::Designated, Level::Bytes(1 << 40)),
+                fired(&tenant, Measure::Quota, Level::Percent(95)),
+            ]
+            .into(),
+            horizons: [Duration::from_secs(86_400), Duration::from_millis(1500)].into(),
+            exhausted: [Uuid::from_u128(7)].into(),
+            growth_impossible: true,
+            exceeded: [(SubjectKey::Pool, Limit::Overcommit), (tenant, Limit::Quota)].into(),
+        };
+        let json = serde_json::to_vec(&Alarms::from(&state)).unwrap();
+        assert_eq!(AlarmState::from(serde_json::from_slice::<Alarms>(&json).unwrap()), state);
+        assert_eq!(AlarmState::from(serde_json::from_str::<Alarms>("{}").unwrap()), AlarmState::default());
+    }
+}

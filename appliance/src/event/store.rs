@@ -1,0 +1,410 @@
+//! The event file: `events.redb` in the state directory, mode 0600, because the secrets of webhooks are in it.
+//!
+//! Method: a list of changes is one transaction of redb, synced before it returns; a crash leaves all of it or nothing.
+//! Tables: events by number; the numbers of warnings and critical ones that nobody acknowledged; alarms by pool; webhooks by
+//! name; how many events of each kind and severity there were; a few numbers ([`LAST`], [`PRUNED`]).
+//!
+//! Bound: more than `keep` events (100,000 by default, about 70 MB) are pruned to that many, the oldest first.
+//! Unacknowledged critical ones are passed over, as long as they are at most a tenth of `keep`.
+
+use std::fs::{OpenOptions, Permissions};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use plimsoll_engine::AlarmState;
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
+};
+use uuid::Uuid;
+
+use super::alarms::Alarms;
+use super::webhook::WebhookRecord;
+use super::{EventQuery, NewEvent};
+use crate::model::{EventView, Severity};
+
+const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
+const OPEN: TableDefinition<u64, u8> = TableDefinition::new("unacknowledged");
+const ALARMS: TableDefinition<&str, &[u8]> = TableDefinition::new("alarms");
+const WEBHOOKS: TableDefinition<&str, &[u8]> = TableDefinition::new("webhooks");
+const COUNTS: TableDefinition<(&str, u8), u64> = TableDefinition::new("counts");
+const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
+/// The greatest number that was ever given.
+const LAST: &str = "last";
+/// Of this number and below, events may be missing.
+const PRUNED: &str = "pruned";
+
+/// Events that are kept when nothing else is configured.
+pub(super) const KEEP_DEFAULT: u64 = 100_000;
+/// So many more than are kept may gather before some go: a pass over those that stay costs as much as they are.
+const SLACK: u64 = 1000;
+/// The file of a process that was killed stays locked for a moment, as long as its rings are torn down.
+const LOCK_TIME_MAX: Duration = Duration::from_secs(5);
+const CACHE_BYTES: usize = 4 << 20;
+
+/// What goes wrong with the file. The words are redb's.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// By the file.
+    #[error(transparent)]
+    Store(Box<redb::Error>),
+    /// By what is in it.
+    #[error("an entry makes no sense: {0}")]
+    Json(#[from] serde_json::Error),
+    /// By the system.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+macro_rules! of_redb {
+    ($($kind:ident),+) => { $(impl From<redb::$kind> for StoreError {
+        fn from(error: redb::$kind) -> Self {
+            StoreError::Store(Box::new(error.into()))
+        }
+    })+ };
+}
+of_redb!(DatabaseError, TransactionError, TableError, StorageError, CommitError);
+
+impl StoreError {
+    /// The file is not what it should be, and will not be by itself.
+    pub(crate) fn is_damage(&self) -> bool {
+        use std::io::ErrorKind::{InvalidData, UnexpectedEof};
+        match self {
+            StoreError::Json(_) => true,
+            StoreError::Io(_) => false,
+            StoreError::Store(error) => match &**error {
+                // A file that is no database at all, or that was cut off.
+                redb::Error::Io(error) => matches!(error.kind(), InvalidData | UnexpectedEof),
+                redb::Error::DatabaseAlreadyOpen => false,
+                _ => true,
+            },
+        }
+    }
+}
+
+type Stored<T> = Result<T, StoreError>;
+
+/// Something to be done to the store.
+pub(super) enum Change {
+    /// Events, and the alarms of a pool that they leave behind.
+    Append { time: String, events: Vec<NewEvent>, alarms: Option<(Uuid, AlarmState)> },
+    /// Somebody took note.
+    Acknowledge { which: Which, by: String, at: String },
+    /// A pool is gone.
+    ForgetAlarms(Uuid),
+    /// Adds or replaces a webhook.
+    PutWebhook(Box<WebhookRecord>),
+    /// Takes one away.
+    RemoveWebhook(String),
+    /// A webhook has got as far as this. Nothing when it is gone.
+    Delivered { name: String, seq: u64, given_up: u64 },
+}
+
+/// Whom an acknowledgement is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Which {
+    One(u64),
+    UpTo(u64),
+}
+
+/// What a change did: numbers given, or how many it found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Done {
+    pub(super) seqs: Vec<u64>,
+    pub(super) changed: u64,
+}
+
+/// Figures of the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// The newest event.
+    pub last_seq: u64,
+    /// Unacknowledged warnings.
+    pub warnings: u64,
+    /// Unacknowledged critical ones.
+    pub criticals: u64,
+    /// Events ever, by kind and severity.
+    pub counts: Vec<(String, Severity, u64)>,
+}
+
+/// The open file.
+pub(super) struct Store {
+    database: Database,
+}
+
+impl Store {
+    /// Opens or makes the file.
+    pub(super) fn open(path: &Path) -> Stored<Self> {
+        // Made by us first, so that it is never readable to others, not even empty.
+        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        let begin = Instant::now();
+        let database = loop {
+            let mut builder = Database::builder();
+            match builder.set_cache_size(CACHE_BYTES).create(path) {
+                Err(DatabaseError::DatabaseAlreadyOpen) if begin.elapsed() < LOCK_TIME_MAX => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                result => break result?,
+            }
+        };
+        let store = Self { database };
+        let all = store.begin()?;
+        // Whoever reads finds all tables there.
+        all.open_table(EVENTS)?;
+        all.open_table(OPEN)?;
+        all.open_table(ALARMS)?;
+        all.open_table(WEBHOOKS)?;
+        all.open_table(COUNTS)?;
+        all.open_table(NUMBERS)?;
+        all.commit()?;
+        Ok(store)
+    }
+
+    fn begin(&self) -> Stored<WriteTransaction> {
+        let mut transaction = self.database.begin_write()?;
+        // After a kill the file is opened at once, whatever its size.
+        transaction.set_quick_repair(true);
+        Ok(transaction)
+    }
+
+    /// Does all of it, or nothing.
+    pub(super) fn commit<'a>(&self, changes: impl Iterator<Item = &'a Change>, keep: u64) -> Stored<Vec<Done>> {
+        let transaction = self.begin()?;
+        let done = changes.map(|change| apply(&transaction, change)).collect::<Stored<Vec<_>>>()?;
+        prune(&transaction, keep)?;
+        transaction.commit()?;
+        Ok(done)
+    }
+
+    /// A page of events, and whether more may follow.
+    pub(super) fn read(&self, query: &EventQuery) -> Stored<(Vec<EventView>, bool)> {
+        let transaction = self.database.begin_read()?;
+        let (events, open) = (transaction.open_table(EVENTS)?, transaction.open_table(OPEN)?);
+        let mut found = Vec::new();
+        let mut range = events.range(query.after.saturating_add(1)..)?;
+        while let Some(entry) = if query.newest { range.next_back() } else { range.next() } {
+            let (seq, event) = entry?;
+            if query.unacknowledged && open.get(seq.value())?.is_none() {
+                continue;
+            }
+            let event: EventView = serde_json::from_slice(event.value())?;
+            if !query.fits(&event) {
+                continue;
+            }
+            if found.len() == query.limit {
+                if query.newest {
+                    found.reverse();
+                }
+                return Ok((found, true));
+            }
+            found.push(event);
+        }
+        if query.newest {
+            found.reverse();
+        }
+        Ok((found, false))
+    }
+
+    /// The event of this number.
+    pub(super) fn event(&self, seq: u64) -> Stored<Option<EventView>> {
+        let events = self.database.begin_read()?.open_table(EVENTS)?;
+        let found = events.get(seq)?;
+        Ok(found.map(|event| serde_json::from_slice(event.value())).transpose()?)
+    }
+
+    /// Of this number and below, events may be missing.
+    pub(super) fn pruned(&self) -> Stored<u64> {
+        let numbers = self.database.begin_read()?.open_table(NUMBERS)?;
+        Ok(numbers.get(PRUNED)?.map_or(0, |pruned| pruned.value()))
+    }
+
+    /// What had fired in a pool.
+    pub(super) fn alarms(&self, pool: Uuid) -> Stored<AlarmState> {
+        let alarms = self.database.begin_read()?.open_table(ALARMS)?;
+        let found = alarms.get(pool.to_string().as_str())?;
+        let found = found.map(|alarms| serde_json::from_slice::<Alarms>(alarms.value())).transpose()?;
+        Ok(found.map(AlarmState::from).unwrap_or_default())
+    }
+
+    /// All webhooks, by name.
+    pub(super) fn webhooks(&self) -> Stored<Vec<WebhookRecord>> {
+        let webhooks = self.database.begin_read()?.open_table(WEBHOOKS)?;
+        webhooks.iter()?.map(|entry| Ok(serde_json::from_slice(entry?.1.value())?)).collect()
+    }
+
+    pub(super) fn summary(&self) -> Stored<Summary> {
+        let transaction = self.database.begin_read()?;
+        let numbers = transaction.open_table(NUMBERS)?;
+        let number = |name: &str| -> Stored<u64> { Ok(numbers.get(name)?.map_or(0, |number| number.value())) };
+        let mut counts = Vec::new();
+        for entry in transaction.open_table(COUNTS)?.iter()? {
+            let (key, count) = entry?;
+            let (kind, code) = key.value();
+            counts.push((kind.to_owned(), severity_of(code), count.value()));
+        }
+        Ok(Summary {
+            last_seq: number(LAST)?,
+            warnings: number(open_name(Severity::Warning))?,
+            criticals: number(open_name(Severity::Critical))?,
+            counts,
+        })
+    }
+}
+
+fn apply(transaction: &WriteTransaction, change: &Change) -> Stored<Done> {
+    match change {
+        Change::Append { time, events, alarms } => {
+            let seqs = events.iter().map(|event| append(transaction, time, event)).collect::<Stored<Vec<_>>>()?;
+            if let Some((pool, alarms)) = alarms {
+                let json = serde_json::to_vec(&Alarms::from(alarms))?;
+                transaction.open_table(ALARMS)?.insert(pool.to_string().as_str(), json.as_slice())?;
+            }
+            Ok(Done { changed: seqs.len() as u64, seqs })
+        }
+        Change::Acknowledge { which, by, at } => acknowledge(transaction, *which, by, at),
+        Change::ForgetAlarms(pool) => {
+            let changed = u64::from(transaction.open_table(ALARMS)?.remove(pool.to_string().as_str())?.is_some());
+            Ok(Done { changed, ..Done::default() })
+        }
+        Change::PutWebhook(webhook) => {
+            let json = serde_json::to_vec(webhook)?;
+            transaction.open_table(WEBHOOKS)?.insert(webhook.name.as_str(), json.as_slice())?;
+            Ok(Done { changed: 1, ..Done::default() })
+        }
+        Change::RemoveWebhook(name) => {
+            let changed = u64::from(transaction.open_table(WEBHOOKS)?.remove(name.as_str())?.is_some());
+            Ok(Done { changed, ..Done::default() })
+        }
+        Change::Delivered { name, seq, given_up } => {
+            let mut webhooks = transaction.open_table(WEBHOOKS)?;
+            let found = webhooks.get(name.as_str())?.map(|webhook| webhook.value().to_vec());
+            let Some(found) = found else { return Ok(Done::default()) };
+            let mut webhook: WebhookRecord = serde_json::from_slice(&found)?;
+            webhook.delivered_seq = webhook.delivered_seq.max(*seq);
+            webhook.given_up += given_up;
+            webhooks.insert(name.as_str(), serde_json::to_vec(&webhook)?.as_slice())?;
+            Ok(Done { changed: 1, ..Done::default() })
+        }
+    }
+}
+
+fn append(transaction: &WriteTransaction, time: &str, event: &NewEvent) -> Stored<u64> {
+    let seq = add(transaction, LAST, 1)?;
+    let view = EventView {
+        seq,
+        id: Uuid::now_v7().to_string(),
+        time: time.to_owned(),
+        severity: event.severity,
+        kind: event.kind.clone(),
+        object: event.object.clone(),
+        pool: event.pool.clone(),
+        vm: event.vm.clone(),
+        figures: event.figures.clone(),
+        details: event.details.clone(),
+        cause: event.cause.clone(),
+        advice: event.advice.clone(),
+        acknowledged_at: None,
+        acknowledged_by: None,
+    };
+    transaction.open_table(EVENTS)?.insert(seq, serde_json::to_vec(&view)?.as_slice())?;
+    let code = code_of(event.severity);
+    let mut counts = transaction.open_table(COUNTS)?;
+    let before = counts.get((event.kind.as_str(), code))?.map_or(0, |count| count.value());
+    counts.insert((event.kind.as_str(), code), before + 1)?;
+    if event.severity > Severity::Info {
+        transaction.open_table(OPEN)?.insert(seq, code)?;
+        add(transaction, open_name(event.severity), 1)?;
+    }
+    Ok(seq)
+}
+
+fn acknowledge(transaction: &WriteTransaction, which: Which, by: &str, at: &str) -> Stored<Done> {
+    let (mut events, mut open) = (transaction.open_table(EVENTS)?, transaction.open_table(OPEN)?);
+    let range = match which {
+        Which::One(seq) => seq..=seq,
+        Which::UpTo(seq) => 0..=seq,
+    };
+    let mut seqs = Vec::new();
+    for entry in open.range(range)? {
+        let (seq, code) = entry?;
+        seqs.push((seq.value(), code.value()));
+    }
+    for &(seq, code) in &seqs {
+        open.remove(seq)?;
+        add(transaction, open_name(severity_of(code)), -1)?;
+        let event = events.get(seq)?.map(|event| event.value().to_vec());
+        let Some(event) = event else { continue };
+        let mut event: EventView = serde_json::from_slice(&event)?;
+        (event.acknowledged_at, event.acknowledged_by) = (Some(at.to_owned()), Some(by.to_owned()));
+        events.insert(seq, serde_json::to_vec(&event)?.as_slice())?;
+    }
+    Ok(Done { changed: seqs.len() as u64, seqs: seqs.into_iter().map(|(seq, _)| seq).collect() })
+}
+
+/// Lets the oldest events go when there are too many.
+fn prune(transaction: &WriteTransaction, keep: u64) -> Stored<()> {
+    let (mut events, mut open) = (transaction.open_table(EVENTS)?, transaction.open_table(OPEN)?);
+    let kept = events.len()?;
+    if kept <= keep + (keep / 10).min(SLACK) {
+        return Ok(());
+    }
+    let criticals = {
+        let numbers = transaction.open_table(NUMBERS)?;
+        numbers.get(open_name(Severity::Critical))?.map_or(0, |number| number.value())
+    };
+    let may_spare = criticals <= keep / 10;
+    let mut going = Vec::new();
+    for entry in events.iter()? {
+        if going.len() as u64 == kept - keep {
+            break;
+        }
+        let seq = entry?.0.value();
+        let code = open.get(seq)?.map(|code| code.value());
+        if !(may_spare && code == Some(code_of(Severity::Critical))) {
+            going.push((seq, code));
+        }
+    }
+    for &(seq, code) in &going {
+        events.remove(seq)?;
+        if let Some(code) = code {
+            open.remove(seq)?;
+            add(transaction, open_name(severity_of(code)), -1)?;
+        }
+    }
+    if let Some((last, _)) = going.last() {
+        transaction.open_table(NUMBERS)?.insert(PRUNED, last)?;
+    }
+    Ok(())
+}
+
+/// Adds to a number; answers what it is then.
+fn add(transaction: &WriteTransaction, name: &str, by: i64) -> Stored<u64> {
+    let mut numbers = transaction.open_table(NUMBERS)?;
+    let now = numbers.get(name)?.map_or(0, |number| number.value()).saturating_add_signed(by);
+    numbers.insert(name, now)?;
+    Ok(now)
+}
+
+fn open_name(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Critical => "open-critical",
+        _ => "open-warning",
+    }
+}
+
+fn code_of(severity: Severity) -> u8 {
+    match severity {
+        Severity::Info => 0,
+        Severity::Warning => 1,
+        Severity::Critical => 2,
+    }
+}
+
+fn severity_of(code: u8) -> Severity {
+    match code {
+        0 => Severity::Info,
+        1 => Severity::Warning,
+        _ => Severity::Critical,
+    }
+}

@@ -1,0 +1,287 @@
+//! Webhooks against receivers of all kinds, which verify signatures on their own.
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit, Mac};
+use serde_json::Value;
+use sha2::Sha256;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::event::tests::{runtime, some};
+
+const SECRET: &str = "a secret of some length";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a receiver does with a request.
+#[derive(Clone, Copy, Debug)]
+enum Reply {
+    Status(u16),
+    Hang,
+    Close,
+}
+
+/// A request that came: number, event id, and whether the signature is right.
+#[derive(Clone, Debug, PartialEq)]
+struct Came {
+    seq: u64,
+    id: String,
+    signed: bool,
+}
+
+/// Answers as the script says, then always that it was taken.
+fn receive(listener: TcpListener, mut script: VecDeque<Reply>, came: mpsc::UnboundedSender<Came>) {
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (reply, came) = (script.pop_front().unwrap_or(Reply::Status(204)), came.clone());
+            std::thread::spawn(move || read(stream.unwrap(), &came, reply));
+        }
+    });
+}
+
+fn read(stream: TcpStream, came: &mpsc::UnboundedSender<Came>, reply: Reply) {
+    let mut stream = BufReader::new(stream);
+    let (mut line, mut headers) = (String::new(), BTreeMap::new());
+    while stream.read_line(&mut line).unwrap() > 2 {
+        if let Some((name, value)) = line.split_once(':') {
+            headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+        }
+        line.clear();
+    }
+    let mut body = vec![0; headers["content-length"].parse().unwrap()];
+    stream.read_exact(&mut body).unwrap();
+    let event: Value = serde_json::from_slice(&body).unwrap();
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(SECRET.as_bytes()).unwrap();
+    mac.update(format!("{}.", headers["plimsoll-timestamp"]).as_bytes());
+    mac.update(&body);
+    let digits = headers["plimsoll-signature"].strip_prefix("sha256=").unwrap();
+    let given: Vec<u8> =
+        (0..digits.len() / 2).map(|at| u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).unwrap()).collect();
+    let signed = mac.verify_slice(&given).is_ok() && headers["plimsoll-event-id"] == event["id"];
+    assert_eq!(headers["content-type"], "application/cloudevents+json");
+    let (seq, id) = (event["data"]["seq"].as_u64().unwrap(), event["id"].as_str().unwrap().to_owned());
+    // Nobody looks any more when the test has ended.
+    let _ = came.send(Came { seq, id, signed });
+    match reply {
+        Reply::Status(status) => {
+            let text = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
+            let _ = stream.get_mut().write_all(text.as_bytes());
+        }
+        // Until the other side has had enough.
+        Reply::Hang => drop(stream.read(&mut [0])),
+        Reply::Close => {}
+    }
+}
+
+/// A receiver, and what comes to it.
+fn receiver(script: impl IntoIterator<Item = Reply>) -> (SocketAddr, mpsc::UnboundedReceiver<Came>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (address, (came, coming)) = (listener.local_addr().unwrap(), mpsc::unbounded_channel());
+    receive(listener, script.into_iter().collect(), came);
+    (address, coming)
+}
+
+async fn next(coming: &mut mpsc::UnboundedReceiver<Came>) -> Came {
+    let came = tokio::time::timeout(PATIENCE, coming.recv()).await.expect("a request comes in time").unwrap();
+    assert!(came.signed, "{came:?}");
+    came
+}
+
+fn limits() -> EventLimits {
+    EventLimits {
+        webhook_timeout: Duration::from_millis(300),
+        webhook_retry: (Duration::from_millis(2), Duration::from_millis(20)),
+        ..EventLimits::default()
+    }
+}
+
+fn hook(name: &str, address: SocketAddr) -> AddWebhook {
+    let url = format!("http://{address}/hook?x=1");
+    AddWebhook { name: name.into(), url, secret: SECRET.into(), severity: None, after: None }
+}
+
+async fn webhooks(dir: &std::path::Path, limits: EventLimits) -> (EventLog, Webhooks) {
+    let log = EventLog::open(dir).unwrap();
+    let webhooks = Webhooks::new(log.clone());
+    webhooks.start(limits).await.unwrap();
+    (log, webhooks)
+}
+
+async fn append(log: &EventLog, count: usize) {
+    for index in 0..count {
+        log.append(vec![some(Severity::Warning, index)], None).await.unwrap();
+    }
+}
+
+async fn until(webhooks: &Webhooks, name: &str, fits: impl Fn(&WebhookView) -> bool) -> WebhookView {
+    let begin = Instant::now();
+    loop {
+        let view = webhooks.show(name).await.unwrap();
+        if fits(&view) {
+            return view;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{view:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn events_come_signed_in_order_and_the_failed_ones_again_with_the_same_id() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let script = [Reply::Status(204), Reply::Status(500), Reply::Close, Reply::Hang, Reply::Status(302)];
+        let (address, mut coming) = receiver(script);
+        let (log, webhooks) = webhooks(dir.path(), limits()).await;
+        append(&log, 3).await;
+        webhooks.add(hook("ops", address)).await.unwrap();
+        append(&log, 3).await;
+        let mut came = Vec::new();
+        while came.last().is_none_or(|came: &Came| came.seq < 6) {
+            came.push(next(&mut coming).await);
+        }
+        // Those from before it was added are not sent; the second one that is was refused four times.
+        assert_eq!(came.iter().map(|came| came.seq).collect::<Vec<_>>(), [4, 5, 5, 5, 5, 5, 6]);
+        assert!(came[1..6].iter().all(|again| again.id == came[1].id));
+        let view = until(&webhooks, "ops", |view| view.delivered_seq == 6).await;
+        assert_eq!((view.state, view.failures, view.given_up), (WebhookState::Ok, 0, 0));
+    });
+}
+
+#[test]
+fn a_webhook_that_hangs_costs_only_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let (hanging, _hung) = receiver([Reply::Hang; 10_000]);
+        let (failing, _failed) = receiver([Reply::Status(500); 10_000]);
+        let (good, mut coming) = receiver([]);
+        let (log, webhooks) = webhooks(dir.path(), limits()).await;
+        for (name, address) in [("hanging", hanging), ("failing", failing), ("good", good)] {
+            webhooks.add(hook(name, address)).await.unwrap();
+        }
+        let begin = Instant::now();
+        append(&log, 100).await;
+        for seq in 1..=100 {
+            assert_eq!(next(&mut coming).await.seq, seq);
+        }
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+        let view = until(&webhooks, "failing", |view| view.failures > 3).await;
+        assert_eq!((view.state, view.delivered_seq), (WebhookState::Failing, 0));
+        assert!(view.error.is_some_and(|error| error.contains("500")) && view.retry_at.is_some());
+        let view = until(&webhooks, "hanging", |view| view.failures > 0).await;
+        assert!(view.error.is_some_and(|error| error.contains("0.3 s")));
+    });
+}
+
+#[test]
+fn a_receiver_that_was_gone_gets_everything_after_a_restart_too() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        // A port that was somebody's, and is nobody's for now.
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = gone.local_addr().unwrap();
+        drop(gone);
+        {
+            let (log, webhooks) = webhooks(dir.path(), limits()).await;
+            webhooks.add(hook("ops", address)).await.unwrap();
+            append(&log, 5).await;
+            until(&webhooks, "ops", |view| view.failures > 3).await;
+            log.end();
+        }
+        let (log, webhooks) = webhooks(dir.path(), limits()).await;
+        append(&log, 5).await;
+        let listener = TcpListener::bind(address).unwrap();
+        let (came, mut coming) = mpsc::unbounded_channel();
+        receive(listener, VecDeque::new(), came);
+        for seq in 1..=10 {
+            assert_eq!(next(&mut coming).await.seq, seq);
+        }
+        until(&webhooks, "ops", |view| view.delivered_seq == 10).await;
+        drop(log);
+    });
+}
+
+#[test]
+fn a_restart_repeats_nothing_that_was_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let (address, mut coming) = receiver([]);
+        for life in 0..4 {
+            let (log, webhooks) = webhooks(dir.path(), limits()).await;
+            if life == 0 {
+                webhooks.add(hook("ops", address)).await.unwrap();
+            }
+            append(&log, 3).await;
+            for seq in 1..=3 {
+                assert_eq!(next(&mut coming).await.seq, 3 * life + seq);
+            }
+            until(&webhooks, "ops", |view| view.delivered_seq == 3 * (life + 1)).await;
+            log.end();
+        }
+        assert!(coming.try_recv().is_err());
+    });
+}
+
+#[test]
+fn an_event_that_nobody_takes_is_given_up_and_that_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let (address, _coming) = receiver([Reply::Status(400); 10_000]);
+        let day = Duration::from_millis(60);
+        let (log, webhooks) = webhooks(dir.path(), EventLimits { webhook_give_up: day, ..limits() }).await;
+        webhooks.add(hook("ops", address)).await.unwrap();
+        append(&log, 1).await;
+        // The event that tells it is given up, too, and makes no more.
+        let view = until(&webhooks, "ops", |view| view.given_up == 2).await;
+        assert_eq!((view.delivered_seq, view.state), (2, WebhookState::Failing));
+        let told = log.event(2).await.unwrap();
+        assert_eq!((told.kind.as_str(), told.object.as_str()), ("webhook-gave-up", "ops"));
+        assert_eq!(log.summary().last_seq, 2);
+    });
+}
+
+#[test]
+fn a_severity_a_beginning_and_a_test_are_as_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let (address, mut coming) = receiver([]);
+        let (log, webhooks) = webhooks(dir.path(), limits()).await;
+        for index in 0..4 {
+            let severity = if index % 2 == 0 { Severity::Info } else { Severity::Critical };
+            log.append(vec![some(severity, index)], None).await.unwrap();
+        }
+        let severe = AddWebhook { severity: Some(Severity::Critical), after: Some(2), ..hook("ops", address) };
+        assert!(webhooks.plan_add(&severe).await.unwrap().steps[0].contains("after event 2"));
+        webhooks.add(severe.clone()).await.unwrap();
+        assert_eq!(next(&mut coming).await.seq, 4);
+        assert_eq!(webhooks.add(severe).await.unwrap_err().code, "exists");
+        let tested = webhooks.test("ops").await.unwrap();
+        assert_eq!((tested.status, next(&mut coming).await.seq), (204, 0));
+        log.append(vec![some(Severity::Info, 9)], None).await.unwrap();
+        until(&webhooks, "ops", |view| view.delivered_seq == 5).await;
+        webhooks.remove("ops").await.unwrap();
+        assert_eq!(webhooks.remove("ops").await.unwrap_err().code, "not-found");
+        append(&log, 3).await;
+        assert!(webhooks.list().await.unwrap().is_empty() && coming.try_recv().is_err());
+        let weak = AddWebhook { secret: "short".into(), ..hook("x", address) };
+        let problem = webhooks.add(weak).await.unwrap_err();
+        assert_eq!((problem.code.as_str(), problem.hint.is_some()), ("invalid-argument", true));
+    });
+}
+
+#[test]
+fn a_test_that_fails_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let (address, _coming) = receiver([Reply::Status(403), Reply::Hang]);
+        let (_log, webhooks) = webhooks(dir.path(), limits()).await;
+        webhooks.add(hook("ops", address)).await.unwrap();
+        for word in ["403", "0.3 s"] {
+            let problem = webhooks.test("ops").await.unwrap_err();
+            assert_eq!((problem.code.as_str(), problem.exit_code()), ("webhook-failed", 8));
+            assert!(problem.detail.contains(word), "{}", problem.detail);
+        }
+    });
+}
