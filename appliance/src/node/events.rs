@@ -1,11 +1,33 @@
 //! Events of the pools: from the engine into the log, in order.
 
-use plimsoll_engine::{AlarmState, SpaceEvent};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use plimsoll_engine::{AlarmState, Pool, SpaceEvent, SubjectKey};
+use plimsoll_hardware::{Handle, Machine};
 use uuid::Uuid;
 
 use super::Node;
 use crate::event::{EventLog, NewEvent, Webhooks, describe};
 use crate::problem::Answer;
+
+/// Between two attempts to keep events, as when the state directory's file system is full.
+const RETRY_TIME: Duration = Duration::from_secs(1);
+/// Alarms beyond which those of vdisks that are gone are looked for: six levels of ten thousand vdisks.
+const ALARMS_KEPT: usize = 60_000;
+
+/// Forgets the alarms of vdisks that are no more.
+fn forget_the_gone(pool: &Pool<Handle>, alarms: &mut AlarmState) {
+    let there: BTreeSet<Uuid> = pool.vdisks().iter().map(|vdisk| vdisk.uuid).collect();
+    let of = |subject: &SubjectKey| match subject {
+        SubjectKey::Vdisk(uuid) => Some(*uuid),
+        _ => None,
+    };
+    let levels = alarms.levels.iter().filter_map(|fired| of(&fired.subject));
+    let exceeded = alarms.exceeded.iter().filter_map(|(subject, _)| of(subject));
+    let known: BTreeSet<Uuid> = levels.chain(exceeded).chain(alarms.exhausted.iter().copied()).collect();
+    known.difference(&there).for_each(|gone| alarms.forget_vdisk(*gone));
+}
 
 impl Node {
     /// The event log.
@@ -40,6 +62,41 @@ impl Node {
         let seqs = self.0.events.append(described, Some((uuid, after.clone()))).await?;
         *alarms = after;
         Ok(seqs)
+    }
+
+    /// Keeps what a pool tells, until it is closed. What was told in earlier lives is not told again.
+    pub(super) fn listen(&self, pool: Pool<Handle>) {
+        let node = self.clone();
+        self.spawn(async move {
+            let (name, uuid) = (pool.info().name, pool.info().uuid);
+            let mut alarms = node.alarms(uuid).await.unwrap_or_else(|problem| {
+                tracing::error!(
+                    pool = name,
+                    reason = problem.detail,
+                    "what was told before is not known and may be told again"
+                );
+                AlarmState::default()
+            });
+            forget_the_gone(&pool, &mut alarms);
+            pool.arm(&alarms);
+            loop {
+                let events = pool.events().await;
+                if events.is_empty() {
+                    return;
+                }
+                // In order, so the next ones wait.
+                while let Err(problem) = node.record((&name, uuid), &events, &mut alarms).await {
+                    tracing::error!(pool = name, reason = problem.detail, "events cannot be kept; trying again");
+                    node.machine().sleep(RETRY_TIME).await;
+                    if node.0.closing.get() {
+                        return;
+                    }
+                }
+                if alarms.levels.len() > ALARMS_KEPT {
+                    forget_the_gone(&pool, &mut alarms);
+                }
+            }
+        });
     }
 
     /// Keeps an event of the appliance itself.

@@ -56,7 +56,8 @@ impl<M: Machine> Store<M> {
             )?;
         }
         let extent_bytes = self.media.extent_bytes;
-        if entry.policy.reservation > entry.size.next_multiple_of(extent_bytes) {
+        let more = entry.policy.reservation > before.map_or(0, |before| before.policy.reservation);
+        if more && entry.policy.reservation > entry.size.next_multiple_of(extent_bytes) {
             return Err(Error::InvalidArgument(format!(
                 "vdisk {name} of {} bytes cannot use a reservation of {}; reserve at most its size",
                 entry.size, entry.policy.reservation

@@ -182,7 +182,8 @@ async fn resize(session: &Session) {
                 }
                 None
             }
-            Err(Error::Busy { .. }) => {
+            // A larger vdisk may need more metadata behind its reservation.
+            Err(Error::Busy { .. } | Error::LimitExceeded { .. }) => {
                 (disk.size_asked, disk.exclusive) = (None, false);
                 None
             }
