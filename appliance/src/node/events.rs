@@ -1,11 +1,17 @@
 //! Events of the pools: from the engine into the log, in order.
 
+use std::time::Duration;
+
 use plimsoll_engine::{AlarmState, SpaceEvent};
+use plimsoll_hardware::Machine;
 use uuid::Uuid;
 
 use super::Node;
 use crate::event::{EventLog, NewEvent, Webhooks, describe};
 use crate::problem::Answer;
+
+/// After events could not be kept: the disk of the state directory is full, most likely.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Node {
     /// The event log.
@@ -42,11 +48,76 @@ impl Node {
         Ok(seqs)
     }
 
+    /// Keeps what `next` gives, until it gives `None`: the task of a pool that was armed with `alarms`. What cannot be kept
+    /// is tried again, and what comes behind it waits, so that the order holds.
+    pub async fn listen(
+        &self,
+        pool: (&str, Uuid),
+        mut alarms: AlarmState,
+        mut next: impl AsyncFnMut() -> Option<Vec<SpaceEvent>>,
+    ) {
+        while let Some(events) = next().await {
+            while !events.is_empty() {
+                match self.record(pool, &events, &mut alarms).await {
+                    Ok(_) => break,
+                    // After a restart the engine raises them again: the alarms are as they were.
+                    Err(_) if self.0.closing.get() => return,
+                    Err(problem) => {
+                        tracing::error!(pool = pool.0, reason = problem.detail, "events cannot be kept; trying again");
+                        self.machine().sleep(TROUBLE_PAUSE).await;
+                    }
+                }
+            }
+        }
+    }
+
     /// Keeps an event of the appliance itself.
     ///
     /// # Errors
     /// `internal` when it cannot be kept.
     pub async fn tell(&self, event: NewEvent) -> Answer<()> {
         self.0.events.append(vec![event], None).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_engine::{Level, Measure, Subject};
+    use plimsoll_hardware::{Reactor, ReactorConfig};
+
+    use super::*;
+
+    fn threshold(percent: u8, rising: bool) -> SpaceEvent {
+        SpaceEvent::Threshold {
+            subject: Subject::Pool,
+            measure: Measure::Physical,
+            level: Level::Percent(percent),
+            used_bytes: u64::from(percent),
+            total_bytes: 100,
+            rising,
+        }
+    }
+
+    #[test]
+    fn what_a_pool_raises_is_kept_in_order_and_its_alarms_are_given_back_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = ("tank", Uuid::from_u128(7));
+        for life in 0..3 {
+            let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
+            let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
+            reactor.block_on(async {
+                let alarms = node.alarms(pool.1).await.unwrap();
+                let expected = if life == 0 { vec![] } else { vec![Level::Percent(70)] };
+                assert_eq!(alarms.fired_levels(&Subject::Pool.key(), Measure::Physical), expected);
+                // What an engine that was armed with it would raise.
+                let first =
+                    if life == 0 { vec![threshold(70, true), threshold(85, true)] } else { vec![threshold(85, true)] };
+                let mut raised = [first, vec![], vec![threshold(85, false)]].into_iter();
+                node.listen(pool, alarms, async || raised.next()).await;
+                let summary = node.events().summary();
+                assert_eq!((summary.last_seq, summary.warnings), (3 + 2 * life, 2 + life));
+                assert_eq!(node.status().unacknowledged_warnings, 2 + life);
+            });
+        }
     }
 }
