@@ -196,3 +196,61 @@ fn what_keeps_it_from_working_has_its_exit_code_and_says_what_to_do() {
     let nobody = Command::new(PROGRAM).args(["--state-dir", "/nonexistent", "status"]).output().unwrap();
     assert_eq!(nobody.status.code(), Some(6));
 }
+
+#[test]
+fn events_and_webhooks_are_managed_from_the_command_line_and_secrets_stay_secret() {
+    let daemon = Daemon::start();
+    let empty = daemon.json(&["event", "list"]);
+    assert_eq!((&empty["schema"], empty["items"].as_array().map(Vec::len)), (&"event.list/v1".into(), Some(0)));
+    assert_eq!(daemon.json(&["status"])["unacknowledged_criticals"], 0);
+    assert_eq!(daemon.code(&["event", "show", "7"]), Some(3));
+    assert_eq!(daemon.code(&["event", "ack"]), Some(2));
+    assert_eq!(daemon.code(&["event", "ack", "7"]), Some(3));
+    assert!(daemon.says(&["event", "ack", "--up-to", "7"]).starts_with("0 events"));
+
+    let secret = daemon.state.path().join("secret.txt");
+    std::fs::write(&secret, "correct horse battery\n").expect("a file");
+    let secret = secret.display().to_string();
+    // Nobody listens at port 9 here.
+    let add = ["webhook", "add", "ops", "--url", "http://127.0.0.1:9/hook", "--secret-file", &secret];
+    assert!(daemon.says(&[&add[..], &["--dry-run"]].concat()).starts_with("would send events"));
+    assert_eq!(daemon.json(&["webhook", "list"])["items"].as_array().map(Vec::len), Some(0));
+    let mut said = daemon.says(&[&add[..], &["--json"]].concat());
+    assert_eq!(daemon.code(&add), Some(4), "it exists");
+    daemon.says(&[&add[..], &["--if-not-exists"]].concat());
+    for output in [&["webhook", "list"][..], &["webhook", "list", "-o", "wide"], &["webhook", "show", "ops", "--json"]]
+    {
+        said += &daemon.says(output);
+    }
+    assert!(said.contains("ops") && !said.contains("correct horse"), "{said}");
+    let test = daemon.run(&["webhook", "test", "ops"]);
+    assert_eq!(test.status.code(), Some(8));
+    let why = String::from_utf8_lossy(&test.stderr).into_owned();
+    assert!(why.contains("webhook-failed") && why.contains("not reachable"), "{why}");
+    let mut https = add;
+    https[4] = "https://example.org/";
+    assert_eq!(daemon.code(&https), Some(2));
+    assert!(daemon.says(&["webhook", "remove", "ops", "--dry-run"]).starts_with("would send nothing more"));
+    daemon.says(&["webhook", "remove", "ops"]);
+    assert_eq!(daemon.code(&["webhook", "remove", "ops"]), Some(3));
+    daemon.says(&["webhook", "rm", "ops", "--if-exists"]);
+}
+
+#[test]
+fn a_daemon_with_somebody_who_watches_events_stops_at_once() {
+    let daemon = Daemon::start();
+    let mut watch = Command::new(PROGRAM)
+        .arg("--state-dir")
+        .arg(daemon.state.path())
+        .args(["event", "watch", "--after", "0"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let begin = std::time::Instant::now();
+    drop(daemon);
+    assert!(begin.elapsed() < std::time::Duration::from_secs(3), "{:?}", begin.elapsed());
+    watch.kill().expect("it lives");
+    watch.wait().expect("it ends");
+}

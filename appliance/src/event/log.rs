@@ -89,6 +89,8 @@ impl EventLog {
                 std::fs::rename(&path, &aside).map_err(|error| failed(&path, &error))?;
                 tracing::error!(%error, aside = %aside.display(), "the event log is damaged and was put aside");
                 let log = Self::open_at(&path).map_err(|error| failed(&path, &error))?;
+                // Nobody knows the numbers that were given; there were fewer than milliseconds since 1970.
+                log.0.shared.store.begin_after(now_ms()).map_err(|error| failed(&path, &error))?;
                 let lost = NewEvent::new(Severity::Critical, "event-log-lost", "events")
                     .cause(format!("the event log was damaged ({error}); it is in {}", aside.display()))
                     .advice("Add your webhooks anew (plimsoll webhook add NAME --url URL --secret-file FILE).");

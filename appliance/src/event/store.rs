@@ -168,6 +168,15 @@ impl Store {
         Ok(transaction)
     }
 
+    /// Gives greater numbers than `seq` from now on.
+    pub(super) fn begin_after(&self, seq: u64) -> Stored<()> {
+        let transaction = self.begin()?;
+        transaction.open_table(NUMBERS)?.insert(LAST, seq)?;
+        transaction.open_table(NUMBERS)?.insert(PRUNED, seq)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
     /// Does all of it, or nothing.
     pub(super) fn commit<'a>(&self, changes: impl Iterator<Item = &'a Change>, keep: u64) -> Stored<Vec<Done>> {
         let transaction = self.begin()?;

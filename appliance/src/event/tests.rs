@@ -2,7 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use plimsoll_engine::{AlarmState, Level, Measure, SpaceEvent, Subject};
 use uuid::Uuid;
@@ -231,5 +232,69 @@ fn a_damaged_log_is_put_aside_and_said() {
         assert_eq!(events.len(), 1);
         assert_eq!((events[0].kind.as_str(), events[0].severity), ("event-log-lost", Severity::Critical));
         assert!(dir.path().join("events.redb.bad").exists());
+        assert!(events[0].seq > 1_700_000_000_000, "no number is used twice: {}", events[0].seq);
     });
+}
+
+const CHILD_DIR: &str = "PLIMSOLL_TEST_EVENT_DIR";
+const LEVEL: Level = Level::Percent(85);
+
+fn crossing(rising: bool) -> SpaceEvent {
+    let (subject, measure) = (Subject::Pool, Measure::Physical);
+    SpaceEvent::Threshold { subject, measure, level: LEVEL, used_bytes: 85, total_bytes: 100, rising }
+}
+
+fn is_fired(alarms: &AlarmState) -> bool {
+    alarms.fired_levels(&Subject::Pool.key(), Measure::Physical) == [LEVEL]
+}
+
+/// The process that the next test kills; alone it does nothing. As an engine would, it raises what differs from the alarms
+/// it was given: up and down, for ever.
+#[test]
+fn the_process_that_is_killed() {
+    let Some(dir) = std::env::var_os(CHILD_DIR) else { return };
+    let pool = Uuid::from_u128(7);
+    runtime().block_on(async {
+        let log = open(Path::new(&dir));
+        let mut alarms = log.alarms(pool).unwrap();
+        loop {
+            let event = crossing(!is_fired(&alarms));
+            alarms.apply(&event);
+            log.append(vec![describe("tank", &event)], Some((pool, alarms.clone()))).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_process_that_is_killed_again_and_again_loses_and_repeats_no_event() {
+    let dir = tempfile::tempdir().unwrap();
+    let pool = Uuid::from_u128(7);
+    let (mut seen, mut lives) = (0, 0);
+    let begin = Instant::now();
+    // Thirty kills, each after something was written, at times that have nothing to do with it.
+    while lives < 30 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "event::tests::the_process_that_is_killed", "--nocapture"])
+            .env(CHILD_DIR, dir.path())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(60 + 7 * (lives % 11)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        lives += 1;
+        runtime().block_on(async {
+            let log = open(dir.path());
+            let events = log.list(EventQuery::after(seen, PAGE_MAX)).await.unwrap().items;
+            for event in &events {
+                seen += 1;
+                assert_eq!(event.seq, seen, "a number is missing or there twice");
+                let expected = if seen % 2 == 1 { "pool-threshold" } else { "pool-threshold-cleared" };
+                assert_eq!(event.kind, expected, "event {seen} of life {lives}");
+            }
+            assert_eq!(is_fired(&log.alarms(pool).unwrap()), seen % 2 == 1, "alarms and events are one");
+        });
+        assert!(begin.elapsed() < Duration::from_secs(120));
+    }
+    assert!(seen > lives, "{seen} events in {lives} lives");
 }

@@ -11,10 +11,8 @@ use super::Node;
 use crate::event::{EventLog, NewEvent, Webhooks, describe};
 use crate::problem::Answer;
 
-/// Between two attempts to keep events, as when the state directory's file system is full.
-const RETRY_TIME: Duration = Duration::from_secs(1);
-/// Alarms beyond which those of vdisks that are gone are looked for: six levels of ten thousand vdisks.
-const ALARMS_KEPT: usize = 60_000;
+/// After events could not be kept: the disk of the state directory is full, most likely.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Forgets the alarms of vdisks that are no more.
 fn forget_the_gone(pool: &Pool<Handle>, alarms: &mut AlarmState) {
@@ -65,38 +63,43 @@ impl Node {
     }
 
     /// Keeps what a pool tells, until it is closed. What was told in earlier lives is not told again.
-    pub(super) fn listen(&self, pool: Pool<Handle>) {
+    pub(super) fn listen_to(&self, pool: Pool<Handle>) {
         let node = self.clone();
         self.spawn(async move {
             let (name, uuid) = (pool.info().name, pool.info().uuid);
             let mut alarms = node.alarms(uuid).await.unwrap_or_else(|problem| {
-                tracing::error!(
-                    pool = name,
-                    reason = problem.detail,
-                    "what was told before is not known and may be told again"
-                );
+                let reason = problem.detail;
+                tracing::error!(pool = name, reason, "what was told before is not known and may be told again");
                 AlarmState::default()
             });
             forget_the_gone(&pool, &mut alarms);
             pool.arm(&alarms);
-            loop {
-                let events = pool.events().await;
-                if events.is_empty() {
-                    return;
-                }
-                // In order, so the next ones wait.
-                while let Err(problem) = node.record((&name, uuid), &events, &mut alarms).await {
-                    tracing::error!(pool = name, reason = problem.detail, "events cannot be kept; trying again");
-                    node.machine().sleep(RETRY_TIME).await;
-                    if node.0.closing.get() {
-                        return;
+            let next = async || Some(pool.events().await).filter(|events| !events.is_empty());
+            node.listen((&name, uuid), alarms, next).await;
+        });
+    }
+
+    /// Keeps what `next` gives, until it gives `None`: the task of a pool that was armed with `alarms`. What cannot be kept
+    /// is tried again, and what comes behind it waits, so that the order holds.
+    async fn listen(
+        &self,
+        pool: (&str, Uuid),
+        mut alarms: AlarmState,
+        mut next: impl AsyncFnMut() -> Option<Vec<SpaceEvent>>,
+    ) {
+        while let Some(events) = next().await {
+            while !events.is_empty() {
+                match self.record(pool, &events, &mut alarms).await {
+                    Ok(_) => break,
+                    // After a restart the engine raises them again: the alarms are as they were.
+                    Err(_) if self.0.closing.get() => return,
+                    Err(problem) => {
+                        tracing::error!(pool = pool.0, reason = problem.detail, "events cannot be kept; trying again");
+                        self.machine().sleep(TROUBLE_PAUSE).await;
                     }
                 }
-                if alarms.levels.len() > ALARMS_KEPT {
-                    forget_the_gone(&pool, &mut alarms);
-                }
             }
-        });
+        }
     }
 
     /// Keeps an event of the appliance itself.
@@ -105,5 +108,47 @@ impl Node {
     /// `internal` when it cannot be kept.
     pub async fn tell(&self, event: NewEvent) -> Answer<()> {
         self.0.events.append(vec![event], None).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_engine::{Level, Measure, Subject};
+    use plimsoll_hardware::{Reactor, ReactorConfig};
+
+    use super::*;
+
+    fn threshold(percent: u8, rising: bool) -> SpaceEvent {
+        SpaceEvent::Threshold {
+            subject: Subject::Pool,
+            measure: Measure::Physical,
+            level: Level::Percent(percent),
+            used_bytes: u64::from(percent),
+            total_bytes: 100,
+            rising,
+        }
+    }
+
+    #[test]
+    fn what_a_pool_raises_is_kept_in_order_and_its_alarms_are_given_back_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let pool = ("tank", Uuid::from_u128(7));
+        for life in 0..3 {
+            let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
+            let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
+            reactor.block_on(async {
+                let alarms = node.alarms(pool.1).await.unwrap();
+                let expected = if life == 0 { vec![] } else { vec![Level::Percent(70)] };
+                assert_eq!(alarms.fired_levels(&Subject::Pool.key(), Measure::Physical), expected);
+                // What an engine that was armed with it would raise.
+                let first =
+                    if life == 0 { vec![threshold(70, true), threshold(85, true)] } else { vec![threshold(85, true)] };
+                let mut raised = [first, vec![], vec![threshold(85, false)]].into_iter();
+                node.listen(pool, alarms, async || raised.next()).await;
+                let summary = node.events().summary();
+                assert_eq!((summary.last_seq, summary.warnings), (3 + 2 * life, 2 + life));
+                assert_eq!(node.status().unacknowledged_warnings, 2 + life);
+            });
+        }
     }
 }

@@ -58,7 +58,7 @@ impl Node {
     /// Lets everybody have a pool that is open.
     pub(super) fn serve_pool(&self, name: String, pool: Pool<Handle>) {
         self.tell_quotas(&pool);
-        self.listen(pool.clone());
+        self.listen_to(pool.clone());
         self.0.pools.borrow_mut().insert(name, Slot::Open(pool));
     }
 
