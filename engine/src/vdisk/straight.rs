@@ -53,6 +53,9 @@ impl<M: Machine> Store<M> {
             }
             let (drive, start) = self.media.locate(word.extent())?;
             let start = start + piece.offset;
+            if overwrite {
+                vdisk.mapping.watches.hit(piece.at);
+            }
             match &place {
                 None => place = Some((drive, start)),
                 Some((first, before)) if Rc::ptr_eq(first, &drive) && before + piece.from == start => {}

@@ -229,6 +229,7 @@ impl<M: Machine> Store<M> {
             if let Gate::Closed(batch) = self.journal.gate(extent, touched) {
                 return Ok(Plan::Confirm(batch));
             }
+            vdisk.mapping.watches.hit(piece.at);
             if !self.add_ios(&mut ios, piece, claim.as_ref(), extent, data) {
                 return Err(self.damaged(vdisk, LostRange { first: piece.at, count: 1 }));
             }
