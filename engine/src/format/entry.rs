@@ -6,16 +6,45 @@
 //!  32 u64 created, ms       40 u64 extents backed           48 u64 first extent to be discarded (shrinking)
 //!  56 u8 name length, 64 bytes of name                     121 u8 height of the mapping tree  122..128 zero
 //! 128 reference to the mapping tree's root (32 bytes)      160 reference to the companion tree of overlays
-//! 192 u8 height of the companion tree                      193..512 zero, for labels, policies and lineage
+//! 192 u8 height of the companion tree                      193..323 zero, for labels
+//! 323 u8 policy (bit 0: zero detection off, bit 1: pattern detection off)   324..352 zero, for policies
+//! 352 u64 reclaim under way: the byte it goes on at, + 1   360 u8 reclaim flags (bit 0: paused)   361 u8 zero
+//! 362 u16 the vdisk's own pattern, 0 none                  364 u32 reclaim: most MiB a second, 0 no limit
+//! 368..512 zero, for policies and lineage
 //! ```
 
 use bytes::BufMut;
 use uuid::Uuid;
 
-use super::{Cursor, FormatError, HEIGHT_MAX, NAME_BYTES_MAX, PageRef, Put, VDISK_BYTES_MAX};
+use super::{Cursor, FormatError, HEIGHT_MAX, NAME_BYTES_MAX, PageRef, PatternId, Put, VDISK_BYTES_MAX};
 
 pub(crate) const ENTRY_BYTES: usize = 512;
 const FLAG_WRITE_THROUGH: u8 = 1;
+const POLICY_ZEROS_OFF: u8 = 1;
+const POLICY_PATTERNS_OFF: u8 = 2;
+const RECLAIM_PAUSED: u8 = 1;
+
+/// What writes are looked through for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Detection {
+    pub(crate) zeros: bool,
+    pub(crate) patterns: bool,
+}
+
+impl Detection {
+    /// As every vdisk begins.
+    pub(crate) const ON: Detection = Detection { zeros: true, patterns: true };
+}
+
+/// A reclaim of a whole vdisk, as it goes on after a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ReclaimState {
+    /// What lies before this byte was looked at.
+    pub(crate) cursor: u64,
+    pub(crate) paused: bool,
+    /// Most MiB read a second; 0: no limit.
+    pub(crate) rate_mib: u32,
+}
 
 /// What is being done with a vdisk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +87,10 @@ pub(crate) struct Entry {
     pub(crate) discard_from: u64,
     pub(crate) name: String,
     pub(crate) tree: TreeRoot,
+    pub(crate) detection: Detection,
+    pub(crate) reclaim: Option<ReclaimState>,
+    /// The vdisk's own pattern.
+    pub(crate) pattern: Option<PatternId>,
 }
 
 impl Entry {
@@ -80,7 +113,16 @@ impl Entry {
         out.put_bytes(0, 6);
         self.tree.reference.encode(out);
         PageRef::NONE.encode(out);
-        out.put_bytes(0, ENTRY_BYTES - 192);
+        out.put_bytes(0, 323 - 192);
+        let off = |on: bool, flag: u8| if on { 0 } else { flag };
+        out.put_u8(off(self.detection.zeros, POLICY_ZEROS_OFF) | off(self.detection.patterns, POLICY_PATTERNS_OFF));
+        out.put_bytes(0, 352 - 324);
+        out.put_u64_le(self.reclaim.map_or(0, |reclaim| reclaim.cursor + 1));
+        out.put_u8(self.reclaim.map_or(0, |reclaim| if reclaim.paused { RECLAIM_PAUSED } else { 0 }));
+        out.put_u8(0);
+        out.put_u16_le(self.pattern.map_or(0, |pattern| pattern.0));
+        out.put_u32_le(self.reclaim.map_or(0, |reclaim| reclaim.rate_mib));
+        out.put_bytes(0, ENTRY_BYTES - 368);
     }
 
     /// `None`: the slot is free.
@@ -115,6 +157,40 @@ impl Entry {
         cursor.take(6)?;
         let tree = TreeRoot::decode(PageRef::decode(&mut cursor)?, height)?;
         let write_through = flags & FLAG_WRITE_THROUGH != 0;
-        Ok(Some(Entry { state, write_through, sector, size, uuid, created_ms, backed, discard_from, name, tree }))
+        cursor.take(323 - 160)?;
+        let policy = cursor.u8()?;
+        if policy & !(POLICY_ZEROS_OFF | POLICY_PATTERNS_OFF) != 0 {
+            return Err(FormatError::Field { field: "vdisk policy", value: u64::from(policy) });
+        }
+        let detection =
+            Detection { zeros: policy & POLICY_ZEROS_OFF == 0, patterns: policy & POLICY_PATTERNS_OFF == 0 };
+        cursor.take(352 - 324)?;
+        let (cursor_after, reclaim_flags) = (cursor.u64()?, cursor.u8()?);
+        cursor.u8()?;
+        let pattern = match cursor.u16()? {
+            0 => None,
+            number => Some(PatternId::decode(number)?),
+        };
+        let rate_mib = cursor.u32()?;
+        if reclaim_flags & !RECLAIM_PAUSED != 0 {
+            return Err(FormatError::Field { field: "reclaim flags", value: u64::from(reclaim_flags) });
+        }
+        let paused = reclaim_flags & RECLAIM_PAUSED != 0;
+        let reclaim = cursor_after.checked_sub(1).map(|cursor| ReclaimState { cursor, paused, rate_mib });
+        Ok(Some(Entry {
+            state,
+            write_through,
+            sector,
+            size,
+            uuid,
+            created_ms,
+            backed,
+            discard_from,
+            name,
+            tree,
+            detection,
+            reclaim,
+            pattern,
+        }))
     }
 }

@@ -7,13 +7,15 @@
 mod cache;
 mod claim;
 mod lookup;
+mod patterns;
 mod pending;
 mod watch;
 
 pub(crate) use cache::Cache;
 pub(crate) use claim::{Claimed, Claims};
 pub(crate) use lookup::LostRange;
-pub(crate) use pending::apply_map;
+pub(crate) use patterns::{Pattern, Patterns, first_word};
+pub(crate) use pending::{apply_fill, apply_map};
 pub(crate) use watch::{Watch, Watches};
 
 use std::cell::{Cell, RefCell};

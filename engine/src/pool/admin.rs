@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::create::{check_name, new_uuid};
 use super::{JobInfo, Pool};
 use crate::error::{Error, Result};
-use crate::format::{Entry, EntryState, Record, TreeRoot, VDISK_BYTES_MAX, VdiskId};
+use crate::format::{Detection, Entry, EntryState, Record, TreeRoot, VDISK_BYTES_MAX, VdiskId};
 use crate::vdisk::{PUT_BYTES, Store, Vdisk, VdiskCore, VdiskInfo};
 
 /// Dirty pages of a change to the vdisk table: a page and the nodes above it.
@@ -118,6 +118,9 @@ impl<M: Machine> Pool<M> {
             discard_from: 0,
             name: spec.name.clone(),
             tree: TreeRoot::EMPTY,
+            detection: Detection::ON,
+            reclaim: None,
+            pattern: None,
         };
         let vdisk = VdiskCore::new(store.free_id(), entry.clone(), store.counts.clone());
         store.vdisks.borrow_mut().insert(vdisk.id, vdisk.clone());
@@ -144,7 +147,7 @@ impl<M: Machine> Pool<M> {
         Ok(Vdisk::new(self.store.clone(), self.find(name)?))
     }
 
-    fn find(&self, name: &str) -> Result<Rc<VdiskCore>> {
+    pub(super) fn find(&self, name: &str) -> Result<Rc<VdiskCore>> {
         let by_name = self.store.names.borrow().get(name).copied();
         let vdisks = self.store.vdisks.borrow();
         let found = match by_name {

@@ -17,6 +17,7 @@ mod job;
 mod layout;
 mod mend;
 mod open;
+mod pattern;
 mod recover;
 mod repair;
 mod replay;
@@ -35,6 +36,7 @@ pub(crate) use job::Job;
 pub use job::{JobInfo, JobState};
 pub use layout::DEVICE_BYTES_MIN;
 pub use open::OpenPool;
+pub use pattern::{PatternInfo, PatternSpec, PatternUse};
 
 use std::cell::RefCell;
 use std::rc::Rc;

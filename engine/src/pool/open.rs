@@ -13,7 +13,7 @@ use super::{Pool, RecoveryInfo, roots};
 use crate::error::{Error, Result};
 use crate::format::{EntryState, JournalStart, LabelPage, Record, RootPage, TABLE_ENTRIES, VdiskId};
 use crate::journal::{Journal, Tail};
-use crate::mapping::Cache;
+use crate::mapping::{Cache, Patterns};
 use crate::media::{Drive, Media};
 use crate::space::Space;
 use crate::tree::{Found, Loader, PageCounts, Tree, load, load_nodes};
@@ -75,6 +75,7 @@ impl<M: Machine> Pool<M> {
         let mut info = RecoveryInfo { clean, ..RecoveryInfo::default() };
         let mut warnings = store.read_table().await;
         store.read_groups().await;
+        store.patterns.read(&store.media).await;
         warnings.extend(store.recover(recovered, tail, found.heal_root, &mut info).await?);
         let pool = Pool { store, recovery: info, warnings: Rc::new(RefCell::new(warnings)) };
         if !options.inspect && pool.store.read_only.borrow().is_none() {
@@ -107,6 +108,7 @@ fn assemble<M: Machine>(
         journal: Rc::new(journal),
         space,
         table: RefCell::new(Tree::new(root.table, counts.clone())),
+        patterns: Patterns::new(root.patterns, counts.clone()),
         vdisks: RefCell::default(),
         names: RefCell::default(),
         free_from: Cell::new(0),
@@ -227,6 +229,7 @@ impl<M: Machine> Store<M> {
         let view = assemble(media, identity, &root, root.journal, 0, &options);
         view.read_table().await;
         view.read_groups().await;
+        view.patterns.read(&view.media).await;
         let end = crate::journal::read(&self.media, root.pool, &self.identity.rings, root.journal, true).await;
         for record in end.batches.iter().flat_map(|batch| &batch.records) {
             if matches!(record, Record::Meta { .. }) {

@@ -2,6 +2,8 @@
 //!
 //! [`Store`] is an open pool seen from here: the layers below, and the vdisks. The layer above (`pool`) makes it and keeps it in order.
 
+mod change;
+mod detect;
 mod discard;
 mod flush;
 mod handle;

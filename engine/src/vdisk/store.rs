@@ -8,9 +8,9 @@ use plimsoll_hardware::Machine;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
-use crate::format::{Entry, EntryState, Record, RingPlace, RootPage, TABLE_ENTRIES, TablePage, VdiskId};
+use crate::format::{Detection, Entry, EntryState, Record, RingPlace, RootPage, TABLE_ENTRIES, TablePage, VdiskId};
 use crate::journal::{Journal, JournalFailed};
-use crate::mapping::{Cache, LostRange, Mapping};
+use crate::mapping::{Cache, LostRange, Mapping, Patterns};
 use crate::media::Media;
 use crate::space::Space;
 use crate::tree::{Found, PageCounts, Tree};
@@ -27,6 +27,7 @@ pub(crate) struct VdiskCore {
     pub(crate) ready: Cell<bool>,
     pub(crate) sector: Cell<u32>,
     pub(crate) write_through: Cell<bool>,
+    pub(crate) detection: Cell<Detection>,
     /// Moves whenever blocks get their first contents.
     pub(crate) first_writes: Cell<u64>,
 }
@@ -36,8 +37,9 @@ impl VdiskCore {
         let mapping = Mapping::new(id, entry.tree, entry.backed, counts);
         let (size, ready) = (Cell::new(entry.size), Cell::new(entry.state != EntryState::Deleting));
         let (sector, write_through) = (Cell::new(entry.sector), Cell::new(entry.write_through));
+        let detection = Cell::new(entry.detection);
         let (entry, first_writes) = (RefCell::new(entry), Cell::new(0));
-        Rc::new(VdiskCore { id, entry, mapping, size, ready, sector, write_through, first_writes })
+        Rc::new(VdiskCore { id, entry, mapping, size, ready, sector, write_through, detection, first_writes })
     }
 
     pub(crate) fn name(&self) -> String {
@@ -49,6 +51,7 @@ impl VdiskCore {
         self.size.set(entry.size);
         self.sector.set(entry.sector);
         self.write_through.set(entry.write_through);
+        self.detection.set(entry.detection);
         self.ready.set(entry.state != EntryState::Deleting);
         *self.entry.borrow_mut() = entry;
     }
@@ -63,6 +66,9 @@ pub(crate) struct Counters {
     pub(crate) write_bytes: Cell<u64>,
     pub(crate) first_writes: Cell<u64>,
     pub(crate) discards: Cell<u64>,
+    /// Bytes of zeros, and of patterns, that were written and need no space.
+    pub(crate) zero_bytes: Cell<u64>,
+    pub(crate) pattern_bytes: Cell<u64>,
     pub(crate) flushes: Cell<u64>,
     pub(crate) checkpoints: Cell<u64>,
 }
@@ -103,6 +109,7 @@ pub(crate) struct Store<M: Machine> {
     pub(crate) journal: Rc<Journal<M>>,
     pub(crate) space: Space<M>,
     pub(crate) table: RefCell<Tree<TablePage>>,
+    pub(crate) patterns: Patterns,
     pub(crate) vdisks: RefCell<BTreeMap<VdiskId, Rc<VdiskCore>>>,
     pub(crate) names: RefCell<BTreeMap<String, VdiskId>>,
     /// No identifier below this one is free.

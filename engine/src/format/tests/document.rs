@@ -45,6 +45,7 @@ fn layout_tables_have_the_sizes_of_the_code() {
         ("root", PAGE_BYTES),
         ("device", 56),
         ("reference", PAGE_BYTES / NODE_FANOUT),
+        ("pattern", 16),
         ("entry", ENTRY_BYTES),
         ("batch", BATCH_HEADER_BYTES),
         ("MAP", MAP_RECORD_BYTES),
@@ -54,6 +55,8 @@ fn layout_tables_have_the_sizes_of_the_code() {
         ("REMOVE", record(Record::Remove { vdisk })),
         ("META", record(Record::Meta { generation: 0, extents: vec![(ExtentId(0), 0)] })),
         ("DROPPED", record(Record::Dropped { batch: 0, index: 0 })),
+        ("FILL", FILL_RECORD_BYTES),
+        ("PATTERN", record(Record::Pattern { pattern: PatternId(1), now: super::samples::pattern() })),
         ("tail", 32),
         ("half", HALF_HEADER_BYTES),
     ];
