@@ -21,6 +21,7 @@ mod wait;
 pub use error::{Error, Result};
 pub use pool::{
     CheckReport, CreatePool, CreateVdisk, DEVICE_BYTES_MIN, DeviceInfo, Finding, JobInfo, JobState, Label, OpenPool,
-    PatternInfo, PatternSpec, PatternUse, Pool, PoolCounters, PoolInfo, RecoveryInfo, identify,
+    PatternInfo, PatternSpec, PatternUse, Pool, PoolCounters, PoolInfo, ReclaimInfo, ReclaimSpec, RecoveryInfo,
+    identify,
 };
 pub use vdisk::{StatusRange, Vdisk, VdiskInfo, VdiskState, Zeroes};

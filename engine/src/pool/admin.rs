@@ -229,6 +229,7 @@ impl<M: Machine> Pool<M> {
         }
         store.names.borrow_mut().remove(&name);
         store.put_now(&vdisk, entry, &mut permit);
+        store.forget_reclaim(&vdisk);
         drop((permit, _room));
         store.journal.flush().await.map_err(|failure| store.journal_failed(failure))?;
         Ok(store.start_giving_back(&vdisk))

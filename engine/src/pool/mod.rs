@@ -18,6 +18,7 @@ mod layout;
 mod mend;
 mod open;
 mod pattern;
+mod reclaim;
 mod recover;
 mod repair;
 mod replay;
@@ -37,6 +38,8 @@ pub use job::{JobInfo, JobState};
 pub use layout::DEVICE_BYTES_MIN;
 pub use open::OpenPool;
 pub use pattern::{PatternInfo, PatternSpec, PatternUse};
+pub(crate) use reclaim::Reclaim;
+pub use reclaim::{ReclaimInfo, ReclaimSpec};
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -119,6 +119,7 @@ fn assemble<M: Machine>(
         checkpoint: CheckpointControl::default(),
         counters: Counters::default(),
         jobs: RefCell::default(),
+        reclaims: RefCell::default(),
         closing: Cell::new(false),
         read_only: RefCell::default(),
         inspect: options.inspect,

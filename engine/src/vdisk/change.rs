@@ -52,7 +52,7 @@ pub(super) enum Judged {
 
 /// What was given back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Freed {
+pub(super) struct Freed {
     /// Blocks that lost contents, and blocks that became a fill.
     pub(crate) zeros: u64,
     pub(crate) filled: u64,

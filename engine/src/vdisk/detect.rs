@@ -18,7 +18,7 @@ use super::change::{Judged, Wanted};
 use super::range::{Piece, pieces};
 use super::{Store, VdiskCore, count};
 use crate::error::Result;
-use crate::format::{Blocks, PatternId};
+use crate::format::{Blocks, Detection, PatternId};
 use crate::mapping::first_word;
 
 /// What a block holds.
@@ -51,20 +51,18 @@ impl<M: Machine> Store<M> {
         blocks.chunks_exact(block_bytes).any(|block| {
             let word = first_word(block);
             let may = (word == 0 && detection.zeros) || (patterns && self.patterns.may_begin(word));
-            may && self.held(vdisk, block) != Held::Data
+            may && self.held(detection, vdisk.entry.borrow().pattern, block) != Held::Data
         })
     }
 
-    /// What a whole block holds, as far as the vdisk wants it looked for.
-    pub(super) fn held(&self, vdisk: &VdiskCore, block: &[u8]) -> Held {
-        let detection = vdisk.detection.get();
+    /// What a whole block holds, as far as it is looked for; `own` is the vdisk's pattern.
+    pub(super) fn held(&self, detection: Detection, own: Option<PatternId>, block: &[u8]) -> Held {
         if detection.zeros && is_zeros(block) {
             return Held::Zeros;
         }
         if !detection.patterns || !self.patterns.any() || !self.patterns.may_begin(first_word(block)) {
             return Held::Data;
         }
-        let own = vdisk.entry.borrow().pattern;
         self.patterns.find(block, own).map_or(Held::Data, Held::Pattern)
     }
 
@@ -119,10 +117,11 @@ impl<M: Machine> Store<M> {
         let block_bytes = self.media.block_bytes();
         let whole = piece.whole_blocks(block_bytes);
         let mut sorted = Sorted { piece, zeros: Blocks::NONE, fill: None };
+        let (detection, own) = (vdisk.detection.get(), vdisk.entry.borrow().pattern);
         for block in whole.iter() {
             let start = (piece.from + u64::from(block) * block_bytes - piece.offset) as usize;
             let one = Blocks::range(block, block + 1);
-            match self.held(vdisk, &data[start..start + block_bytes as usize]) {
+            match self.held(detection, own, &data[start..start + block_bytes as usize]) {
                 Held::Data => {}
                 Held::Zeros => sorted.zeros = sorted.zeros.with(one),
                 Held::Pattern(pattern) => {

@@ -10,6 +10,7 @@ mod handle;
 mod plan;
 mod range;
 mod read;
+mod reclaim;
 mod room;
 mod status;
 mod store;
@@ -19,5 +20,7 @@ mod zero;
 
 pub(crate) use discard::PUT_BYTES;
 pub use handle::{StatusRange, Vdisk, VdiskInfo, VdiskState, Zeroes};
+pub(crate) use range::pieces;
+pub(crate) use reclaim::{Part, Progress};
 pub(crate) use room::Room;
 pub(crate) use store::{CheckpointControl, Counters, Identity, Store, VdiskCore, count, table_place};

@@ -122,6 +122,8 @@ pub(crate) struct Store<M: Machine> {
     pub(crate) checkpoint: CheckpointControl,
     pub(crate) counters: Counters,
     pub(crate) jobs: RefCell<VecDeque<Rc<crate::pool::Job>>>,
+    /// The last reclaim of each vdisk.
+    pub(crate) reclaims: RefCell<BTreeMap<VdiskId, Rc<crate::pool::Reclaim>>>,
     pub(crate) closing: Cell<bool>,
     pub(crate) read_only: RefCell<Option<String>>,
     pub(crate) inspect: bool,
