@@ -24,7 +24,8 @@ pub use event::{AlarmState, FiredLevel, Level, Limit, Measure, Shortage, SpaceEv
 pub use format::{Levels, OnFull, OvercommitLimit, PoolPolicy, VdiskPolicy};
 pub use pool::{
     CheckReport, CreatePool, CreateVdisk, DEVICE_BYTES_MIN, DeviceInfo, Finding, JobInfo, JobState, Label, OpenPool,
-    Pool, PoolCounters, PoolInfo, RecoveryInfo, TenantInfo, identify,
+    PatternInfo, PatternSpec, PatternUse, Pool, PoolCounters, PoolInfo, ReclaimInfo, ReclaimSpec, RecoveryInfo,
+    TenantInfo, identify,
 };
 pub use space::{
     HORIZON_MAX, HORIZON_MIN, HORIZONS_MAX, HorizonError, Horizons, LEVELS_MAX, ThresholdError, Thresholds,

@@ -6,18 +6,50 @@
 //!  32 u64 created, ms       40 u64 extents backed           48 u64 first extent to be discarded (shrinking)
 //!  56 u8 name length, 64 bytes of name                     121 u8 height of the mapping tree  122..128 zero
 //! 128 reference to the mapping tree's root (32 bytes)      160 reference to the companion tree of overlays
-//! 192 u8 height of the companion tree                      193..352 policy (`policy.rs`)   352..512 zero
+//! 192 u8 height of the companion tree                      193..352 policy (`policy.rs`)
+//! 352 u64 reclaim under way: the byte it goes on at, + 1   360 u8 reclaim flags (bit 0: paused)   361 u8 zero
+//! 362 u16 the vdisk's own pattern, 0 none                  364 u32 reclaim: most MiB a second, 0 no limit
+//! 368..512 zero, for lineage
 //! ```
 
 use bytes::BufMut;
 use uuid::Uuid;
 
 use super::{
-    Cursor, FormatError, HEIGHT_MAX, NAME_BYTES_MAX, PageRef, Put, VDISK_BYTES_MAX, VDISK_POLICY_BYTES, VdiskPolicy,
+    Cursor, FormatError, HEIGHT_MAX, NAME_BYTES_MAX, PageRef, PatternId, Put, VDISK_BYTES_MAX, VDISK_POLICY_BYTES,
+    VdiskPolicy,
 };
 
 pub(crate) const ENTRY_BYTES: usize = 512;
 const FLAG_WRITE_THROUGH: u8 = 1;
+const RECLAIM_PAUSED: u8 = 1;
+
+/// What writes are looked through for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Detection {
+    pub(crate) zeros: bool,
+    pub(crate) patterns: bool,
+}
+
+impl Detection {
+    /// As every vdisk begins.
+    pub(crate) const ON: Detection = Detection { zeros: true, patterns: true };
+
+    /// What a policy says.
+    pub(crate) fn of(policy: &VdiskPolicy) -> Self {
+        Detection { zeros: !policy.keep_zeros, patterns: !policy.keep_patterns }
+    }
+}
+
+/// A reclaim of a whole vdisk, as it goes on after a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ReclaimState {
+    /// What lies before this byte was looked at.
+    pub(crate) cursor: u64,
+    pub(crate) paused: bool,
+    /// Most MiB read a second; 0: no limit.
+    pub(crate) rate_mib: u32,
+}
 
 /// What is being done with a vdisk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +93,9 @@ pub(crate) struct Entry {
     pub(crate) name: String,
     pub(crate) tree: TreeRoot,
     pub(crate) policy: VdiskPolicy,
+    pub(crate) reclaim: Option<ReclaimState>,
+    /// The vdisk's own pattern.
+    pub(crate) pattern: Option<PatternId>,
 }
 
 impl Entry {
@@ -85,7 +120,13 @@ impl Entry {
         PageRef::NONE.encode(out);
         out.put_u8(0);
         self.policy.encode(out);
-        out.put_bytes(0, ENTRY_BYTES - 193 - VDISK_POLICY_BYTES);
+        const { assert!(193 + VDISK_POLICY_BYTES == 352) };
+        out.put_u64_le(self.reclaim.map_or(0, |reclaim| reclaim.cursor + 1));
+        out.put_u8(self.reclaim.map_or(0, |reclaim| if reclaim.paused { RECLAIM_PAUSED } else { 0 }));
+        out.put_u8(0);
+        out.put_u16_le(self.pattern.map_or(0, |pattern| pattern.0));
+        out.put_u32_le(self.reclaim.map_or(0, |reclaim| reclaim.rate_mib));
+        out.put_bytes(0, ENTRY_BYTES - 368);
     }
 
     /// `None`: the slot is free.
@@ -122,6 +163,18 @@ impl Entry {
         cursor.take(33)?;
         let policy = VdiskPolicy::decode(&mut cursor)?;
         let write_through = flags & FLAG_WRITE_THROUGH != 0;
+        let (cursor_after, reclaim_flags) = (cursor.u64()?, cursor.u8()?);
+        cursor.u8()?;
+        let pattern = match cursor.u16()? {
+            0 => None,
+            number => Some(PatternId::decode(number)?),
+        };
+        let rate_mib = cursor.u32()?;
+        if reclaim_flags & !RECLAIM_PAUSED != 0 {
+            return Err(FormatError::Field { field: "reclaim flags", value: u64::from(reclaim_flags) });
+        }
+        let paused = reclaim_flags & RECLAIM_PAUSED != 0;
+        let reclaim = cursor_after.checked_sub(1).map(|cursor| ReclaimState { cursor, paused, rate_mib });
         Ok(Some(Entry {
             state,
             write_through,
@@ -134,6 +187,8 @@ impl Entry {
             name,
             tree,
             policy,
+            reclaim,
+            pattern,
         }))
     }
 }

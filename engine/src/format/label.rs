@@ -17,7 +17,11 @@ use super::{Cursor, EXTENT_BYTES, FormatError, NAME_BYTES_MAX, PAGE_BYTES, Put, 
 const MAGIC: &[u8; 8] = b"PLIMSOLL";
 const VERSION: u32 = 1;
 /// Features that this version knows of the three kinds.
-pub(crate) const KNOWN_FEATURES: [u64; 3] = [0, 0, 0];
+pub(crate) const KNOWN_FEATURES: [u64; 3] = [FEATURE_FILL, 0, 0];
+/// Features in the labels of pools that this version makes.
+pub(crate) const WRITTEN_FEATURES: [u64; 3] = [FEATURE_FILL, 0, 0];
+/// Words may be fills, and there may be a pattern table: whoever does not know these must not open the pool.
+const FEATURE_FILL: u64 = 1 << 2;
 
 /// Where one copy of the journal lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

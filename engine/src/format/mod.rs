@@ -11,6 +11,7 @@ mod label;
 mod leaf;
 mod name;
 mod node;
+mod pattern;
 mod policy;
 mod record;
 mod reference;
@@ -22,20 +23,23 @@ mod word;
 
 pub(crate) use batch::{BATCH_HEADER_BYTES, Batch, BatchHeader, pages_of, seal_batch};
 pub(crate) use codec::{Cursor, Put};
-pub(crate) use entry::{ENTRY_BYTES, Entry, EntryState, TreeRoot};
+pub(crate) use entry::{Detection, ENTRY_BYTES, Entry, EntryState, ReclaimState, TreeRoot};
 pub(crate) use group::{Detail, Group};
-pub(crate) use label::{KNOWN_FEATURES, LabelPage, RingPlace};
+pub(crate) use label::{KNOWN_FEATURES, LabelPage, RingPlace, WRITTEN_FEATURES};
 pub(crate) use leaf::Leaf;
 pub(crate) use name::{NAME_BYTES_MAX, is_name};
 pub(crate) use node::{NodePage, node_is_empty};
+pub(crate) use pattern::{
+    PATTERNS_MAX, PatternEntry, PatternPage, PatternRecord, PatternState, UNIT_BYTES_MAX, is_unit,
+};
 pub use policy::{Levels, OnFull, OvercommitLimit, PoolPolicy, VdiskPolicy};
 pub(crate) use policy::{POOL_POLICY_BYTES, VDISK_POLICY_BYTES};
-pub(crate) use record::{MAP_RECORD_BYTES, Record};
+pub(crate) use record::{FILL_RECORD_BYTES, MAP_RECORD_BYTES, Record};
 pub(crate) use reference::{PageRef, PageType, Payload};
 pub(crate) use root::{DeviceSlot, JournalStart, RootPage};
 pub(crate) use table::{TABLE_ENTRIES, TablePage};
 pub(crate) use tail::{HALF_HEADER_BYTES, TAIL_HEADER_BYTES, TailHeader, load_half};
-pub(crate) use units::{Blocks, ExtentId, PageAddr, VdiskId, VirtualExtent};
+pub(crate) use units::{Blocks, ExtentId, PageAddr, PatternId, VdiskId, VirtualExtent};
 pub(crate) use word::Word;
 
 #[cfg(test)]

@@ -9,31 +9,75 @@
 //! 6 META    u8 6  u8 0  u16 0       u32 count  u64 generation      count x u64 (extent << 16 | pages)  16 + 8n bytes
 //! 7 DROPPED u8 7  u8 0  u16 0       u32 index  u64 batch                                                   16 bytes
 //! 9 POLICY  u8 9  u8 0  u16 0       u32 0      192 bytes of the pool's policy                             200 bytes
+//! 8 FILL    u8 8  u8 0  u16 blocks  u32 vdisk  u64 virtual extent  u64 freed + 1  u16 pattern  6 zero      32 bytes
+//! 12 PATTERN u8 12 u8 0 u16 pattern u8 state u8 0 u16 unit bytes  u64 created, ms  the unit, up to 8s  16 + n bytes
 //! ```
 //! MAP adds blocks to what an extent holds for a virtual extent (and puts the extent there when it is not yet); its
-//! proof is the checksum of the blocks' contents. UNMAP and CLEAR free extents that hold nothing any more. META says
+//! proof is the checksum of the blocks' contents, and bit 0 of its last word says that it takes the place of a fill, all of whose
+//! blocks are among its own. FILL makes blocks repeat a pattern and frees the extent that they had. UNMAP and CLEAR free extents that hold nothing any more. META says
 //! which pages of a metadata extent are in use once the checkpoint of that generation stands; with another
 //! generation it says nothing. DROPPED names a MAP whose proof failed once and that must never be believed again.
 
 use bytes::BufMut;
 
 use super::{
-    Blocks, Cursor, ENTRY_BYTES, Entry, ExtentId, FormatError, POOL_POLICY_BYTES, PoolPolicy, VDISK_BYTES_MAX, VdiskId,
-    VirtualExtent,
+    Blocks, Cursor, ENTRY_BYTES, Entry, ExtentId, FormatError, POOL_POLICY_BYTES, PatternId, PatternRecord, PoolPolicy,
+    VDISK_BYTES_MAX, VdiskId, VirtualExtent,
 };
 
 pub(crate) const MAP_RECORD_BYTES: usize = 32;
+pub(crate) const FILL_RECORD_BYTES: usize = 32;
+/// Bit of a MAP's last word: the word was a fill.
+const MAP_OVER_FILL: u32 = 1;
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
-    Map { vdisk: VdiskId, at: VirtualExtent, extent: ExtentId, blocks: Blocks, proof: u32 },
-    Unmap { vdisk: VdiskId, first: VirtualExtent, count: u64 },
-    Clear { vdisk: VdiskId, at: VirtualExtent, blocks: Blocks },
-    Put { vdisk: VdiskId, entry: Box<Entry> },
-    Remove { vdisk: VdiskId },
-    Meta { generation: u64, extents: Vec<(ExtentId, u16)> },
-    Dropped { batch: u64, index: u32 },
+    Map {
+        vdisk: VdiskId,
+        at: VirtualExtent,
+        extent: ExtentId,
+        blocks: Blocks,
+        proof: u32,
+        /// The word was a fill: later MAPs to this virtual extent say nothing without this one.
+        over_fill: bool,
+    },
+    Unmap {
+        vdisk: VdiskId,
+        first: VirtualExtent,
+        count: u64,
+    },
+    Clear {
+        vdisk: VdiskId,
+        at: VirtualExtent,
+        blocks: Blocks,
+    },
+    Put {
+        vdisk: VdiskId,
+        entry: Box<Entry>,
+    },
+    Remove {
+        vdisk: VdiskId,
+    },
+    Meta {
+        generation: u64,
+        extents: Vec<(ExtentId, u16)>,
+    },
+    Dropped {
+        batch: u64,
+        index: u32,
+    },
+    Fill {
+        vdisk: VdiskId,
+        at: VirtualExtent,
+        blocks: Blocks,
+        pattern: PatternId,
+        freed: Option<ExtentId>,
+    },
+    Pattern {
+        pattern: PatternId,
+        now: PatternRecord,
+    },
     Policy(Box<PoolPolicy>),
 }
 
@@ -48,6 +92,8 @@ impl Record {
             Record::Remove { .. } => 8,
             Record::Meta { extents, .. } => 16 + 8 * extents.len(),
             Record::Policy(_) => 8 + POOL_POLICY_BYTES,
+            Record::Fill { .. } => FILL_RECORD_BYTES,
+            Record::Pattern { now, .. } => now.encoded_len(),
         }
     }
 
@@ -59,12 +105,12 @@ impl Record {
             out.put_u32_le(word);
         };
         match self {
-            Record::Map { vdisk, at, extent, blocks, proof } => {
+            Record::Map { vdisk, at, extent, blocks, proof, over_fill } => {
                 head(1, blocks.0, vdisk.0);
                 out.put_u64_le(at.0);
                 out.put_u64_le(extent.0);
                 out.put_u32_le(*proof);
-                out.put_u32_le(0);
+                out.put_u32_le(if *over_fill { MAP_OVER_FILL } else { 0 });
             }
             Record::Unmap { vdisk, first, count } => {
                 head(2, 0, vdisk.0);
@@ -95,6 +141,17 @@ impl Record {
                 head(9, 0, 0);
                 policy.encode(out);
             }
+            Record::Fill { vdisk, at, blocks, pattern, freed } => {
+                head(8, blocks.0, vdisk.0);
+                out.put_u64_le(at.0);
+                out.put_u64_le(freed.map_or(0, |extent| extent.0 + 1));
+                out.put_u16_le(pattern.0);
+                out.put_bytes(0, 6);
+            }
+            Record::Pattern { pattern, now } => {
+                head(12, pattern.0, now.head());
+                now.encode(out);
+            }
         }
     }
 
@@ -112,8 +169,11 @@ impl Record {
                 let at = virtual_extent(cursor.u64()?)?;
                 let extent = extent(cursor.u64()?)?;
                 let proof = cursor.u32()?;
-                cursor.u32()?;
-                Record::Map { vdisk, at, extent, blocks, proof }
+                let flags = cursor.u32()?;
+                if flags & !MAP_OVER_FILL != 0 {
+                    return Err(FormatError::Field { field: "flags of a map record", value: u64::from(flags) });
+                }
+                Record::Map { vdisk, at, extent, blocks, proof, over_fill: flags & MAP_OVER_FILL != 0 }
             }
             2 => {
                 let (first, count) = (virtual_extent(cursor.u64()?)?, cursor.u64()?);
@@ -142,6 +202,23 @@ impl Record {
             }
             7 => Record::Dropped { index: word, batch: cursor.u64()? },
             9 => Record::Policy(Box::new(PoolPolicy::decode(cursor)?)),
+            8 => {
+                let at = virtual_extent(cursor.u64()?)?;
+                let freed = match cursor.u64()? {
+                    0 => None,
+                    number => Some(extent(number - 1)?),
+                };
+                let pattern = PatternId::decode(cursor.u16()?)?;
+                cursor.take(6)?;
+                if blocks.is_empty() {
+                    return Err(FormatError::Field { field: "blocks of a fill record", value: 0 });
+                }
+                Record::Fill { vdisk, at, blocks, pattern, freed }
+            }
+            12 => {
+                let pattern = PatternId::decode(blocks.0)?;
+                Record::Pattern { pattern, now: PatternRecord::decode(word, cursor)? }
+            }
             kind => return Err(FormatError::Field { field: "record kind", value: u64::from(kind) }),
         })
     }

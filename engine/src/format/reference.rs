@@ -25,6 +25,8 @@ pub(crate) enum PageType {
     Group = 3,
     /// Eight vdisks of the vdisk table.
     Table = 4,
+    /// The directory of the patterns, or one of them.
+    Pattern = 5,
 }
 
 /// Contents of a page below a tree's nodes.

@@ -55,6 +55,7 @@ pub(crate) struct RootPage {
     pub(crate) journal: JournalStart,
     pub(crate) groups: TreeRoot,
     pub(crate) table: TreeRoot,
+    pub(crate) patterns: TreeRoot,
     pub(crate) data_extents: u64,
     pub(crate) meta_extents: u64,
     pub(crate) devices: Vec<DeviceSlot>,
@@ -75,10 +76,10 @@ impl RootPage {
         out.put_u64_le(self.journal.position);
         out.put_u32_le(self.journal.previous);
         out.put_u32_le(0);
-        for reference in [self.groups.reference, self.table.reference, PageRef::NONE, PageRef::NONE] {
+        for reference in [self.groups.reference, self.table.reference, self.patterns.reference, PageRef::NONE] {
             reference.encode(&mut out);
         }
-        out.put_slice(&[self.groups.height, self.table.height, 0, 0]);
+        out.put_slice(&[self.groups.height, self.table.height, self.patterns.height, 0]);
         out.put_u32_le(self.devices.len() as u32);
         out.put_u64_le(self.data_extents);
         out.put_u64_le(self.meta_extents);
@@ -116,10 +117,9 @@ impl RootPage {
         let (sequence, position, previous) = (cursor.u64()?, cursor.u64()?, cursor.u32()?);
         cursor.u32()?;
         let (groups, table) = (PageRef::decode(&mut cursor)?, PageRef::decode(&mut cursor)?);
-        for field in ["pattern table", "tree of page counts"] {
-            if !PageRef::decode(&mut cursor)?.is_none() {
-                return Err(FormatError::Field { field, value: 1 });
-            }
+        let patterns = PageRef::decode(&mut cursor)?;
+        if !PageRef::decode(&mut cursor)?.is_none() {
+            return Err(FormatError::Field { field: "tree of page counts", value: 1 });
         }
         let heights: [u8; 4] = cursor.array()?;
         let count = cursor.u32()? as usize;
@@ -154,6 +154,7 @@ impl RootPage {
             journal: JournalStart { sequence, position, previous },
             groups: TreeRoot::decode(groups, heights[0])?,
             table: TreeRoot::decode(table, heights[1])?,
+            patterns: TreeRoot::decode(patterns, heights[2])?,
             data_extents,
             meta_extents,
             devices,

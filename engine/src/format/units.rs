@@ -30,6 +30,10 @@ impl PageAddr {
     }
 }
 
+/// A pattern of the pool's table: its place in the table's tree, from 1 on; 0 stands for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PatternId(pub(crate) u16);
+
 /// Slot of a vdisk in the vdisk table; used again after the vdisk is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct VdiskId(pub(crate) u32);
@@ -86,5 +90,30 @@ impl Blocks {
 
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// How many they are.
+    pub(crate) fn count(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    /// Neighbours joined, in order: the first block and the one behind the last.
+    pub(crate) fn runs(self) -> impl Iterator<Item = std::ops::Range<u32>> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let left = u32::from(self.0) >> at;
+            if left == 0 {
+                return None;
+            }
+            let start = at + left.trailing_zeros();
+            let end = start + (u32::from(self.0) >> start).trailing_ones();
+            at = end;
+            Some(start..end)
+        })
+    }
+
+    /// Their numbers, in order.
+    pub(crate) fn iter(self) -> impl Iterator<Item = u32> {
+        (0..16).filter(move |&block| self.has(block))
     }
 }

@@ -8,7 +8,7 @@
 //! bits 61..64  zero
 //! ```
 
-use super::{Blocks, ExtentId, FormatError};
+use super::{Blocks, ExtentId, FormatError, PATTERNS_MAX, PatternId};
 
 /// The word. `Word::UNMAPPED` is all zeros, so an absent leaf and a leaf of zeros mean the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -30,14 +30,47 @@ impl Word {
         self.0 >> 56 == KIND_MAPPED
     }
 
+    /// Blocks that repeat a pattern, with no extent behind them; none of them: the unmapped word.
+    pub(crate) fn fill(pattern: PatternId, blocks: Blocks) -> Self {
+        if blocks.is_empty() {
+            return Word::UNMAPPED;
+        }
+        Word(KIND_FILL << 56 | u64::from(pattern.0) << 16 | u64::from(blocks.0))
+    }
+
+    pub(crate) fn is_fill(self) -> bool {
+        self.0 >> 56 == KIND_FILL
+    }
+
     /// The extent behind it; meaningful only when mapped.
     pub(crate) fn extent(self) -> ExtentId {
         ExtentId(self.0 >> 16 & ExtentId::MAX)
     }
 
-    /// Blocks that read from the extent; none when unmapped.
+    /// The pattern that its blocks repeat; meaningful only when it is a fill.
+    pub(crate) fn pattern(self) -> PatternId {
+        PatternId((self.0 >> 16) as u16)
+    }
+
+    /// Blocks that read from the extent; none when there is no extent.
     pub(crate) fn valid(self) -> Blocks {
+        if self.is_mapped() { Blocks(self.0 as u16) } else { Blocks::NONE }
+    }
+
+    /// Blocks that read as the pattern; none when it is no fill.
+    pub(crate) fn filled(self) -> Blocks {
+        if self.is_fill() { Blocks(self.0 as u16) } else { Blocks::NONE }
+    }
+
+    /// Blocks with contents, of whatever kind; the others read as zeros.
+    pub(crate) fn contents(self) -> Blocks {
         Blocks(self.0 as u16)
+    }
+
+    /// The word without `blocks`; unmapped when nothing is left.
+    pub(crate) fn without(self, blocks: Blocks) -> Self {
+        let left = self.contents().without(blocks);
+        if left.is_empty() { Word::UNMAPPED } else { Word(self.0 >> 16 << 16 | u64::from(left.0)) }
     }
 
     /// Checks a word that was read: kinds and bits that this version does not write are refused.
@@ -46,8 +79,12 @@ impl Word {
         let sound = match kind {
             0 => self.0 == 0,
             KIND_MAPPED => !self.valid().is_empty(),
-            // Known kinds whose feature bits this version does not write.
-            KIND_OVERLAY | KIND_FILL => false,
+            KIND_FILL => {
+                let pattern = self.0 >> 16 & ExtentId::MAX;
+                !self.contents().is_empty() && (1..=u64::from(PATTERNS_MAX)).contains(&pattern)
+            }
+            // A known kind whose feature bit this version does not write.
+            KIND_OVERLAY => false,
             _ => false,
         };
         if sound { Ok(()) } else { Err(FormatError::Field { field: "mapping word", value: self.0 }) }

@@ -107,6 +107,11 @@ impl Claims {
         gone
     }
 
+    /// Whether a first write to `at` is under way, or something else that has claimed blocks of it.
+    pub(crate) fn stands_on(&self, at: VirtualExtent) -> bool {
+        self.claims.borrow().contains_key(&at)
+    }
+
     /// Whether a claim stands on `at`; if so, notes that a record of batch `sequence` has freed its extent.
     pub(crate) fn note_freed(&self, at: VirtualExtent, sequence: u64) -> bool {
         match self.claims.borrow_mut().get_mut(&at) {

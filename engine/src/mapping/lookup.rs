@@ -65,6 +65,7 @@ impl Mapping {
         let mut tree = self.tree.borrow_mut();
         let (leaf, made) = tree.change_noting(at.leaf());
         leaf.set(at.slot(), word);
+        self.watches.hit(at);
         if made {
             cache.admit(self.vdisk, at.leaf());
         }

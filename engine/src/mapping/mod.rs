@@ -1,17 +1,22 @@
 //! From a vdisk's extents to the pool's: one tree of words per vdisk, and who is changing which of them.
 //!
 //! Invariants: a word changes only together with the record that says so, in one step without an `await`; a claim keeps two
-//! writers from giving the same block its first contents, and keeps a discard from freeing an extent that is being written.
+//! writers from giving the same block its first contents, and keeps a discard from freeing an extent that is being written;
+//! a watch tells who works from what an extent holds whether that changed.
 
 mod cache;
 mod claim;
 mod lookup;
+mod patterns;
 mod pending;
+mod watch;
 
 pub(crate) use cache::Cache;
 pub(crate) use claim::{Claimed, Claims};
 pub(crate) use lookup::LostRange;
-pub(crate) use pending::apply_map;
+pub(crate) use patterns::{Pattern, Patterns, first_word};
+pub(crate) use pending::{apply_fill, apply_map};
+pub(crate) use watch::{Watch, Watches};
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -30,6 +35,7 @@ pub(crate) struct Mapping {
     pub(crate) tree: RefCell<Tree<Leaf>>,
     loader: Loader,
     pub(crate) claims: Claims,
+    pub(crate) watches: Rc<Watches>,
     /// What it has and was promised.
     pub(crate) account: Rc<Account>,
     /// Extents that lost blocks and were not freed, with the epoch in which: overwrites of what the blocks held before may still
@@ -46,6 +52,7 @@ impl Mapping {
             tree: RefCell::new(Tree::new(root, counts)),
             loader: Loader::default(),
             claims: Claims::default(),
+            watches: Rc::default(),
             account: Rc::new(Account::new(vdisk, backed)),
             settling: RefCell::default(),
             pending: RefCell::default(),

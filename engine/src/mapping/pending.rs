@@ -1,17 +1,33 @@
-//! Records that were replayed for leaves not yet read: opening a pool reads no leaf for a MAP.
+//! Records that were replayed for leaves not yet read: opening a pool reads no leaf for a MAP or a FILL.
 
 use plimsoll_hardware::Machine;
 
 use super::{Cache, Mapping};
-use crate::format::{Blocks, ExtentId, VirtualExtent, Word};
+use crate::format::{Blocks, ExtentId, PatternId, VirtualExtent, Word};
 use crate::media::Media;
 use crate::tree::Found;
 
-/// A MAP record waiting for its leaf.
+/// A record waiting for its leaf.
 pub(super) struct Delta {
     slot: usize,
-    extent: ExtentId,
     blocks: Blocks,
+    what: What,
+}
+
+/// What the blocks get.
+#[derive(Clone, Copy, PartialEq)]
+enum What {
+    Map(ExtentId),
+    Fill(PatternId),
+}
+
+impl Delta {
+    fn apply(&self, word: Word) -> Word {
+        match self.what {
+            What::Map(extent) => apply_map(word, extent, self.blocks),
+            What::Fill(pattern) => apply_fill(word, pattern, self.blocks),
+        }
+    }
 }
 
 /// A word after a MAP record.
@@ -20,10 +36,28 @@ pub(crate) fn apply_map(word: Word, extent: ExtentId, blocks: Blocks) -> Word {
     Word::mapped(extent, before.with(blocks))
 }
 
+/// A word after a FILL record. Where it takes the place of anything else, its blocks are all that have contents.
+pub(crate) fn apply_fill(word: Word, pattern: PatternId, blocks: Blocks) -> Word {
+    let before = if word.is_fill() && word.pattern() == pattern { word.filled() } else { Blocks::NONE };
+    Word::fill(pattern, before.with(blocks))
+}
+
 impl Mapping {
     /// Keeps a replayed MAP until its leaf is wanted; one that is in memory already gets it now.
     pub(crate) fn postpone(&self, at: VirtualExtent, extent: ExtentId, blocks: Blocks) {
-        let delta = Delta { slot: at.slot(), extent, blocks };
+        self.push_pending(at, Delta { slot: at.slot(), blocks, what: What::Map(extent) });
+    }
+
+    /// As [`Mapping::postpone`], for a FILL. `freed`: it took the place of an extent.
+    pub(crate) fn postpone_fill(&self, at: VirtualExtent, pattern: PatternId, blocks: Blocks, freed: bool) {
+        if freed && let Some(deltas) = self.pending.borrow_mut().get_mut(&at.leaf()) {
+            // What waits names an extent that is free, and that somebody else may have by now.
+            deltas.retain(|delta| delta.slot != at.slot());
+        }
+        self.push_pending(at, Delta { slot: at.slot(), blocks, what: What::Fill(pattern) });
+    }
+
+    fn push_pending(&self, at: VirtualExtent, delta: Delta) {
         self.pending.borrow_mut().entry(at.leaf()).or_default().push(delta);
         if matches!(self.tree.borrow().get(at.leaf()), Found::Page(_)) {
             self.apply_pending(at.leaf());
@@ -38,7 +72,7 @@ impl Mapping {
         let mut tree = self.tree.borrow_mut();
         let page = tree.change(leaf);
         for delta in deltas {
-            page.set(delta.slot, apply_map(page.get(delta.slot), delta.extent, delta.blocks));
+            page.set(delta.slot, delta.apply(page.get(delta.slot)));
         }
     }
 
@@ -64,7 +98,9 @@ impl Mapping {
             if delta.slot == at.slot() {
                 delta.blocks = delta.blocks.without(blocks);
                 if delta.blocks.is_empty() {
-                    emptied.push(delta.extent);
+                    if let What::Map(extent) = delta.what {
+                        emptied.push(extent);
+                    }
                     return false;
                 }
             }
@@ -72,7 +108,8 @@ impl Mapping {
         });
         emptied.sort_unstable();
         emptied.dedup();
-        emptied.retain(|extent| !deltas.iter().any(|delta| delta.slot == at.slot() && delta.extent == *extent));
+        emptied
+            .retain(|&extent| !deltas.iter().any(|delta| delta.slot == at.slot() && delta.what == What::Map(extent)));
         if deltas.is_empty() {
             pending.remove(&at.leaf());
         }

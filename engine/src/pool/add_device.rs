@@ -8,7 +8,7 @@ use super::Pool;
 use super::create::{device_slot, new_uuid, refuse_used, wipe, write_label};
 use super::layout::{lay_out, next_base};
 use crate::error::{Error, Result};
-use crate::format::{DEVICES_MAX, ExtentId, LabelPage, PAGE_BYTES};
+use crate::format::{DEVICES_MAX, ExtentId, LabelPage, PAGE_BYTES, WRITTEN_FEATURES};
 use crate::media::Drive;
 use crate::vdisk::Store;
 
@@ -36,7 +36,7 @@ impl<M: Machine> Pool<M> {
         let layout = lay_out(device.geometry(), extent_bytes, 0, 0)?;
         let end = drives.last().map_or(0, |drive| drive.slot.extent_base + drive.slot.extents);
         let label = LabelPage {
-            features: [0; 3],
+            features: WRITTEN_FEATURES,
             pool: store.identity.uuid,
             device: new_uuid(&machine),
             index: drives.len() as u16,

@@ -123,6 +123,8 @@ impl<M: Machine> Pool<M> {
             name: spec.name.clone(),
             tree: TreeRoot::EMPTY,
             policy: spec.policy,
+            reclaim: None,
+            pattern: None,
         };
         let vdisk = VdiskCore::new(store.free_id(), entry.clone(), store.counts.clone());
         // No `await` from here to the change: two that are asked for together cannot both have what is there once.
@@ -239,6 +241,7 @@ impl<M: Machine> Pool<M> {
         store.names.borrow_mut().remove(&name);
         store.put_now(&vdisk, entry, &mut permit);
         store.holds.look_again();
+        store.forget_reclaim(&vdisk);
         drop((permit, _room));
         store.journal.flush().await.map_err(|failure| store.journal_failed(failure))?;
         Ok(store.start_giving_back(&vdisk))

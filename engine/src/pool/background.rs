@@ -18,6 +18,9 @@ impl<M: Machine> Pool<M> {
             if vdisk.entry.borrow().state != EntryState::Ready {
                 self.store.start_giving_back(&vdisk);
             }
+            if vdisk.ready.get() {
+                self.store.resume_reclaim_of(&vdisk);
+            }
         }
     }
 }

@@ -25,7 +25,8 @@ const READS_AT_ONCE: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     /// A stable kebab-case word: `bad-copy`, `lost-page`, `doubly-owned-extent`, `leaked-extent`, `unallocated-extent`,
-    /// `impossible-extent`, `doubly-used-page`, `leaked-page`, `unallocated-page`, `count-mismatch`, `journal-damaged`.
+    /// `impossible-extent`, `doubly-used-page`, `leaked-page`, `unallocated-page`, `count-mismatch`, `journal-damaged`,
+    /// `unknown-pattern`.
     pub kind: &'static str,
     /// Data was lost or is at risk.
     pub loss: bool,
@@ -50,6 +51,8 @@ pub struct CheckReport {
     pub extents_checked: u64,
     /// Vdisks walked.
     pub vdisks_checked: u64,
+    /// Extents of vdisks that repeat a pattern and have no space behind them.
+    pub filled_extents: u64,
     /// Extents allocated that nobody has.
     pub leaked_extents: u64,
 }
@@ -121,6 +124,9 @@ impl<'a, M: Machine> Checker<'a, M> {
             .check_tree(&store.table, &|page| format!("vdisks {} to {}", page.first * 8, page.first * 8 + 7))
             .await;
         checker.mends.extend(lost_table.iter().map(|page| Mend::ForgetTable(page.first, page.leaves)));
+        let name = |page: &PageSeen| format!("the pattern table from {} on", page.first);
+        let lost_patterns = checker.check_tree(&store.patterns.tree, &name).await;
+        checker.mends.extend(lost_patterns.iter().map(|page| Mend::ForgetPatterns(page.first, page.leaves)));
         let lost_groups =
             checker.check_tree(&store.space.tree, &|page| format!("allocation group {}", page.first)).await;
         let vdisks: Vec<_> = store.vdisks.borrow().values().cloned().collect();
@@ -230,7 +236,7 @@ impl<'a, M: Machine> Checker<'a, M> {
             self.mends.push(Mend::ForgetLeaf(vdisk.id, page.first));
         }
         let loader = Loader::default();
-        let mut backed = 0;
+        let (mut backed, mut unknown) = (0, Vec::new());
         let mut leaf = 0;
         loop {
             let present = tree.borrow().next_sound(leaf);
@@ -246,13 +252,28 @@ impl<'a, M: Machine> Checker<'a, M> {
                 Found::Page(page) => page.iter().collect(),
                 _ => continue,
             };
-            for (slot, word) in words.into_iter().enumerate().filter(|(_, word)| word.is_mapped()) {
-                backed += 1;
-                self.own(&name, (index * LEAF_WORDS as u64 + slot as u64) * extent_bytes, word.extent());
+            for (slot, word) in words.into_iter().enumerate() {
+                let offset = (index * LEAF_WORDS as u64 + slot as u64) * extent_bytes;
+                if word.is_mapped() {
+                    backed += 1;
+                    self.own(&name, offset, word.extent());
+                } else if word.is_fill() {
+                    self.report.filled_extents += 1;
+                    if self.store.patterns.get(word.pattern()).is_none() {
+                        unknown.push((offset, word.pattern()));
+                    }
+                }
             }
             if !was_resident {
                 tree.borrow_mut().evict(index);
             }
+        }
+        for (offset, pattern) in &unknown {
+            let message = format!("{name} at {offset} repeats pattern {}, which the pool does not have", pattern.0);
+            self.find("unknown-pattern", true, Some((name.clone(), *offset, extent_bytes)), message);
+        }
+        if !unknown.is_empty() {
+            self.mends.push(Mend::ForgetFills(vdisk.id));
         }
         let said = vdisk.mapping.account.backed.get();
         if said != backed && lost.is_empty() {

@@ -18,8 +18,8 @@ use plimsoll_hardware::{IoError, Machine};
 
 use crate::error::{Error, Result};
 use crate::format::{
-    Entry, ExtentId, Group, Leaf, PAGE_BYTES, PageAddr, PageRef, Payload, PoolPolicy, Record, RootPage, TablePage,
-    TreeRoot, VdiskId,
+    Entry, ExtentId, Group, Leaf, PAGE_BYTES, PageAddr, PageRef, PatternPage, Payload, PoolPolicy, Record, RootPage,
+    TablePage, TreeRoot, VdiskId,
 };
 use crate::journal::JournalFailed;
 use crate::space::Space;
@@ -42,6 +42,7 @@ struct Snapshot {
     mappings: Vec<(Rc<VdiskCore>, Leaves<Leaf>)>,
     table: Leaves<TablePage>,
     groups: Leaves<Group>,
+    patterns: Leaves<PatternPage>,
     /// Upper bound of the pages to be placed.
     pages: u64,
     data: u64,
@@ -75,7 +76,7 @@ impl<M: Machine> Store<M> {
             return Err(self.give_up(self.no_meta_space()));
         }
         let roots = self.write_trees(&snapshot, generation).await;
-        let (groups, table, roots) = roots.map_err(|error| self.give_up(error))?;
+        let (groups, table, patterns, roots) = roots.map_err(|error| self.give_up(error))?;
         let changes = self.space.meta_changes().await;
         let meta_sequence = self.append_meta(generation, &changes).await?;
         let root = RootPage {
@@ -87,6 +88,7 @@ impl<M: Machine> Store<M> {
             journal: start,
             groups,
             table,
+            patterns,
             data_extents: snapshot.data,
             meta_extents: snapshot.meta,
             devices: self.media.drives().iter().map(|drive| drive.slot.clone()).collect(),
@@ -134,10 +136,11 @@ impl<M: Machine> Store<M> {
             self.refresh(*page, Rc::make_mut(entries));
         }
         let groups = self.space.tree.borrow_mut().collect_dirty();
+        let patterns = self.patterns.tree.borrow_mut().collect_dirty();
         // Between the cut and the sealing of nodes a tree may grow a level or two.
-        let pages = pages + 2 * (mappings.len() as u64 + 2) + SLACK_PAGES;
-        let policy = self.policy.borrow().clone();
-        Snapshot { mappings, table, groups, pages, data: self.space.data(), meta: self.space.meta_extents(), policy }
+        let pages = pages + 2 * (mappings.len() as u64 + 3) + SLACK_PAGES;
+        let (data, meta, policy) = (self.space.data(), self.space.meta_extents(), self.policy.borrow().clone());
+        Snapshot { mappings, table, groups, patterns, pages, data, meta, policy }
     }
 
     /// Brings the entries of a table page up to date.
@@ -155,7 +158,7 @@ impl<M: Machine> Store<M> {
         self: &Rc<Self>,
         snapshot: &Snapshot,
         generation: u64,
-    ) -> std::result::Result<(TreeRoot, TreeRoot, Vec<(Rc<VdiskCore>, TreeRoot)>), IoError> {
+    ) -> std::result::Result<(TreeRoot, TreeRoot, TreeRoot, Vec<(Rc<VdiskCore>, TreeRoot)>), IoError> {
         let mut roots = Vec::with_capacity(snapshot.mappings.len());
         for (vdisk, leaves) in &snapshot.mappings {
             let root = self.write_tree(&vdisk.mapping.tree, leaves, generation).await?;
@@ -174,8 +177,9 @@ impl<M: Machine> Store<M> {
             }
         }
         let table = self.write_tree(&self.table, &table, generation).await?;
+        let patterns = self.write_tree(&self.patterns.tree, &snapshot.patterns, generation).await?;
         let groups = self.write_tree(&self.space.tree, &snapshot.groups, generation).await?;
-        Ok((groups, table, roots))
+        Ok((groups, table, patterns, roots))
     }
 
     async fn write_tree<P: Payload>(
@@ -283,7 +287,7 @@ impl<M: Machine> Store<M> {
 
     /// Whether a checkpoint of what is dirty now would find places for its pages.
     pub(super) async fn can_checkpoint(&self) -> bool {
-        let pages = self.counts.dirty.get() as u64 + 2 * (self.vdisks.borrow().len() as u64 + 2) + SLACK_PAGES;
+        let pages = self.counts.dirty.get() as u64 + 2 * (self.vdisks.borrow().len() as u64 + 3) + SLACK_PAGES;
         self.space.lost_groups.get() == 0 || self.space.prepare_meta(pages).await.is_ok()
     }
 

@@ -9,7 +9,7 @@ use super::{OpenPool, Pool};
 use crate::error::{Error, Result};
 use crate::format::{
     DEVICES_MAX, DeviceSlot, EXTENT_BYTES, JournalStart, LabelPage, NAME_BYTES_MAX, PAGE_BYTES, PoolPolicy, RingPlace,
-    RootPage, TreeRoot, is_name,
+    RootPage, TreeRoot, WRITTEN_FEATURES, is_name,
 };
 
 /// Bytes written at once while a ring is cleared.
@@ -127,7 +127,7 @@ fn labels<M: Machine>(machine: &M, spec: &CreatePool, devices: &[M::Device]) -> 
     for (index, (device, layout)) in devices.iter().zip(&layouts).enumerate() {
         let size = device.geometry().size / PAGE_BYTES as u64 * PAGE_BYTES as u64;
         labels.push(LabelPage {
-            features: [0; 3],
+            features: WRITTEN_FEATURES,
             pool,
             device: new_uuid(machine),
             index: index as u16,
@@ -156,6 +156,7 @@ fn first_root(labels: &[LabelPage]) -> RootPage {
         journal: JournalStart { sequence: 1, position: 0, previous: 0 },
         groups: TreeRoot::EMPTY,
         table: TreeRoot::EMPTY,
+        patterns: TreeRoot::EMPTY,
         data_extents: 0,
         meta_extents: 0,
         devices: labels.iter().map(device_slot).collect(),

@@ -104,7 +104,7 @@ fn unmapped(vdisk: &VdiskCore, from: VirtualExtent, until: VirtualExtent) -> Vec
     let tree = vdisk.mapping.tree.borrow();
     let all = (from.0..until.0).map(VirtualExtent);
     match tree.get(from.leaf()) {
-        Found::Page(leaf) => all.filter(|at| !leaf.get(at.slot()).is_mapped()).collect(),
+        Found::Page(leaf) => all.filter(|at| leaf.get(at.slot()) == Word::UNMAPPED).collect(),
         _ => all.collect(),
     }
 }

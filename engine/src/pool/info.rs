@@ -59,6 +59,10 @@ pub struct PoolCounters {
     pub flushes: u64,
     /// Journal batches written.
     pub journal_commits: u64,
+    /// Bytes of zeros that were written, or found by a reclaim, and are not stored.
+    pub zero_bytes: u64,
+    /// Bytes of patterns that were written, or found by a reclaim, and are stored by their number.
+    pub pattern_bytes: u64,
     /// Checkpoints written.
     pub checkpoints: u64,
     /// Metadata pages read.
@@ -207,6 +211,8 @@ impl<M: Machine> Pool<M> {
             write_bytes: counters.write_bytes.get(),
             first_writes: counters.first_writes.get(),
             discards: counters.discards.get(),
+            zero_bytes: counters.zero_bytes.get(),
+            pattern_bytes: counters.pattern_bytes.get(),
             flushes: counters.flushes.get(),
             journal_commits: store.journal.commits.get(),
             checkpoints: counters.checkpoints.get(),

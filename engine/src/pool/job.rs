@@ -7,6 +7,8 @@ use std::cell::{Cell, RefCell};
 pub enum JobState {
     /// It goes on, or will when the pool is opened again.
     Running,
+    /// It waits to be resumed, by another job.
+    Paused,
     /// It has ended well.
     Done,
     /// It has ended, and why.
@@ -18,7 +20,7 @@ pub enum JobState {
 pub struct JobInfo {
     /// Its number, unique in this life of the pool.
     pub id: u64,
-    /// `vdisk-delete` or `vdisk-shrink`.
+    /// `vdisk-delete`, `vdisk-shrink` or `reclaim`.
     pub kind: &'static str,
     /// POOL/VDISK.
     pub object: String,

@@ -11,6 +11,10 @@ pub(super) enum Mend {
     ForgetLeaf(VdiskId, u64),
     /// Pages of the vdisk table, the first and how many: their vdisks are given up.
     ForgetTable(u64, u64),
+    /// Pages of the pattern table, the first and how many: the patterns are given up; a lost directory is made anew.
+    ForgetPatterns(u64, u64),
+    /// Blocks of the vdisk that repeat patterns which are gone: they are given up.
+    ForgetFills(VdiskId),
     /// A group, with its extents of data, and of metadata with their pages, as everybody else names them.
     RebuildGroup(u64, Vec<ExtentId>, Vec<(ExtentId, u16)>),
     Backed(VdiskId, i64),

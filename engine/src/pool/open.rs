@@ -13,7 +13,7 @@ use super::{Pool, RecoveryInfo, roots};
 use crate::error::{Error, Result};
 use crate::format::{EntryState, JournalStart, LabelPage, Record, RootPage, TABLE_ENTRIES, VdiskId};
 use crate::journal::{Journal, Tail};
-use crate::mapping::Cache;
+use crate::mapping::{Cache, Patterns};
 use crate::media::{Drive, Media};
 use crate::space::Space;
 use crate::tree::{Found, Loader, PageCounts, Tree, load, load_nodes};
@@ -75,6 +75,7 @@ impl<M: Machine> Pool<M> {
         let mut info = RecoveryInfo { clean, ..RecoveryInfo::default() };
         let mut warnings = store.read_table().await;
         store.read_groups().await;
+        store.patterns.read(&store.media).await;
         warnings.extend(store.recover(recovered, tail, found.heal_root, &mut info).await?);
         store.open_ledger();
         let pool = Pool { store, recovery: info, warnings: Rc::new(RefCell::new(warnings)) };
@@ -108,6 +109,7 @@ fn assemble<M: Machine>(
         journal: Rc::new(journal),
         space,
         table: RefCell::new(Tree::new(root.table, counts.clone())),
+        patterns: Patterns::new(root.patterns, counts.clone()),
         vdisks: RefCell::default(),
         names: RefCell::default(),
         free_from: Cell::new(0),
@@ -121,6 +123,7 @@ fn assemble<M: Machine>(
         holds: HoldQueue::default(),
         alarms: Alarms::default(),
         jobs: RefCell::default(),
+        reclaims: RefCell::default(),
         closing: Cell::new(false),
         read_only: RefCell::default(),
         inspect: options.inspect,
@@ -231,6 +234,7 @@ impl<M: Machine> Store<M> {
         let view = assemble(media, identity, &root, root.journal, 0, &options);
         view.read_table().await;
         view.read_groups().await;
+        view.patterns.read(&view.media).await;
         let end = crate::journal::read(&self.media, root.pool, &self.identity.rings, root.journal, true).await;
         for record in end.batches.iter().flat_map(|batch| &batch.records) {
             if matches!(record, Record::Meta { .. }) {

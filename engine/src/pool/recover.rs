@@ -137,17 +137,29 @@ impl<M: Machine> Store<M> {
     async fn disprove(&self, batches: &[Batch], covered: u64, known: &HashSet<(u64, u32)>) -> (Vec<(u64, u32)>, usize) {
         let proven = |batch: &&Batch| !batch.header.proven && batch.header.sequence > covered;
         let (mut failed, mut unread) = (Vec::new(), 0);
+        // Extents that were to take the place of a fill and did not: what later records add to them says nothing alone.
+        let mut baseless = HashSet::new();
         for batch in batches.iter().filter(proven) {
             for (index, record) in batch.records.iter().enumerate() {
-                let Record::Map { extent, blocks, proof, .. } = record else { continue };
+                let Record::Map { vdisk, at, extent, blocks, proof, over_fill } = record else { continue };
                 let key = (batch.header.sequence, index as u32);
                 if known.contains(&key) {
+                    if *over_fill {
+                        baseless.insert((*vdisk, *at, *extent));
+                    }
+                    continue;
+                }
+                if baseless.contains(&(*vdisk, *at, *extent)) {
+                    failed.push(key);
                     continue;
                 }
                 let judged = self.holds(*extent, *blocks, *proof).await;
                 unread += usize::from(judged.is_none());
                 if judged != Some(true) {
                     failed.push(key);
+                    if *over_fill {
+                        baseless.insert((*vdisk, *at, *extent));
+                    }
                 }
             }
         }

@@ -116,6 +116,13 @@ impl<M: Machine> Pool<M> {
                 self.warnings.borrow_mut().retain(|warning| !is_of_it(warning));
                 store.free_from.set(0);
             }
+            Mend::ForgetPatterns(first, count) => store.patterns.forget(*first, *count),
+            Mend::ForgetFills(id) => {
+                let vdisk = store.vdisks.borrow().get(id).cloned();
+                if let Some(vdisk) = vdisk {
+                    store.forget_fills(&vdisk).await;
+                }
+            }
             Mend::RebuildGroup(group, data, meta) => {
                 // A look makes the live tree see that the page is lost.
                 let _ = store.space.load_group(*group).await;
@@ -152,6 +159,16 @@ impl<M: Machine> Pool<M> {
                 let entries = TABLE_ENTRIES as u64;
                 let (first, end) = (first * entries, (first + count) * entries);
                 format!("give up the lost vdisks in places {first} to {} of {pool}", end - 1)
+            }
+            Mend::ForgetPatterns(0, 1) => "make the directory of patterns anew from those that are there".to_owned(),
+            Mend::ForgetPatterns(first, count) => {
+                format!("give up the lost patterns {first} to {} of {pool}, unless memory has them", first + count - 1)
+            }
+            Mend::ForgetFills(id) => {
+                format!(
+                    "give up the blocks of {pool}/{} that repeat patterns which are gone: they read as zeros",
+                    name(id)
+                )
             }
             Mend::RebuildGroup(group, data, meta) => format!(
                 "rebuild allocation group {group} from what is named in it: {} data and {} metadata extents",

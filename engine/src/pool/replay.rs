@@ -39,6 +39,14 @@ impl<M: Machine> Store<M> {
                 let Some(vdisk) = self.core(*vdisk) else { return };
                 self.replay_clear(&vdisk, *at, *blocks).await;
             }
+            Record::Fill { vdisk, at, blocks, pattern, freed } => {
+                let Some(vdisk) = self.core(*vdisk) else { return };
+                if let Some(extent) = freed {
+                    self.replay_freed(&vdisk, *extent).await;
+                }
+                vdisk.mapping.postpone_fill(*at, *pattern, *blocks, freed.is_some());
+            }
+            Record::Pattern { pattern, now } => self.patterns.put(*pattern, now),
             Record::Put { vdisk, entry } => self.replay_put(*vdisk, entry),
             Record::Remove { vdisk } => self.forget_vdisk(*vdisk),
             Record::Meta { generation: of, extents } if *of == generation => {
@@ -79,18 +87,25 @@ impl<M: Machine> Store<M> {
             Found::Page(leaf) => leaf.get(at.slot()),
             _ => return,
         };
-        if !word.is_mapped() || !word.valid().overlaps(blocks) {
+        if !word.contents().overlaps(blocks) {
             return;
         }
-        let left = word.valid().without(blocks);
-        if !left.is_empty() {
-            vdisk.mapping.set(&self.cache, at, Word::mapped(word.extent(), left));
-            return;
+        let left = word.without(blocks);
+        vdisk.mapping.set(&self.cache, at, left);
+        if word.is_mapped() && left == Word::UNMAPPED {
+            vdisk.mapping.account.backed.set(vdisk.mapping.account.backed.get().saturating_sub(1));
+            if self.space.load_group(word.extent().0 / crate::format::GROUP_EXTENTS).await.is_ok() {
+                self.space.replay_free(word.extent());
+            }
         }
-        vdisk.mapping.set(&self.cache, at, Word::UNMAPPED);
-        vdisk.mapping.account.backed.set(vdisk.mapping.account.backed.get().saturating_sub(1));
-        if self.space.load_group(word.extent().0 / crate::format::GROUP_EXTENTS).await.is_ok() {
-            self.space.replay_free(word.extent());
+    }
+
+    /// A FILL took the place of an extent; of one whose MAP was dropped nothing is known.
+    async fn replay_freed(&self, vdisk: &VdiskCore, extent: crate::format::ExtentId) {
+        let known = self.space.load_group(extent.0 / crate::format::GROUP_EXTENTS).await.is_ok();
+        if known && self.space.is_allocated(extent) && self.space.detail(extent).is_none() {
+            self.space.replay_free(extent);
+            vdisk.mapping.account.backed.set(vdisk.mapping.account.backed.get().saturating_sub(1));
         }
     }
 

@@ -7,11 +7,13 @@ use std::rc::Rc;
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimDiskSpec, SimMachine, SimWorld};
 
-use crate::format::{Blocks, Detail, ExtentId, LEAF_WORDS, PAGE_BYTES, PageAddr, PageType, VirtualExtent, Word};
+use crate::format::{
+    Blocks, Detail, ExtentId, LEAF_WORDS, PAGE_BYTES, PageAddr, PageType, PatternId, VirtualExtent, Word,
+};
 use crate::pool::layout::{label_places, root_places};
 use crate::tree::Tree;
 use crate::vdisk::{Store, VdiskCore};
-use crate::{CheckReport, CreatePool, CreateVdisk, OpenPool, Pool};
+use crate::{CheckReport, CreatePool, CreateVdisk, OpenPool, PatternSpec, PatternUse, Pool};
 
 type Sim = Store<SimMachine>;
 
@@ -46,6 +48,10 @@ const PLANTS: &[(&[&str], bool, Plant)] = &[
     (&["count-mismatch"], true, Plant::Memory(|store| miscount(store, "a"))),
     (&["count-mismatch"], true, Plant::Memory(|store| store.space.correct(3, -1))),
     (&["journal-damaged"], true, Plant::Pages(|store| batch(store, 1))),
+    (&["unknown-pattern"], true, Plant::Memory(|store| fill(store, "b", 101, 200))),
+    // A pattern's page costs what is stored by its number.
+    (&["lost-page", "unknown-pattern"], true, Plant::Pages(|store| pattern(store, 1))),
+    (&["lost-page"], true, Plant::Pages(|store| pattern(store, 0))),
     // The first batch says what pages the checkpoint took.
     (&["journal-damaged", "unallocated-page"], true, Plant::Pages(|store| batch(store, 0))),
 ];
@@ -99,6 +105,17 @@ fn map(store: &Sim, name: &str, at: u64, extent: ExtentId) {
     let vdisk = core(store, name);
     vdisk.mapping.set(&store.cache, VirtualExtent(at), Word::mapped(extent, Blocks::ALL));
     store.space.ledger.shift(&vdisk.mapping.account, |account| account.backed.set(account.backed.get() + 1));
+}
+
+fn fill(store: &Sim, name: &str, at: u64, pattern: u16) {
+    core(store, name).mapping.set(&store.cache, VirtualExtent(at), Word::fill(PatternId(pattern), Blocks::ALL));
+}
+
+/// Both copies of a page of the pattern table.
+fn pattern(store: &Sim, page: u64) -> Vec<u64> {
+    let pages = store.patterns.tree.borrow().pages();
+    let found = pages.iter().find(|seen| seen.kind == PageType::Pattern && seen.first == page).expect("the page");
+    vec![offset(found.reference.a), offset(found.reference.b)]
 }
 
 fn free_extent(store: &Sim) -> ExtentId {
@@ -174,7 +191,7 @@ fn prepared() -> SimWorld {
     machine
         .run(async move {
             let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("a pool");
-            for name in ["a", "b", "c", "d"] {
+            for name in ["a", "b", "c", "d", "e"] {
                 let spec = CreateVdisk {
                     name: name.into(),
                     size: 2 << 30,
@@ -189,6 +206,13 @@ fn prepared() -> SimWorld {
             // More leaves than an extent has pages.
             let leaves: Vec<u64> = (0..40).map(|leaf| leaf * LEAF_WORDS as u64).collect();
             write(&pool, &m, "d", &leaves).await;
+            let spec = PatternSpec::Unit(b"repeated".to_vec());
+            pool.add_pattern(spec, PatternUse::Everywhere).await.expect("a pattern");
+            let mut repeated = m.buffers().alloc(65_536).await;
+            repeated.chunks_exact_mut(8).for_each(|chunk| chunk.copy_from_slice(b"repeated"));
+            let e = pool.vdisk("e").expect("a vdisk");
+            e.write(0, repeated.freeze(), false).await.expect("a write");
+            assert_eq!(e.info().backed_bytes, 0);
             assert!(pool.check().await.expect("a check").clean());
             write(&pool, &m, "b", &[2, 3, 4]).await;
         })
@@ -385,7 +409,7 @@ fn the_search_for_a_free_place_begins_where_the_last_one_ended() {
             write_through: false,
             policy: Default::default(),
         };
-        for index in 4..100 {
+        for index in 5..100 {
             let made = pool.create_vdisk(spec(&format!("v{index}"))).await.expect("a vdisk");
             assert_eq!((made.id, pool.store.free_from.get()), (index, index));
         }

@@ -7,24 +7,17 @@ use std::rc::Rc;
 
 use plimsoll_hardware::Machine;
 
+use super::change::Change;
 use super::range::pieces;
 use super::{Store, VdiskCore, count};
 use crate::error::Result;
-use crate::format::{Blocks, ENTRY_BYTES, ExtentId, LEAF_WORDS, Record, VirtualExtent, Word};
-use crate::journal::Permit;
+use crate::format::{Blocks, ENTRY_BYTES, LEAF_WORDS, Record, VirtualExtent};
 use crate::tree::Found;
 
 /// Bytes of the record of a vdisk's entry.
 pub(crate) const PUT_BYTES: usize = 8 + ENTRY_BYTES;
 /// An UNMAP and a CLEAR at either end.
 const CHANGE_BYTES: usize = 24 + 2 * 16;
-
-/// What a discard takes out of one word.
-struct Cut {
-    at: VirtualExtent,
-    blocks: Blocks,
-    word: Word,
-}
 
 impl<M: Machine> Store<M> {
     /// Discards the blocks that lie whole in the range; parts of blocks at its ends keep their contents.
@@ -95,23 +88,16 @@ impl<M: Machine> Store<M> {
                 loaded.map_err(|lost| self.damaged(vdisk, lost))?;
             }
             let Some(cuts) = self.cuts(vdisk, offset, length) else { continue };
-            let extents: Vec<ExtentId> = cuts.iter().filter(|cut| cut.empties()).map(|cut| cut.word.extent()).collect();
-            if extents.iter().all(|&extent| self.space.is_loaded(extent)) {
-                let sequence = self.apply(vdisk, &cuts, extents, &mut permit);
+            let records = records_of(vdisk, &cuts);
+            let changes: Vec<Change> = cuts.into_iter().map(|(change, _)| change).collect();
+            if changes.iter().filter_map(Change::freed).all(|extent| self.space.is_loaded(extent)) {
+                let sequence = self.apply(vdisk, &changes, &records, &mut permit);
                 self.trim_cache();
                 drop((permit, room));
                 return self.outlast(sequence).await;
             }
-            if let Err(lost) = self.space.load_groups_of(extents).await {
-                tracing::error!(?lost, "an allocation group is lost; extents in it cannot be freed until a repair");
-                return Err(self.group_lost());
-            }
+            self.load_groups(&changes).await?;
         }
-    }
-
-    fn group_lost(&self) -> crate::Error {
-        let reason = "an allocation group is damaged in both copies; see plimsoll pool check --repair".to_owned();
-        crate::Error::ReadOnly { pool: self.identity.name.clone(), reason, cause: None }
     }
 
     /// Leaves that exist, or wait for something replayed, among those of `first..end`.
@@ -132,8 +118,8 @@ impl<M: Machine> Store<M> {
         }
     }
 
-    /// What has to go at this instant; `None` when a leaf is not in memory.
-    fn cuts(&self, vdisk: &VdiskCore, offset: u64, length: u64) -> Option<Vec<Cut>> {
+    /// What has to go at this instant, and the blocks of each extent that lie in the range; `None` when a leaf is not in memory.
+    fn cuts(&self, vdisk: &VdiskCore, offset: u64, length: u64) -> Option<Vec<(Change, Blocks)>> {
         let (extent_bytes, block_bytes) = (self.media.extent_bytes, self.media.block_bytes());
         let end = VirtualExtent((offset + length).div_ceil(extent_bytes));
         let mut cuts = Vec::new();
@@ -146,62 +132,29 @@ impl<M: Machine> Store<M> {
             for piece in pieces(from, until - from, extent_bytes) {
                 let word = page.get(piece.at.slot());
                 let blocks = piece.whole_blocks(block_bytes);
-                if word.is_mapped() && word.valid().overlaps(blocks) {
-                    cuts.push(Cut { at: piece.at, blocks, word });
+                if word.contents().overlaps(blocks) {
+                    cuts.push((Change { at: piece.at, before: word, after: word.without(blocks) }, blocks));
                 }
             }
         }
         Some(cuts)
     }
-
-    /// Answers the batch of the records, 0 when none was needed.
-    fn apply(&self, vdisk: &VdiskCore, cuts: &[Cut], mut freed: Vec<ExtentId>, permit: &mut Permit<M>) -> u64 {
-        let (Some(first), Some(last)) = (cuts.first(), cuts.last()) else { return 0 };
-        let mut records = Vec::with_capacity(3);
-        let whole = |cut: &&Cut| cut.blocks == Blocks::ALL;
-        let mut inner = cuts.iter().filter(whole);
-        if let Some(head) = inner.next() {
-            let end = inner.next_back().unwrap_or(head);
-            records.push(Record::Unmap { vdisk: vdisk.id, first: head.at, count: end.at.0 - head.at.0 + 1 });
-        }
-        // Only the first and the last extent of a range can be cut in part.
-        for (index, cut) in [first, last].into_iter().enumerate() {
-            if cut.blocks != Blocks::ALL && (index == 0 || cuts.len() > 1) {
-                records.push(Record::Clear { vdisk: vdisk.id, at: cut.at, blocks: cut.blocks });
-            }
-        }
-        let epoch = self.space.epochs.advance();
-        let in_flight = !self.space.epochs.is_over(epoch);
-        let mut settling = vdisk.mapping.settling.borrow_mut();
-        settling.retain(|_, epoch| !self.space.epochs.is_over(*epoch));
-        for cut in cuts {
-            let left = cut.word.valid().without(cut.blocks);
-            if left.is_empty() {
-                vdisk.mapping.set(&self.cache, cut.at, Word::UNMAPPED);
-                if vdisk.mapping.claims.note_freed(cut.at, self.journal.pending_sequence()) {
-                    if in_flight {
-                        settling.insert(cut.at, epoch);
-                    }
-                    self.space.free_but_hold(&vdisk.mapping.account, cut.word.extent());
-                    freed.retain(|&extent| extent != cut.word.extent());
-                }
-            } else {
-                vdisk.mapping.set(&self.cache, cut.at, Word::mapped(cut.word.extent(), left));
-                if in_flight {
-                    settling.insert(cut.at, epoch);
-                }
-            }
-        }
-        drop(settling);
-        let sequence = self.journal.append(permit, &records);
-        self.space.free(&vdisk.mapping.account, freed, sequence);
-        self.space.release_quarantine(self.journal.durable());
-        sequence
-    }
 }
 
-impl Cut {
-    fn empties(&self) -> bool {
-        self.word.valid().without(self.blocks).is_empty()
+/// The records of a discard: one for all extents that lie whole in it, and one for the part of an extent at either end.
+fn records_of(vdisk: &VdiskCore, cuts: &[(Change, Blocks)]) -> Vec<Record> {
+    let mut records = Vec::with_capacity(3);
+    let (Some(first), Some(last)) = (cuts.first(), cuts.last()) else { return records };
+    let mut inner = cuts.iter().filter(|(_, blocks)| *blocks == Blocks::ALL);
+    if let Some((head, _)) = inner.next() {
+        let end = inner.next_back().map_or(head, |(end, _)| end);
+        records.push(Record::Unmap { vdisk: vdisk.id, first: head.at, count: end.at.0 - head.at.0 + 1 });
     }
+    // Only the first and the last extent of a range can be cut in part.
+    for (index, (cut, blocks)) in [first, last].into_iter().enumerate() {
+        if *blocks != Blocks::ALL && (index == 0 || cuts.len() > 1) {
+            records.push(Record::Clear { vdisk: vdisk.id, at: cut.at, blocks: *blocks });
+        }
+    }
+    records
 }

@@ -48,6 +48,12 @@ pub struct VdiskInfo {
     pub policy: VdiskPolicy,
     /// Every acknowledged write is durable.
     pub write_through: bool,
+    /// Zeros that are written are not stored.
+    pub zero_detection: bool,
+    /// Patterns of the pool that are written are stored by their number.
+    pub pattern_detection: bool,
+    /// The pattern that is the vdisk's own.
+    pub pattern: Option<u16>,
     /// When it was created, in milliseconds since the Unix epoch.
     pub created_ms: u64,
     /// What is being done with it.
@@ -192,6 +198,9 @@ impl VdiskCore {
             exhausted_since: self.exhausted.get(),
             policy: entry.policy.clone(),
             write_through: entry.write_through,
+            zero_detection: !entry.policy.keep_zeros,
+            pattern_detection: !entry.policy.keep_patterns,
+            pattern: entry.pattern.map(|pattern| pattern.0),
             created_ms: entry.created_ms,
             state: match entry.state {
                 EntryState::Ready => VdiskState::Ready,

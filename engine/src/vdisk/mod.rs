@@ -3,6 +3,8 @@
 //! [`Store`] is an open pool seen from here: the layers below, and the vdisks. The layer above (`pool`) makes it and keeps it in order.
 
 mod alarms;
+mod change;
+mod detect;
 mod discard;
 mod exhaustion;
 mod flush;
@@ -11,6 +13,7 @@ mod hold;
 mod plan;
 mod range;
 mod read;
+mod reclaim;
 mod room;
 mod status;
 mod store;
@@ -23,6 +26,8 @@ pub(crate) use alarms::{Alarms, horizons, thresholds};
 pub(crate) use discard::PUT_BYTES;
 pub use handle::{StatusRange, Vdisk, VdiskInfo, VdiskState, Zeroes};
 pub(crate) use hold::HoldQueue;
+pub(crate) use range::pieces;
+pub(crate) use reclaim::{Part, Progress};
 pub(crate) use room::Room;
 pub(crate) use store::{CheckpointControl, Counters, Identity, Store, VdiskCore, count, table_place};
 pub use ticket::{Ticket, WriteOptions};

@@ -10,8 +10,8 @@ use super::range::Piece;
 use super::{Store, VdiskCore};
 use crate::error::{Error, Result};
 use crate::event::Shortage;
-use crate::format::{Blocks, ExtentId, VirtualExtent};
-use crate::mapping::Claimed;
+use crate::format::{Blocks, ExtentId, VirtualExtent, Word};
+use crate::mapping::{Claimed, LostRange, Pattern};
 
 /// Claimed blocks of one piece. Dropped without being published, it gives everything back.
 pub(crate) struct ClaimGuard<M: Machine> {
@@ -26,6 +26,9 @@ pub(crate) struct ClaimGuard<M: Machine> {
     pub(crate) new: Cell<Blocks>,
     /// First and last block when they are not covered whole: their whole contents, and whether they were read.
     pub(crate) edges: Vec<Edge>,
+    /// Where the word is a fill: its blocks that the request does not touch, which the extent has to hold from now on, and the
+    /// pattern over a whole extent.
+    pub(crate) backdrop: Option<(Blocks, Frozen)>,
 }
 
 /// Why a piece was not claimed.
@@ -45,8 +48,22 @@ impl From<Error> for Refused {
 pub(crate) struct Edge {
     pub(crate) block: u32,
     pub(crate) contents: Frozen,
-    /// The rest of it was read from the extent; otherwise it is zeros.
+    /// The rest of it had contents: in the extent, or a pattern; otherwise it is zeros.
     pub(crate) was_valid: bool,
+}
+
+impl<M: Machine> ClaimGuard<M> {
+    /// Blocks of the fill behind the request.
+    pub(super) fn backdrop_blocks(&self) -> Blocks {
+        self.backdrop.as_ref().map_or(Blocks::NONE, |(blocks, _)| *blocks)
+    }
+
+    /// Blocks written beyond what was asked for that had contents and have none any more.
+    pub(super) fn discarded(&self, word: Word) -> Blocks {
+        let edges = self.edges.iter().filter(|edge| edge.was_valid).map(|edge| edge.block);
+        let edges = edges.fold(Blocks::NONE, |blocks, block| blocks.with(Blocks::range(block, block + 1)));
+        edges.with(self.backdrop_blocks()).without(word.contents())
+    }
 }
 
 impl<M: Machine> Drop for ClaimGuard<M> {
@@ -105,6 +122,8 @@ impl<M: Machine> Store<M> {
             // Deleting waits for the claims it finds; none may come after.
             self.still_there(vdisk)?;
             let mapped = word.is_mapped().then(|| word.extent());
+            // What takes the place of a fill does so for all its blocks.
+            let blocks = if word.is_fill() { Blocks::ALL } else { blocks };
             let claimed = vdisk.mapping.claims.claim(piece.at, blocks, mapped);
             if claimed == Claimed::Taken {
                 vdisk.mapping.claims.released.changed().await;
@@ -119,6 +138,7 @@ impl<M: Machine> Store<M> {
                 writing: false,
                 new: Cell::default(),
                 edges: Vec::new(),
+                backdrop: None,
             };
             let extent = match claimed {
                 Claimed::In(extent) => extent,
@@ -194,19 +214,21 @@ impl<M: Machine> Store<M> {
         let block_bytes = self.media.block_bytes();
         let piece = guard.piece;
         let partial = piece.blocks(block_bytes).without(piece.whole_blocks(block_bytes));
-        for block in (0..16).filter(|&block| partial.has(block)) {
+        for block in partial.iter() {
             let Some(Ok(word)) = vdisk.mapping.peek(piece.at) else { return Ok(false) };
-            let valid = word.valid().has(block);
+            let valid = word.contents().has(block);
             let start = u64::from(block) * block_bytes;
             let from = piece.offset.max(start);
             let until = (piece.offset + piece.length).min(start + block_bytes);
-            if valid && self.is_device_aligned(from, until - from) {
+            if word.valid().has(block) && self.is_device_aligned(from, until - from) {
                 continue;
             }
             let mut contents = self.media.buffers().alloc(block_bytes as usize).await;
-            if valid {
+            if word.valid().has(block) {
                 self.settle_narrow_writes().await;
                 contents = self.read_block(word.extent(), start, contents).await?;
+            } else if valid {
+                self.pattern_of(vdisk, piece.at, word)?.fill(&mut contents, 0);
             } else {
                 contents.fill(0);
             }
@@ -215,7 +237,28 @@ impl<M: Machine> Store<M> {
             contents[(from - start) as usize..][..length].copy_from_slice(&data[source..source + length]);
             guard.edges.push(Edge { block, contents: contents.freeze(), was_valid: valid });
         }
+        self.prepare_backdrop(vdisk, guard).await
+    }
+
+    /// Where the word is a fill, its blocks that the request does not touch: an extent is to hold them too.
+    async fn prepare_backdrop(&self, vdisk: &VdiskCore, guard: &mut ClaimGuard<M>) -> Result<bool> {
+        let block_bytes = self.media.block_bytes();
+        let Some(Ok(word)) = vdisk.mapping.peek(guard.piece.at) else { return Ok(false) };
+        let others = word.filled().without(guard.piece.blocks(block_bytes));
+        if others.is_empty() {
+            return Ok(true);
+        }
+        let pattern = self.pattern_of(vdisk, guard.piece.at, word)?;
+        let mut contents = self.media.buffers().alloc(self.media.extent_bytes as usize).await;
+        pattern.fill(&mut contents, 0);
+        guard.backdrop = Some((others, contents.freeze()));
         Ok(true)
+    }
+
+    /// The pattern of a fill.
+    pub(super) fn pattern_of(&self, vdisk: &VdiskCore, at: VirtualExtent, word: Word) -> Result<Rc<Pattern>> {
+        let pattern = self.patterns.get(word.pattern());
+        pattern.ok_or_else(|| self.damaged(vdisk, LostRange { first: at, count: 1 }))
     }
 
     /// Waits for writes that began when a device's block was smaller: a block read now may lack them.

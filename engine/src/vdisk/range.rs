@@ -15,6 +15,8 @@ pub(crate) struct Piece {
     pub(crate) length: u64,
     /// Byte offset in the request.
     pub(crate) from: u64,
+    /// Whole blocks in the middle of it that are left alone.
+    pub(crate) holes: Blocks,
 }
 
 impl Piece {
@@ -23,14 +25,29 @@ impl Piece {
         let shift = block_bytes.trailing_zeros();
         let first = self.offset >> shift;
         let end = (self.offset + self.length + block_bytes - 1) >> shift;
-        Blocks::range(first as u32, end as u32)
+        Blocks::range(first as u32, end as u32).without(self.holes)
+    }
+
+    /// Offset in the extent and length of what lies in `from..until` beside the holes; parts of blocks only at its ends.
+    pub(crate) fn runs(&self, from: u64, until: u64, block_bytes: u64) -> impl Iterator<Item = (u64, u64)> {
+        let (holes, mut at) = (self.holes, from);
+        std::iter::from_fn(move || {
+            while at < until && holes.has((at / block_bytes) as u32) {
+                at = (at / block_bytes + 1) * block_bytes;
+            }
+            let start = at;
+            while at < until && !holes.has((at / block_bytes) as u32) {
+                at = if holes.is_empty() { until } else { ((at / block_bytes + 1) * block_bytes).min(until) };
+            }
+            (start < at).then(|| (start, at - start))
+        })
     }
 
     /// Blocks it covers whole.
     pub(crate) fn whole_blocks(&self, block_bytes: u64) -> Blocks {
         let first = self.offset.div_ceil(block_bytes);
         let end = (self.offset + self.length) / block_bytes;
-        if first >= end { Blocks::NONE } else { Blocks::range(first as u32, end as u32) }
+        if first >= end { Blocks::NONE } else { Blocks::range(first as u32, end as u32).without(self.holes) }
     }
 }
 
@@ -42,7 +59,9 @@ pub(crate) fn pieces(offset: u64, length: u64, extent_bytes: u64) -> impl Iterat
     std::iter::from_fn(move || {
         (at < end).then(|| {
             let here = (extent_bytes - (at & mask)).min(end - at);
-            let piece = Piece { at: VirtualExtent(at >> shift), offset: at & mask, length: here, from: at - offset };
+            let from = at - offset;
+            let piece =
+                Piece { at: VirtualExtent(at >> shift), offset: at & mask, length: here, from, holes: Blocks::NONE };
             at += here;
             piece
         })

@@ -1,4 +1,4 @@
-//! Reading: valid blocks from their extents, everything else zeros.
+//! Reading: valid blocks from their extents, filled ones from their pattern, everything else zeros.
 
 use std::rc::Rc;
 
@@ -8,14 +8,24 @@ use plimsoll_hardware::{Buffer, Device, IoError, Machine};
 use super::range::{Piece, pieces};
 use super::{Store, VdiskCore, count};
 use crate::error::{Error, Result};
-use crate::format::{ExtentId, Word};
-use crate::mapping::LostRange;
+use crate::format::{Blocks, ExtentId, Word};
+use crate::mapping::{LostRange, Pattern};
 use crate::media::Drive;
 
 /// Bytes of a request that come from one place.
 enum Run<D> {
     Zeros(u64),
-    From { drive: Rc<Drive<D>>, offset: u64, length: u64 },
+    /// Bytes of a pattern, from so far behind the start of a block.
+    Pattern {
+        pattern: Rc<Pattern>,
+        inside: u64,
+        length: u64,
+    },
+    From {
+        drive: Rc<Drive<D>>,
+        offset: u64,
+        length: u64,
+    },
 }
 
 impl<M: Machine> Store<M> {
@@ -109,6 +119,7 @@ impl<M: Machine> Store<M> {
                 Some(Ok(word)) if word.is_mapped() && self.media.locate(word.extent()).is_none() => {
                     return Err(self.damaged(vdisk, LostRange { first: piece.at, count: 1 }));
                 }
+                Some(Ok(word)) if word.is_fill() => self.add_fill(vdisk, &mut runs, &piece, word)?,
                 Some(Ok(word)) => self.add_runs(&mut runs, &piece, word),
             }
         }
@@ -122,18 +133,21 @@ impl<M: Machine> Store<M> {
             self.push_run(runs, Some((word.extent(), piece.offset)), piece.length);
             return;
         }
-        let end = piece.offset + piece.length;
-        let mut at = piece.offset;
-        while at < end {
-            let valid = word.valid().has((at / block_bytes) as u32);
-            let mut until = (at / block_bytes + 1) * block_bytes;
-            while until < end && word.valid().has((until / block_bytes) as u32) == valid {
-                until += block_bytes;
-            }
-            let until = until.min(end);
-            self.push_run(runs, valid.then(|| (word.extent(), at)), until - at);
-            at = until;
-        }
+        each_run(piece, word.valid(), block_bytes, |valid, at, length| {
+            self.push_run(runs, valid.then(|| (word.extent(), at)), length);
+        });
+    }
+
+    fn add_fill(&self, vdisk: &VdiskCore, runs: &mut Vec<Run<M::Device>>, piece: &Piece, word: Word) -> Result<()> {
+        let Some(pattern) = self.patterns.get(word.pattern()) else {
+            return Err(self.damaged(vdisk, LostRange { first: piece.at, count: 1 }));
+        };
+        let block_bytes = self.media.block_bytes();
+        each_run(piece, word.filled(), block_bytes, |filled, at, length| match filled {
+            true => runs.push(Run::Pattern { pattern: pattern.clone(), inside: at % block_bytes, length }),
+            false => self.push_run(runs, None, length),
+        });
+        Ok(())
     }
 
     fn push_run(&self, runs: &mut Vec<Run<M::Device>>, from: Option<(ExtentId, u64)>, length: u64) {
@@ -154,19 +168,24 @@ impl<M: Machine> Store<M> {
     async fn read_runs(&self, runs: Vec<Run<M::Device>>, mut buffer: Buffer) -> Result<Buffer> {
         let mut parts = Vec::with_capacity(runs.len());
         for run in runs {
-            let (length, from) = match run {
-                Run::Zeros(length) => (length, None),
-                Run::From { drive, offset, length } => (length, Some((drive, offset))),
+            let length = match &run {
+                Run::Zeros(length) | Run::Pattern { length, .. } | Run::From { length, .. } => *length,
             };
             let mut part = buffer.split_to(length as usize);
             parts.push(async move {
-                match from {
-                    None => {
+                match run {
+                    Run::Zeros(_) => {
                         part.fill(0);
                         Ok(part)
                     }
-                    Some((drive, offset)) if self.is_device_aligned(offset, length) => drive.read(offset, part).await,
-                    Some((drive, offset)) => self.read_around(&drive, offset, part).await,
+                    Run::Pattern { pattern, inside, .. } => {
+                        pattern.fill(&mut part, inside);
+                        Ok(part)
+                    }
+                    Run::From { drive, offset, .. } if self.is_device_aligned(offset, length) => {
+                        drive.read(offset, part).await
+                    }
+                    Run::From { drive, offset, .. } => self.read_around(&drive, offset, part).await,
                 }
             });
         }
@@ -202,5 +221,21 @@ impl<M: Machine> Store<M> {
     pub(crate) fn is_device_aligned(&self, offset: u64, length: u64) -> bool {
         let unit = u64::from(self.media.logical_block());
         (offset | length) & (unit - 1) == 0
+    }
+}
+
+/// The parts of a piece whose blocks are in `among`, or not: whether they are, byte offset in the extent, bytes.
+fn each_run(piece: &Piece, among: Blocks, block_bytes: u64, mut run: impl FnMut(bool, u64, u64)) {
+    let end = piece.offset + piece.length;
+    let mut at = piece.offset;
+    while at < end {
+        let is_in = among.has((at / block_bytes) as u32);
+        let mut until = (at / block_bytes + 1) * block_bytes;
+        while until < end && among.has((until / block_bytes) as u32) == is_in {
+            until += block_bytes;
+        }
+        let until = until.min(end);
+        run(is_in, at, until - at);
+        at = until;
     }
 }

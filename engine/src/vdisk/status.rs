@@ -43,7 +43,7 @@ impl<M: Machine> Store<M> {
                 while from < stop {
                     let block = from / block_bytes;
                     let to = ((block + 1) * block_bytes).min(stop);
-                    if !push(&mut ranges, to - from, word.valid().has(block as u32), ranges_max) {
+                    if !push(&mut ranges, to - from, word.contents().has(block as u32), ranges_max) {
                         return Ok(ranges);
                     }
                     from = to;

@@ -9,9 +9,11 @@ use plimsoll_hardware::Machine;
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
-use crate::format::{Entry, EntryState, PoolPolicy, Record, RingPlace, RootPage, TABLE_ENTRIES, TablePage, VdiskId};
+use crate::format::{
+    Detection, Entry, EntryState, PoolPolicy, Record, RingPlace, RootPage, TABLE_ENTRIES, TablePage, VdiskId,
+};
 use crate::journal::{Journal, JournalFailed};
-use crate::mapping::{Cache, LostRange, Mapping};
+use crate::mapping::{Cache, LostRange, Mapping, Patterns};
 use crate::media::Media;
 use crate::space::Space;
 use crate::tree::{Found, PageCounts, Tree};
@@ -30,6 +32,7 @@ pub(crate) struct VdiskCore {
     pub(crate) ready: Cell<bool>,
     pub(crate) sector: Cell<u32>,
     pub(crate) write_through: Cell<bool>,
+    pub(crate) detection: Cell<Detection>,
     /// Moves whenever blocks get their first contents.
     pub(crate) first_writes: Cell<u64>,
     /// Writes that are held, and their bytes.
@@ -45,6 +48,7 @@ impl VdiskCore {
         let mapping = Mapping::new(id, entry.tree, entry.backed, counts);
         let (size, ready) = (Cell::new(entry.size), Cell::new(entry.state != EntryState::Deleting));
         let (sector, write_through) = (Cell::new(entry.sector), Cell::new(entry.write_through));
+        let detection = Cell::new(Detection::of(&entry.policy));
         let (entry, first_writes) = (RefCell::new(entry), Cell::new(0));
         let (held, exhausted, waited) = (Cell::default(), Cell::default(), Cell::default());
         Rc::new(VdiskCore {
@@ -55,6 +59,7 @@ impl VdiskCore {
             ready,
             sector,
             write_through,
+            detection,
             first_writes,
             held,
             exhausted,
@@ -71,6 +76,7 @@ impl VdiskCore {
         self.size.set(entry.size);
         self.sector.set(entry.sector);
         self.write_through.set(entry.write_through);
+        self.detection.set(Detection::of(&entry.policy));
         self.ready.set(entry.state != EntryState::Deleting);
         *self.entry.borrow_mut() = entry;
     }
@@ -85,6 +91,9 @@ pub(crate) struct Counters {
     pub(crate) write_bytes: Cell<u64>,
     pub(crate) first_writes: Cell<u64>,
     pub(crate) discards: Cell<u64>,
+    /// Bytes of zeros, and of patterns, that were written and need no space.
+    pub(crate) zero_bytes: Cell<u64>,
+    pub(crate) pattern_bytes: Cell<u64>,
     pub(crate) flushes: Cell<u64>,
     pub(crate) checkpoints: Cell<u64>,
 }
@@ -125,6 +134,7 @@ pub(crate) struct Store<M: Machine> {
     pub(crate) journal: Rc<Journal<M>>,
     pub(crate) space: Space<M>,
     pub(crate) table: RefCell<Tree<TablePage>>,
+    pub(crate) patterns: Patterns,
     pub(crate) vdisks: RefCell<BTreeMap<VdiskId, Rc<VdiskCore>>>,
     pub(crate) names: RefCell<BTreeMap<String, VdiskId>>,
     /// No identifier below this one is free.
@@ -140,6 +150,8 @@ pub(crate) struct Store<M: Machine> {
     pub(crate) holds: HoldQueue,
     pub(crate) alarms: Alarms,
     pub(crate) jobs: RefCell<VecDeque<Rc<crate::pool::Job>>>,
+    /// The last reclaim of each vdisk.
+    pub(crate) reclaims: RefCell<BTreeMap<VdiskId, Rc<crate::pool::Reclaim>>>,
     pub(crate) closing: Cell<bool>,
     pub(crate) read_only: RefCell<Option<String>>,
     pub(crate) inspect: bool,

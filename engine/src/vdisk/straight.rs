@@ -53,6 +53,9 @@ impl<M: Machine> Store<M> {
             }
             let (drive, start) = self.media.locate(word.extent())?;
             let start = start + piece.offset;
+            if overwrite {
+                vdisk.mapping.watches.hit(piece.at);
+            }
             match &place {
                 None => place = Some((drive, start)),
                 Some((first, before)) if Rc::ptr_eq(first, &drive) && before + piece.from == start => {}
@@ -77,7 +80,8 @@ impl<M: Machine> Store<M> {
             return None;
         }
         let word = vdisk.mapping.peek(piece.at)?.ok()?;
-        if word.valid().overlaps(blocks) || vdisk.mapping.settling.borrow().contains_key(&piece.at) {
+        if word.contents().overlaps(blocks) || word.is_fill() || vdisk.mapping.settling.borrow().contains_key(&piece.at)
+        {
             return None;
         }
         let room = self.room_at_once(pages_for(1))?;
@@ -134,6 +138,7 @@ impl<M: Machine> Store<M> {
             writing: false,
             new: Cell::new(blocks),
             edges: Vec::new(),
+            backdrop: None,
         }
     }
 }

@@ -78,6 +78,9 @@ impl<M: Machine> Store<M> {
         let length = data.len() as u64;
         self.check_range(vdisk, "a write", offset, length)?;
         self.writable()?;
+        if self.finds(vdisk, offset, &data) {
+            return Box::pin(self.write_less(vdisk, offset, data, how)).await;
+        }
         if !how.fua && !vdisk.write_through.get() && vdisk.sector.get() >= self.media.logical_block() {
             if let Some((drive, start)) = self.straight(vdisk, offset, length, true) {
                 self.count_write(length);
@@ -95,7 +98,7 @@ impl<M: Machine> Store<M> {
         Box::pin(self.write_pieces(vdisk, offset, data, how, true)).await
     }
 
-    fn count_write(&self, length: u64) {
+    pub(super) fn count_write(&self, length: u64) {
         count(&self.counters.writes, 1);
         count(&self.counters.write_bytes, length);
     }
@@ -110,8 +113,20 @@ impl<M: Machine> Store<M> {
         bounded: bool,
     ) -> Result<()> {
         self.count_write(data.len() as u64);
-        let durable = how.fua || vdisk.write_through.get();
         let parts: Vec<Piece> = pieces(offset, data.len() as u64, self.media.extent_bytes).collect();
+        self.write_parts(vdisk, &parts, (offset, data), how, bounded).await
+    }
+
+    /// As [`Store::write_pieces`], of parts of a request; one in each extent at most.
+    pub(super) async fn write_parts(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        parts: &[Piece],
+        (offset, data): (u64, Frozen),
+        how: &WriteOptions,
+        bounded: bool,
+    ) -> Result<()> {
+        let durable = how.fua || vdisk.write_through.get();
         let mut claims: Vec<Option<ClaimGuard<M>>> = parts.iter().map(|_| None).collect();
         let mut means = None;
         let mut patience: Option<Patience> = None;
@@ -120,7 +135,7 @@ impl<M: Machine> Store<M> {
                 // Its size may have been cut, or it may have been deleted, since this was last asked.
                 self.check_range(vdisk, "a write", offset, data.len() as u64)?;
             }
-            match self.plan(vdisk, &parts, &claims, &data)? {
+            match self.plan(vdisk, parts, &claims, &data)? {
                 Plan::Go(ios) => break ios,
                 Plan::Confirm(batch) => {
                     self.journal.confirm(batch).await.map_err(|failure| self.journal_failed(failure))?;
@@ -142,18 +157,18 @@ impl<M: Machine> Store<M> {
                     if means.is_none() {
                         means = Some(self.means(parts.len()).await?);
                     }
-                    let mut shortage = self.claim_all(vdisk, &parts, &mut claims, &data, None).await?;
+                    let mut shortage = self.claim_all(vdisk, parts, &mut claims, &data, None).await?;
                     while let Some(short) = shortage {
                         // Who waits for space has nothing that others could need.
                         claims.iter_mut().for_each(|claim| drop(claim.take()));
                         drop(means.take());
-                        let need = self.need(vdisk, &parts, short, data.len());
+                        let need = self.need(vdisk, parts, short, data.len());
                         let grant = self.hold(vdisk, need, how, &mut patience).await?;
                         if bounded {
                             self.check_range(vdisk, "a write", offset, data.len() as u64)?;
                         }
                         means = Some(self.means(parts.len()).await?);
-                        shortage = self.claim_all(vdisk, &parts, &mut claims, &data, Some(&grant)).await?;
+                        shortage = self.claim_all(vdisk, parts, &mut claims, &data, Some(&grant)).await?;
                     }
                 }
             }
@@ -241,14 +256,14 @@ impl<M: Machine> Store<M> {
             let extent = match claim {
                 Some(claim) => {
                     // An edge that was read and then discarded, or is to be zeros and was written: start again.
-                    let same = claim.edges.iter().all(|edge| word.valid().has(edge.block) == edge.was_valid);
+                    let same = claim.edges.iter().all(|edge| word.contents().has(edge.block) == edge.was_valid);
+                    let same = same && word.filled().without(touched) == claim.backdrop_blocks();
                     let partial = touched.without(piece.whole_blocks(block_bytes));
-                    let covered = (0..16).filter(|&block| partial.has(block) && !word.valid().has(block));
-                    let edges_known =
-                        covered.into_iter().all(|block| claim.edges.iter().any(|edge| edge.block == block));
+                    let mut covered = partial.without(word.valid()).iter();
+                    let edges_known = covered.all(|block| claim.edges.iter().any(|edge| edge.block == block));
                     match claim.extent {
                         Some(extent) if same && edges_known => {
-                            claim.new.set(touched.without(word.valid()));
+                            claim.new.set(touched.with(word.filled()).without(word.valid()));
                             extent
                         }
                         _ => return Ok(Plan::Claim),
@@ -265,9 +280,10 @@ impl<M: Machine> Store<M> {
                 return Ok(Plan::Settle(epoch));
             }
             // Also blocks without contents: those they had before a discard may still need their proof.
-            if let Gate::Closed(batch) = self.journal.gate(extent, touched) {
+            if let Gate::Closed(batch) = self.journal.gate(extent, touched.with(word.filled())) {
                 return Ok(Plan::Confirm(batch));
             }
+            vdisk.mapping.watches.hit(piece.at);
             if !self.add_ios(&mut ios, piece, claim.as_ref(), extent, data) {
                 return Err(self.damaged(vdisk, LostRange { first: piece.at, count: 1 }));
             }
@@ -288,6 +304,13 @@ impl<M: Machine> Store<M> {
         let Some((drive, start)) = self.media.locate(extent) else { return false };
         let block_bytes = self.media.block_bytes();
         let (mut from, mut until) = (piece.offset, piece.offset + piece.length);
+        if let Some((blocks, backdrop)) = claim.and_then(|claim| claim.backdrop.as_ref()) {
+            for run in blocks.runs() {
+                let (from, until) = (u64::from(run.start) * block_bytes, u64::from(run.end) * block_bytes);
+                let data = backdrop.slice(from as usize..until as usize);
+                ios.push(Io { drive: drive.clone(), offset: start + from, data, from: None });
+            }
+        }
         for edge in claim.iter().flat_map(|claim| &claim.edges) {
             let edge_start = u64::from(edge.block) * block_bytes;
             if edge_start <= from {
@@ -301,19 +324,20 @@ impl<M: Machine> Store<M> {
         if from >= until {
             return true;
         }
-        let source = piece.from + from - piece.offset;
-        let length = until - from;
-        if let Some(last) = ios.last_mut()
-            && let Some(before) = last.from
-            && Rc::ptr_eq(&last.drive, &drive)
-            && last.offset + last.data.len() as u64 == start + from
-            && before + last.data.len() as u64 == source
-        {
-            last.data = data.slice(before as usize..(source + length) as usize);
-            return true;
+        for (from, length) in piece.runs(from, until, block_bytes) {
+            let source = piece.from + from - piece.offset;
+            if let Some(last) = ios.last_mut()
+                && let Some(before) = last.from
+                && Rc::ptr_eq(&last.drive, &drive)
+                && last.offset + last.data.len() as u64 == start + from
+                && before + last.data.len() as u64 == source
+            {
+                last.data = data.slice(before as usize..(source + length) as usize);
+                continue;
+            }
+            let slice = data.slice(source as usize..(source + length) as usize);
+            ios.push(Io { drive: drive.clone(), offset: start + from, data: slice, from: Some(source) });
         }
-        let slice = data.slice(source as usize..(source + length) as usize);
-        ios.push(Io { drive, offset: start + from, data: slice, from: Some(source) });
         true
     }
 
@@ -338,7 +362,7 @@ impl<M: Machine> Store<M> {
         let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
         let Some(extent) = claim.extent else { return Ok(0) };
         // A block that was discarded while it was overwritten stays discarded.
-        let blocks = claim.new.get().without(word.valid());
+        let blocks = claim.new.get().without(word.valid()).without(claim.discarded(word));
         if blocks.is_empty() {
             return Ok(0);
         }
@@ -356,6 +380,7 @@ impl<M: Machine> Store<M> {
         proof: u32,
         permit: &mut Permit<M>,
     ) -> u64 {
+        debug_assert!(blocks.contains(word.filled()), "an extent takes the place of a fill whose blocks it lacks");
         if !word.is_mapped() {
             self.space.allocate(&vdisk.mapping.account, extent);
         }
@@ -365,7 +390,8 @@ impl<M: Machine> Store<M> {
         if vdisk.exhausted.get().is_some() {
             self.note_resumed(vdisk);
         }
-        let record = Record::Map { vdisk: vdisk.id, at, extent, blocks, proof };
+        let over_fill = word.is_fill();
+        let record = Record::Map { vdisk: vdisk.id, at, extent, blocks, proof, over_fill };
         self.journal.append_map(permit, &record, extent, blocks)
     }
 
@@ -374,8 +400,11 @@ impl<M: Machine> Store<M> {
         let block_bytes = self.media.block_bytes();
         let mut hasher = crc32fast::Hasher::new();
         for block in (0..16).filter(|&block| blocks.has(block)) {
+            let start = (u64::from(block) * block_bytes) as usize;
             if let Some(edge) = claim.edges.iter().find(|edge| edge.block == block) {
                 hasher.update(&edge.contents);
+            } else if let Some((_, backdrop)) = claim.backdrop.as_ref().filter(|(blocks, _)| blocks.has(block)) {
+                hasher.update(&backdrop[start..start + block_bytes as usize]);
             } else {
                 let start = u64::from(block) * block_bytes + claim.piece.from - claim.piece.offset;
                 hasher.update(&data[start as usize..(start + block_bytes) as usize]);

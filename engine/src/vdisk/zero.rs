@@ -65,7 +65,7 @@ impl<M: Machine> Store<M> {
         let Some(piece): Option<Piece> = pieces(offset, length, self.media.extent_bytes).next() else { return Ok(()) };
         let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, piece.at).await;
         let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
-        if !word.valid().overlaps(piece.blocks(self.media.block_bytes())) {
+        if !word.contents().overlaps(piece.blocks(self.media.block_bytes())) {
             return Ok(());
         }
         let zeros = self.media.buffers().zeroed(length as usize).await.freeze();

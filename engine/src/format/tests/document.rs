@@ -46,6 +46,7 @@ fn layout_tables_have_the_sizes_of_the_code() {
         ("device", 56),
         ("pool_policy", POOL_POLICY_BYTES),
         ("reference", PAGE_BYTES / NODE_FANOUT),
+        ("pattern", 16),
         ("entry", ENTRY_BYTES),
         ("vdisk_policy", VDISK_POLICY_BYTES),
         ("batch", BATCH_HEADER_BYTES),
@@ -56,7 +57,9 @@ fn layout_tables_have_the_sizes_of_the_code() {
         ("REMOVE", record(Record::Remove { vdisk })),
         ("META", record(Record::Meta { generation: 0, extents: vec![(ExtentId(0), 0)] })),
         ("DROPPED", record(Record::Dropped { batch: 0, index: 0 })),
+        ("FILL", FILL_RECORD_BYTES),
         ("POLICY", record(Record::Policy(Box::default()))),
+        ("PATTERN", record(Record::Pattern { pattern: PatternId(1), now: super::samples::pattern() })),
         ("tail", 32),
         ("half", HALF_HEADER_BYTES),
     ];

@@ -164,6 +164,7 @@ fn parse(kind: &str, bytes: &[u8]) -> bool {
         "leaf" => payload::<Leaf>(bytes),
         "group" => payload::<Group>(bytes),
         "table" => payload::<TablePage>(bytes),
+        "pattern" => payload::<PatternPage>(bytes),
         "node" => NodePage::decode(bytes).is_ok_and(|references| {
             let mut page = vec![0; PAGE_BYTES];
             NodePage::encode(references.clone().into_iter(), &mut page);

@@ -98,11 +98,46 @@ fn entries() -> impl Strategy<Value = Entry> {
     let state = prop_oneof![Just(EntryState::Ready), Just(EntryState::Shrinking), Just(EntryState::Deleting)];
     let sector = prop_oneof![Just(512u32), Just(4096)];
     let numbers = (1..=VDISK_BYTES_MAX / 4096, any::<u64>(), any::<u64>(), any::<u64>());
-    (state, any::<bool>(), sector, numbers, uuids(), names(), trees(), vdisk_policies()).prop_map(|all| {
-        let (state, write_through, sector, (sectors, created_ms, backed, discard_from), uuid, name, tree, policy) = all;
+    let reclaim = option::of((0..VDISK_BYTES_MAX, any::<bool>(), any::<u32>()));
+    let reclaim =
+        reclaim.prop_map(|some| some.map(|(cursor, paused, rate_mib)| ReclaimState { cursor, paused, rate_mib }));
+    let flags = (any::<bool>(), reclaim, option::of(patterns()));
+    (state, flags, sector, numbers, uuids(), names(), trees(), vdisk_policies()).prop_map(|all| {
+        let (state, flags, sector, (sectors, created_ms, backed, discard_from), uuid, name, tree, policy) = all;
+        let (write_through, reclaim, pattern) = flags;
         let size = sectors * u64::from(sector);
-        Entry { state, write_through, sector, size, uuid, created_ms, backed, discard_from, name, tree, policy }
+        Entry {
+            state,
+            write_through,
+            sector,
+            size,
+            uuid,
+            created_ms,
+            backed,
+            discard_from,
+            name,
+            tree,
+            policy,
+            reclaim,
+            pattern,
+        }
     })
+}
+
+fn patterns() -> impl Strategy<Value = PatternId> {
+    (1..=PATTERNS_MAX).prop_map(PatternId)
+}
+
+fn pattern_records() -> impl Strategy<Value = PatternRecord> {
+    let states = [PatternState::Everywhere, PatternState::Disabled, PatternState::OwnOnly];
+    let unit = (0u32..=12, any::<u8>(), 0..states.len(), any::<u64>());
+    let some = unit.prop_map(move |(shift, byte, state, created_ms)| {
+        let mut unit = vec![byte; 1 << shift];
+        unit[0] |= 1;
+        PatternRecord { state: Some(states[state]), created_ms, unit }
+    });
+    let none = any::<u64>().prop_map(|created_ms| PatternRecord { state: None, created_ms, unit: Vec::new() });
+    prop_oneof![4 => some, 1 => none]
 }
 
 fn records() -> impl Strategy<Value = Record> {
@@ -110,13 +145,13 @@ fn records() -> impl Strategy<Value = Record> {
     let at = || (0..1u64 << 38).prop_map(VirtualExtent);
     let blocks = || any::<u16>().prop_map(Blocks);
     prop_oneof![
-        (vdisk(), at(), extents(), blocks(), any::<u32>()).prop_map(|(vdisk, at, extent, blocks, proof)| Record::Map {
-            vdisk,
-            at,
-            extent,
-            blocks,
-            proof
+        (vdisk(), at(), extents(), blocks(), any::<u32>(), any::<bool>()).prop_map(
+            |(vdisk, at, extent, blocks, proof, over_fill)| Record::Map { vdisk, at, extent, blocks, proof, over_fill }
+        ),
+        (vdisk(), at(), 1u16.., patterns(), option::of(extents())).prop_map(|(vdisk, at, blocks, pattern, freed)| {
+            Record::Fill { vdisk, at, blocks: Blocks(blocks), pattern, freed }
         }),
+        (patterns(), pattern_records()).prop_map(|(pattern, now)| Record::Pattern { pattern, now }),
         (vdisk(), at(), any::<u64>())
             .prop_map(|(vdisk, first, any)| { Record::Unmap { vdisk, first, count: 1 + any % ((1 << 38) - first.0) } }),
         (vdisk(), at(), blocks()).prop_map(|(vdisk, at, blocks)| Record::Clear { vdisk, at, blocks }),
@@ -146,8 +181,8 @@ fn devices() -> impl Strategy<Value = Vec<DeviceSlot>> {
 fn roots() -> impl Strategy<Value = RootPage> {
     let start = (any::<u64>(), any::<u64>(), any::<u32>());
     let numbers = (any::<[u64; 5]>(), any::<bool>());
-    (uuids(), numbers, start, trees(), trees(), devices(), pool_policies()).prop_map(|all| {
-        let (pool, (numbers, clean), start, groups, table, devices, policy) = all;
+    (uuids(), numbers, start, (trees(), trees(), trees()), devices(), pool_policies()).prop_map(|all| {
+        let (pool, (numbers, clean), start, (groups, table, patterns), devices, policy) = all;
         let [generation, life, data_extents, meta_extents, meta_sequence] = numbers;
         RootPage {
             pool,
@@ -157,6 +192,7 @@ fn roots() -> impl Strategy<Value = RootPage> {
             journal: JournalStart { sequence: start.0, position: start.1, previous: start.2 },
             groups,
             table,
+            patterns,
             data_extents,
             meta_extents,
             meta_sequence,
@@ -222,6 +258,16 @@ proptest! {
         let word = Word::mapped(extent, Blocks(blocks));
         prop_assert!(word.is_mapped() && word.verify().is_ok());
         prop_assert_eq!((word.extent(), word.valid()), (extent, Blocks(blocks)));
+    }
+
+    #[test]
+    fn a_filled_word_says_what_it_was_told_and_has_nothing_in_an_extent(pattern in patterns(), blocks in 1u16..) {
+        let word = Word::fill(pattern, Blocks(blocks));
+        prop_assert!(word.is_fill() && !word.is_mapped() && word.verify().is_ok());
+        prop_assert_eq!((word.pattern(), word.filled(), word.valid()), (pattern, Blocks(blocks), Blocks::NONE));
+        prop_assert_eq!(word.without(Blocks::ALL), Word::UNMAPPED);
+        let runs: Vec<u32> = Blocks(blocks).runs().flatten().collect();
+        prop_assert_eq!(runs, Blocks(blocks).iter().collect::<Vec<_>>());
     }
 
     #[test]

@@ -56,6 +56,7 @@ pub(super) fn root() -> RootPage {
         journal: JournalStart { sequence: 1001, position: 5005, previous: 0xCAFE_F00D },
         groups: TreeRoot { reference: reference(1), height: 1 },
         table: TreeRoot { reference: reference(2), height: 2 },
+        patterns: TreeRoot { reference: reference(6), height: 1 },
         data_extents: 12_345,
         meta_extents: 67,
         meta_sequence: 1003,
@@ -97,13 +98,34 @@ pub(super) fn entry() -> Entry {
             levels: Levels::At(vec![Level::Percent(50), Level::Percent(90)]),
             quota_levels: Levels::Off,
         },
+        reclaim: Some(ReclaimState { cursor: 5 << 30, paused: true, rate_mib: 200 }),
+        pattern: Some(PatternId(7)),
     }
+}
+
+pub(super) fn pattern() -> PatternRecord {
+    PatternRecord { state: Some(PatternState::OwnOnly), created_ms: 1_767_225_600_789, unit: vec![1, 2, 3, 4] }
+}
+
+pub(super) fn directory() -> PatternPage {
+    let mut page = PatternPage::empty();
+    let entry = PatternEntry { state: PatternState::Everywhere, unit_bytes: 4096, created_ms: 1_767_225_600_789 };
+    page.set_entry(PatternId(1), Some(entry));
+    page.set_entry(PatternId(255), Some(PatternEntry { state: PatternState::Disabled, unit_bytes: 1, ..entry }));
+    page
 }
 
 pub(super) fn records() -> Vec<Record> {
     let vdisk = VdiskId(5);
     vec![
-        Record::Map { vdisk, at: VirtualExtent(77), extent: ExtentId(88), blocks: Blocks(0x8001), proof: 0x1234_5678 },
+        Record::Map {
+            vdisk,
+            at: VirtualExtent(77),
+            extent: ExtentId(88),
+            blocks: Blocks(0x8001),
+            proof: 0x1234_5678,
+            over_fill: true,
+        },
         Record::Unmap { vdisk, first: VirtualExtent(1000), count: 512 },
         Record::Clear { vdisk, at: VirtualExtent(77), blocks: Blocks(0x0001) },
         Record::Put { vdisk, entry: Box::new(entry()) },
@@ -111,6 +133,14 @@ pub(super) fn records() -> Vec<Record> {
         Record::Meta { generation: 43, extents: vec![(ExtentId(9), 0xFFFE), (ExtentId(4000), 0)] },
         Record::Dropped { batch: 999, index: 3 },
         Record::Policy(Box::new(pool_policy())),
+        Record::Fill {
+            vdisk,
+            at: VirtualExtent(78),
+            blocks: Blocks(0x00FF),
+            pattern: PatternId(7),
+            freed: Some(ExtentId(89)),
+        },
+        Record::Pattern { pattern: PatternId(7), now: pattern() },
     ]
 }
 
@@ -142,6 +172,7 @@ pub(super) fn leaf() -> Leaf {
     let mut leaf = Leaf::empty();
     leaf.set(0, Word::mapped(ExtentId(0), Blocks::ALL));
     leaf.set(1, Word::mapped(ExtentId(ExtentId::MAX), Blocks(1)));
+    leaf.set(2, Word::fill(PatternId(7), Blocks(0xFF00)));
     leaf.set(511, Word::mapped(ExtentId(0x12_3456), Blocks(0x5555)));
     leaf
 }
@@ -195,6 +226,7 @@ pub(super) fn images() -> Vec<(&'static str, Vec<u8>)> {
         ("label", page(&|bytes| label().encode(bytes))),
         ("leaf", page(&|bytes| leaf().encode(bytes))),
         ("node", page(&|bytes| NodePage::encode(node().into_iter(), bytes))),
+        ("pattern", page(&|bytes| directory().encode(bytes))),
         ("root", page(&|bytes| root().encode(bytes))),
         ("table", page(&|bytes| table().encode(bytes))),
     ]
