@@ -20,7 +20,7 @@ mod wait;
 
 pub use error::{Error, Result};
 pub use pool::{
-    CheckReport, CreatePool, CreateVdisk, DEVICE_BYTES_MIN, DeviceInfo, Finding, JobInfo, JobState, Label, OpenPool,
+    CheckReport, CreatePool, CreateVdisk, DEVICE_BYTES_MIN, DeviceInfo, DeviceState, Evacuate, EvacuationPlan, Finding, GrowthPlan, JobInfo, JobState, Label, OpenPool,
     Pool, PoolCounters, PoolInfo, RecoveryInfo, identify,
 };
 pub use vdisk::{StatusRange, Vdisk, VdiskInfo, VdiskState, Zeroes};

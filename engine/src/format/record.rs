@@ -8,17 +8,20 @@
 //! 5 REMOVE  u8 5  u8 0  u16 0       u32 vdisk                                                               8 bytes
 //! 6 META    u8 6  u8 0  u16 0       u32 count  u64 generation      count x u64 (extent << 16 | pages)  16 + 8n bytes
 //! 7 DROPPED u8 7  u8 0  u16 0       u32 index  u64 batch                                                   16 bytes
+//! 10 MOVE   u8 10 u8 0  u16 blocks  u32 vdisk  u64 virtual extent  u64 from  u64 to  u32 proof  u32 zero   40 bytes
 //! ```
 //! MAP adds blocks to what an extent holds for a virtual extent (and puts the extent there when it is not yet); its
 //! proof is the checksum of the blocks' contents. UNMAP and CLEAR free extents that hold nothing any more. META says
 //! which pages of a metadata extent are in use once the checkpoint of that generation stands; with another
-//! generation it says nothing. DROPPED names a MAP whose proof failed once and that must never be believed again.
+//! generation it says nothing. DROPPED names a MAP or MOVE whose proof failed once and that must never be believed again. MOVE
+//! says that a virtual extent's blocks, all it has, are in another extent now; its proof is the checksum of their contents there.
 
 use bytes::BufMut;
 
 use super::{Blocks, Cursor, ENTRY_BYTES, Entry, ExtentId, FormatError, VDISK_BYTES_MAX, VdiskId, VirtualExtent};
 
 pub(crate) const MAP_RECORD_BYTES: usize = 32;
+pub(crate) const MOVE_RECORD_BYTES: usize = 40;
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +33,7 @@ pub(crate) enum Record {
     Remove { vdisk: VdiskId },
     Meta { generation: u64, extents: Vec<(ExtentId, u16)> },
     Dropped { batch: u64, index: u32 },
+    Move { vdisk: VdiskId, at: VirtualExtent, from: ExtentId, to: ExtentId, blocks: Blocks, proof: u32 },
 }
 
 impl Record {
@@ -42,6 +46,7 @@ impl Record {
             Record::Put { .. } => 8 + ENTRY_BYTES,
             Record::Remove { .. } => 8,
             Record::Meta { extents, .. } => 16 + 8 * extents.len(),
+            Record::Move { .. } => MOVE_RECORD_BYTES,
         }
     }
 
@@ -84,6 +89,14 @@ impl Record {
             Record::Dropped { batch, index } => {
                 head(7, 0, *index);
                 out.put_u64_le(*batch);
+            }
+            Record::Move { vdisk, at, from, to, blocks, proof } => {
+                head(10, blocks.0, vdisk.0);
+                out.put_u64_le(at.0);
+                out.put_u64_le(from.0);
+                out.put_u64_le(to.0);
+                out.put_u32_le(*proof);
+                out.put_u32_le(0);
             }
         }
     }
@@ -131,6 +144,13 @@ impl Record {
                 Record::Meta { generation, extents }
             }
             7 => Record::Dropped { index: word, batch: cursor.u64()? },
+            10 => {
+                let at = virtual_extent(cursor.u64()?)?;
+                let (from, to) = (extent(cursor.u64()?)?, extent(cursor.u64()?)?);
+                let proof = cursor.u32()?;
+                cursor.u32()?;
+                Record::Move { vdisk, at, from, to, blocks, proof }
+            }
             kind => return Err(FormatError::Field { field: "record kind", value: u64::from(kind) }),
         })
     }

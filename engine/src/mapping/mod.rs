@@ -1,12 +1,14 @@
 //! From a vdisk's extents to the pool's: one tree of words per vdisk, and who is changing which of them.
 //!
 //! Invariants: a word changes only together with the record that says so, in one step without an `await`; a claim keeps two
-//! writers from giving the same block its first contents, and keeps a discard from freeing an extent that is being written.
+//! writers from giving the same block its first contents, and keeps a discard from freeing an extent that is being written; a
+//! watch tells who copies an extent that it was overwritten meanwhile.
 
 mod cache;
 mod claim;
 mod lookup;
 mod pending;
+mod watch;
 
 pub(crate) use cache::Cache;
 pub(crate) use claim::{Claimed, Claims};
@@ -19,6 +21,7 @@ use std::rc::Rc;
 
 use foldhash::HashMap;
 use pending::Delta;
+use watch::Watches;
 
 use crate::format::{Leaf, TreeRoot, VdiskId, VirtualExtent};
 use crate::tree::{Loader, PageCounts, Tree};
@@ -29,6 +32,7 @@ pub(crate) struct Mapping {
     pub(crate) tree: RefCell<Tree<Leaf>>,
     loader: Loader,
     pub(crate) claims: Claims,
+    pub(crate) watches: Watches,
     /// Extents with physical space behind them.
     pub(crate) backed: Cell<u64>,
     /// Extents that lost blocks and were not freed, with the epoch in which: overwrites of what the blocks held before may still
@@ -45,6 +49,7 @@ impl Mapping {
             tree: RefCell::new(Tree::new(root, counts)),
             loader: Loader::default(),
             claims: Claims::default(),
+            watches: Watches::default(),
             backed: Cell::new(backed),
             settling: RefCell::default(),
             pending: RefCell::default(),

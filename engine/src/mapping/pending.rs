@@ -1,4 +1,4 @@
-//! Records that were replayed for leaves not yet read: opening a pool reads no leaf for a MAP.
+//! Records that were replayed for leaves not yet read: opening a pool reads no leaf for a MAP or a MOVE.
 
 use plimsoll_hardware::Machine;
 
@@ -7,11 +7,22 @@ use crate::format::{Blocks, ExtentId, VirtualExtent, Word};
 use crate::media::Media;
 use crate::tree::Found;
 
-/// A MAP record waiting for its leaf.
+/// A MAP or MOVE record waiting for its leaf.
 pub(super) struct Delta {
     slot: usize,
     extent: ExtentId,
     blocks: Blocks,
+    /// A MOVE: the word is this, whatever it was.
+    whole: bool,
+}
+
+impl Delta {
+    fn applied_to(&self, word: Word) -> Word {
+        match self.whole {
+            true => Word::mapped(self.extent, self.blocks),
+            false => apply_map(word, self.extent, self.blocks),
+        }
+    }
 }
 
 /// A word after a MAP record.
@@ -23,7 +34,15 @@ pub(crate) fn apply_map(word: Word, extent: ExtentId, blocks: Blocks) -> Word {
 impl Mapping {
     /// Keeps a replayed MAP until its leaf is wanted; one that is in memory already gets it now.
     pub(crate) fn postpone(&self, at: VirtualExtent, extent: ExtentId, blocks: Blocks) {
-        let delta = Delta { slot: at.slot(), extent, blocks };
+        self.keep(at, Delta { slot: at.slot(), extent, blocks, whole: false });
+    }
+
+    /// As [`Mapping::postpone`], for a replayed MOVE.
+    pub(crate) fn postpone_move(&self, at: VirtualExtent, to: ExtentId, blocks: Blocks) {
+        self.keep(at, Delta { slot: at.slot(), extent: to, blocks, whole: true });
+    }
+
+    fn keep(&self, at: VirtualExtent, delta: Delta) {
         self.pending.borrow_mut().entry(at.leaf()).or_default().push(delta);
         if matches!(self.tree.borrow().get(at.leaf()), Found::Page(_)) {
             self.apply_pending(at.leaf());
@@ -38,7 +57,7 @@ impl Mapping {
         let mut tree = self.tree.borrow_mut();
         let page = tree.change(leaf);
         for delta in deltas {
-            page.set(delta.slot, apply_map(page.get(delta.slot), delta.extent, delta.blocks));
+            page.set(delta.slot, delta.applied_to(page.get(delta.slot)));
         }
     }
 

@@ -62,7 +62,7 @@ impl<M: Machine> Space<M> {
         let free = {
             let groups = self.groups.borrow();
             let info = groups.get(group as usize)?;
-            !info.taken.as_ref()?[slot]
+            !info.closed && !info.taken.as_ref()?[slot]
         };
         free.then(|| {
             self.hold(wish);
@@ -81,7 +81,7 @@ impl<M: Machine> Space<M> {
             for step in 0..range.end - range.first {
                 let group = range.first + (range.cursor - range.first + step) % (range.end - range.first);
                 let info = &mut groups[group as usize];
-                if info.lost || info.fragmented || info.free < RUN as u32 {
+                if info.lost || info.closed || info.fragmented || info.free < RUN as u32 {
                     continue;
                 }
                 range.cursor = group;
@@ -98,7 +98,7 @@ impl<M: Machine> Space<M> {
     /// Any free extent at all.
     fn search_any(&self) -> Search {
         for (group, info) in self.groups.borrow().iter().enumerate() {
-            if info.lost || info.free == 0 {
+            if info.lost || info.closed || info.free == 0 {
                 continue;
             }
             let Some(taken) = &info.taken else { return Search::Read(group as u64) };

@@ -9,6 +9,7 @@
 
 mod allocate;
 mod epoch;
+mod exclude;
 mod group;
 mod lanes;
 mod meta;
@@ -29,7 +30,7 @@ use plimsoll_hardware::Machine;
 use crate::format::{Group, META_PAGES_PER_EXTENT, TreeRoot};
 use crate::media::Media;
 use crate::tree::{Loader, PageCounts, Tree};
-use group::GroupInfo;
+use group::{GroupInfo, resize_group};
 
 /// Why there is no extent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,10 @@ pub(crate) struct Space<M: Machine> {
     lanes: RefCell<Lanes>,
     pub(crate) meta: RefCell<MetaPages>,
     pub(crate) quarantine: RefCell<Quarantine>,
+    /// Extents whose contents were moved: not used again before the record of that needs no proof.
+    moved: RefCell<Quarantine>,
+    /// Free extents of devices that are leaving: nobody gets them.
+    closed_free: Cell<u64>,
     pub(crate) epochs: Epochs,
     /// Extents of all devices.
     total: Cell<u64>,
@@ -68,6 +73,8 @@ impl<M: Machine> Space<M> {
             lanes: RefCell::default(),
             meta: RefCell::default(),
             quarantine: RefCell::default(),
+            moved: RefCell::default(),
+            closed_free: Cell::new(0),
             epochs: Epochs::default(),
             total: Cell::new(0),
             data: Cell::new(data),
@@ -80,15 +87,21 @@ impl<M: Machine> Space<M> {
         space
     }
 
-    /// Takes the devices' sizes over, when the pool is opened or grew.
+    /// Takes the devices and their sizes over, when the pool is opened, grew, or a device has left or is about to.
     pub(crate) fn resize(&self) {
         let sizes = self.media.group_sizes();
         let mut groups = self.groups.borrow_mut();
         for (index, &size) in sizes.iter().enumerate() {
-            if index >= groups.len() {
-                groups.push(GroupInfo::new(size));
+            match groups.get_mut(index) {
+                Some(info) => resize_group(info, size),
+                None => groups.push(GroupInfo::new(size)),
             }
         }
+        for info in groups.iter_mut().skip(sizes.len()) {
+            resize_group(info, 0);
+        }
+        drop(groups);
+        self.close_leaving();
         let total = sizes.iter().map(|&size| u64::from(size)).sum();
         self.total.set(total);
         self.reserve_pages.set(reserve_pages(total));
@@ -100,8 +113,9 @@ impl<M: Machine> Space<M> {
         dirty_max(self.total.get())
     }
 
+    /// Extents that are used or may be: all but the free ones of devices that are leaving.
     pub(crate) fn total(&self) -> u64 {
-        self.total.get()
+        self.total.get() - self.closed_free.get()
     }
 
     pub(crate) fn data(&self) -> u64 {
@@ -113,7 +127,7 @@ impl<M: Machine> Space<M> {
     }
 
     pub(crate) fn quarantined(&self) -> u64 {
-        self.quarantine.borrow().extents()
+        self.quarantine.borrow().extents() + self.moved.borrow().extents()
     }
 
     /// Corrects the counts after a recount.
@@ -124,11 +138,7 @@ impl<M: Machine> Space<M> {
 
     /// Extents that nobody has.
     pub(crate) fn unused(&self) -> u64 {
-        self.total.get()
-            - self.data.get()
-            - self.meta_extents.get()
-            - self.held.get()
-            - self.quarantine.borrow().extents()
+        self.total() - self.data.get() - self.meta_extents.get() - self.held.get() - self.quarantined()
     }
 
     /// Extents kept for metadata beyond the pages already free in metadata extents.

@@ -109,7 +109,7 @@ impl<M: Machine> Store<M> {
         }
     }
 
-    fn group_lost(&self) -> crate::Error {
+    pub(super) fn group_lost(&self) -> crate::Error {
         let reason = "an allocation group is damaged in both copies; see plimsoll pool check --repair".to_owned();
         crate::Error::ReadOnly { pool: self.identity.name.clone(), reason, cause: None }
     }

@@ -8,6 +8,7 @@ mod handle;
 mod plan;
 mod range;
 mod read;
+mod relocate;
 mod room;
 mod status;
 mod store;
@@ -17,5 +18,6 @@ mod zero;
 
 pub(crate) use discard::PUT_BYTES;
 pub use handle::{StatusRange, Vdisk, VdiskInfo, VdiskState, Zeroes};
+pub(crate) use relocate::Relocated;
 pub(crate) use room::Room;
 pub(crate) use store::{CheckpointControl, Counters, Identity, Store, VdiskCore, count, table_place};

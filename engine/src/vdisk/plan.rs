@@ -136,7 +136,7 @@ impl<M: Machine> Store<M> {
     }
 
     /// Makes freed extents usable that only wait for their record to be durable; `false` when that gained nothing.
-    async fn recover_quarantine(self: &Rc<Self>) -> Result<bool> {
+    pub(super) async fn recover_quarantine(self: &Rc<Self>) -> Result<bool> {
         if self.space.release_quarantine(self.journal.durable()) {
             return Ok(true);
         }

@@ -15,7 +15,8 @@ pub async fn run(session: &Session) {
         6..10 => delete(session).await,
         10..14 => resize(session).await,
         14 => super::verify::check_online(session).await,
-        15 if session.devices.get() == session.setup.devices => super::image::add_device(session).await,
+        15 => super::members::add(session).await,
+        16 if session.setup.faults.is_none() => super::members::run(session).await,
         _ => create(session).await,
     }
 }

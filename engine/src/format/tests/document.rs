@@ -54,6 +54,7 @@ fn layout_tables_have_the_sizes_of_the_code() {
         ("REMOVE", record(Record::Remove { vdisk })),
         ("META", record(Record::Meta { generation: 0, extents: vec![(ExtentId(0), 0)] })),
         ("DROPPED", record(Record::Dropped { batch: 0, index: 0 })),
+        ("MOVE", MOVE_RECORD_BYTES),
         ("tail", 32),
         ("half", HALF_HEADER_BYTES),
     ];
