@@ -17,8 +17,11 @@ pub use device::{DeviceView, PoolDeviceView};
 pub use export::ExportView;
 pub use job::{CheckView, FindingView, JobState, JobView, RepairView};
 pub use list::{List, Listed};
-pub use pool::{CountersView, PoolState, PoolView, RecoveryView};
-pub use request::{AddDevice, AddExport, CreatePool, CreateVdisk, ImportPool, Plan, RepairPool, SetVdisk, WriteCache};
+pub use pool::{GrowthView, CountersView, PoolState, PoolView, RecoveryView};
+pub use request::{
+    AddDevice, AddExport, CreatePool, CreateVdisk, GrowPool, GrowthPolicy, ImportPool, LeaveDevice, Plan, RepairPool, SetPool,
+    SetVdisk, WriteCache,
+};
 pub use status::{Health, StatusView};
 pub use vdisk::{VdiskState, VdiskView};
 

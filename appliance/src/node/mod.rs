@@ -12,6 +12,7 @@
 mod close;
 pub mod directory;
 mod exports;
+mod growth;
 mod jobs;
 mod link;
 mod machine;
@@ -19,10 +20,13 @@ mod pool_add_device;
 mod pool_check;
 mod pool_create;
 mod pool_delete;
+mod pool_evacuate;
 mod pool_export;
+mod pool_grow;
 mod pool_import;
 mod pool_list;
 mod pool_open;
+mod pool_set;
 mod scan;
 pub mod state;
 mod status;
@@ -69,6 +73,9 @@ struct Inner {
     /// Paths of devices that may go through the page cache.
     buffered: RefCell<BTreeSet<String>>,
     exports: exports::Exports,
+    /// Pools that grow by themselves, and who waits for a change of how.
+    growing: RefCell<BTreeMap<Uuid, growth::Growing>>,
+    growth_changed: tokio::sync::Notify,
     ready: Cell<bool>,
     closing: Cell<bool>,
 }
@@ -101,6 +108,8 @@ impl Node {
             jobs: RefCell::default(),
             buffered: RefCell::new(buffered),
             exports: exports::Exports::default(),
+            growing: RefCell::default(),
+            growth_changed: tokio::sync::Notify::new(),
             ready: Cell::new(false),
             closing: Cell::new(false),
         })))

@@ -118,6 +118,13 @@ impl Node {
         pools.find(|pool| pool.devices.iter().any(|device| same_file(&device.path, path))).map(|pool| pool.name.clone())
     }
 
+    /// Serves an open pool that is remembered.
+    pub(super) fn serve(&self, name: String, pool: Pool<Handle>) {
+        self.follow_members(&pool);
+        self.follow_growth(&pool);
+        self.0.pools.borrow_mut().insert(name, Slot::Open(pool));
+    }
+
     /// Remembers an open pool and serves it; closes it when it cannot be remembered.
     pub(super) async fn adopt(&self, pool: Pool<Handle>) -> Answer<()> {
         let record = self.record_of(&pool);
@@ -135,7 +142,7 @@ impl Node {
             }
             return Err(problem);
         }
-        self.0.pools.borrow_mut().insert(name, Slot::Open(pool));
+        self.serve(name, pool);
         Ok(())
     }
 }

@@ -58,7 +58,7 @@ impl Node {
     async fn adopt_as(&self, record: &PoolRecord, pool: Pool<Handle>) -> Answer<()> {
         let now = self.record_of(&pool);
         if now == *record {
-            self.0.pools.borrow_mut().insert(now.name, Slot::Open(pool));
+            self.serve(now.name, pool);
             return Ok(());
         }
         if now.name != record.name {

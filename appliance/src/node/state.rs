@@ -13,6 +13,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::model::GrowthPolicy;
 use crate::problem::{Answer, Problem};
 
 const FILE: &str = "state.json";
@@ -31,6 +32,18 @@ pub struct State {
     /// Exports that differ from the default.
     #[serde(default)]
     pub exports: Vec<ExportRecord>,
+    /// How pools grow by themselves.
+    #[serde(default)]
+    pub growth: Vec<GrowthRecord>,
+}
+
+/// How a pool grows by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrowthRecord {
+    /// The pool.
+    pub pool: Uuid,
+    /// What was asked for.
+    pub policy: GrowthPolicy,
 }
 
 /// A known pool.

@@ -65,6 +65,7 @@ impl<M: Machine> Pool<M> {
         store.after_checkpoint().await?;
         store.space.resize();
         store.space.divide_meta();
+        store.checkpoint.members.notify();
         Ok(())
     }
 
@@ -108,6 +109,17 @@ impl<M: Machine> Growing<M> {
             return Err(Error::Busy { object, reason: "another device is being added or leaves; try again then".into() });
         }
         Ok(Growing(store.clone()))
+    }
+
+    /// As [`Growing::begin`], when the change under way has ended.
+    pub(super) async fn wait(store: &Rc<Store<M>>) -> Result<Self> {
+        loop {
+            match Growing::begin(store) {
+                Err(Error::Busy { .. }) => store.checkpoint.done.changed().await,
+                begun => return begun,
+            }
+            store.writable()?;
+        }
     }
 }
 

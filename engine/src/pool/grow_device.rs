@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::Pool;
 use super::add_device::Growing;
 use super::evacuate::Member;
-use super::identify::read_label;
+use super::identify::read_page;
 use super::layout::{END_BYTES, label_places, rings_kept};
 use crate::error::{Error, Result};
 use crate::format::{DeviceSlot, LabelPage, PAGE_BYTES, Standing};
@@ -165,11 +165,15 @@ impl<M: Machine> Pool<M> {
 
     /// The label as one of its copies says it.
     async fn read_own_label(&self, member: &Member<M>) -> Result<LabelPage> {
-        let label = read_label(&self.store.media.machine, &member.disk.device).await?;
-        label.filter(|label| label.device == member.drives[0].slot().device).ok_or_else(|| Error::NotAPool {
-            path: member.path(),
-            reason: "its label cannot be read; plimsoll pool check writes it again from the other copy".into(),
-        })
+        let slot = member.drives[0].slot();
+        for place in label_places(slot.size) {
+            let page = read_page(&self.store.media.machine, &member.disk.device, place).await?;
+            if let Some(label) = LabelPage::decode(&page).ok().filter(|label| label.device == slot.device) {
+                return Ok(label);
+            }
+        }
+        let reason = "both copies of its label are bad; plimsoll pool check says what else is";
+        Err(Error::NotAPool { path: member.path(), reason: reason.into() })
     }
 }
 

@@ -10,6 +10,7 @@ mod create;
 mod ends;
 mod evacuate;
 mod examine;
+mod follow;
 #[cfg(feature = "generator")]
 mod generate;
 mod grow_device;

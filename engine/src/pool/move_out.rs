@@ -249,13 +249,7 @@ impl<M: Machine> MoveOut<M> {
     /// Takes the empty device out of the pool.
     async fn let_go(&self) -> Result<bool> {
         let store = &self.store;
-        let _growing = loop {
-            match Growing::begin(store) {
-                Ok(growing) => break growing,
-                Err(_) if store.closing.get() => return Ok(false),
-                Err(_) => store.checkpoint.done.changed().await,
-            }
-        };
+        let _growing = Growing::wait(store).await?;
         self.leaving()?;
         // Twice: what the first checkpoint replaced is free only in the second.
         store.after_checkpoint().await?;
@@ -280,6 +274,7 @@ impl<M: Machine> MoveOut<M> {
         if let Err(error) = wiped.await {
             tracing::warn!(%error, "a device has left the pool and its labels could not be wiped");
         }
+        store.checkpoint.members.notify();
         tracing::info!(pool = store.identity.name, device = self.member.path(), "a device has left the pool");
         Ok(true)
     }

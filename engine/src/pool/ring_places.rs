@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use plimsoll_hardware::Machine;
 
+use super::add_device::Growing;
 use super::create::clear_ring;
 use super::evacuate::Member;
 use super::layout::END_BYTES;
@@ -63,6 +64,8 @@ impl<M: Machine> Store<M> {
 
     /// Moves the journal's copies off a device, with a checkpoint.
     pub(super) async fn move_rings(self: &Rc<Self>, leaving: &Member<M>) -> Result<()> {
+        // Until a root names a place that is free, nobody else may take it.
+        let _growing = Growing::wait(self).await?;
         let (old, new) = (self.journal.rings(), self.new_ring_places(leaving)?);
         for ring in new.iter().filter(|ring| !old.contains(ring)) {
             let drive = self.media.drive_at(ring.device)?;

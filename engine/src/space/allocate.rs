@@ -112,6 +112,10 @@ impl<M: Machine> Space<M> {
     pub(super) fn hold(&self, extent: ExtentId) {
         self.bar(extent);
         self.held.set(self.held.get() + 1);
+        if self.filling_at.get() > 0 && self.unused() <= self.filling_at.get() {
+            self.filling_at.set(0);
+            self.filling.notify();
+        }
     }
 
     /// A held extent becomes data: its record was appended.

@@ -30,6 +30,7 @@ use plimsoll_hardware::Machine;
 use crate::format::{Group, META_PAGES_PER_EXTENT, TreeRoot};
 use crate::media::Media;
 use crate::tree::{Loader, PageCounts, Tree};
+use crate::wait::WaitQueue;
 use group::{GroupInfo, resize_group};
 
 /// Why there is no extent.
@@ -49,6 +50,9 @@ pub(crate) struct Space<M: Machine> {
     pub(crate) quarantine: RefCell<Quarantine>,
     /// Extents whose contents were moved: not used again before the record of that needs no proof.
     moved: RefCell<Quarantine>,
+    /// Unused extents at or below which `filling` is told; 0: nobody waits.
+    pub(crate) filling_at: Cell<u64>,
+    pub(crate) filling: WaitQueue,
     /// Free extents of devices that are leaving: nobody gets them.
     closed_free: Cell<u64>,
     pub(crate) epochs: Epochs,
@@ -74,6 +78,8 @@ impl<M: Machine> Space<M> {
             meta: RefCell::default(),
             quarantine: RefCell::default(),
             moved: RefCell::default(),
+            filling_at: Cell::new(0),
+            filling: WaitQueue::default(),
             closed_free: Cell::new(0),
             epochs: Epochs::default(),
             total: Cell::new(0),
@@ -106,6 +112,7 @@ impl<M: Machine> Space<M> {
         self.total.set(total);
         self.reserve_pages.set(reserve_pages(total));
         self.lanes.borrow_mut().resize(&self.media);
+        self.filling.notify();
     }
 
     /// Most dirty metadata pages that may gather before a checkpoint has to write them.

@@ -110,13 +110,7 @@ impl SimWorld {
 
     /// Extends a disk to `size` bytes, a multiple of its sector, under whoever has it open: who measures it sees that.
     pub fn extend(&self, disk: usize, size: u64) {
-        let disk = &mut self.core.borrow_mut().disks[disk];
-        assert!(size.is_multiple_of(disk.block), "{size} bytes are no whole number of sectors");
-        assert!(size >= disk.size, "a disk of {} bytes is not extended to {size}", disk.size);
-        disk.size = size;
-        disk.pages.resize(size);
-        let geometry = std::rc::Rc::make_mut(&mut disk.geometry);
-        (geometry.size, geometry.discard_max, geometry.write_zeroes_max) = (size, size, size);
+        self.core.borrow_mut().disks[disk].extend(size);
     }
 
     fn pages<T>(&self, disk: usize, work: impl FnOnce(&mut Pages) -> T) -> T {

@@ -1,4 +1,4 @@
-//! Clients that make, resize and delete vdisks, add a device, and ask for a check.
+//! Clients that make, resize and delete vdisks, change the pool's devices, and ask for a check.
 
 use plimsoll_engine::{CreateVdisk, Error};
 use plimsoll_hardware::Machine;
@@ -10,13 +10,13 @@ use super::window::Window;
 
 /// Does one thing.
 pub async fn run(session: &Session) {
-    match session.below(20) {
+    match session.below(24) {
         0..6 => create(session).await,
         6..10 => delete(session).await,
         10..14 => resize(session).await,
         14 => super::verify::check_online(session).await,
         15 => super::members::add(session).await,
-        16 if session.setup.faults.is_none() => super::members::run(session).await,
+        16..21 if session.setup.faults.is_none() => super::members::run(session).await,
         _ => create(session).await,
     }
 }

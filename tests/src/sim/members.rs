@@ -1,7 +1,7 @@
-//! Clients that change which devices a pool has: add, evacuate, keep, remove.
+//! Clients that change which devices a pool has: add, grow, evacuate, keep, remove.
 
-use plimsoll_engine::{Error, Evacuate, JobInfo, JobState, identify};
-use plimsoll_hardware::Machine;
+use plimsoll_engine::{DeviceInfo, Error, Evacuate, JobInfo, JobState, identify};
+use plimsoll_hardware::Device;
 
 use super::session::Session;
 use super::trace::say;
@@ -9,12 +9,16 @@ use super::trace::say;
 /// Virtual milliseconds that a device may take to be emptied before that is called off.
 const EVACUATION_MS_MAX: u32 = 20_000;
 
+/// Devices do not grow beyond this.
+const DISK_BYTES_MAX: u64 = 96 << 20;
+
 /// Does one thing to a device.
 pub async fn run(session: &Session) {
     let devices = session.pool.info().devices;
     let device = &devices[session.below(devices.len() as u64) as usize];
     let rate = [None, None, Some(4 << 20), Some(64 << 10)][session.below(4) as usize];
-    let (what, result) = match session.below(8) {
+    let (what, result) = match session.below(10) {
+        8.. => ("grow", grow(session, device).await),
         0..3 => ("evacuate", session.ask(session.pool.evacuate_device(device.uuid, Evacuate { rate })).await.map(drop)),
         3..6 => ("remove", session.ask(session.pool.remove_device(device.uuid, Evacuate { rate })).await.map(drop)),
         6 => ("keep", session.ask(session.pool.cancel_evacuation(device.uuid)).await),
@@ -27,6 +31,17 @@ pub async fn run(session: &Session) {
         Err(Error::InvalidArgument(_) | Error::WouldNotFit { .. } | Error::Busy { .. } | Error::NotFound { .. }) => {}
         Err(error) => session.bear("a change of devices", &error),
     }
+}
+
+/// Makes a device larger, mostly, and has the pool use that.
+async fn grow(session: &Session, device: &DeviceInfo) -> Result<(), Error> {
+    let index = (0..=session.setup.devices).find(|index| device.path == format!("disk{index}")).unwrap_or_default();
+    let more = session.below(4) << 20;
+    let size = session.machine.open(index).geometry().size + more;
+    if more > 0 && size <= DISK_BYTES_MAX {
+        session.machine.extend(index, size);
+    }
+    session.ask(session.pool.grow_device(device.uuid)).await.map(drop)
 }
 
 /// Adds a device that is in no pool, if there is one.
