@@ -67,6 +67,7 @@ const CODES: &[(&str, u16, u8, &str)] = &[
     ("closing", 503, 4, "it is closing"),
     ("overloaded", 503, 6, "too many requests at once"),
     ("out-of-space", 507, 7, "out of space"),
+    ("would-not-fit", 507, 7, "it does not fit"),
     ("device-no-space", 507, 7, "no space under the device"),
     ("damaged", 500, 8, "damaged"),
     ("degraded", 500, 8, "the check has findings"),

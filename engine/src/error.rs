@@ -170,6 +170,22 @@ pub enum Error {
         /// Smallest size in bytes.
         minimum: u64,
     },
+    /// What is on a device does not fit the others.
+    #[error(
+        "{needed} bytes of {device} do not fit the rest of pool {pool}: {free} bytes are free there, {missing} are missing; add a \
+         device (plimsoll pool add-device {pool} --device PATH), or delete or discard something",
+        missing = needed.saturating_sub(*free)
+    )]
+    WouldNotFit {
+        /// The pool.
+        pool: String,
+        /// The device's path.
+        device: String,
+        /// Bytes that would have to move.
+        needed: u64,
+        /// Bytes that are free elsewhere, beyond the metadata reserve.
+        free: u64,
+    },
     /// The pool is being closed.
     #[error("pool {0} is closing; open it again when it is closed (plimsoll pool import --name {0})")]
     Closing(String),
@@ -201,6 +217,7 @@ impl Error {
             Error::NotAPool { .. } => "not-a-pool",
             Error::UnsupportedFeature { .. } => "unsupported-feature",
             Error::TooSmall { .. } => "too-small",
+            Error::WouldNotFit { .. } => "would-not-fit",
             Error::Closing(_) => "closing",
         }
     }

@@ -23,9 +23,9 @@ pub use error::{Error, Result};
 pub use event::{AlarmState, FiredLevel, Level, Limit, Measure, Shortage, SpaceEvent, Subject, SubjectKey, VdiskName};
 pub use format::{Levels, OnFull, OvercommitLimit, PoolPolicy, VdiskPolicy};
 pub use pool::{
-    CheckReport, CreatePool, CreateVdisk, DEVICE_BYTES_MIN, DeviceInfo, Finding, JobInfo, JobState, Label, OpenPool,
-    PatternInfo, PatternSpec, PatternUse, Pool, PoolCounters, PoolInfo, ReclaimInfo, ReclaimSpec, RecoveryInfo,
-    TenantInfo, identify,
+    CheckReport, CreatePool, CreateVdisk, DEVICE_BYTES_MIN, DeviceInfo, DeviceState, Evacuate, EvacuationPlan, Finding,
+    GrowthPlan, JobInfo, JobState, Label, OpenPool, PatternInfo, PatternSpec, PatternUse, Pool, PoolCounters, PoolInfo,
+    ReclaimInfo, ReclaimSpec, RecoveryInfo, TenantInfo, identify,
 };
 pub use space::{
     HORIZON_MAX, HORIZON_MIN, HORIZONS_MAX, HorizonError, Horizons, LEVELS_MAX, ThresholdError, Thresholds,

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use plimsoll_engine::{Pool, VdiskState, Zeroes};
+use plimsoll_engine::{JobState, Pool, VdiskState, Zeroes};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
 use support::{Seen, assert_clean, create, filled, is_full, look, open, vdisk, world};
@@ -34,6 +34,11 @@ enum Operation {
     CreateVdisk,
     DeleteVdisk,
     AddDevice,
+    Evacuate,
+    RemoveDevice,
+    CancelEvacuation,
+    GrowDevice,
+    GrowLastDevice,
     Checkpoint,
     Open,
 }
@@ -69,6 +74,19 @@ async fn perform(operation: Operation, pool: &Pool<SimMachine>, m: &SimMachine) 
         CreateVdisk => drop(pool.create_vdisk(vdisk("b", 1 << 20)).await?),
         DeleteVdisk => drop(pool.delete_vdisk("a").await?),
         AddDevice => pool.add_device(m.open(1), false).await?,
+        Evacuate => drop(pool.evacuate_device(first_device(pool), plimsoll_engine::Evacuate::default()).await?),
+        RemoveDevice => drop(pool.remove_device(first_device(pool), plimsoll_engine::Evacuate::default()).await?),
+        CancelEvacuation => {
+            let device = first_device(pool);
+            // So slow that it does not come to its end.
+            pool.evacuate_device(device, plimsoll_engine::Evacuate { rate: Some(128 << 10) }).await?;
+            pool.cancel_evacuation(device).await?;
+        }
+        GrowDevice => assert!(pool.grow_device(first_device(pool)).await? > 0, "the device grew"),
+        GrowLastDevice => {
+            let gained = pool.grow_device(pool.info().devices[1].uuid).await?;
+            assert!(gained > 0, "the device grew");
+        }
         Checkpoint => pool.close().await?,
         Open => {}
     }
@@ -79,10 +97,21 @@ async fn perform(operation: Operation, pool: &Pool<SimMachine>, m: &SimMachine) 
     Ok(())
 }
 
-/// Waits until what a deletion or a cut gives back has come back.
+fn first_device(pool: &Pool<SimMachine>) -> uuid::Uuid {
+    pool.info().devices[0].uuid
+}
+
+/// Waits until what a deletion or a cut gives back has come back, and devices that leave are empty.
 async fn jobs_end(pool: &Pool<SimMachine>, m: &SimMachine) {
     while pool.vdisks().iter().any(|vdisk| vdisk.state != VdiskState::Ready) {
         m.sleep(Duration::from_micros(100)).await;
+    }
+    while pool.jobs().iter().any(|job| job.kind == "device-evacuate" && job.state == JobState::Running) {
+        m.sleep(Duration::from_micros(100)).await;
+    }
+    for job in pool.jobs().into_iter().filter(|job| job.kind == "device-evacuate") {
+        let cancelled = matches!(&job.state, JobState::Failed(why) if why.contains("cancelled"));
+        assert!(job.state == JobState::Done || cancelled, "{job:?}");
     }
 }
 
@@ -94,6 +123,9 @@ fn prepared(operation: Operation) -> SimWorld {
     machine
         .run(async move {
             let pool = create(&m).await;
+            if matches!(operation, Evacuate | RemoveDevice | CancelEvacuation | GrowLastDevice) {
+                pool.add_device(m.open(1), false).await.expect("a device is added");
+            }
             pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("a vdisk");
             let a = pool.vdisk("a").expect("a vdisk");
             a.write(0, filled(&m, 1, 64 << 10).await, false).await.expect("a write");
@@ -106,6 +138,9 @@ fn prepared(operation: Operation) -> SimWorld {
         })
         .done();
     world.crash(CrashKind::Process);
+    if matches!(operation, GrowDevice | GrowLastDevice) {
+        world.extend(usize::from(operation == GrowLastDevice), 9 << 20);
+    }
     world
 }
 
@@ -220,6 +255,11 @@ enumerated! {
     creating_a_vdisk_happens_or_not: CreateVdisk;
     deleting_a_vdisk_happens_or_not: DeleteVdisk;
     adding_a_device_happens_or_not: AddDevice;
+    evacuating_a_device_changes_nothing_that_is_seen: Evacuate;
+    removing_a_device_changes_nothing_that_is_seen: RemoveDevice;
+    cancelling_an_evacuation_changes_nothing_that_is_seen: CancelEvacuation;
+    growing_a_device_changes_nothing_that_is_seen: GrowDevice;
+    growing_the_last_device_changes_nothing_that_is_seen: GrowLastDevice;
     a_checkpoint_changes_nothing_that_is_seen: Checkpoint;
     opening_changes_nothing_that_is_seen: Open;
 }

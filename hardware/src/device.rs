@@ -2,7 +2,7 @@
 
 use crate::buffer::{Buffer, Frozen};
 
-/// What the pool needs to know of a device. Read once when it is opened.
+/// What the pool needs to know of a device. Read once when it is opened; see [`Device::measure`] for one that grows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Geometry {
     /// Where it was found: a path, or a made-up name for a simulated one. For messages only.
@@ -87,6 +87,13 @@ pub enum IoError {
 pub trait Device: 'static {
     /// What was learnt when it was opened.
     fn geometry(&self) -> &Geometry;
+
+    /// Asks the system how large it is now, in whole logical blocks, and from then on lets it be used up to there. Never less than
+    /// [`Geometry::size`]: what is cut off is noticed by the operations that miss it.
+    ///
+    /// # Errors
+    /// `Failed` with the system's words, `Gone`.
+    fn measure(&self) -> Result<u64, IoError>;
 
     /// Fills the whole of `buffer` from `offset`.
     fn read(&self, offset: u64, buffer: Buffer) -> impl Future<Output = Result<Buffer, IoError>>;

@@ -6,7 +6,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::extract::{Body, How, Params};
 use super::respond::Change;
-use crate::model::{AddDevice, CreatePool, ImportPool, JobView, List, Plan, PoolDeviceView, PoolView, SetPool};
+use crate::model::{
+    AddDevice, CreatePool, GrowPool, ImportPool, JobView, LeaveDevice, List, Plan, PoolDeviceView, PoolView, SetPool,
+};
 use crate::node::NodeLink;
 use crate::problem::{Answer, Problem};
 
@@ -16,6 +18,10 @@ pub(super) fn router() -> OpenApiRouter<NodeLink> {
         .routes(routes!(import))
         .routes(routes!(show, set, delete))
         .routes(routes!(devices, add_device))
+        .routes(routes!(grow))
+        .routes(routes!(evacuate))
+        .routes(routes!(cancel_evacuation))
+        .routes(routes!(remove_device))
         .routes(routes!(check))
         .routes(routes!(repair))
         .routes(routes!(export))
@@ -132,6 +138,82 @@ async fn add_device(
             return node.plan_add_device(&pool, request).await.map(Change::Planned);
         }
         node.add_device(&pool, request).await.map(Change::Done)
+    })
+    .await
+}
+
+/// Use what devices of a pool have become larger by.
+#[utoipa::path(post, path = "/pools/{pool}/grow", tag = "pool", operation_id = "pool_grow",
+    params(("pool" = String, Path, description = "name or UUID"), How), request_body = GrowPool,
+    responses((status = 200, body = PoolView), (status = "default", body = Problem)))]
+async fn grow(
+    State(node): State<NodeLink>,
+    Path(pool): Path<String>,
+    Params(how): Params<How>,
+    Body(request): Body<GrowPool>,
+) -> Answer<Change<PoolView>> {
+    node.call(move |node| async move {
+        if how.dry_run {
+            return node.plan_grow_pool(&pool, &request).map(Change::Planned);
+        }
+        node.grow_pool(&pool, request).await.map(Change::Done)
+    })
+    .await
+}
+
+/// Empty a device while everything goes on; asked again, change the pace. The plan says whether it fits.
+#[utoipa::path(post, path = "/pools/{pool}/evacuate", tag = "pool", operation_id = "pool_evacuate",
+    params(("pool" = String, Path, description = "name or UUID"), How), request_body = LeaveDevice,
+    responses((status = 202, body = JobView), (status = 200, body = Plan), (status = "default", body = Problem)))]
+async fn evacuate(
+    State(node): State<NodeLink>,
+    Path(pool): Path<String>,
+    Params(how): Params<How>,
+    Body(request): Body<LeaveDevice>,
+) -> Answer<Change<()>> {
+    node.call(move |node| async move {
+        if how.dry_run {
+            return node.plan_evacuation(&pool, request, false).await.map(Change::Planned);
+        }
+        node.evacuate_device(&pool, request).await.map(|job| Change::Begun(Box::new(job)))
+    })
+    .await
+}
+
+/// Keep a device that was being emptied.
+#[utoipa::path(post, path = "/pools/{pool}/cancel-evacuation", tag = "pool", operation_id = "pool_cancel_evacuation",
+    params(("pool" = String, Path, description = "name or UUID"), How), request_body = LeaveDevice,
+    responses((status = 200, body = PoolView), (status = "default", body = Problem)))]
+async fn cancel_evacuation(
+    State(node): State<NodeLink>,
+    Path(pool): Path<String>,
+    Params(how): Params<How>,
+    Body(request): Body<LeaveDevice>,
+) -> Answer<Change<PoolView>> {
+    node.call(move |node| async move {
+        if how.dry_run {
+            return node.plan_cancel_evacuation(&pool, &request).map(Change::Planned);
+        }
+        node.cancel_evacuation(&pool, request).await.map(Change::Done)
+    })
+    .await
+}
+
+/// Empty a device if it is not empty, and let it go.
+#[utoipa::path(post, path = "/pools/{pool}/remove-device", tag = "pool", operation_id = "pool_remove_device",
+    params(("pool" = String, Path, description = "name or UUID"), How), request_body = LeaveDevice,
+    responses((status = 202, body = JobView), (status = 200, body = Plan), (status = "default", body = Problem)))]
+async fn remove_device(
+    State(node): State<NodeLink>,
+    Path(pool): Path<String>,
+    Params(how): Params<How>,
+    Body(request): Body<LeaveDevice>,
+) -> Answer<Change<()>> {
+    node.call(move |node| async move {
+        if how.dry_run {
+            return node.plan_evacuation(&pool, request, true).await.map(Change::Planned);
+        }
+        node.remove_device(&pool, request).await.map(|job| Change::Begun(Box::new(job)))
     })
     .await
 }

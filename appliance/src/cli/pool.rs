@@ -117,6 +117,7 @@ fn set(cx: &Context<'_>, args: PoolSet) -> Answer<()> {
         hysteresis_pct: args.hysteresis,
         horizons: args.horizons,
         hold_bytes_max,
+        growth: None,
     };
     let at = with(&target(&args.pool), args.how.dry_run);
     let answer = cx.client.send(Request::new("PATCH", &at).body(&request)?)?;

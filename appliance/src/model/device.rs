@@ -22,6 +22,12 @@ pub struct PoolDeviceView {
     pub volatile_cache: Option<bool>,
     /// A magnetic disk.
     pub rotational: Option<bool>,
+    /// Space for data and metadata on it that is taken.
+    pub used_bytes: Option<u64>,
+    /// A copy of the journal is on it.
+    pub journal: Option<bool>,
+    /// `in-use`, `evacuating`, or `evacuated` when nothing is on it any more.
+    pub state: Option<String>,
 }
 
 impl Listed for PoolDeviceView {

@@ -21,10 +21,10 @@ pub use event::{AcknowledgeEvents, Acknowledged, CloudEvent, EventPage, EventVie
 pub use export::ExportView;
 pub use job::{CheckView, FindingView, JobState, JobView, RepairView};
 pub use list::{List, Listed};
-pub use pool::{CountersView, PoolState, PoolView, RecoveryView};
+pub use pool::{CountersView, GrowthView, PoolState, PoolView, RecoveryView};
 pub use request::{
-    AddDevice, AddExport, CreatePool, CreateVdisk, ImportPool, Plan, RepairPool, SetPool, SetTenant, SetVdisk,
-    VdiskPolicyChange, WriteCache,
+    AddDevice, AddExport, CreatePool, CreateVdisk, GrowPool, GrowthPolicy, ImportPool, LeaveDevice, Plan, RepairPool,
+    SetPool, SetTenant, SetVdisk, VdiskPolicyChange, WriteCache,
 };
 pub use space::{SpaceView, TenantView};
 pub use status::{Health, StatusView};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Listed, PoolDeviceView};
+use super::{GrowthPolicy, Listed, PoolDeviceView};
 
 /// Whether a pool serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -86,10 +86,21 @@ pub struct PoolView {
     pub recovery: Option<RecoveryView>,
     /// Counters since it was opened.
     pub counters: Option<CountersView>,
+    /// How it grows by itself; null when it does not.
+    pub growth: Option<GrowthView>,
 }
 
 impl Listed for PoolView {
     const SCHEMA: &'static str = "pool.list/v1";
+}
+
+/// How a pool grows by itself, and whether it can.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GrowthView {
+    /// What was asked for.
+    pub policy: GrowthPolicy,
+    /// Why it could not when it last had to.
+    pub impossible: Option<String>,
 }
 
 /// What opening a pool had to do.

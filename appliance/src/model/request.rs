@@ -47,6 +47,55 @@ pub struct AddDevice {
     pub buffered: bool,
 }
 
+/// A device that is to be emptied, or to leave its pool.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LeaveDevice {
+    /// Its path, its UUID, or an unambiguous prefix of that.
+    pub device: String,
+    /// Bytes of data moved in a second at most; as fast as it goes when absent. Also changes the pace of what is under way.
+    #[serde(default)]
+    pub rate_bytes: Option<u64>,
+}
+
+/// Use what devices have become larger by.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GrowPool {
+    /// Only this one: its path, its UUID, or an unambiguous prefix of that. All when absent.
+    #[serde(default)]
+    pub device: Option<String>,
+}
+
+/// How a pool grows by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GrowthPolicy {
+    /// When so much of it is used, in percent: 1 to 99.
+    pub at_pct: u8,
+    /// Devices that may be added, in this order; each goes off the list when it is added.
+    #[serde(default)]
+    pub spares: Vec<String>,
+    /// Enlarge the last file that the pool is made of, up to this size.
+    #[serde(default)]
+    pub grow_file_to_bytes: Option<u64>,
+    /// Bytes by which it is enlarged at a time; an eighth of its size when absent, 64 MiB at least.
+    #[serde(default)]
+    pub step_bytes: Option<u64>,
+    /// Bytes of the file system that are left free; a gibibyte when absent.
+    #[serde(default)]
+    pub keep_free_bytes: Option<u64>,
+}
+
+/// Tells null, which ends something, from what is absent.
+fn present<'de, D, T>(from: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Option::deserialize(from).map(Some)
+}
+
 /// A pool that was made elsewhere, or that could not be opened at the start.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -132,6 +181,10 @@ pub struct SetPool {
     /// Bytes that held writes may take together; 0: a quarter of the memory for I/O.
     #[serde(default)]
     pub hold_bytes_max: Option<u64>,
+    /// How it grows by itself; null ends that.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<GrowthPolicy>)]
+    pub growth: Option<Option<GrowthPolicy>>,
 }
 
 /// What an operator decides for a tenant of a pool.

@@ -13,6 +13,8 @@ mod close;
 pub mod directory;
 mod events;
 mod exports;
+mod growth;
+mod growth_set;
 mod jobs;
 mod link;
 mod machine;
@@ -20,7 +22,9 @@ mod pool_add_device;
 mod pool_check;
 mod pool_create;
 mod pool_delete;
+mod pool_evacuate;
 mod pool_export;
+mod pool_grow;
 mod pool_import;
 mod pool_list;
 mod pool_open;
@@ -75,6 +79,9 @@ struct Inner {
     exports: exports::Exports,
     events: EventLog,
     webhooks: Webhooks,
+    /// Pools that grow by themselves, and who waits for a change of how.
+    growing: RefCell<BTreeMap<Uuid, growth::Growing>>,
+    growth_changed: tokio::sync::Notify,
     ready: Cell<bool>,
     closing: Cell<bool>,
 }
@@ -110,6 +117,8 @@ impl Node {
             exports: exports::Exports::default(),
             webhooks: Webhooks::new(events.clone()),
             events,
+            growing: RefCell::default(),
+            growth_changed: tokio::sync::Notify::new(),
             ready: Cell::new(false),
             closing: Cell::new(false),
         })))

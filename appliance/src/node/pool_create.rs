@@ -8,7 +8,7 @@ use plimsoll_hardware::{Device as _, Handle};
 
 use super::machine::{Purpose, absolute, same_file, size_of};
 use super::state::{DeviceRecord, PoolRecord};
-use super::{Device, Node};
+use super::{Device, Node, Slot};
 use crate::model::{CreatePool, Plan, PoolView};
 use crate::name;
 use crate::problem::{Answer, Problem};
@@ -118,6 +118,15 @@ impl Node {
         pools.find(|pool| pool.devices.iter().any(|device| same_file(&device.path, path))).map(|pool| pool.name.clone())
     }
 
+    /// Serves an open pool that is remembered.
+    pub(super) fn serve(&self, name: String, pool: Pool<Handle>) {
+        self.tell_quotas(&pool);
+        self.listen_to(pool.clone());
+        self.follow_members(&pool);
+        self.follow_growth(&pool);
+        self.0.pools.borrow_mut().insert(name, Slot::Open(pool));
+    }
+
     /// Remembers an open pool and serves it; closes it when it cannot be remembered.
     pub(super) async fn adopt(&self, pool: Pool<Handle>) -> Answer<()> {
         let record = self.record_of(&pool);
@@ -135,7 +144,7 @@ impl Node {
             }
             return Err(problem);
         }
-        self.serve_pool(name, pool);
+        self.serve(name, pool);
         Ok(())
     }
 }

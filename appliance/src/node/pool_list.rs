@@ -1,6 +1,6 @@
 //! What is known of pools.
 
-use plimsoll_engine::{DeviceInfo, Pool, PoolInfo, Thresholds};
+use plimsoll_engine::{DeviceInfo, DeviceState, Pool, PoolInfo, Thresholds};
 use plimsoll_hardware::reactor::Handle;
 
 use super::state::PoolRecord;
@@ -23,7 +23,7 @@ impl Node {
     pub fn pool_view(&self, name: &str) -> Answer<PoolView> {
         let name = self.pool_name(name)?;
         match self.0.pools.borrow().get(&name) {
-            Some(Slot::Open(pool)) => Ok(online(pool)),
+            Some(Slot::Open(pool)) => Ok(PoolView { growth: self.growth_view(pool.info().uuid), ..online(pool) }),
             Some(Slot::Unavailable(reason)) => {
                 let state = self.0.state.borrow();
                 let record = state.pools.iter().find(|pool| pool.name == name);
@@ -95,6 +95,7 @@ fn online(pool: &Pool<Handle>) -> PoolView {
         }),
         uuid: info.uuid.to_string(),
         name: info.name,
+        growth: None,
     }
 }
 
@@ -107,6 +108,9 @@ fn unavailable(name: &str, record: Option<&PoolRecord>, reason: &Problem) -> Poo
         size_bytes: None,
         volatile_cache: None,
         rotational: None,
+        used_bytes: None,
+        journal: None,
+        state: None,
     };
     PoolView {
         name: name.to_owned(),
@@ -142,6 +146,7 @@ fn unavailable(name: &str, record: Option<&PoolRecord>, reason: &Problem) -> Poo
         generation: None,
         recovery: None,
         counters: None,
+        growth: None,
     }
 }
 
@@ -154,6 +159,16 @@ fn device_view(pool: &str, device: &DeviceInfo) -> PoolDeviceView {
         size_bytes: Some(device.size_bytes),
         volatile_cache: Some(device.volatile_cache),
         rotational: Some(device.rotational),
+        used_bytes: Some(device.used_bytes),
+        journal: Some(device.has_journal),
+        state: Some(
+            match device.state {
+                DeviceState::InUse => "in-use",
+                DeviceState::Evacuating => "evacuating",
+                DeviceState::Evacuated => "evacuated",
+            }
+            .to_owned(),
+        ),
     }
 }
 

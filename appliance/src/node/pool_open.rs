@@ -55,17 +55,10 @@ impl Node {
         Ok(pool)
     }
 
-    /// Lets everybody have a pool that is open.
-    pub(super) fn serve_pool(&self, name: String, pool: Pool<Handle>) {
-        self.tell_quotas(&pool);
-        self.listen_to(pool.clone());
-        self.0.pools.borrow_mut().insert(name, Slot::Open(pool));
-    }
-
     async fn adopt_as(&self, record: &PoolRecord, pool: Pool<Handle>) -> Answer<()> {
         let now = self.record_of(&pool);
         if now == *record {
-            self.serve_pool(now.name, pool);
+            self.serve(now.name, pool);
             return Ok(());
         }
         if now.name != record.name {

@@ -20,6 +20,9 @@ impl Node {
     pub async fn set_pool(&self, name: &str, request: SetPool) -> Answer<PoolView> {
         let pool = self.pool(name)?;
         let decided = policy_of(pool.policy(), &request)?;
+        if let Some(growth) = request.growth {
+            self.set_growth(name, growth).await?;
+        }
         if decided != pool.policy() {
             pool.set_policy(decided).await?;
             tracing::info!(pool = pool.info().name, "the pool's policy was changed");
@@ -37,6 +40,9 @@ impl Node {
         let mut plan = Plan::of([]);
         if decided != pool.policy() {
             plan.steps.push(format!("change the policy of pool {}", pool.info().name));
+        }
+        if let Some(growth) = &request.growth {
+            plan.steps.extend(self.plan_set_growth(name, growth.clone())?);
         }
         Ok(plan)
     }

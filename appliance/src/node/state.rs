@@ -13,6 +13,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::model::GrowthPolicy;
 use crate::problem::{Answer, Problem};
 
 const FILE: &str = "state.json";
@@ -34,6 +35,9 @@ pub struct State {
     /// Quotas of tenants.
     #[serde(default)]
     pub tenants: Vec<TenantRecord>,
+    /// How pools grow by themselves.
+    #[serde(default)]
+    pub growth: Vec<GrowthRecord>,
 }
 
 /// What a tenant may use of a pool.
@@ -45,6 +49,15 @@ pub struct TenantRecord {
     pub tenant: String,
     /// Physical bytes.
     pub quota_bytes: u64,
+}
+
+/// How a pool grows by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrowthRecord {
+    /// The pool.
+    pub pool: Uuid,
+    /// What was asked for.
+    pub policy: GrowthPolicy,
 }
 
 /// A known pool.

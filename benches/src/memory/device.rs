@@ -56,6 +56,10 @@ impl Device for MemoryDevice {
         &self.geometry
     }
 
+    fn measure(&self) -> Result<u64, IoError> {
+        Ok(self.geometry.size)
+    }
+
     async fn read(&self, offset: u64, mut buffer: Buffer) -> Result<Buffer, IoError> {
         let length = buffer.len();
         let start = self.place(offset, length);

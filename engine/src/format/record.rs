@@ -11,12 +11,14 @@
 //! 9 POLICY  u8 9  u8 0  u16 0       u32 0      192 bytes of the pool's policy                             200 bytes
 //! 8 FILL    u8 8  u8 0  u16 blocks  u32 vdisk  u64 virtual extent  u64 freed + 1  u16 pattern  6 zero      32 bytes
 //! 12 PATTERN u8 12 u8 0 u16 pattern u8 state u8 0 u16 unit bytes  u64 created, ms  the unit, up to 8s  16 + n bytes
+//! 10 MOVE   u8 10 u8 0  u16 blocks  u32 vdisk  u64 virtual extent  u64 from  u64 to  u32 proof  u32 zero   40 bytes
 //! ```
 //! MAP adds blocks to what an extent holds for a virtual extent (and puts the extent there when it is not yet); its
 //! proof is the checksum of the blocks' contents, and bit 0 of its last word says that it takes the place of a fill, all of whose
 //! blocks are among its own. FILL makes blocks repeat a pattern and frees the extent that they had. UNMAP and CLEAR free extents that hold nothing any more. META says
 //! which pages of a metadata extent are in use once the checkpoint of that generation stands; with another
-//! generation it says nothing. DROPPED names a MAP whose proof failed once and that must never be believed again.
+//! generation it says nothing. DROPPED names a MAP or MOVE whose proof failed once and that must never be believed again. MOVE
+//! says that a virtual extent's blocks, all it has, are in another extent now; its proof is the checksum of their contents there.
 
 use bytes::BufMut;
 
@@ -29,6 +31,7 @@ pub(crate) const MAP_RECORD_BYTES: usize = 32;
 pub(crate) const FILL_RECORD_BYTES: usize = 32;
 /// Bit of a MAP's last word: the word was a fill.
 const MAP_OVER_FILL: u32 = 1;
+pub(crate) const MOVE_RECORD_BYTES: usize = 40;
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,6 +82,14 @@ pub(crate) enum Record {
         now: PatternRecord,
     },
     Policy(Box<PoolPolicy>),
+    Move {
+        vdisk: VdiskId,
+        at: VirtualExtent,
+        from: ExtentId,
+        to: ExtentId,
+        blocks: Blocks,
+        proof: u32,
+    },
 }
 
 impl Record {
@@ -94,6 +105,7 @@ impl Record {
             Record::Policy(_) => 8 + POOL_POLICY_BYTES,
             Record::Fill { .. } => FILL_RECORD_BYTES,
             Record::Pattern { now, .. } => now.encoded_len(),
+            Record::Move { .. } => MOVE_RECORD_BYTES,
         }
     }
 
@@ -151,6 +163,14 @@ impl Record {
             Record::Pattern { pattern, now } => {
                 head(12, pattern.0, now.head());
                 now.encode(out);
+            }
+            Record::Move { vdisk, at, from, to, blocks, proof } => {
+                head(10, blocks.0, vdisk.0);
+                out.put_u64_le(at.0);
+                out.put_u64_le(from.0);
+                out.put_u64_le(to.0);
+                out.put_u32_le(*proof);
+                out.put_u32_le(0);
             }
         }
     }
@@ -218,6 +238,13 @@ impl Record {
             12 => {
                 let pattern = PatternId::decode(blocks.0)?;
                 Record::Pattern { pattern, now: PatternRecord::decode(word, cursor)? }
+            }
+            10 => {
+                let at = virtual_extent(cursor.u64()?)?;
+                let (from, to) = (extent(cursor.u64()?)?, extent(cursor.u64()?)?);
+                let proof = cursor.u32()?;
+                cursor.u32()?;
+                Record::Move { vdisk, at, from, to, blocks, proof }
             }
             kind => return Err(FormatError::Field { field: "record kind", value: u64::from(kind) }),
         })

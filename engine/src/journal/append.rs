@@ -25,7 +25,7 @@ impl<M: Machine> Drop for Permit<M> {
 impl<M: Machine> Journal<M> {
     /// Bytes of records that one batch, and so one atomic change, can have.
     pub(crate) fn change_bytes_max(&self) -> usize {
-        Self::batch_bytes_max(self.rings[0].pages)
+        Self::batch_bytes_max(self.ring_pages)
     }
 
     /// Waits until `bytes` of records have room in one batch.
@@ -96,20 +96,20 @@ impl<M: Machine> Journal<M> {
     /// Whether a checkpoint should run now: a third of the ring is in use.
     pub(crate) fn wants_checkpoint(&self) -> bool {
         let state = self.state.borrow();
-        (state.position - state.start) * 3 > self.rings[0].pages
+        (state.position - state.start) * 3 > self.ring_pages
     }
 
     /// Whether so much of the ring is in use that a start should make room before anybody is served: three quarters.
     pub(crate) fn is_nearly_full(&self) -> bool {
         let state = self.state.borrow();
-        (state.position - state.start) * 4 > self.rings[0].pages * 3
+        (state.position - state.start) * 4 > self.ring_pages * 3
     }
 
     /// Five eighths of the ring are for everybody, the rest is a checkpoint's (its records and two commits more) and that
     /// of commits under way.
     fn has_room(&self, state: &State) -> bool {
         let pending = pages_of(state.pending.len() + state.reserved) as u64;
-        (state.position - state.start + pending) * 8 <= self.rings[0].pages * 5
+        (state.position - state.start + pending) * 8 <= self.ring_pages * 5
     }
 
     /// Appends `records`, all in one batch; answers the batch's number. The permit must cover them.

@@ -20,6 +20,7 @@ mod append;
 mod begin;
 mod commit;
 mod gate;
+mod move_rings;
 mod read;
 mod ring;
 mod tail;
@@ -27,6 +28,7 @@ mod tail;
 pub(crate) use append::Permit;
 pub(crate) use begin::Beginning;
 pub(crate) use gate::Gate;
+use move_rings::Moving;
 pub(crate) use read::read;
 pub(crate) use tail::Tail;
 
@@ -46,7 +48,10 @@ pub(crate) struct Journal<M: Machine> {
     media: Rc<Media<M>>,
     pool: Uuid,
     pub(crate) life: Cell<u64>,
-    rings: [RingPlace; 2],
+    rings: Cell<[RingPlace; 2]>,
+    ring_pages: u64,
+    /// Where a ring is about to move.
+    moving: RefCell<Option<Moving>>,
     state: RefCell<State>,
     tail: OnceCell<Tail<M::CrashMemory>>,
     /// The tail of the life before, until this one has begun.
@@ -141,7 +146,9 @@ impl<M: Machine> Journal<M> {
             media,
             pool,
             life: Cell::new(life),
-            rings,
+            rings: Cell::new(rings),
+            ring_pages: rings[0].pages,
+            moving: RefCell::default(),
             state: RefCell::new(state),
             tail: OnceCell::new(),
             former_tail: RefCell::default(),
@@ -159,6 +166,11 @@ impl<M: Machine> Journal<M> {
     /// The number of the last batch that is durable.
     pub(crate) fn durable(&self) -> u64 {
         self.state.borrow().durable
+    }
+
+    /// The number of the last batch whose records need no proof.
+    pub(crate) fn confirmed(&self) -> u64 {
+        self.state.borrow().confirmed
     }
 
     /// The number of the batch that records appended now will be in.
@@ -233,7 +245,7 @@ impl<M: Machine> Journal<M> {
 
     /// Passes over batch numbers that what lies beyond a damaged part of the ring may have.
     pub(crate) fn jump(&self) {
-        self.state.borrow_mut().pending_sequence += self.rings[0].pages;
+        self.state.borrow_mut().pending_sequence += self.ring_pages;
     }
 
     fn fail(&self, error: IoError) -> JournalFailed {

@@ -1,6 +1,6 @@
-//! The two rings: where a batch's pages go.
+//! The two rings: where a batch's pages go. While one moves (`move_rings`) its new place gets every batch too.
 
-use futures_util::future::join;
+use futures_util::future::{join, join_all};
 use plimsoll_hardware::{Device, Durability, Frozen, IoError, Machine};
 
 use super::Journal;
@@ -18,7 +18,7 @@ impl<M: Machine> Journal<M> {
         let pages = batch.len().div_ceil(PAGE_BYTES) as u64;
         {
             let state = self.state.borrow();
-            let (used, ring) = (position - state.start + pages, self.rings[0].pages);
+            let (used, ring) = (position - state.start + pages, self.ring_pages);
             if used > ring {
                 // Only starts that never came to a checkpoint lead here.
                 return Err(IoError::NoSpace {
@@ -26,12 +26,17 @@ impl<M: Machine> Journal<M> {
                 });
             }
         }
-        let (first, second) = join(
-            write(&self.media, &self.rings[0], position, batch),
-            write(&self.media, &self.rings[1], position, batch),
-        )
-        .await;
-        first.and(second)
+        let rings = self.rings.get();
+        let also = self.moving_places();
+        let both = join(write(&self.media, &rings[0], position, batch), write(&self.media, &rings[1], position, batch));
+        if also.is_empty() {
+            let (first, second) = both.await;
+            return first.and(second);
+        }
+        let new = join_all(also.iter().map(|ring| write(&self.media, ring, position, batch)));
+        let ((first, second), new) = join(both, new).await;
+        let new: Result<(), IoError> = new.into_iter().collect();
+        first.and(second).and(new.or_else(|error| self.move_failed(error)))
     }
 }
 
@@ -42,7 +47,7 @@ pub(super) async fn write<M: Machine>(
     position: u64,
     batch: &[u8],
 ) -> Result<(), IoError> {
-    let drive = media.drive(ring.device);
+    let drive = media.drive_at(ring.device)?;
     for (page, run) in runs(ring, position, batch.len().div_ceil(PAGE_BYTES) as u64) {
         let (mut page, end) = (page, page + run);
         while page < end {
@@ -79,7 +84,7 @@ pub(super) async fn read<M: Machine>(
     position: u64,
     pages: u64,
 ) -> Result<Vec<u8>, IoError> {
-    let drive = media.drive(ring.device);
+    let drive = media.drive_at(ring.device)?;
     let mut bytes = Vec::with_capacity(pages as usize * PAGE_BYTES);
     for (page, run) in runs(ring, position, pages) {
         let buffer = media.buffers().alloc(run as usize * PAGE_BYTES).await;

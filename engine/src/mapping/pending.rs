@@ -1,4 +1,4 @@
-//! Records that were replayed for leaves not yet read: opening a pool reads no leaf for a MAP or a FILL.
+//! Records that were replayed for leaves not yet read: opening a pool reads no leaf for a MAP, a MOVE or a FILL.
 
 use plimsoll_hardware::Machine;
 
@@ -18,6 +18,8 @@ pub(super) struct Delta {
 #[derive(Clone, Copy, PartialEq)]
 enum What {
     Map(ExtentId),
+    /// The word is this, whatever it was.
+    Move(ExtentId),
     Fill(PatternId),
 }
 
@@ -25,6 +27,7 @@ impl Delta {
     fn apply(&self, word: Word) -> Word {
         match self.what {
             What::Map(extent) => apply_map(word, extent, self.blocks),
+            What::Move(extent) => Word::mapped(extent, self.blocks),
             What::Fill(pattern) => apply_fill(word, pattern, self.blocks),
         }
     }
@@ -46,6 +49,11 @@ impl Mapping {
     /// Keeps a replayed MAP until its leaf is wanted; one that is in memory already gets it now.
     pub(crate) fn postpone(&self, at: VirtualExtent, extent: ExtentId, blocks: Blocks) {
         self.push_pending(at, Delta { slot: at.slot(), blocks, what: What::Map(extent) });
+    }
+
+    /// As [`Mapping::postpone`], for a replayed MOVE.
+    pub(crate) fn postpone_move(&self, at: VirtualExtent, to: ExtentId, blocks: Blocks) {
+        self.push_pending(at, Delta { slot: at.slot(), blocks, what: What::Move(to) });
     }
 
     /// As [`Mapping::postpone`], for a FILL. `freed`: it took the place of an extent.

@@ -1,4 +1,4 @@
-//! One device of an open pool.
+//! One device of an open pool, and the stretches of it that the pool uses.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -6,12 +6,11 @@ use std::rc::Rc;
 use plimsoll_hardware::{Buffer, Device, Durability, Frozen, IoError};
 
 use super::Lossy;
-use crate::format::DeviceSlot;
+use crate::format::{DeviceSlot, GROUP_EXTENTS, Standing};
 
-/// A device and what the root says of it.
-pub(crate) struct Drive<D> {
+/// A device, whatever stretches of it the pool uses.
+pub(crate) struct Disk<D> {
     pub(crate) device: D,
-    pub(crate) slot: DeviceSlot,
     /// Writes that have completed, and how many of them a completed flush covers.
     written: Cell<u64>,
     flushed: Cell<u64>,
@@ -21,10 +20,77 @@ pub(crate) struct Drive<D> {
     lossy: Rc<Lossy>,
 }
 
-impl<D: Device> Drive<D> {
-    pub(crate) fn new(device: D, slot: DeviceSlot, lossy: Rc<Lossy>) -> Self {
+/// A stretch of a device, and what the root says of it. A device that grew may have several.
+pub(crate) struct Drive<D> {
+    pub(crate) disk: Rc<Disk<D>>,
+    /// Its place in the root's table.
+    pub(crate) index: u16,
+    slot: Cell<DeviceSlot>,
+    /// Copies of the slot's, for the path of every I/O.
+    pub(crate) extent_base: u64,
+    pub(crate) extents_page: u64,
+    extents: Cell<u64>,
+}
+
+impl<D> Drive<D> {
+    pub(crate) fn new(disk: Rc<Disk<D>>, index: u16, slot: DeviceSlot) -> Self {
+        Drive {
+            disk,
+            index,
+            extent_base: slot.extent_base,
+            extents_page: slot.extents_page,
+            extents: Cell::new(slot.extents),
+            slot: Cell::new(slot),
+        }
+    }
+
+    pub(crate) fn slot(&self) -> DeviceSlot {
+        self.slot.get()
+    }
+
+    pub(crate) fn extents(&self) -> u64 {
+        self.extents.get()
+    }
+
+    /// Changes what the next root says of it. Where its extents begin never changes.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut DeviceSlot)) {
+        let mut slot = self.slot.get();
+        change(&mut slot);
+        assert!(slot.extent_base == self.extent_base && slot.extents_page == self.extents_page, "a stretch has moved");
+        self.extents.set(slot.extents);
+        self.slot.set(slot);
+    }
+
+    /// Its allocation groups.
+    pub(crate) fn groups(&self) -> std::ops::Range<u64> {
+        let first = self.extent_base / GROUP_EXTENTS;
+        first..first + self.extents.get().div_ceil(GROUP_EXTENTS)
+    }
+
+    /// Whether it gets nothing new.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.slot.get().standing != Standing::InUse
+    }
+
+    /// Whether it is a stretch of this device.
+    pub(crate) fn is_of(&self, disk: &Rc<Disk<D>>) -> bool {
+        Rc::ptr_eq(&self.disk, disk)
+    }
+}
+
+impl<D: Device> std::ops::Deref for Drive<D> {
+    type Target = Disk<D>;
+
+    fn deref(&self) -> &Disk<D> {
+        &self.disk
+    }
+}
+
+impl<D: Device> Disk<D> {
+    pub(crate) fn new(device: D, lossy: Rc<Lossy>) -> Rc<Self> {
         // What a former life wrote may still be in the device's cache.
-        Drive { device, slot, written: Cell::new(1), flushed: Cell::new(0), doubtful: Cell::new(false), lossy }
+        let (written, flushed, doubtful) = (Cell::new(1), Cell::new(0), Cell::new(false));
+        Rc::new(Disk { device, written, flushed, doubtful, lossy })
     }
 
     pub(crate) async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer, IoError> {

@@ -12,10 +12,10 @@ impl<M: Machine> Media<M> {
         if let Some(error) = self.flush_failed.borrow().clone() {
             return Err(error);
         }
-        let drives = self.drives();
-        let results = match &drives[..] {
+        let disks = self.disks();
+        let results = match &disks[..] {
             [only] => vec![only.flush().await],
-            _ => join_all(drives.iter().map(|drive| drive.flush())).await,
+            _ => join_all(disks.iter().map(|disk| disk.flush())).await,
         };
         for result in results {
             if let Err(error) = result {

@@ -8,13 +8,15 @@ mod flush;
 mod page;
 mod place;
 
-pub(crate) use drive::Drive;
+pub(crate) use drive::{Disk, Drive};
 pub(crate) use page::{LostPage, PageIo};
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 
 use plimsoll_hardware::{BufferPool, Device, IoError, Machine};
+
+use crate::format::DeviceSlot;
 
 /// Whether some device may have lost what it had not flushed, and what to do at that instant; shared by all of them.
 #[derive(Default)]
@@ -34,7 +36,8 @@ impl Lossy {
 
 /// The devices of an open pool.
 pub(crate) struct Media<M: Machine> {
-    drives: RefCell<Vec<Rc<Drive<M::Device>>>>,
+    /// By index, as in the root's table; none where a device has left.
+    drives: RefCell<Vec<Option<Rc<Drive<M::Device>>>>>,
     pub(crate) extent_bytes: u64,
     /// Some device may lose completed writes without a flush.
     volatile: Cell<bool>,
@@ -78,20 +81,58 @@ impl<M: Machine> Media<M> {
         self.lossy.clone()
     }
 
-    /// Adds a device; its index is its place in the root's table.
-    pub(crate) fn push(&self, drive: Drive<M::Device>) {
+    /// Adds a stretch of a device in its place of the root's table. Extents ascend from place to place.
+    pub(crate) fn put(&self, drive: Drive<M::Device>) {
         let geometry = drive.device.geometry();
         self.volatile.set(self.volatile.get() || geometry.volatile_cache);
         self.logical_block.set(self.logical_block.get().max(geometry.logical_block));
-        self.drives.borrow_mut().push(Rc::new(drive));
+        let mut drives = self.drives.borrow_mut();
+        let index = usize::from(drive.index);
+        if index >= drives.len() {
+            drives.resize_with(index + 1, || None);
+        }
+        drives[index] = Some(Rc::new(drive));
     }
 
+    /// Takes a device that has left out of its places.
+    pub(crate) fn remove(&self, disk: &Rc<Disk<M::Device>>) {
+        for place in self.drives.borrow_mut().iter_mut() {
+            if place.as_ref().is_some_and(|drive| drive.is_of(disk)) {
+                *place = None;
+            }
+        }
+    }
+
+    /// All stretches in use, in the order of their extents.
     pub(crate) fn drives(&self) -> Vec<Rc<Drive<M::Device>>> {
-        self.drives.borrow().clone()
+        self.drives.borrow().iter().flatten().cloned().collect()
     }
 
-    pub(crate) fn drive(&self, index: u16) -> Rc<Drive<M::Device>> {
-        self.drives.borrow()[usize::from(index)].clone()
+    /// The devices, each once.
+    pub(crate) fn disks(&self) -> Vec<Rc<Disk<M::Device>>> {
+        let mut disks: Vec<Rc<Disk<M::Device>>> = Vec::new();
+        for drive in self.drives.borrow().iter().flatten() {
+            if !disks.iter().any(|disk| drive.is_of(disk)) {
+                disks.push(drive.disk.clone());
+            }
+        }
+        disks
+    }
+
+    pub(crate) fn drive(&self, index: u16) -> Option<Rc<Drive<M::Device>>> {
+        self.drives.borrow().get(usize::from(index)).cloned().flatten()
+    }
+
+    /// As [`Media::drive`], for I/O that needs one.
+    pub(crate) fn drive_at(&self, index: u16) -> Result<Rc<Drive<M::Device>>, IoError> {
+        let gone = || IoError::Gone { path: format!("device {index} of the pool") };
+        self.drive(index).ok_or_else(gone)
+    }
+
+    /// The root's table of devices.
+    pub(crate) fn slots(&self) -> Vec<DeviceSlot> {
+        let drives = self.drives.borrow();
+        drives.iter().map(|drive| drive.as_ref().map_or(DeviceSlot::HOLE, |drive| drive.slot())).collect()
     }
 
     /// Whether completed writes need a flush to survive power loss.
@@ -110,7 +151,7 @@ impl<M: Machine> Media<M> {
         view.pages.inspect.set(true);
         view.volatile.set(self.volatile.get());
         view.logical_block.set(self.logical_block.get());
-        *view.drives.borrow_mut() = self.drives();
+        *view.drives.borrow_mut() = self.drives.borrow().clone();
         view
     }
 

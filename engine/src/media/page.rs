@@ -100,13 +100,11 @@ impl<M: Machine> Media<M> {
     }
 
     async fn read_copy(&self, at: PageAddr, reference: &PageRef, kind: PageType) -> Copy {
-        if usize::from(at.device()) >= self.drives.borrow().len() {
-            return Copy::Bad;
-        }
+        let Some(drive) = self.drive(at.device()) else { return Copy::Bad };
         // A read that fails may have been unlucky; contents that are wrong stay so.
         for _ in 0..READ_ATTEMPTS {
             let buffer = self.buffers().alloc(PAGE_BYTES).await;
-            if let Ok(page) = self.drive(at.device()).read(at.page() * PAGE_BYTES as u64, buffer).await {
+            if let Ok(page) = drive.read(at.page() * PAGE_BYTES as u64, buffer).await {
                 return if reference.verifies(kind, &page) { Copy::Good(page) } else { Copy::Bad };
             }
         }
@@ -127,6 +125,6 @@ impl<M: Machine> Media<M> {
 
     pub(crate) async fn write_page(&self, at: PageAddr, page: Frozen) -> Result<(), IoError> {
         count(&self.pages.written);
-        self.drive(at.device()).write(at.page() * PAGE_BYTES as u64, page, Durability::Cached).await
+        self.drive_at(at.device())?.write(at.page() * PAGE_BYTES as u64, page, Durability::Cached).await
     }
 }

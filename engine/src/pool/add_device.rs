@@ -6,10 +6,11 @@ use plimsoll_hardware::{Device, Machine};
 
 use super::Pool;
 use super::create::{device_slot, new_uuid, refuse_used, wipe, write_label};
-use super::layout::{lay_out, next_base};
+use super::identify::read_label;
+use super::layout::{lay_out, next_base, rings_kept};
 use crate::error::{Error, Result};
 use crate::format::{DEVICES_MAX, ExtentId, LabelPage, PAGE_BYTES, WRITTEN_FEATURES};
-use crate::media::Drive;
+use crate::media::{Disk, Drive};
 use crate::vdisk::Store;
 
 impl<M: Machine> Pool<M> {
@@ -21,65 +22,113 @@ impl<M: Machine> Pool<M> {
     pub async fn add_device(&self, device: M::Device, force: bool) -> Result<()> {
         let store = &self.store;
         store.writable()?;
-        let Some(_growing) = Growing::begin(store) else {
-            let object = format!("pool {}", store.identity.name);
-            return Err(Error::Busy { object, reason: "another device is being added; try again when it is".into() });
-        };
+        let _growing = Growing::begin(store)?;
         let machine = store.media.machine.clone();
-        let drives = store.media.drives();
-        if drives.len() >= DEVICES_MAX {
-            let problem = format!("pool {} has {DEVICES_MAX} devices, the most there can be", store.identity.name);
-            return Err(Error::InvalidArgument(problem));
+        if let Ok(Some(label)) = read_label(&machine, &device).await
+            && label.pool == store.identity.uuid
+            && store.member(label.device).is_ok()
+        {
+            // Whatever is forced, a member is not wiped.
+            let what = format!("device {} of this very pool, {}", label.index, label.name);
+            return Err(Error::Busy { object: device.geometry().path.clone(), reason: format!("it is {what}") });
         }
         refuse_used(&machine, &device, force).await?;
         let extent_bytes = store.media.extent_bytes as u32;
-        let layout = lay_out(device.geometry(), extent_bytes, 0, 0)?;
-        let end = drives.last().map_or(0, |drive| drive.slot.extent_base + drive.slot.extents);
+        let ring_pages = store.identity.rings[0].pages;
+        let kept = rings_kept(device.geometry().size, ring_pages);
+        let layout = lay_out(device.geometry(), extent_bytes, kept, ring_pages)?;
+        let (index, extent_base) = self.place_for(layout.extents)?;
         let label = LabelPage {
             features: WRITTEN_FEATURES,
             pool: store.identity.uuid,
             device: new_uuid(&machine),
-            index: drives.len() as u16,
-            devices: drives.len() as u16 + 1,
+            index,
+            devices: store.media.disks().len() as u16 + 1,
             extent_bytes,
             size: device.geometry().size / PAGE_BYTES as u64 * PAGE_BYTES as u64,
             extents_page: layout.extents_page,
             extents: layout.extents,
-            extent_base: next_base(end),
+            extent_base,
             rings: store.identity.rings,
             created_ms: store.identity.created_ms,
             name: store.identity.name.clone(),
         };
-        if label.extent_base + label.extents > ExtentId::MAX {
-            let problem = format!("pool {} has as many extents as can be numbered", store.identity.name);
-            return Err(Error::InvalidArgument(problem));
-        }
         wipe(&machine, &device).await?;
         write_label(&machine, &device, &label).await?;
         device.flush().await?;
         // No `await` up to the checkpoint's request: the new extents are known everywhere at once. Until the checkpoint stands
         // a crash forgets the device, and nothing durable names it: first writes to it are records that replay needs it for.
-        store.media.push(Drive::new(device, device_slot(&label), store.media.lossy_hook()));
+        let disk = Disk::new(device, store.media.lossy_hook());
+        store.media.put(Drive::new(disk, index, device_slot(&label)));
         store.checkpoint.narrow_writes.set(Some(store.space.epochs.advance()));
         store.journal.void_proofs();
         store.after_checkpoint().await?;
         store.space.resize();
         store.space.divide_meta();
+        store.checkpoint.members.notify();
         Ok(())
+    }
+
+    /// Where in the root's table a stretch of so many extents goes, and its first extent: the place of a device that has left if it
+    /// fits between its neighbours' extents, else one behind all.
+    pub(super) fn place_for(&self, extents: u64) -> Result<(u16, u64)> {
+        let (slots, name) = (self.store.media.slots(), &self.store.identity.name);
+        let mut end = 0;
+        for (index, slot) in slots.iter().enumerate() {
+            if !slot.is_hole() {
+                end = slot.end();
+                continue;
+            }
+            let next = slots[index..].iter().find(|slot| !slot.is_hole());
+            if next.is_none_or(|next| next_base(end) + extents <= next.extent_base) {
+                return check_numbers(name, index as u16, next_base(end), extents);
+            }
+        }
+        if slots.len() >= DEVICES_MAX {
+            let problem = format!("pool {name} has {DEVICES_MAX} devices, the most there can be");
+            return Err(Error::InvalidArgument(problem));
+        }
+        check_numbers(name, slots.len() as u16, next_base(end), extents)
     }
 }
 
-/// One device is added at a time.
-struct Growing<M: Machine>(Rc<Store<M>>);
+fn check_numbers(name: &str, index: u16, base: u64, extents: u64) -> Result<(u16, u64)> {
+    if base + extents > ExtentId::MAX {
+        return Err(Error::InvalidArgument(format!("pool {name} has as many extents as can be numbered")));
+    }
+    Ok((index, base))
+}
+
+/// The devices of a pool change one at a time.
+pub(super) struct Growing<M: Machine>(Rc<Store<M>>);
 
 impl<M: Machine> Growing<M> {
-    fn begin(store: &Rc<Store<M>>) -> Option<Self> {
-        (!store.checkpoint.growing.replace(true)).then(|| Growing(store.clone()))
+    pub(super) fn begin(store: &Rc<Store<M>>) -> Result<Self> {
+        if store.checkpoint.growing.replace(true) {
+            let object = format!("pool {}", store.identity.name);
+            return Err(Error::Busy {
+                object,
+                reason: "another device is being added or leaves; try again then".into(),
+            });
+        }
+        Ok(Growing(store.clone()))
+    }
+
+    /// As [`Growing::begin`], when the change under way has ended.
+    pub(super) async fn wait(store: &Rc<Store<M>>) -> Result<Self> {
+        loop {
+            match Growing::begin(store) {
+                Err(Error::Busy { .. }) => store.checkpoint.done.changed().await,
+                begun => return begun,
+            }
+            store.writable()?;
+        }
     }
 }
 
 impl<M: Machine> Drop for Growing<M> {
     fn drop(&mut self) {
         self.0.checkpoint.growing.set(false);
+        self.0.checkpoint.done.notify();
     }
 }

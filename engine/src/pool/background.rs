@@ -6,7 +6,7 @@ use futures_util::future::{Either, select};
 use plimsoll_hardware::Machine;
 
 use super::Pool;
-use crate::format::EntryState;
+use crate::format::{EntryState, Standing};
 use crate::vdisk::Store;
 
 impl<M: Machine> Pool<M> {
@@ -20,6 +20,11 @@ impl<M: Machine> Pool<M> {
             }
             if vdisk.ready.get() {
                 self.store.resume_reclaim_of(&vdisk);
+            }
+        }
+        for member in self.store.members() {
+            if member.standing() != Standing::InUse {
+                self.store.start_moving_out(&member);
             }
         }
     }

@@ -48,6 +48,8 @@ struct Snapshot {
     data: u64,
     meta: u64,
     policy: PoolPolicy,
+    /// The journal is written to its new places as well.
+    rings_move: bool,
 }
 
 impl<M: Machine> Store<M> {
@@ -91,7 +93,8 @@ impl<M: Machine> Store<M> {
             patterns,
             data_extents: snapshot.data,
             meta_extents: snapshot.meta,
-            devices: self.media.drives().iter().map(|drive| drive.slot.clone()).collect(),
+            rings: self.named_rings(snapshot.rings_move),
+            devices: self.media.slots(),
             policy: snapshot.policy.clone(),
         };
         let written = async {
@@ -102,6 +105,7 @@ impl<M: Machine> Store<M> {
             self.journal.forget_tail();
             return Err(self.give_up(error));
         }
+        self.journal.settle_rings();
         *self.root.borrow_mut() = root;
         for (vdisk, tree) in roots {
             vdisk.entry.borrow_mut().tree = tree;
@@ -139,8 +143,18 @@ impl<M: Machine> Store<M> {
         let patterns = self.patterns.tree.borrow_mut().collect_dirty();
         // Between the cut and the sealing of nodes a tree may grow a level or two.
         let pages = pages + 2 * (mappings.len() as u64 + 3) + SLACK_PAGES;
-        let (data, meta, policy) = (self.space.data(), self.space.meta_extents(), self.policy.borrow().clone());
-        Snapshot { mappings, table, groups, patterns, pages, data, meta, policy }
+        let (data, meta, rings_move) = (self.space.data(), self.space.meta_extents(), self.journal.is_moving());
+        let policy = self.policy.borrow().clone();
+        Snapshot { mappings, table, groups, patterns, pages, data, meta, policy, rings_move }
+    }
+
+    /// The rings' first pages for the root, none where they are as the labels say.
+    fn named_rings(&self, moved: bool) -> [PageAddr; 2] {
+        let (places, labelled) = (self.journal.name_rings(moved), self.identity.rings);
+        std::array::from_fn(|ring| match places[ring] == labelled[ring] {
+            true => PageAddr::NONE,
+            false => PageAddr::new(places[ring].device, places[ring].page),
+        })
     }
 
     /// Brings the entries of a table page up to date.

@@ -23,6 +23,8 @@ impl<M: Machine> Pool<M> {
         store.alarms.raised.notify();
         store.checkpoint.request.notify();
         store.checkpoint.done.notify();
+        store.checkpoint.members.notify();
+        store.space.filling.notify();
         while store.checkpoint.running.get() || store.promised.get() > 0 {
             store.checkpoint.done.changed().await;
         }

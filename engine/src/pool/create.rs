@@ -4,12 +4,12 @@ use plimsoll_hardware::{Device, Durability, Machine};
 use uuid::Uuid;
 
 use super::identify::read_label;
-use super::layout::{Layout, label_places, lay_out, next_base, ring_pages, root_places};
+use super::layout::{Layout, label_places, lay_out, next_base, ring_pages, rings_kept, root_places};
 use super::{OpenPool, Pool};
 use crate::error::{Error, Result};
 use crate::format::{
-    DEVICES_MAX, DeviceSlot, EXTENT_BYTES, JournalStart, LabelPage, NAME_BYTES_MAX, PAGE_BYTES, PoolPolicy, RingPlace,
-    RootPage, TreeRoot, WRITTEN_FEATURES, is_name,
+    DEVICES_MAX, DeviceSlot, EXTENT_BYTES, JournalStart, LabelPage, NAME_BYTES_MAX, PAGE_BYTES, PageAddr, PoolPolicy,
+    RingPlace, RootPage, Standing, TreeRoot, WRITTEN_FEATURES, is_name,
 };
 
 /// Bytes written at once while a ring is cleared.
@@ -120,7 +120,9 @@ fn labels<M: Machine>(machine: &M, spec: &CreatePool, devices: &[M::Device]) -> 
     let pool = new_uuid(machine);
     let mut layouts: Vec<Layout> = Vec::with_capacity(devices.len());
     for (index, device) in devices.iter().enumerate() {
-        let rings = if single { 2 } else { u64::from(index < 2) };
+        let needed = if single { 2 } else { u64::from(index < 2) };
+        // Room for the journal, should it have to leave the device that it is on.
+        let rings = needed.max(rings_kept(device.geometry().size, pages));
         layouts.push(lay_out(device.geometry(), spec.extent_bytes, rings, pages)?);
     }
     let rings = layouts[0].rings(single);
@@ -159,6 +161,7 @@ fn first_root(labels: &[LabelPage]) -> RootPage {
         patterns: TreeRoot::EMPTY,
         data_extents: 0,
         meta_extents: 0,
+        rings: [PageAddr::NONE; 2],
         devices: labels.iter().map(device_slot).collect(),
         policy: PoolPolicy::default(),
     }
@@ -171,6 +174,8 @@ pub(super) fn device_slot(label: &LabelPage) -> DeviceSlot {
         extents_page: label.extents_page,
         extents: label.extents,
         extent_base: label.extent_base,
+        standing: Standing::InUse,
+        rate_kib: 0,
     }
 }
 
@@ -184,7 +189,7 @@ pub(super) async fn wipe<M: Machine>(machine: &M, device: &M::Device) -> Result<
 }
 
 /// Writes zeros over a ring: in a sparse file that gives it its space, so the journal never meets a full file system.
-async fn clear_ring<M: Machine>(machine: &M, device: &M::Device, ring: &RingPlace) -> Result<()> {
+pub(super) async fn clear_ring<M: Machine>(machine: &M, device: &M::Device, ring: &RingPlace) -> Result<()> {
     let (mut page, end) = (ring.page, ring.page + ring.pages);
     let zeros = machine.buffers().zeroed(CLEAR_BYTES).await.freeze();
     while page < end {

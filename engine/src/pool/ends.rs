@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
-use plimsoll_hardware::{Durability, Machine};
+use plimsoll_hardware::{Buffer, Device, Durability, Machine};
 
 use super::layout::{label_places, root_places};
 use crate::format::{LabelPage, PAGE_BYTES, RootPage};
+use crate::media::Drive;
 use crate::vdisk::Store;
 
 /// What is missing, a sentence each; with `heal` written again from what is known, unless the pool is only looked at. To write,
@@ -15,17 +16,17 @@ pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>, heal: bool) -> Vec<S
     let root = store.root.borrow().clone();
     let frozen = !heal || store.inspect || store.media.pages.inspect.get();
     let outcome = if frozen { "another is good" } else { "written again" };
-    // A device that is being added has no root yet.
-    for (index, drive) in store.media.drives().iter().enumerate().take(root.devices.len()) {
-        let path = plimsoll_hardware::Device::geometry(&drive.device).path.clone();
-        for (copy, place) in label_places(drive.slot.size).into_iter().enumerate() {
-            let page = read(store, index, place).await;
-            let sound =
-                page.is_some_and(|page| LabelPage::decode(&page).is_ok_and(|label| label.device == drive.slot.device));
+    // A device that is being added has no root yet, and one that has just left has an old one.
+    let disks = super::roots::members(&store.media, &root);
+    for (drive, size) in &disks {
+        let (path, device) = (drive.device.geometry().path.clone(), drive.slot().device);
+        for (copy, place) in label_places(*size).into_iter().enumerate() {
+            let page = read(store, drive, place).await;
+            let sound = page.is_some_and(|page| LabelPage::decode(&page).is_ok_and(|label| label.device == device));
             if !sound {
                 problems.push(format!("label {copy} of {path} is bad; {outcome}"));
-                let good = label_places(drive.slot.size)[1 - copy];
-                if let (false, Some(page)) = (frozen, read(store, index, good).await)
+                let good = label_places(*size)[1 - copy];
+                if let (false, Some(page)) = (frozen, read(store, drive, good).await)
                     && LabelPage::decode(&page).is_ok()
                 {
                     // When this fails the other copy is still good.
@@ -33,8 +34,8 @@ pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>, heal: bool) -> Vec<S
                 }
             }
         }
-        for (copy, place) in root_places(drive.slot.size, root.generation).into_iter().enumerate() {
-            let page = read(store, index, place).await;
+        for (copy, place) in root_places(*size, root.generation).into_iter().enumerate() {
+            let page = read(store, drive, place).await;
             let found = page.and_then(|page| RootPage::decode(&page).ok());
             // A crash between the copies of a root leaves some of the one before; the start that follows writes them.
             let left = store.inspect && found.as_ref().is_some_and(|found| is_before(found, &root));
@@ -49,7 +50,8 @@ pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>, heal: bool) -> Vec<S
             }
         }
     }
-    let end = crate::journal::read(&store.media, root.pool, &store.identity.rings, root.journal, true).await;
+    let rings = root.ring_places(&store.identity.rings);
+    let end = crate::journal::read(&store.media, root.pool, &rings, root.journal, true).await;
     if end.one_sided > 0 {
         problems.push(format!("{} journal batches were good in one ring only; {outcome}", end.one_sided));
     }
@@ -61,7 +63,7 @@ fn is_before(found: &RootPage, root: &RootPage) -> bool {
     found.pool == root.pool && found.generation + 2 == root.generation
 }
 
-async fn read<M: Machine>(store: &Rc<Store<M>>, index: usize, place: u64) -> Option<plimsoll_hardware::Buffer> {
+async fn read<M: Machine>(store: &Rc<Store<M>>, drive: &Drive<M::Device>, place: u64) -> Option<Buffer> {
     let buffer = store.media.buffers().alloc(PAGE_BYTES).await;
-    store.media.drive(index as u16).read(place, buffer).await.ok()
+    drive.read(place, buffer).await.ok()
 }

@@ -1,12 +1,14 @@
 //! What an open pool says about itself.
 
+use std::rc::Rc;
 use std::time::Duration;
 
-use plimsoll_hardware::Machine;
+use plimsoll_hardware::{Device, Machine};
 use uuid::Uuid;
 
 use super::Pool;
-use crate::format::PoolPolicy;
+use crate::format::{PoolPolicy, Standing};
+use crate::media::Disk;
 
 /// A device of an open pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +25,25 @@ pub struct DeviceInfo {
     pub volatile_cache: bool,
     /// A magnetic disk.
     pub rotational: bool,
+    /// Space for extents on it.
+    pub extent_bytes_total: u64,
+    /// What of that is taken: by vdisks, by metadata, by what was freed a moment ago.
+    pub used_bytes: u64,
+    /// A copy of the journal is on it.
+    pub has_journal: bool,
+    /// Whether it stays.
+    pub state: DeviceState,
+}
+
+/// Whether a device stays in its pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceState {
+    /// It does.
+    InUse,
+    /// What is on it is moving elsewhere.
+    Evacuating,
+    /// Nothing is on it any more, and nothing will be.
+    Evacuated,
 }
 
 /// What the last start found.
@@ -185,20 +206,32 @@ impl<M: Machine> Pool<M> {
     }
 
     fn devices(&self) -> Vec<DeviceInfo> {
-        use plimsoll_hardware::Device;
-        let drives = self.store.media.drives();
-        let info = drives.iter().enumerate().map(|(index, drive)| {
-            let geometry = drive.device.geometry();
+        let store = &self.store;
+        let (drives, rings) = (store.media.drives(), store.journal.rings());
+        let of = |disk: Rc<Disk<M::Device>>| {
+            let geometry = disk.device.geometry();
+            let stretches: Vec<_> = drives.iter().filter(|drive| drive.is_of(&disk)).collect();
+            let first = stretches[0];
+            let extents: u64 = stretches.iter().map(|drive| drive.extents()).sum();
+            let taken: u64 = stretches.iter().map(|drive| store.space.taken_in(drive.groups())).sum();
             DeviceInfo {
-                uuid: drive.slot.device,
+                uuid: first.slot().device,
                 path: geometry.path.clone(),
-                index: index as u16,
-                size_bytes: drive.slot.size,
+                index: first.index,
+                size_bytes: first.slot().size,
                 volatile_cache: geometry.volatile_cache,
                 rotational: geometry.rotational,
+                extent_bytes_total: extents * store.media.extent_bytes,
+                used_bytes: taken * store.media.extent_bytes,
+                has_journal: rings.iter().any(|ring| stretches.iter().any(|drive| drive.index == ring.device)),
+                state: match first.slot().standing {
+                    Standing::InUse => DeviceState::InUse,
+                    _ if taken > 0 => DeviceState::Evacuating,
+                    _ => DeviceState::Evacuated,
+                },
             }
-        });
-        info.collect()
+        };
+        store.media.disks().into_iter().map(of).collect()
     }
 
     fn counters(&self) -> PoolCounters {

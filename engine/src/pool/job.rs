@@ -20,9 +20,9 @@ pub enum JobState {
 pub struct JobInfo {
     /// Its number, unique in this life of the pool.
     pub id: u64,
-    /// `vdisk-delete`, `vdisk-shrink` or `reclaim`.
+    /// `vdisk-delete`, `vdisk-shrink`, `reclaim` or `device-evacuate`.
     pub kind: &'static str,
-    /// POOL/VDISK.
+    /// POOL/VDISK, or the pool and a device's path with a space between them.
     pub object: String,
     /// Units done, at most `total`.
     pub done: u64,
@@ -58,6 +58,10 @@ impl Job {
             self.done.set(self.total);
         }
         *self.state.borrow_mut() = state;
+    }
+
+    pub(super) fn is_of(&self, kind: &str, object: &str) -> bool {
+        self.kind == kind && self.object == object
     }
 
     pub(super) fn is_running(&self) -> bool {

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! 0        label, root slot A, root slot B, to 64 KiB
-//! 64 KiB   journal ring (first copy, or both a device's share)
+//! 64 KiB   journal ring, or room for one
 //!          extents
-//!          journal ring (second copy, when the pool has one device)
+//!          journal ring, or room for one
 //! end-64K  label, root slot A, root slot B
 //! ```
 
@@ -32,6 +32,13 @@ pub(crate) struct Layout {
 /// checkpoint is due, holds 350,000 first writes.
 pub(crate) fn ring_pages(size: u64) -> u64 {
     (size / 256).clamp(128 << 10, 32 << 20) / PAGE_BYTES as u64
+}
+
+/// Rings that a device of `size` bytes keeps room for, so that the journal can move to it when its own leaves: both, where that takes
+/// no more than a sixteenth of the device, one where that one does not, else none.
+pub(crate) fn rings_kept(size: u64, ring_pages: u64) -> u64 {
+    let ring = ring_pages * PAGE_BYTES as u64;
+    (size / 16).checked_div(ring).unwrap_or(0).min(2)
 }
 
 /// Lays out a device with `rings` rings (0 to 2) on it.

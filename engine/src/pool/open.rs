@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::format::{EntryState, JournalStart, LabelPage, Record, RootPage, TABLE_ENTRIES, VdiskId};
 use crate::journal::{Journal, Tail};
 use crate::mapping::{Cache, Patterns};
-use crate::media::{Drive, Media};
+use crate::media::{Disk, Drive, Media};
 use crate::space::Space;
 use crate::tree::{Found, Loader, PageCounts, Tree, load, load_nodes};
 use crate::vdisk::{Alarms, CheckpointControl, Counters, HoldQueue, Identity, Store, VdiskCore};
@@ -39,7 +39,8 @@ pub struct OpenPool {
 pub(super) struct Members<D> {
     pub(super) label: LabelPage,
     pub(super) root: RootPage,
-    pub(super) devices: Vec<D>,
+    /// As in the root's table; the first stretch of a device brings it.
+    pub(super) devices: Vec<Option<D>>,
     pub(super) read_only: Option<String>,
     /// Not every copy of the root is there.
     pub(super) heal_root: bool,
@@ -56,9 +57,7 @@ impl<M: Machine> Pool<M> {
         let media = Rc::new(Media::new(machine.clone(), found.label.extent_bytes));
         let frozen = options.inspect || found.read_only.is_some();
         media.pages.inspect.set(frozen);
-        for (device, slot) in found.devices.into_iter().zip(&found.root.devices) {
-            media.push(Drive::new(device, slot.clone(), media.lossy_hook()));
-        }
+        put_devices(&media, found.devices, &found.root);
         let recovered = Recovered::read(&media, &found.label, &found.root, frozen).await;
         let tail = if frozen { None } else { open_tail(machine, &found.label) };
         let identity = Identity {
@@ -90,6 +89,20 @@ impl<M: Machine> Pool<M> {
     }
 }
 
+/// Puts devices into their places of the root's table, further stretches of a device with the first.
+fn put_devices<M: Machine>(media: &Media<M>, devices: Vec<Option<M::Device>>, root: &RootPage) {
+    for (index, (device, slot)) in devices.into_iter().zip(&root.devices).enumerate() {
+        let known = || media.drives().iter().find(|drive| drive.slot().device == slot.device).map(|d| d.disk.clone());
+        let disk = match device {
+            Some(device) => Some(Disk::new(device, media.lossy_hook())),
+            None => known().filter(|_| !slot.is_hole()),
+        };
+        if let Some(disk) = disk {
+            media.put(Drive::new(disk, index as u16, *slot));
+        }
+    }
+}
+
 /// The layers of a pool at `root`, with nothing replayed.
 fn assemble<M: Machine>(
     media: Rc<Media<M>>,
@@ -102,7 +115,8 @@ fn assemble<M: Machine>(
     let counts = Rc::new(PageCounts::default());
     let life = media.machine.random();
     let space = Space::new(media.clone(), root.groups, root.data_extents, root.meta_extents, counts.clone());
-    let journal = Journal::new(media.clone(), root.pool, life, identity.rings, root.journal.position, next, covered);
+    let rings = root.ring_places(&identity.rings);
+    let journal = Journal::new(media.clone(), root.pool, life, rings, root.journal.position, next, covered);
     let store = Rc::new(Store {
         identity,
         media,
@@ -169,7 +183,7 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Member
     for (label, _) in &labelled {
         read_only = check_features(label)?.or(read_only);
     }
-    let references: Vec<&M::Device> = labelled.iter().map(|(_, device)| device).collect();
+    let references: Vec<(&M::Device, u64)> = labelled.iter().map(|(label, device)| (device, label.size)).collect();
     let found = match roots::read_newest(machine, &references, label.pool).await {
         Ok(found) => found,
         Err(gone) => return Err(disown(machine, &labelled, gone)),
@@ -192,11 +206,16 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Member
     }
     let mut ordered = Vec::with_capacity(root.devices.len());
     for (index, slot) in root.devices.iter().enumerate() {
+        let before = &root.devices[..index];
+        if slot.is_hole() || before.iter().any(|other| other.device == slot.device) {
+            ordered.push(None);
+            continue;
+        }
         let position = labelled.iter().position(|(label, _)| label.device == slot.device);
         let Some(position) = position else {
             return Err(Error::DeviceMissing { pool: label.name, device: slot.device, index: index as u16 });
         };
-        ordered.push(labelled.swap_remove(position).1);
+        ordered.push(Some(labelled.swap_remove(position).1));
     }
     // The first label's rings are everybody's; a device that was added later carries a copy of them.
     Ok(Members { label, root, devices: ordered, read_only, heal_root: found.incomplete })
@@ -235,7 +254,8 @@ impl<M: Machine> Store<M> {
         view.read_table().await;
         view.read_groups().await;
         view.patterns.read(&view.media).await;
-        let end = crate::journal::read(&self.media, root.pool, &self.identity.rings, root.journal, true).await;
+        let rings = root.ring_places(&self.identity.rings);
+        let end = crate::journal::read(&self.media, root.pool, &rings, root.journal, true).await;
         for record in end.batches.iter().flat_map(|batch| &batch.records) {
             if matches!(record, Record::Meta { .. }) {
                 view.replay(record, root.generation).await;

@@ -2,8 +2,9 @@
 //!
 //! 1. Batches are read until the chain ends. What the tail in crash memory has beyond them is added when it was written by
 //!    the same life: then our process died and the machine did not, and every record is true.
-//! 2. Otherwise the power failed: a MAP in a batch that nothing covers is believed only if the data on the devices has its
-//!    proof. One that fails is dropped, and DROPPED says so in the first batch of the new life, for all later starts.
+//! 2. Otherwise the power failed: a MAP or MOVE in a batch that nothing covers is believed only if the data on the devices has its
+//!    proof. One that fails is dropped, and so is what builds on such a MOVE; DROPPED says so in the first batches of the new
+//!    life, for all later starts.
 //! 3. Records are applied in order.
 //! 4. The devices are flushed; the first batch of the new life repeats the tail's records and is durable before anybody is
 //!    served. It is proven, so what was believed once is never judged again.
@@ -16,7 +17,7 @@ use plimsoll_hardware::{Buffer, Machine};
 use super::RecoveryInfo;
 use super::warning::Warning;
 use crate::error::Result;
-use crate::format::{Batch, Blocks, ExtentId, JournalStart, LabelPage, Record, RootPage};
+use crate::format::{Batch, Blocks, ExtentId, JournalStart, LabelPage, Record, RootPage, VdiskId, VirtualExtent};
 use crate::journal::{self, Beginning, Tail};
 use crate::media::{Drive, Media};
 use crate::vdisk::Store;
@@ -36,7 +37,8 @@ impl Recovered {
         root: &RootPage,
         inspect: bool,
     ) -> Recovered {
-        let end = journal::read(media, root.pool, &label.rings, root.journal, inspect).await;
+        let rings = root.ring_places(&label.rings);
+        let end = journal::read(media, root.pool, &rings, root.journal, inspect).await;
         Recovered { batches: end.batches, next: end.next, damaged: end.damaged, one_sided: end.one_sided }
     }
 
@@ -132,34 +134,39 @@ impl<M: Machine> Store<M> {
         Ok(warnings)
     }
 
-    /// MAPs that nothing covers and whose data is not what they say.
-    /// Also answers how many of them could not be read; these are among the failed.
+    /// MAPs and MOVEs that nothing covers and whose data is not what they say, and what builds on a MOVE among them: the extent that
+    /// it would have moved to holds nothing of the vdisk's. Also answers how many could not be read; these are among the failed.
     async fn disprove(&self, batches: &[Batch], covered: u64, known: &HashSet<(u64, u32)>) -> (Vec<(u64, u32)>, usize) {
-        let proven = |batch: &&Batch| !batch.header.proven && batch.header.sequence > covered;
         let (mut failed, mut unread) = (Vec::new(), 0);
-        // Extents that were to take the place of a fill and did not: what later records add to them says nothing alone.
-        let mut baseless = HashSet::new();
-        for batch in batches.iter().filter(proven) {
+        // Extents that were to take the place of another, or of a fill, and did not: what later records add to them says nothing alone.
+        let mut baseless: HashSet<(VdiskId, VirtualExtent, ExtentId)> = HashSet::new();
+        for batch in batches {
+            let judged = !batch.header.proven && batch.header.sequence > covered;
             for (index, record) in batch.records.iter().enumerate() {
-                let Record::Map { vdisk, at, extent, blocks, proof, over_fill } = record else { continue };
                 let key = (batch.header.sequence, index as u32);
-                if known.contains(&key) {
-                    if *over_fill {
-                        baseless.insert((*vdisk, *at, *extent));
+                let (vdisk, at, builds_on, holds, base) = match record {
+                    Record::Map { vdisk, at, extent, blocks, proof, over_fill } => {
+                        (*vdisk, *at, *extent, (*extent, *blocks, *proof), over_fill.then_some(*extent))
                     }
-                    continue;
-                }
-                if baseless.contains(&(*vdisk, *at, *extent)) {
-                    failed.push(key);
-                    continue;
-                }
-                let judged = self.holds(*extent, *blocks, *proof).await;
-                unread += usize::from(judged.is_none());
-                if judged != Some(true) {
-                    failed.push(key);
-                    if *over_fill {
-                        baseless.insert((*vdisk, *at, *extent));
+                    Record::Move { vdisk, at, from, to, blocks, proof } => {
+                        (*vdisk, *at, *from, (*to, *blocks, *proof), Some(*to))
                     }
+                    _ => continue,
+                };
+                let was_dropped = known.contains(&key);
+                let mut drop_it = was_dropped;
+                if judged && !was_dropped {
+                    drop_it = baseless.contains(&(vdisk, at, builds_on));
+                    if !drop_it {
+                        let held = self.holds(holds.0, holds.1, holds.2).await;
+                        unread += usize::from(held.is_none());
+                        drop_it = held != Some(true);
+                    }
+                    failed.extend(drop_it.then_some(key));
+                }
+                // Behind a batch that covers one dropped before, nothing builds on it: the place may have been taken anew.
+                if let Some(extent) = base.filter(|_| judged && drop_it) {
+                    baseless.insert((vdisk, at, extent));
                 }
             }
         }

@@ -4,7 +4,9 @@ use std::rc::Rc;
 
 use plimsoll_hardware::Machine;
 
-use crate::format::{Blocks, Entry, EntryState, LEAF_WORDS, PoolPolicy, Record, VdiskId, VirtualExtent, Word};
+use crate::format::{
+    Blocks, Entry, EntryState, ExtentId, LEAF_WORDS, PoolPolicy, Record, VdiskId, VirtualExtent, Word,
+};
 use crate::tree::Found;
 use crate::vdisk::{Store, VdiskCore, table_place};
 
@@ -20,6 +22,10 @@ impl<M: Machine> Store<M> {
                     vdisk.mapping.account.backed.set(vdisk.mapping.account.backed.get() + 1);
                 }
                 vdisk.mapping.postpone(*at, *extent, *blocks);
+            }
+            Record::Move { vdisk, at, from, to, blocks, .. } => {
+                let Some(vdisk) = self.core(*vdisk) else { return };
+                self.replay_move(&vdisk, *at, (*from, *to), *blocks).await;
             }
             Record::Unmap { vdisk, first, count } => {
                 let Some(vdisk) = self.core(*vdisk) else { return };
@@ -59,6 +65,25 @@ impl<M: Machine> Store<M> {
             Record::Policy(policy) => *self.policy.borrow_mut() = PoolPolicy::clone(policy),
             Record::Meta { .. } | Record::Dropped { .. } => {}
         }
+    }
+
+    /// The old extent is in use at this point unless the MAPs that put it there were dropped.
+    async fn replay_move(
+        &self,
+        vdisk: &VdiskCore,
+        at: VirtualExtent,
+        (from, to): (ExtentId, ExtentId),
+        blocks: Blocks,
+    ) {
+        let backed = &vdisk.mapping.account.backed;
+        if self.space.load_group(from.0 / crate::format::GROUP_EXTENTS).await.is_ok() && self.space.is_allocated(from) {
+            self.space.replay_free(from);
+            backed.set(backed.get().saturating_sub(1));
+        }
+        if self.space.load_group(to.0 / crate::format::GROUP_EXTENTS).await.is_ok() && self.space.replay_allocate(to) {
+            backed.set(backed.get() + 1);
+        }
+        vdisk.mapping.postpone_move(at, to, blocks);
     }
 
     fn core(&self, id: VdiskId) -> Option<Rc<VdiskCore>> {

@@ -1,12 +1,14 @@
 //! Reading and writing roots.
 
+use std::rc::Rc;
+
 use plimsoll_hardware::{Device, Durability, IoError, Machine};
 use uuid::Uuid;
 
 use super::identify::read_page;
 use super::layout::{label_places, root_places};
 use crate::format::{PAGE_BYTES, RootPage};
-use crate::media::Media;
+use crate::media::{Drive, Media};
 
 /// What the devices of a pool have for roots.
 pub(super) struct Roots {
@@ -18,13 +20,22 @@ pub(super) struct Roots {
     pub(super) generations: Vec<Option<u64>>,
 }
 
-/// Reads all roots. Fails only when a device is gone.
-pub(super) async fn read_newest<M: Machine>(machine: &M, devices: &[&M::Device], pool: Uuid) -> Result<Roots, IoError> {
+/// Reads all roots of devices with these sizes, by their labels. Fails only when a device is gone.
+pub(super) async fn read_newest<M: Machine>(
+    machine: &M,
+    devices: &[(&M::Device, u64)],
+    pool: Uuid,
+) -> Result<Roots, IoError> {
     let mut newest: Option<RootPage> = None;
     let mut copies = 0;
     let mut generations = vec![None; devices.len()];
-    for (device, generation) in devices.iter().zip(&mut generations) {
-        for label in label_places(device.geometry().size) {
+    for ((device, labelled), generation) in devices.iter().zip(&mut generations) {
+        // A device that grew has an end where nothing of ours is yet, or a label that does not know of it.
+        let mut ends: Vec<u64> =
+            label_places(*labelled).into_iter().chain(label_places(device.geometry().size)).collect();
+        ends.sort_unstable();
+        ends.dedup();
+        for label in ends {
             for slot in 1..=2u64 {
                 let page = match read_page(machine, device, label + slot * PAGE_BYTES as u64).await {
                     Ok(page) => page,
@@ -50,13 +61,27 @@ pub(super) async fn read_newest<M: Machine>(machine: &M, devices: &[&M::Device],
     Ok(Roots { newest, incomplete: copies < 2 * devices.len(), generations })
 }
 
+/// The devices that a root names and their sizes: the first stretch of each.
+pub(super) fn members<M: Machine>(media: &Media<M>, root: &RootPage) -> Vec<(Rc<Drive<M::Device>>, u64)> {
+    let mut members: Vec<(Rc<Drive<M::Device>>, u64)> = Vec::new();
+    for (index, slot) in root.devices.iter().enumerate() {
+        let Some(drive) = media.drive(index as u16).filter(|drive| drive.slot().device == slot.device) else {
+            continue;
+        };
+        if !members.iter().any(|(member, _)| member.is_of(&drive.disk)) {
+            members.push((drive, slot.size));
+        }
+    }
+    members
+}
+
 /// Writes a root to both of its places on every device. A place that fails is tried again, then left: as long as one
 /// device has it, it is found.
 pub(super) async fn write<M: Machine>(media: &Media<M>, root: &RootPage) -> Result<(), IoError> {
     let mut written = 0;
     let mut failure = None;
-    for drive in media.drives() {
-        for place in root_places(drive.slot.size, root.generation) {
+    for (drive, size) in members(media, root) {
+        for place in root_places(size, root.generation) {
             let mut page = media.buffers().alloc(PAGE_BYTES).await;
             root.encode(&mut page);
             let page = page.freeze();

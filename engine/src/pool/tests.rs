@@ -88,7 +88,7 @@ fn group(store: &Sim) -> [PageAddr; 2] {
 /// A batch of one page behind the checkpoint, in both rings.
 fn batch(store: &Sim, number: u64) -> Vec<u64> {
     let position = store.root.borrow().journal.position + number;
-    let places = store.identity.rings.iter().map(|ring| ring.page + position % ring.pages);
+    let places = store.journal.rings().into_iter().map(|ring| ring.page + position % ring.pages);
     places.map(|page| page * PAGE_BYTES as u64).collect()
 }
 

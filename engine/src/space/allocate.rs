@@ -46,6 +46,24 @@ impl<M: Machine> Space<M> {
         }
     }
 
+    /// As [`Space::take`], whatever the limits of the vdisk, but not from what is promised to others: for what it gives back as much.
+    pub(crate) async fn take_beyond(
+        &self,
+        account: &Account,
+        vdisk: VdiskId,
+        at: VirtualExtent,
+    ) -> Result<ExtentId, Shortage> {
+        if self.available() == 0 {
+            return Err(Shortage::PoolFull);
+        }
+        self.ledger.grant(account, 1);
+        let taken = self.take(account, vdisk, at, true).await;
+        if taken.is_err() {
+            self.ledger.take_back(account, 1);
+        }
+        taken
+    }
+
     /// As [`Space::take`], when that needs no waiting.
     pub(crate) fn take_at_once(&self, account: &Account, vdisk: VdiskId, at: VirtualExtent) -> Option<ExtentId> {
         if self.shortage(account, 1).is_some() {
@@ -79,7 +97,7 @@ impl<M: Machine> Space<M> {
         let free = {
             let groups = self.groups.borrow();
             let info = groups.get(group as usize)?;
-            !info.taken.as_ref()?[slot]
+            !info.closed && !info.taken.as_ref()?[slot]
         };
         free.then(|| {
             self.hold(wish);
@@ -98,7 +116,7 @@ impl<M: Machine> Space<M> {
             for step in 0..range.end - range.first {
                 let group = range.first + (range.cursor - range.first + step) % (range.end - range.first);
                 let info = &mut groups[group as usize];
-                if info.lost || info.fragmented || info.free < RUN as u32 {
+                if info.lost || info.closed || info.fragmented || info.free < RUN as u32 {
                     continue;
                 }
                 range.cursor = group;
@@ -115,7 +133,7 @@ impl<M: Machine> Space<M> {
     /// Any free extent at all.
     fn search_any(&self) -> Search {
         for (group, info) in self.groups.borrow().iter().enumerate() {
-            if info.lost || info.free == 0 {
+            if info.lost || info.closed || info.free == 0 {
                 continue;
             }
             let Some(taken) = &info.taken else { return Search::Read(group as u64) };
@@ -129,6 +147,10 @@ impl<M: Machine> Space<M> {
     pub(super) fn hold(&self, extent: ExtentId) {
         self.bar(extent);
         self.held.set(self.held.get() + 1);
+        if self.filling_at.get() > 0 && self.unused() <= self.filling_at.get() {
+            self.filling_at.set(0);
+            self.filling.notify();
+        }
     }
 
     /// A held extent becomes data: its record was appended.

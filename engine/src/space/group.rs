@@ -21,12 +21,32 @@ pub(super) struct GroupInfo {
     pub(super) free: u32,
     /// It has no aligned run of sixteen free extents; cleared when something is freed.
     pub(super) fragmented: bool,
+    /// It is of a device that is leaving: nothing is taken from it.
+    pub(super) closed: bool,
 }
 
 impl GroupInfo {
     pub(super) fn new(size: u32) -> Self {
-        GroupInfo { size, loaded: false, lost: false, taken: None, free: size, fragmented: false }
+        GroupInfo { size, loaded: false, lost: false, taken: None, free: size, fragmented: false, closed: false }
     }
+}
+
+/// Notes that a group of a device has, or has not any more, `size` extents. Those of a group that grew are free.
+pub(super) fn resize_group(info: &mut GroupInfo, size: u32) {
+    if info.size == size {
+        return;
+    }
+    let grew = info.size > 0 && size > info.size;
+    if !grew {
+        *info = GroupInfo::new(size);
+        return;
+    }
+    if let Some(taken) = &mut info.taken {
+        taken[info.size as usize..size as usize].fill(false);
+    }
+    info.free += if info.lost { 0 } else { size - info.size };
+    info.fragmented = false;
+    info.size = size;
 }
 
 /// Group and place in it of an extent.
@@ -41,17 +61,27 @@ impl<M: Machine> Space<M> {
         for page in self.tree.borrow().pages() {
             let Some(info) = groups.get_mut(page.first as usize) else { continue };
             if page.kind == PageType::Group && !info.loaded {
-                info.free = info.size.saturating_sub(page.reference.summary & 0xffff);
-                if page.reference.summary >> 16 > 0 {
+                self.tally(info, info.size.saturating_sub(page.reference.summary & 0xffff));
+                if page.reference.summary >> 16 > 0 && !info.closed {
                     self.meta.borrow_mut().unread.insert(page.first);
                 }
             }
         }
     }
 
-    /// Whether a group has free extents, as far as is known.
+    /// Whether a group has free extents that may be taken, as far as is known.
     pub(super) fn may_have_free(&self, group: u64) -> bool {
-        self.groups.borrow()[group as usize].free > 0
+        let groups = self.groups.borrow();
+        let info = &groups[group as usize];
+        info.free > 0 && !info.closed
+    }
+
+    /// Notes how many free extents a group has.
+    fn tally(&self, info: &mut GroupInfo, free: u32) {
+        if info.closed {
+            self.closed_free.set(self.closed_free.get() + u64::from(free) - u64::from(info.free));
+        }
+        info.free = free;
     }
 
     /// First, or last, free extent of a group that was read.
@@ -80,7 +110,7 @@ impl<M: Machine> Space<M> {
         }
         if let Err(lost) = loaded {
             info.lost = true;
-            info.free = 0;
+            self.tally(info, 0);
             self.lost_groups.set(self.lost_groups.get() + 1);
             return Err(lost);
         }
@@ -93,7 +123,7 @@ impl<M: Machine> Space<M> {
             }
         }
         taken[info.size as usize..].fill(true);
-        info.free = taken.count_zeros() as u32;
+        self.tally(info, taken.count_zeros() as u32);
         info.taken = Some(taken);
         info.loaded = true;
         Ok(())
@@ -148,7 +178,9 @@ impl<M: Machine> Space<M> {
                 self.tree.borrow_mut().forget_lost(group);
                 return;
             }
-            *info = GroupInfo { loaded: true, taken: Some(Box::new(Bits::ZERO)), ..GroupInfo::new(info.size) };
+            let (size, closed) = (info.size, info.closed);
+            self.tally(info, size);
+            *info = GroupInfo { loaded: true, taken: Some(Box::new(Bits::ZERO)), closed, ..GroupInfo::new(size) };
             if let Some(taken) = &mut info.taken {
                 taken[info.size as usize..].fill(true);
             }
@@ -174,7 +206,7 @@ impl<M: Machine> Space<M> {
         if let Some(taken) = &mut info.taken
             && !taken.replace(slot, true)
         {
-            info.free -= 1;
+            self.tally(info, info.free - 1);
         }
     }
 
@@ -186,7 +218,7 @@ impl<M: Machine> Space<M> {
         if let Some(taken) = &mut info.taken
             && taken.replace(slot, false)
         {
-            info.free += 1;
+            self.tally(info, info.free + 1);
             info.fragmented = false;
         }
     }

@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use lru::LruCache;
 use plimsoll_hardware::Machine;
 
-use crate::format::{ExtentId, GROUP_EXTENTS, VdiskId, VirtualExtent};
+use crate::format::{ExtentId, VdiskId, VirtualExtent};
 use crate::media::Media;
 
 /// Extents of a run.
@@ -16,7 +16,7 @@ pub(super) const RUN: u64 = 16;
 /// Runs kept in mind: 4,096 of 1 MiB.
 const LANES_MAX: NonZeroUsize = NonZeroUsize::new(4096).expect("4096 is not zero");
 
-/// Groups of one device and where in them to look next.
+/// Groups of one device that may be given out, and where in them to look next.
 pub(super) struct Range {
     pub(super) first: u64,
     pub(super) end: u64,
@@ -41,11 +41,13 @@ impl Lanes {
         self.ranges = media
             .drives()
             .iter()
+            .filter(|drive| !drive.is_leaving())
             .map(|drive| {
-                let first = drive.slot.extent_base / GROUP_EXTENTS;
-                Range { first, end: first + drive.slot.extents.div_ceil(GROUP_EXTENTS), cursor: first }
+                let groups = drive.groups();
+                Range { first: groups.start, end: groups.end, cursor: groups.start }
             })
             .collect();
+        self.turn = 0;
     }
 
     /// The extent that would continue the run of its neighbours.

@@ -31,6 +31,8 @@ pub(crate) struct MetaPages {
     cursors: [u64; 2],
     /// Groups from this one on are for second copies.
     second_side: u64,
+    /// Groups of devices that are leaving: no page is placed there.
+    closed: Vec<std::ops::Range<u64>>,
 }
 
 impl MetaPages {
@@ -45,10 +47,35 @@ impl MetaPages {
         self.cursors = [0, u64::MAX];
         self.free_pages = [0; 2];
         let used = std::mem::take(&mut self.used);
-        for (&extent, pages) in &used {
-            self.free_pages[self.side(extent)] += u64::from(pages.count_zeros());
+        self.open.clear();
+        for (&extent, &pages) in &used {
+            self.offer(extent, pages);
         }
         self.used = used;
+    }
+
+    /// Leaves out the extents of these groups, and no others.
+    pub(super) fn close(&mut self, closed: Vec<std::ops::Range<u64>>) {
+        self.closed = closed;
+        let closed = &self.closed;
+        self.unread.retain(|group| !closed.iter().any(|range| range.contains(group)));
+        self.divide(self.second_side);
+    }
+
+    fn is_closed(&self, extent: ExtentId) -> bool {
+        self.closed.iter().any(|range| range.contains(&place(extent).0))
+    }
+
+    /// Counts the free pages of an extent, and lets them be taken, unless it is left out.
+    fn offer(&mut self, extent: ExtentId, pages: u16) {
+        if self.is_closed(extent) {
+            return;
+        }
+        let side = self.side(extent);
+        self.free_pages[side] += u64::from(pages.count_zeros());
+        if pages != u16::MAX {
+            self.open.insert(extent);
+        }
     }
 
     fn side(&self, extent: ExtentId) -> usize {
@@ -57,11 +84,7 @@ impl MetaPages {
 
     pub(super) fn learn(&mut self, extent: ExtentId, pages: u16) {
         if self.used.insert(extent, pages).is_none() {
-            let side = self.side(extent);
-            self.free_pages[side] += u64::from(pages.count_zeros());
-            if pages != u16::MAX {
-                self.open.insert(extent);
-            }
+            self.offer(extent, pages);
         }
     }
 
@@ -107,7 +130,7 @@ impl<M: Machine> Space<M> {
         let lanes = self.lanes.borrow();
         let border = match &lanes.ranges[..] {
             [only] => only.first + (only.end - only.first) / 2,
-            ranges => ranges[ranges.len() / 2].first,
+            ranges => ranges.get(ranges.len() / 2).map_or(0, |range| range.first),
         };
         self.meta.borrow_mut().divide(border);
     }
@@ -276,7 +299,9 @@ impl<M: Machine> Space<M> {
 
     fn drop_meta(&self, extent: ExtentId) {
         let mut meta = self.meta.borrow_mut();
-        if let Some(used) = meta.used.remove(&extent) {
+        if let Some(used) = meta.used.remove(&extent)
+            && !meta.is_closed(extent)
+        {
             let side = meta.side(extent);
             meta.free_pages[side] -= u64::from(used.count_zeros());
             meta.open.remove(&extent);

@@ -9,6 +9,7 @@
 
 mod allocate;
 mod epoch;
+mod exclude;
 mod forecast;
 mod group;
 mod lanes;
@@ -38,7 +39,8 @@ use crate::event::Shortage;
 use crate::format::{Group, META_PAGES_PER_EXTENT, TreeRoot};
 use crate::media::Media;
 use crate::tree::{Loader, PageCounts, Tree};
-use group::GroupInfo;
+use crate::wait::WaitQueue;
+use group::{GroupInfo, resize_group};
 
 /// The space of an open pool.
 pub(crate) struct Space<M: Machine> {
@@ -49,6 +51,13 @@ pub(crate) struct Space<M: Machine> {
     lanes: RefCell<Lanes>,
     pub(crate) meta: RefCell<MetaPages>,
     pub(crate) quarantine: RefCell<Quarantine>,
+    /// Extents whose contents were moved: not used again before the record of that needs no proof.
+    moved: RefCell<Quarantine>,
+    /// Unused extents at or below which `filling` is told; 0: nobody waits.
+    pub(crate) filling_at: Cell<u64>,
+    pub(crate) filling: WaitQueue,
+    /// Free extents of devices that are leaving: nobody gets them.
+    closed_free: Cell<u64>,
     pub(crate) epochs: Epochs,
     pub(crate) ledger: Ledger,
     /// Extents of all devices.
@@ -72,6 +81,10 @@ impl<M: Machine> Space<M> {
             lanes: RefCell::default(),
             meta: RefCell::default(),
             quarantine: RefCell::default(),
+            moved: RefCell::default(),
+            filling_at: Cell::new(0),
+            filling: WaitQueue::default(),
+            closed_free: Cell::new(0),
             epochs: Epochs::default(),
             ledger: Ledger::default(),
             total: Cell::new(0),
@@ -85,20 +98,27 @@ impl<M: Machine> Space<M> {
         space
     }
 
-    /// Takes the devices' sizes over, when the pool is opened or grew.
+    /// Takes the devices and their sizes over, when the pool is opened, grew, or a device has left or is about to.
     pub(crate) fn resize(&self) {
         let sizes = self.media.group_sizes();
         let mut groups = self.groups.borrow_mut();
         for (index, &size) in sizes.iter().enumerate() {
-            if index >= groups.len() {
-                groups.push(GroupInfo::new(size));
+            match groups.get_mut(index) {
+                Some(info) => resize_group(info, size),
+                None => groups.push(GroupInfo::new(size)),
             }
         }
+        for info in groups.iter_mut().skip(sizes.len()) {
+            resize_group(info, 0);
+        }
+        drop(groups);
+        self.close_leaving();
         let total = sizes.iter().map(|&size| u64::from(size)).sum();
         self.total.set(total);
         self.reserve_pages.set(reserve_pages(total));
         self.lanes.borrow_mut().resize(&self.media);
         self.ledger.eased.notify();
+        self.filling.notify();
     }
 
     /// Most dirty metadata pages that may gather before a checkpoint has to write them.
@@ -106,8 +126,9 @@ impl<M: Machine> Space<M> {
         dirty_max(self.total.get())
     }
 
+    /// Extents that are used or may be: all but the free ones of devices that are leaving.
     pub(crate) fn total(&self) -> u64 {
-        self.total.get()
+        self.total.get() - self.closed_free.get()
     }
 
     pub(crate) fn data(&self) -> u64 {
@@ -119,7 +140,7 @@ impl<M: Machine> Space<M> {
     }
 
     pub(crate) fn quarantined(&self) -> u64 {
-        self.quarantine.borrow().extents()
+        self.quarantine.borrow().extents() + self.moved.borrow().extents()
     }
 
     /// Taken for writes under way and for metadata not yet named, and granted to held writes.
@@ -135,11 +156,7 @@ impl<M: Machine> Space<M> {
 
     /// Extents that nobody has.
     pub(crate) fn unused(&self) -> u64 {
-        self.total.get()
-            - self.data.get()
-            - self.meta_extents.get()
-            - self.held.get()
-            - self.quarantine.borrow().extents()
+        self.total() - self.data.get() - self.meta_extents.get() - self.held.get() - self.quarantined()
     }
 
     /// Extents kept for metadata beyond the pages already free in metadata extents.

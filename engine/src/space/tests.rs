@@ -6,18 +6,17 @@ use std::rc::Rc;
 use plimsoll_hardware::sim::{SimDiskSpec, SimMachine, SimWorld};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use uuid::Uuid;
 
 use super::{Account, EpochGuard, Epochs, Quarantine, Space};
 use crate::event::Shortage;
-use crate::format::{DeviceSlot, ExtentId, TreeRoot, VdiskId, VirtualExtent};
-use crate::media::{Drive, Media};
+use crate::format::{DeviceSlot, ExtentId, Standing, TreeRoot, VdiskId, VirtualExtent};
+use crate::media::{Disk, Drive, Media};
 
 /// Space of `extents` extents on one simulated disk; nothing is read or written.
 fn space(machine: &SimMachine, extents: u64) -> Space<SimMachine> {
     let media = Rc::new(Media::new(machine.clone(), 65_536));
-    let slot = DeviceSlot { device: Uuid::nil(), size: extents << 16, extents_page: 0, extents, extent_base: 0 };
-    media.push(Drive::new(machine.open(0), slot, media.lossy_hook()));
+    let slot = DeviceSlot { size: extents << 16, extents, standing: Standing::InUse, ..DeviceSlot::HOLE };
+    media.put(Drive::new(Disk::new(machine.open(0), media.lossy_hook()), 0, slot));
     let space = Space::new(media, TreeRoot::EMPTY, 0, 0, Rc::default());
     space.adopt_summaries();
     space.divide_meta();

@@ -100,10 +100,9 @@ pub(crate) async fn load_nodes<M: Machine, P: Payload>(media: &Media<M>, tree: &
             return;
         }
         for chunk in unread.chunks(32) {
-            let reads = chunk.iter().map(|page| async move {
-                let level = (page.leaves.trailing_zeros() / 7) as u8;
-                (page, read_slot(media, counts, &page.reference, level).await)
-            });
+            let reads = chunk
+                .iter()
+                .map(|page| async move { (page, read_slot(media, counts, &page.reference, page.level()).await) });
             for (page, slot) in futures_util::future::join_all(reads).await {
                 // One that cannot be read is lost for this life; who opens the pool looks at the counter of those.
                 let slot = slot.unwrap_or(Slot::Lost(page.reference));

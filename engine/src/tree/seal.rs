@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use super::{Node, Slot, Tree};
+use super::{Node, Slot, Tree, child};
 use crate::format::{NodePage, PAGE_BYTES, PageAddr, PageRef, PageType, Payload, TreeRoot, node_is_empty};
 
 /// What sealing asks of the checkpoint that writes it.
@@ -43,6 +43,36 @@ impl<P: Payload> Tree<P> {
         self.cleaned(sealed);
         self.uprooted = false;
         TreeRoot { reference, height }
+    }
+
+    /// Has the page `level` above leaf `index` written anew by the next checkpoint, if it is in memory.
+    pub(crate) fn soil(&mut self, index: u64, level: u8) {
+        if index >= self.capacity() {
+            return;
+        }
+        let mut at = self.height;
+        let mut slot = &mut self.root;
+        let mut dirtied = 0;
+        loop {
+            match slot {
+                Slot::Node(node) => {
+                    dirtied += usize::from(!node.dirty);
+                    node.dirty = true;
+                    if at == level {
+                        break;
+                    }
+                    at -= 1;
+                    slot = &mut node.slots[child(index, at)];
+                }
+                Slot::Leaf(leaf) => {
+                    dirtied += usize::from(!leaf.dirty);
+                    leaf.dirty = true;
+                    break;
+                }
+                _ => break,
+            }
+        }
+        self.dirtied(dirtied);
     }
 
     /// Drops leaves that hold nothing and have no home, after a checkpoint.

@@ -16,6 +16,11 @@ pub(crate) struct PageSeen {
 }
 
 impl PageSeen {
+    /// How far above the leaves it is.
+    pub(crate) fn level(&self) -> u8 {
+        (self.leaves.trailing_zeros() / 7) as u8
+    }
+
     /// Whether it is a node that nobody has read.
     pub(crate) fn is_unread_node(&self) -> bool {
         self.kind == PageType::Node && !self.read && !self.lost

@@ -149,10 +149,14 @@ impl<M: Machine> Store<M> {
     pub(super) async fn load_groups(&self, changes: &[Change]) -> Result<()> {
         if let Err(lost) = self.space.load_groups_of(changes.iter().filter_map(Change::freed)).await {
             tracing::error!(?lost, "an allocation group is lost; extents in it cannot be freed until a repair");
-            let reason = "an allocation group is damaged in both copies; see plimsoll pool check --repair".to_owned();
-            return Err(crate::Error::ReadOnly { pool: self.identity.name.clone(), reason, cause: None });
+            return Err(self.group_lost());
         }
         Ok(())
+    }
+
+    pub(super) fn group_lost(&self) -> crate::Error {
+        let reason = "an allocation group is damaged in both copies; see plimsoll pool check --repair".to_owned();
+        crate::Error::ReadOnly { pool: self.identity.name.clone(), reason, cause: None }
     }
 
     /// Makes scattered changes with their records; `None`, and nothing changed, when a group was not read.

@@ -125,6 +125,8 @@ pub(crate) struct CheckpointControl {
     pub(crate) pins: Cell<u32>,
     pub(crate) request: WaitQueue,
     pub(crate) done: WaitQueue,
+    /// A device has joined or left.
+    pub(crate) members: WaitQueue,
 }
 
 /// An open pool.

@@ -47,7 +47,8 @@ impl<M: Machine> Store<M> {
             let word = vdisk.mapping.peek(piece.at)?.ok()?;
             let touched = piece.blocks(block_bytes);
             let simple = word.valid().contains(touched)
-                && !(overwrite && self.journal.gate(word.extent(), touched) != Gate::Open);
+                && !(overwrite && self.journal.gate(word.extent(), touched) != Gate::Open)
+                && (!overwrite || vdisk.mapping.copies.pass(piece.at));
             if !simple {
                 return None;
             }

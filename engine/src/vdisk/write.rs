@@ -64,6 +64,8 @@ enum Plan<D> {
     Settle(u64),
     /// Blocks must be confirmed before they are overwritten.
     Confirm(u64),
+    /// An extent is being copied elsewhere and may not be overwritten for a moment.
+    Held,
 }
 
 impl<M: Machine> Store<M> {
@@ -140,6 +142,7 @@ impl<M: Machine> Store<M> {
                 Plan::Confirm(batch) => {
                     self.journal.confirm(batch).await.map_err(|failure| self.journal_failed(failure))?;
                 }
+                Plan::Held => vdisk.mapping.copies.ended.changed().await,
                 Plan::Settle(epoch) => {
                     while !self.space.epochs.is_over(epoch) && self.space.epochs.wait().await {}
                     if !self.space.epochs.is_over(epoch) {
@@ -221,7 +224,7 @@ impl<M: Machine> Store<M> {
         Need { extents: parts.iter().filter(unmapped).count().max(1) as u64, bytes: bytes as u64, shortage }
     }
 
-    fn abandoned(&self, vdisk: &VdiskCore) -> Error {
+    pub(super) fn abandoned(&self, vdisk: &VdiskCore) -> Error {
         Error::Busy {
             object: format!("{}/{}", self.identity.name, vdisk.name()),
             reason: "a write was abandoned in flight; close the pool and open it again".to_owned(),
@@ -282,6 +285,9 @@ impl<M: Machine> Store<M> {
             // Also blocks without contents: those they had before a discard may still need their proof.
             if let Gate::Closed(batch) = self.journal.gate(extent, touched.with(word.filled())) {
                 return Ok(Plan::Confirm(batch));
+            }
+            if claim.is_none() && !vdisk.mapping.copies.pass(piece.at) {
+                return Ok(Plan::Held);
             }
             vdisk.mapping.watches.hit(piece.at);
             if !self.add_ios(&mut ios, piece, claim.as_ref(), extent, data) {

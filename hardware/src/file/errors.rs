@@ -94,7 +94,7 @@ impl Inner {
         let geometry = &self.geometry;
         // Blocks are a power of two, so one mask checks both numbers.
         let aligned = (offset | length) & (geometry.logical_block as u64 - 1) == 0;
-        let inside = offset.checked_add(length).is_some_and(|end| end <= geometry.size);
+        let inside = offset.checked_add(length).is_some_and(|end| end <= self.size.get());
         if aligned && inside {
             return Ok(());
         }
@@ -103,7 +103,7 @@ impl Inner {
 
     #[cold]
     fn out_of_range(&self, operation: &'static str, offset: u64, length: u64) -> IoError {
-        let (path, size) = (self.geometry.path.clone(), self.geometry.size);
+        let (path, size) = (self.geometry.path.clone(), self.size.get());
         IoError::OutOfRange { path, operation, offset, length, size }
     }
 

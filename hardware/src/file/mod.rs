@@ -35,6 +35,8 @@ pub struct FileDevice {
 struct Inner {
     descriptor: Rc<Descriptor>,
     geometry: Geometry,
+    /// Bytes that may be used: those it was opened with, more once it was measured again.
+    size: Cell<u64>,
     is_block_device: bool,
     /// The best way that has not been refused yet.
     zero_by: Cell<ZeroBy>,
@@ -53,7 +55,8 @@ impl FileDevice {
             (false, _) => DiscardBy::Punch,
         };
         let (zero_by, discard_by) = (Cell::new(zero_by), Cell::new(discard_by));
-        Self { inner: Rc::new(Inner { descriptor, geometry, is_block_device, zero_by, discard_by }) }
+        let size = Cell::new(geometry.size);
+        Self { inner: Rc::new(Inner { descriptor, geometry, size, is_block_device, zero_by, discard_by }) }
     }
 }
 
@@ -61,6 +64,10 @@ impl Device for FileDevice {
     #[inline]
     fn geometry(&self) -> &Geometry {
         &self.inner.geometry
+    }
+
+    fn measure(&self) -> Result<u64, IoError> {
+        self.inner.measure()
     }
 
     #[inline]

@@ -13,6 +13,7 @@ use io_uring::{opcode, squeue, types};
 use super::Inner;
 use crate::buffer::{Buffer, Frozen};
 use crate::device::{Durability, IoError};
+use crate::probe;
 use crate::reactor::{Operation, entry_on};
 
 /// How often an operation that the kernel wants repeated (`EAGAIN`, `EINTR`) is repeated.
@@ -199,8 +200,16 @@ impl Inner {
     }
 
     fn too_short(&self, operation: &'static str, offset: u64, end: u64) -> IoError {
-        let opened_with = self.geometry.size;
-        self.failed(operation, offset, format!("it ends at {end} now; it had {opened_with} bytes when it was opened"))
+        let had = self.size.get();
+        self.failed(operation, offset, format!("it ends at {end} now; it had {had} bytes when it was measured"))
+    }
+
+    pub(super) fn measure(&self) -> Result<u64, IoError> {
+        let bytes = probe::size(&*self.descriptor, self.is_block_device)
+            .map_err(|error| self.failed("asking for its size", 0, error.to_string()))?;
+        let block = u64::from(self.geometry.logical_block);
+        self.size.set(self.size.get().max(bytes - bytes % block));
+        Ok(self.size.get())
     }
 
     pub(super) async fn flush(&self) -> Result<(), IoError> {

@@ -1,7 +1,7 @@
 //! The geometry of an open block device or regular file.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, StatxFlags, major, minor};
@@ -39,7 +39,7 @@ pub(crate) fn geometry(
 }
 
 /// Bytes of a device as the system counts them.
-pub(crate) fn size(fd: &OwnedFd, is_block_device: bool) -> io::Result<u64> {
+pub(crate) fn size(fd: impl AsFd, is_block_device: bool) -> io::Result<u64> {
     if !is_block_device {
         return Ok(rustix::fs::fstat(fd)?.st_size as u64);
     }

@@ -37,6 +37,12 @@ impl Device for SimDevice {
         &self.geometry
     }
 
+    fn measure(&self) -> Result<u64, IoError> {
+        let core = self.life.core.borrow();
+        let disk = &core.disks[self.disk];
+        if disk.gone { Err(IoError::Gone { path: self.geometry.path.clone() }) } else { Ok(disk.size) }
+    }
+
     async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer, IoError> {
         let length = buffer.len() as u64;
         let answer = self.start(offset, length, Request::Read(buffer)).await?;

@@ -129,6 +129,16 @@ impl Disk {
         self.sequence += 1;
     }
 
+    /// Makes it larger under whoever has it open.
+    pub(super) fn extend(&mut self, size: u64) {
+        assert!(size.is_multiple_of(self.block), "{size} bytes are no whole number of sectors");
+        assert!(size >= self.size, "a disk of {} bytes is not extended to {size}", self.size);
+        self.size = size;
+        self.pages.resize(size);
+        let geometry = Rc::make_mut(&mut self.geometry);
+        (geometry.size, geometry.discard_max, geometry.write_zeroes_max) = (size, size, size);
+    }
+
     fn put(
         &mut self,
         offset: u64,

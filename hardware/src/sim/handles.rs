@@ -108,6 +108,11 @@ impl SimWorld {
         (geometry.size, geometry.discard_max, geometry.write_zeroes_max) = (size, size, size);
     }
 
+    /// Extends a disk to `size` bytes, a multiple of its sector, under whoever has it open: who measures it sees that.
+    pub fn extend(&self, disk: usize, size: u64) {
+        self.core.borrow_mut().disks[disk].extend(size);
+    }
+
     fn pages<T>(&self, disk: usize, work: impl FnOnce(&mut Pages) -> T) -> T {
         work(&mut self.core.borrow_mut().disks[disk].pages)
     }

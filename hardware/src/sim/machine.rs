@@ -71,6 +71,13 @@ impl SimMachine {
         SimDevice::new(self.life.clone(), index)
     }
 
+    /// Extends the disk at `index` to `size` bytes, as [`super::SimWorld::extend`] does.
+    pub fn extend(&self, index: usize, size: u64) {
+        if !self.life.dead() {
+            self.life.core.borrow_mut().disks[index].extend(size);
+        }
+    }
+
     /// Polls `future` and the spawned tasks until it ends or the machine crashes or hangs.
     pub fn run<F: Future>(&self, future: F) -> Outcome<F::Output> {
         let life = &*self.life;

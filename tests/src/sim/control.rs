@@ -1,4 +1,4 @@
-//! Clients that make, resize and delete vdisks, add a device, and ask for a check.
+//! Clients that make, resize and delete vdisks, change the pool's devices, and ask for a check.
 
 use std::time::Duration;
 
@@ -12,12 +12,13 @@ use super::window::Window;
 
 /// Does one thing.
 pub async fn run(session: &Session) {
-    match session.below(20) {
+    match session.below(24) {
         0..6 => create(session).await,
         6..10 => delete(session).await,
         10..14 => resize(session).await,
         14 => super::verify::check_online(session).await,
-        15 if session.devices.get() == session.setup.devices => super::image::add_device(session).await,
+        15 => super::members::add(session).await,
+        16..21 if session.setup.faults.is_none() => super::members::run(session).await,
         _ => create(session).await,
     }
 }

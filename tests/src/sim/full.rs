@@ -9,6 +9,7 @@ use super::window::Window;
 
 /// Writes to a vdisk of its own until there is no space. Then what needs none must succeed.
 pub async fn fill(session: &Session) {
+    super::members::settle(session).await;
     let extent = session.setup.extent;
     let extents = session.pool.info().physical_bytes / extent + 1;
     // Side by side, or each in a leaf of its own, so that leaves leave memory.

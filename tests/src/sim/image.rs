@@ -118,9 +118,8 @@ impl Image {
         }
         assert!(info.read_only.is_none(), "the pool is read-only after a start: {info:?}");
         assert!(!self.closed || info.recovery.clean, "a pool that was closed was not clean: {:?}", info.recovery);
-        let devices = Cell::new(info.devices.len());
         let machine = machine.clone();
-        let session = Rc::new(Session { machine, pool, state, setup, broken: Cell::new(false), devices });
+        let session = Rc::new(Session { machine, pool, state, setup, broken: Cell::new(false) });
         ended(session.machine.run(compare(session.clone())), "the comparison after a start")?;
         Some(session)
     }
@@ -178,13 +177,17 @@ async fn open(machine: SimMachine, setup: Rc<Setup>, made: bool) -> Result<Pool<
         let spec = CreatePool { extent_bytes: setup.extent as u32, force: true, ..CreatePool::named("tank") };
         return Pool::create(&machine, spec, devices).await;
     }
-    let spare = machine.open(setup.devices);
-    let label = match identify(&machine, &spare).await {
-        // Adding it was cut short; a pool that needs it says so.
-        Err(Error::NotAPool { .. }) => None,
-        label => label?,
-    };
-    devices.extend(label.map(|_| spare));
+    // Devices come and go; what a label of the pool is on belongs to it, or is passed over.
+    devices.clear();
+    for index in 0..=setup.devices {
+        let device = machine.open(index);
+        match identify(&machine, &device).await {
+            // Adding it, or letting it go, was cut short; a pool that needs it says so.
+            Err(Error::NotAPool { .. }) | Ok(None) => {}
+            Ok(Some(_)) => devices.push(device),
+            Err(error) => return Err(error),
+        }
+    }
     let options = OpenPool { inspect: false, cache_bytes: setup.small_cache.then_some(0) };
     Pool::open(&machine, options, devices).await
 }
@@ -195,21 +198,5 @@ async fn compare(session: Rc<Session>) {
     verify::check(&session).await;
     if session.below(4) == 0 {
         verify::figures(&session).await;
-    }
-}
-
-/// Adds the spare device.
-pub async fn add_device(session: &Session) {
-    session.devices.set(session.devices.get() + 1);
-    let device = session.machine.open(session.setup.devices);
-    // An attempt that a crash has cut short leaves a label.
-    let force = match identify(&session.machine, &device).await {
-        Ok(label) => label.is_some(),
-        Err(Error::NotAPool { .. }) => true,
-        Err(error) => return session.bear("a look at the spare device", &error),
-    };
-    match session.ask(session.pool.add_device(device, force)).await {
-        Ok(()) => {}
-        Err(error) => session.bear("adding a device", &error),
     }
 }

@@ -10,6 +10,7 @@ pub mod control;
 pub mod full;
 pub mod image;
 pub mod life;
+pub mod members;
 pub mod model;
 pub mod pattern;
 pub mod runner;

@@ -32,8 +32,6 @@ pub struct Session {
     pub setup: Rc<Setup>,
     /// Something failed that only a new start can mend; nothing more is demanded of this life.
     pub broken: Cell<bool>,
-    /// Devices of the pool in this life.
-    pub devices: Cell<usize>,
 }
 
 impl Session {

@@ -176,6 +176,7 @@ pub async fn figures(session: &Session) {
         assert!(passed < JOB_MS_MAX, "a background job does not end: {:?}", session.pool.jobs());
         session.pause().await;
     }
+    super::members::settle(session).await;
     // A checkpoint under way holds extents.
     for _ in 0..JOB_MS_MAX {
         if held(session) == 0 {

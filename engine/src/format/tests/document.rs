@@ -59,6 +59,7 @@ fn layout_tables_have_the_sizes_of_the_code() {
         ("DROPPED", record(Record::Dropped { batch: 0, index: 0 })),
         ("FILL", FILL_RECORD_BYTES),
         ("POLICY", record(Record::Policy(Box::default()))),
+        ("MOVE", MOVE_RECORD_BYTES),
         ("PATTERN", record(Record::Pattern { pattern: PatternId(1), now: super::samples::pattern() })),
         ("tail", 32),
         ("half", HALF_HEADER_BYTES),

@@ -161,18 +161,30 @@ fn records() -> impl Strategy<Value = Record> {
             .prop_map(|(generation, extents)| Record::Meta { generation, extents }),
         (any::<u64>(), any::<u32>()).prop_map(|(batch, index)| Record::Dropped { batch, index }),
         pool_policies().prop_map(|policy| Record::Policy(Box::new(policy))),
+        (vdisk(), at(), (extents(), extents()), blocks(), any::<u32>())
+            .prop_map(|(vdisk, at, (from, to), blocks, proof)| Record::Move { vdisk, at, from, to, blocks, proof }),
     ]
 }
 
 /// Devices one after another, as a pool has them.
 fn devices() -> impl Strategy<Value = Vec<DeviceSlot>> {
-    let device = (uuids(), 0..1u64 << 48, 0..1u64 << 30, 0..4u64);
+    let standing = prop_oneof![
+        4 => Just(Standing::InUse),
+        1 => any::<bool>().prop_map(|remove| Standing::Leaving { remove }),
+        1 => Just(Standing::Hole),
+    ];
+    let device = (uuids(), 0..1u64 << 48, 0..1u64 << 30, 0..4u64, standing, any::<u32>());
     vec(device, 1..=DEVICES_MAX).prop_map(|devices| {
         let mut base = 0;
-        let slots = devices.into_iter().map(|(device, extents_page, extents, skipped)| {
+        let slots = devices.into_iter().enumerate().map(|(index, device)| {
+            let (device, extents_page, extents, skipped, standing, rate_kib) = device;
+            if standing == Standing::Hole && index > 0 {
+                return DeviceSlot::HOLE;
+            }
+            let standing = if standing == Standing::Hole { Standing::InUse } else { standing };
             let extent_base = base + skipped * GROUP_EXTENTS;
             base = (extent_base + extents).next_multiple_of(GROUP_EXTENTS);
-            DeviceSlot { device, size: extents << 16 | 4096, extents_page, extents, extent_base }
+            DeviceSlot { device, size: extents << 16 | 4096, extents_page, extents, extent_base, standing, rate_kib }
         });
         slots.collect()
     })
@@ -180,9 +192,9 @@ fn devices() -> impl Strategy<Value = Vec<DeviceSlot>> {
 
 fn roots() -> impl Strategy<Value = RootPage> {
     let start = (any::<u64>(), any::<u64>(), any::<u32>());
-    let numbers = (any::<[u64; 5]>(), any::<bool>());
+    let numbers = (any::<[u64; 5]>(), any::<bool>(), any::<[u64; 2]>());
     (uuids(), numbers, start, (trees(), trees(), trees()), devices(), pool_policies()).prop_map(|all| {
-        let (pool, (numbers, clean), start, (groups, table, patterns), devices, policy) = all;
+        let (pool, (numbers, clean, rings), start, (groups, table, patterns), devices, policy) = all;
         let [generation, life, data_extents, meta_extents, meta_sequence] = numbers;
         RootPage {
             pool,
@@ -196,6 +208,7 @@ fn roots() -> impl Strategy<Value = RootPage> {
             data_extents,
             meta_extents,
             meta_sequence,
+            rings: rings.map(|ring| PageAddr::new((ring % devices.len() as u64) as u16, ring >> 16)),
             devices,
             policy,
         }

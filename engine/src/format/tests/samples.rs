@@ -47,6 +47,8 @@ pub(super) fn root() -> RootPage {
         extents_page: 1040,
         extents: 16_000,
         extent_base: base,
+        standing: if base == 0 { Standing::InUse } else { Standing::Leaving { remove: true } },
+        rate_kib: if base == 0 { 0 } else { 102_400 },
     };
     RootPage {
         pool: uuid(0x11),
@@ -60,7 +62,8 @@ pub(super) fn root() -> RootPage {
         data_extents: 12_345,
         meta_extents: 67,
         meta_sequence: 1003,
-        devices: vec![device(0x21, 0), device(0x22, 16_384)],
+        rings: [PageAddr::NONE, PageAddr::new(1, 300_000)],
+        devices: vec![device(0x21, 0), DeviceSlot::HOLE, device(0x22, 16_384)],
         policy: pool_policy(),
     }
 }
@@ -141,6 +144,14 @@ pub(super) fn records() -> Vec<Record> {
             freed: Some(ExtentId(89)),
         },
         Record::Pattern { pattern: PatternId(7), now: pattern() },
+        Record::Move {
+            vdisk,
+            at: VirtualExtent(78),
+            from: ExtentId(89),
+            to: ExtentId(20_000),
+            blocks: Blocks(0x00FF),
+            proof: 0x8765_4321,
+        },
     ]
 }
 

@@ -1,0 +1,188 @@
+//! Pools that grow by themselves: when so much of one is used, a spare device is added, or the file that it is made of enlarged.
+//!
+//! One task for each open pool waits for the level to be reached; nothing is asked again and again but, after it could not grow,
+//! whether it can by now. What could not be done is said once, and once more when the reason changes.
+
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::time::Duration;
+
+use plimsoll_engine::{Pool, SpaceEvent};
+use plimsoll_hardware::Machine as _;
+use plimsoll_hardware::reactor::Handle;
+use uuid::Uuid;
+
+use super::Node;
+use crate::model::{AddDevice, GrowPool, GrowthPolicy, GrowthView};
+use crate::problem::{Answer, Problem};
+use crate::units::iec;
+
+/// Between two attempts while it is impossible: spares come back and file systems are tidied without telling us.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Least that a file is enlarged by.
+const STEP_BYTES_MIN: u64 = 64 << 20;
+/// Left free in the file system, unless said otherwise.
+const KEEP_FREE_BYTES: u64 = 1 << 30;
+
+/// What is known of a pool that grows by itself.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Growing {
+    pub(super) impossible: Option<String>,
+}
+
+impl Node {
+    /// The policy of a pool, and whether it works.
+    pub(super) fn growth_view(&self, pool: Uuid) -> Option<GrowthView> {
+        let policy = self.growth_policy(pool)?;
+        let impossible = self.0.growing.borrow().get(&pool).and_then(|growing| growing.impossible.clone());
+        Some(GrowthView { policy, impossible })
+    }
+
+    fn growth_policy(&self, pool: Uuid) -> Option<GrowthPolicy> {
+        let state = self.0.state.borrow();
+        state.growth.iter().find(|known| known.pool == pool).map(|known| known.policy.clone())
+    }
+
+    /// A policy has changed.
+    pub(super) fn wake_growth(&self) {
+        self.0.growth_changed.notify_waiters();
+    }
+
+    /// Lets an open pool grow by itself as long as it is open.
+    pub(super) fn follow_growth(&self, pool: &Pool<Handle>) {
+        let (node, pool) = (self.clone(), pool.clone());
+        self.spawn(async move {
+            let uuid = pool.info().uuid;
+            loop {
+                let changed = node.0.growth_changed.notified();
+                let Some(policy) = node.growth_policy(uuid) else {
+                    // Closing a pool changes its members as far as we hear.
+                    tokio::select! {
+                        () = changed => continue,
+                        open = pool.members_changed() => if open { continue } else { return },
+                    }
+                };
+                tokio::select! {
+                    () = changed => continue,
+                    open = pool.used_reaches(policy.at_pct) => if !open { return },
+                }
+                let grown = node.grow_by(&pool, &policy).await;
+                if node.note_growth(&pool, grown) {
+                    continue;
+                }
+                let changed = node.0.growth_changed.notified();
+                tokio::select! {
+                    () = changed => {}
+                    () = node.machine().sleep(AGAIN) => {}
+                    open = pool.members_changed() => if !open { return },
+                }
+            }
+        });
+    }
+
+    /// Remembers how it went; answers whether it went well.
+    fn note_growth(&self, pool: &Pool<Handle>, grown: Answer<()>) -> bool {
+        let info = pool.info();
+        let mut all = self.0.growing.borrow_mut();
+        let growing = all.entry(info.uuid).or_default();
+        let impossible = grown.err().map(|problem| problem.detail);
+        if let Some(reason) = impossible.as_ref().filter(|_| growing.impossible != impossible) {
+            tracing::warn!(pool = info.name, reason, "a pool cannot grow by itself");
+            pool.raise(SpaceEvent::GrowthImpossible { reason: reason.clone() });
+        }
+        growing.impossible = impossible;
+        growing.impossible.is_none()
+    }
+
+    /// Grows a pool by one step: the first spare that can be added, else its file.
+    async fn grow_by(&self, pool: &Pool<Handle>, policy: &GrowthPolicy) -> Answer<()> {
+        let name = pool.info().name;
+        let mut problem = None;
+        for path in &policy.spares {
+            let request = AddDevice { path: path.clone(), force: Vec::new(), buffered: self.is_buffered(path) };
+            match self.add_device(&name, request).await {
+                Ok(_) => {
+                    let uuid = pool.info().uuid;
+                    let used = |state: &mut super::state::State| {
+                        let known = state.growth.iter_mut().find(|known| known.pool == uuid);
+                        known.into_iter().for_each(|known| known.policy.spares.retain(|spare| spare != path));
+                    };
+                    return self.remember(used).await;
+                }
+                Err(error) => problem = Some(Problem { detail: format!("spare {path}: {}", error.detail), ..error }),
+            }
+        }
+        if let Some(limit) = policy.grow_file_to_bytes {
+            return self.enlarge(pool, limit, policy).await;
+        }
+        Err(problem.unwrap_or_else(|| {
+            Problem::new("conflict", format!("pool {name} has no spare device left"))
+                .hint(format!("plimsoll pool set {name} --auto-grow-at {}% --spare PATH", policy.at_pct))
+        }))
+    }
+
+    /// Enlarges the pool's last file by a step, and uses that.
+    async fn enlarge(&self, pool: &Pool<Handle>, limit: u64, policy: &GrowthPolicy) -> Answer<()> {
+        let info = pool.info();
+        let Some(device) = info.devices.iter().rev().find(|device| is_file(&device.path)) else {
+            return Err(Problem::new(
+                "conflict",
+                format!("pool {} is made of no file that could be enlarged", info.name),
+            ));
+        };
+        let step = policy.step_bytes.unwrap_or(device.size_bytes / 8).max(STEP_BYTES_MIN.min(limit));
+        let (path, keep) = (device.path.clone(), policy.keep_free_bytes.unwrap_or(KEEP_FREE_BYTES));
+        self.blocking(move || extend_file(&path, step, limit, keep)).await??;
+        self.grow_pool(&info.name, GrowPool { device: Some(device.uuid.to_string()) }).await.map(drop)
+    }
+}
+
+fn is_file(path: &str) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.is_file() && !found.file_type().is_block_device())
+}
+
+/// Enlarges a file by `step`, at most to `limit`, and leaves `keep` bytes of its file system free. Blocks.
+fn extend_file(path: &str, step: u64, limit: u64, keep: u64) -> Answer<()> {
+    let failed = |error: std::io::Error| Problem::new("device-error", format!("{path} cannot be enlarged: {error}"));
+    let file = std::fs::OpenOptions::new().write(true).open(Path::new(path)).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    if size >= limit {
+        return Err(Problem::new("conflict", format!("{path} has {}, the most that it may have", iec(size)))
+            .hint("plimsoll pool set POOL --grow-file-to SIZE, or --spare PATH"));
+    }
+    let wanted = (size.saturating_add(step)).min(limit) / 4096 * 4096;
+    let found = rustix::fs::fstatvfs(&file).map_err(|errno| failed(errno.into()))?;
+    let free = found.f_bavail * found.f_frsize;
+    if wanted <= size || free < keep.saturating_add(wanted - size) {
+        let (more, free, keep) = (iec(wanted.saturating_sub(size)), iec(free), iec(keep));
+        let detail = format!(
+            "{path} cannot be enlarged by {more}: its file system has {free} free, of which {keep} are to stay"
+        );
+        return Err(
+            Problem::new("device-no-space", detail).hint("free space there; plimsoll pool set POOL --spare PATH")
+        );
+    }
+    file.set_len(wanted).and_then(|()| file.sync_all()).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_grows_by_steps_up_to_its_limit_and_never_fills_its_file_system() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("pool.img");
+        std::fs::File::create(&path).and_then(|file| file.set_len(1 << 20)).expect("a file");
+        let text = path.display().to_string();
+        let size = || std::fs::metadata(&path).expect("the file").len();
+        extend_file(&text, 1 << 20, 3 << 20, 0).expect("a step");
+        assert_eq!(size(), 2 << 20);
+        extend_file(&text, 5 << 20, 3 << 20, 0).expect("the rest");
+        assert_eq!(size(), 3 << 20);
+        assert_eq!(extend_file(&text, 1 << 20, 3 << 20, 0).expect_err("the limit").code, "conflict");
+        let full = extend_file(&text, 1 << 20, 9 << 20, u64::MAX / 2).expect_err("the file system");
+        assert_eq!(full.code, "device-no-space");
+        assert_eq!(size(), 3 << 20);
+    }
+}

@@ -1,0 +1,126 @@
+//! `pool evacuate` and `pool remove-device`: emptying a device while everything goes on, and letting it go.
+
+use plimsoll_engine::{Evacuate, EvacuationPlan, Pool};
+use plimsoll_hardware::reactor::Handle;
+use uuid::Uuid;
+
+use super::machine::{absolute, same_file};
+use super::{Node, by_uuid_prefix, uuid_prefix};
+use crate::model::{JobView, LeaveDevice, Plan, PoolView};
+use crate::problem::{Answer, Problem};
+use crate::units::iec;
+
+impl Node {
+    /// Begins to empty a device; the job moves what is on it elsewhere. Asked again, it changes the pace.
+    ///
+    /// # Errors
+    /// `not-found`, `invalid-argument` for the last device, `would-not-fit`, the engine's reasons.
+    pub async fn evacuate_device(&self, name: &str, request: LeaveDevice) -> Answer<JobView> {
+        let _turn = self.0.changes.lock().await;
+        let (pool, device) = self.member(name, &request.device)?;
+        let job = pool.evacuate_device(device, Evacuate { rate: request.rate_bytes }).await?;
+        tracing::info!(pool = name, device = request.device, "a device is being evacuated");
+        Ok(super::jobs::view(&pool.info().name, &job))
+    }
+
+    /// Begins to empty a device, if it is not empty, and to let it go.
+    ///
+    /// # Errors
+    /// As [`Node::evacuate_device`].
+    pub async fn remove_device(&self, name: &str, request: LeaveDevice) -> Answer<JobView> {
+        let _turn = self.0.changes.lock().await;
+        let (pool, device) = self.member(name, &request.device)?;
+        let job = pool.remove_device(device, Evacuate { rate: request.rate_bytes }).await?;
+        tracing::info!(pool = name, device = request.device, "a device is leaving the pool");
+        Ok(super::jobs::view(&pool.info().name, &job))
+    }
+
+    /// Keeps a device that was to be emptied.
+    ///
+    /// # Errors
+    /// `not-found`, `busy` when it is not being emptied.
+    pub async fn cancel_evacuation(&self, name: &str, request: LeaveDevice) -> Answer<PoolView> {
+        let _turn = self.0.changes.lock().await;
+        let (pool, device) = self.member(name, &request.device)?;
+        pool.cancel_evacuation(device).await?;
+        tracing::info!(pool = name, device = request.device, "a device is kept");
+        self.pool_view(name)
+    }
+
+    /// What [`Node::evacuate_device`], or with `remove` [`Node::remove_device`], would do, and whether it fits.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn plan_evacuation(&self, name: &str, request: LeaveDevice, remove: bool) -> Answer<Plan> {
+        let (pool, device) = self.member(name, &request.device)?;
+        let plan = pool.evacuation_plan(device).await?;
+        Ok(described(&pool.info().name, &plan, remove))
+    }
+
+    /// What [`Node::cancel_evacuation`] would do.
+    ///
+    /// # Errors
+    /// `not-found`.
+    pub fn plan_cancel_evacuation(&self, name: &str, request: &LeaveDevice) -> Answer<Plan> {
+        let (pool, _) = self.member(name, &request.device)?;
+        Ok(Plan::of([format!(
+            "keep {} in pool {}; what has moved stays where it is",
+            request.device,
+            pool.info().name
+        )]))
+    }
+
+    /// An open pool and the member of it that `text` means: a path, a UUID, or a prefix of that.
+    pub(super) fn member(&self, name: &str, text: &str) -> Answer<(Pool<Handle>, Uuid)> {
+        let pool = self.pool(name)?;
+        let devices = pool.info().devices;
+        let path = absolute(text);
+        let mut found = devices.iter().find(|device| same_file(&device.path, &path)).map(|device| device.uuid);
+        if let (None, Some(prefix)) = (found, uuid_prefix(text)) {
+            let named = by_uuid_prefix(&prefix, devices.iter().map(|device| (device.uuid, device.path.as_str())))?;
+            found = named.and_then(|path| devices.iter().find(|device| device.path == path)).map(|device| device.uuid);
+        }
+        let device = found.ok_or_else(|| {
+            Problem::new("not-found", format!("{text} is no device of pool {name}"))
+                .hint(format!("plimsoll pool show {name} --json"))
+        })?;
+        Ok((pool, device))
+    }
+
+    /// Remembers which devices a pool has, whenever that changes by itself: one that was let go is not looked for again.
+    pub(super) fn follow_members(&self, pool: &Pool<Handle>) {
+        let (node, pool) = (self.clone(), pool.clone());
+        self.spawn(async move {
+            while pool.members_changed().await {
+                let record = node.record_of(&pool);
+                let remembered = node.remember(|state| {
+                    if let Some(known) = state.pools.iter_mut().find(|known| known.uuid == record.uuid) {
+                        *known = record;
+                    }
+                });
+                if let Err(problem) = remembered.await {
+                    tracing::warn!(reason = problem.detail, "a device has left its pool and is still on the list");
+                }
+            }
+        });
+    }
+}
+
+fn described(pool: &str, plan: &EvacuationPlan, remove: bool) -> Plan {
+    let mut steps = vec![format!(
+        "move {} of data and metadata from {} to the other devices of pool {pool}",
+        iec(plan.needed_bytes),
+        plan.device
+    )];
+    if plan.journal_copies > 0 {
+        steps.push(format!("move {} of the journal's two copies", plan.journal_copies));
+    }
+    if remove {
+        steps.push(format!("let {} go and wipe its labels", plan.device));
+    }
+    steps.push(match plan.missing_bytes() {
+        0 => format!("it fits: {} are free there", iec(plan.free_bytes)),
+        missing => format!("it does not fit: {} are free there, {} are missing", iec(plan.free_bytes), iec(missing)),
+    });
+    Plan { steps, needs_bytes: Some(plan.needed_bytes), ..Plan::of([]) }
+}

@@ -1,0 +1,32 @@
+//! Waiting for what happens to a pool by itself: nobody has to ask again and again.
+
+use plimsoll_hardware::Machine;
+
+use super::Pool;
+
+impl<M: Machine> Pool<M> {
+    /// Completes when a device has joined or left since this was called; `false` when the pool is closing.
+    pub async fn members_changed(&self) -> bool {
+        if !self.store.closing.get() {
+            self.store.checkpoint.members.changed().await;
+        }
+        !self.store.closing.get()
+    }
+
+    /// Completes when `percent` (1 to 100) of its space, or more, is not available; `false` when the pool is closing. One task at a
+    /// time may wait for it.
+    pub async fn used_reaches(&self, percent: u8) -> bool {
+        let space = &self.store.space;
+        while !self.store.closing.get() {
+            let total = space.total();
+            // Available extents at which it is reached.
+            let left = total - (total * u64::from(percent.clamp(1, 100))).div_ceil(100);
+            if space.available() <= left {
+                return true;
+            }
+            space.filling_at.set(left + space.reserved());
+            space.filling.changed().await;
+        }
+        false
+    }
+}

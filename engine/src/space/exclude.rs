@@ -1,0 +1,59 @@
+//! Leaving a device out: nothing is taken from it any more, and what is on it may go.
+//!
+//! A device is closed as long as its [`Drive`](crate::media::Drive) says that it leaves; opening a pool and every change of that
+//! come here. The free extents of closed devices are nobody's: they count neither as available nor as a part of the whole.
+
+use plimsoll_hardware::Machine;
+
+use super::{Account, Space};
+use crate::format::ExtentId;
+
+impl<M: Machine> Space<M> {
+    /// Closes the groups of devices that are leaving, and opens those of devices that stay after all.
+    pub(super) fn close_leaving(&self) {
+        let drives = self.media.drives();
+        let closed: Vec<_> = drives.iter().filter(|drive| drive.is_leaving()).map(|drive| drive.groups()).collect();
+        let mut groups = self.groups.borrow_mut();
+        let mut free = 0;
+        for (index, info) in groups.iter_mut().enumerate() {
+            info.closed = closed.iter().any(|range| range.contains(&(index as u64)));
+            free += if info.closed { u64::from(info.free) } else { 0 };
+        }
+        self.closed_free.set(free);
+        self.meta.borrow_mut().close(closed);
+    }
+
+    /// Extents of these groups that are not free: allocated, held or in quarantine.
+    pub(crate) fn taken_in(&self, groups: std::ops::Range<u64>) -> u64 {
+        let infos = self.groups.borrow();
+        let of = |group| infos.get(group as usize).map_or(0, |info| u64::from(info.size - info.free));
+        groups.map(of).sum()
+    }
+
+    /// Whether a group among these is lost, and with it what is known of its extents.
+    pub(crate) fn has_lost(&self, groups: std::ops::Range<u64>) -> bool {
+        let infos = self.groups.borrow();
+        groups.into_iter().any(|group| infos.get(group as usize).is_some_and(|info| info.lost))
+    }
+
+    /// The contents of `from`, an extent of data, are in the held extent `to` now: `sequence` is the batch of the record that says
+    /// so. Both groups must be loaded.
+    pub(crate) fn relocate(&self, account: &Account, from: ExtentId, to: ExtentId, sequence: u64) {
+        self.change_group(from, |group, slot| group.set_free(slot));
+        self.held.set(self.held.get() - 1);
+        self.change_group(to, |group, slot| group.set_data(slot));
+        let epoch = self.epochs.advance();
+        self.moved.borrow_mut().push(vec![from], sequence, epoch);
+        self.ledger.backed_held(account);
+        self.ledger.freed(account, 1);
+    }
+
+    /// Lets go the extents whose contents were moved by records that need no proof any more.
+    pub(crate) fn release_moved(&self, confirmed: u64) {
+        let released = self.moved.borrow_mut().release(confirmed, &self.epochs);
+        for extent in released {
+            self.unbar(extent);
+            self.ledger.eased.notify();
+        }
+    }
+}
