@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::args::{Command, Device, Export, Global, Job, Pool, Vdisk};
 use super::client::Client;
 use super::render::Render;
-use super::{check, objects, pool, vdisk};
+use super::{check, objects, pattern, pool, reclaim, vdisk};
 use crate::daemon::STATE_DIR_DEFAULT;
 use crate::problem::Answer;
 
@@ -29,6 +29,8 @@ pub(super) fn run(global: &Global, command: Command) -> (String, Answer<ExitCode
         Command::Status => ("show the status".to_owned(), done(objects::status(cx))),
         Command::Pool(command) => (named_pool(&command), done(pool::run(cx, command))),
         Command::Vdisk(command) => (named_vdisk(&command), done(vdisk::run(cx, command))),
+        Command::Pattern(command) => (command.named(), done(pattern::run(cx, command))),
+        Command::Reclaim(args) => (format!("reclaim {}", args.vdisk), done(reclaim::run(cx, args))),
         Command::Export(command) => (named_export(&command), done(objects::export(cx, command))),
         Command::Device(command) => (named_device(&command), done(objects::device(cx, command))),
         Command::Job(command) => (named_job(&command), objects::job(cx, command)),

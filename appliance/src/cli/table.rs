@@ -38,6 +38,8 @@ pub(super) const DEVICE: Columns = Columns {
 };
 pub(super) const JOB: Columns =
     Columns { normal: &["id", "kind", "object", "state", "done", "total", "unit", "done_pct"], wide: &["problem"] };
+pub(super) const PATTERN: Columns =
+    Columns { normal: &["name", "use", "unit_bytes", "unit_hex", "vdisks"], wide: &["created_at"] };
 pub(super) const FINDING: Columns =
     Columns { normal: &["kind", "loss", "vdisk", "offset_bytes", "length_bytes", "message"], wide: &[] };
 

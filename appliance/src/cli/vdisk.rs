@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::args::{Vdisk, VdiskCreate, VdiskSet, Wait};
+use super::args::{Detected, Vdisk, VdiskCreate, VdiskSet, Wait};
 use super::client::{Request, segment};
 use super::confirm::confirm;
 use super::job::watch_answer;
@@ -85,8 +85,15 @@ fn create(cx: &Context<'_>, args: VdiskCreate) -> Answer<()> {
 
 fn set(cx: &Context<'_>, args: &VdiskSet) -> Answer<()> {
     let at = target(&args.vdisk);
-    let bytes = bytes_of(cx, args.size, &at, "designated_bytes")?;
-    let request = SetVdisk { designated_bytes: Some(bytes), discard_tail: args.discard_tail };
+    let bytes = args.size.map(|size| bytes_of(cx, size, &at, "designated_bytes")).transpose()?;
+    let wanted = |what| args.detect.iter().rev().find(|(of, _)| *of == what).map(|(_, on)| *on);
+    let request = SetVdisk {
+        designated_bytes: bytes,
+        discard_tail: args.discard_tail,
+        zero_detection: wanted(Detected::Zeros),
+        pattern_detection: wanted(Detected::Patterns),
+        pattern: args.pattern,
+    };
     let version = args.if_version.as_deref();
     let send = |dry_run: bool| {
         let at = with(&at, dry_run);
@@ -98,9 +105,14 @@ fn set(cx: &Context<'_>, args: &VdiskSet) -> Answer<()> {
     if args.discard_tail {
         let plan = send(true)?;
         if plan.get("frees_bytes").and_then(Value::as_u64).unwrap_or(0) > 0 {
-            let command = format!("plimsoll vdisk set {} --size {bytes} --discard-tail", args.vdisk);
+            let size = bytes.unwrap_or(0);
+            let command = format!("plimsoll vdisk set {} --size {size} --discard-tail", args.vdisk);
             confirm(args.yes, &steps(&plan), &command)?;
         }
     }
-    cx.render.changed(&format!("vdisk {} has {bytes} bytes", args.vdisk), &send(false)?)
+    let what = match bytes {
+        Some(bytes) => format!("vdisk {} has {bytes} bytes", args.vdisk),
+        None => format!("vdisk {} changed", args.vdisk),
+    };
+    cx.render.changed(&what, &send(false)?)
 }

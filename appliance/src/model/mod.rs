@@ -6,6 +6,7 @@
 
 mod device;
 mod export;
+mod fill;
 mod job;
 mod list;
 mod pool;
@@ -15,6 +16,7 @@ mod vdisk;
 
 pub use device::{DeviceView, PoolDeviceView};
 pub use export::ExportView;
+pub use fill::{AddPattern, BeginReclaim, PatternUse, PatternView, Range, ReclaimView, SetPattern, SetReclaim};
 pub use job::{CheckView, FindingView, JobState, JobView, RepairView};
 pub use list::{List, Listed};
 pub use pool::{CountersView, PoolState, PoolView, RecoveryView};

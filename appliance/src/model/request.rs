@@ -93,6 +93,15 @@ pub struct SetVdisk {
     /// Give up backed blocks beyond the new size.
     #[serde(default)]
     pub discard_tail: bool,
+    /// Whether zeros that are written are looked for.
+    #[serde(default)]
+    pub zero_detection: Option<bool>,
+    /// Whether patterns of the pool that are written are looked for.
+    #[serde(default)]
+    pub pattern_detection: Option<bool>,
+    /// The number of a pattern that is to be the vdisk's own; 0 takes that away.
+    #[serde(default)]
+    pub pattern: Option<u16>,
 }
 
 /// An export, or a change to one.
@@ -124,7 +133,7 @@ pub struct Plan {
 
 impl Plan {
     /// A plan of these steps.
-    pub fn of<const N: usize>(steps: [String; N]) -> Self {
+    pub fn of(steps: impl Into<Vec<String>>) -> Self {
         Self { schema: "plan/v1".to_owned(), steps: steps.into(), frees_bytes: None, needs_bytes: None }
     }
 }

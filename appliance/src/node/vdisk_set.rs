@@ -1,6 +1,6 @@
-//! `vdisk set`: another size for a vdisk.
+//! `vdisk set`: another size for a vdisk, and what its writes are looked through for.
 
-use plimsoll_engine::Pool;
+use plimsoll_engine::{Pool, VdiskInfo};
 use plimsoll_hardware::Handle;
 
 use super::Node;
@@ -22,10 +22,11 @@ impl Node {
         let (pool, info) = self.find_vdisk(name)?;
         let before = self.vdisk_view(&pool.info().name, &info);
         check_version(&before, version)?;
-        let Some(bytes) = request.designated_bytes else { return Ok(before) };
+        let info = set_detection(&pool, info, &request).await?;
+        let Some(bytes) = request.designated_bytes else { return Ok(self.vdisk_view(&before.pool, &info)) };
         check_size(bytes, info.sector, &before.name)?;
         if bytes == info.size {
-            return Ok(before);
+            return Ok(self.vdisk_view(&before.pool, &info));
         }
         let after = pool.resize_vdisk(&info.name, bytes, request.discard_tail).await.map_err(|error| {
             let hint = format!("plimsoll vdisk set {} --size {bytes} --discard-tail", before.name);
@@ -47,7 +48,21 @@ impl Node {
         check_version(&view, version)?;
         let bytes = request.designated_bytes.unwrap_or(info.size);
         check_size(bytes, info.sector, &view.name)?;
-        let mut plan = Plan::of([format!("resize vdisk {} from {} to {}", view.name, iec(info.size), iec(bytes))]);
+        let resize = format!("resize vdisk {} from {} to {}", view.name, iec(info.size), iec(bytes));
+        let mut plan = Plan::of(if bytes == info.size { vec![] } else { vec![resize] });
+        let word = |on: bool| if on { "on" } else { "off" };
+        let detections = [("zeros", request.zero_detection), ("patterns", request.pattern_detection)];
+        for (what, on) in detections.into_iter().filter_map(|(what, on)| Some((what, on?))) {
+            plan.steps.push(format!("turn detection of {what} {} for vdisk {}", word(on), view.name));
+        }
+        match request.pattern {
+            None => {}
+            Some(0) => plan.steps.push(format!("give vdisk {} no pattern of its own", view.name)),
+            Some(number) => {
+                pool.pattern(number)?;
+                plan.steps.push(format!("make pattern {number} the own one of vdisk {}", view.name));
+            }
+        }
         if bytes < info.size {
             let cut_off = backed_between(&pool, &info.name, bytes, info.size).await?;
             if cut_off > 0 && !request.discard_tail {
@@ -59,6 +74,18 @@ impl Node {
         }
         Ok(plan)
     }
+}
+
+/// Changes what a vdisk's writes are looked through for, where that is asked for.
+async fn set_detection(pool: &Pool<Handle>, mut info: VdiskInfo, request: &SetVdisk) -> Answer<VdiskInfo> {
+    if let Some(number) = request.pattern {
+        info = pool.set_own_pattern(&info.name, (number > 0).then_some(number)).await?;
+    }
+    if request.zero_detection.is_some() || request.pattern_detection.is_some() {
+        info = pool.set_detection(&info.name, request.zero_detection, request.pattern_detection).await?;
+        tracing::info!(vdisk = info.name, info.zero_detection, info.pattern_detection, "detection changed");
+    }
+    Ok(info)
 }
 
 pub(super) fn check_version(vdisk: &VdiskView, asked: Option<String>) -> Answer<()> {
