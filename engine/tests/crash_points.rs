@@ -6,12 +6,15 @@ mod support;
 
 use std::time::Duration;
 
-use plimsoll_engine::{JobState, Pool, VdiskState, Zeroes};
+use plimsoll_engine::{JobState, PatternSpec, PatternUse, Pool, ReclaimSpec, VdiskState, Zeroes};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
 use support::{Seen, assert_clean, create, filled, is_full, look, open, vdisk, world};
 
 const DISKS: usize = 2;
+/// Where the vdisk has a fill, and of what.
+const FILL: u64 = 384 << 10;
+const PATTERN: u8 = 0xA5;
 
 /// How much of an operation is all or nothing.
 #[derive(Clone, Copy, PartialEq)]
@@ -41,6 +44,13 @@ enum Operation {
     GrowLastDevice,
     Checkpoint,
     Open,
+    ZerosOver,
+    PatternOver,
+    Mixed,
+    DataOverFill,
+    BesideDataOverFill,
+    Reclaim,
+    Patterns,
 }
 
 use Operation::*;
@@ -49,6 +59,7 @@ impl Operation {
     fn unit(self) -> Unit {
         match self {
             FirstWrite | PartialFirstWrite | Open => Unit::Block,
+            ZerosOver | PatternOver | Mixed | DataOverFill | BesideDataOverFill => Unit::Block,
             Overwrite | OverwriteFresh => Unit::Sector,
             _ => Unit::Whole,
         }
@@ -88,6 +99,36 @@ async fn perform(operation: Operation, pool: &Pool<SimMachine>, m: &SimMachine) 
             assert!(gained > 0, "the device grew");
         }
         Checkpoint => pool.close().await?,
+        ZerosOver => a.write(8192, filled(m, 0, 100 << 10).await, false).await?,
+        PatternOver => {
+            a.write(0, filled(m, PATTERN, 64 << 10).await, false).await?;
+            a.write(FILL + (64 << 10), filled(m, PATTERN, 16 << 10).await, false).await?;
+        }
+        Mixed => {
+            // Data, zeros and the pattern in one request, over data, nothing and a fill.
+            let mut buffer = m.buffers().alloc(192 << 10).await;
+            for (index, block) in buffer.chunks_mut(4096).enumerate() {
+                block.fill([7, 0, PATTERN][index / 4 % 3]);
+            }
+            a.write(FILL - (100 << 10), buffer.freeze(), false).await?;
+        }
+        DataOverFill => a.write(FILL + 4096 + 512, filled(m, 7, 6144).await, false).await?,
+        BesideDataOverFill => {
+            // What only adds a block says nothing without what took the fill's place.
+            a.write(FILL + 8192, filled(m, 7, 4096).await, false).await?;
+            a.write(FILL + (60 << 10), filled(m, 8, 4096).await, false).await?;
+        }
+        Reclaim => {
+            pool.reclaim("a", ReclaimSpec::default()).await?;
+            while pool.reclaim_info("a")?.is_some_and(|info| info.running) {
+                m.sleep(Duration::from_micros(100)).await;
+            }
+        }
+        Patterns => {
+            pool.set_pattern(2, PatternUse::Disabled).await?;
+            pool.remove_pattern(2).await?;
+            pool.add_pattern(PatternSpec::Unit(vec![3, 4]), PatternUse::OwnOnly).await?;
+        }
         Open => {}
     }
     if !matches!(operation, Checkpoint | Open | DeleteVdisk) {
@@ -130,6 +171,17 @@ fn prepared(operation: Operation) -> SimWorld {
             let a = pool.vdisk("a").expect("a vdisk");
             a.write(0, filled(&m, 1, 64 << 10).await, false).await.expect("a write");
             a.write(96 << 10, filled(&m, 2, 16 << 10).await, false).await.expect("a write");
+            for unit in [vec![PATTERN], vec![1, 2]] {
+                pool.add_pattern(PatternSpec::Unit(unit), PatternUse::Everywhere).await.expect("a pattern");
+            }
+            // All but its last block.
+            a.write(FILL, filled(&m, PATTERN, 60 << 10).await, false).await.expect("a write");
+            if operation == Reclaim {
+                pool.set_detection("a", Some(false), Some(false)).await.expect("a change");
+                for (block, byte) in [(16, 0), (18, PATTERN), (19, 9)] {
+                    a.write(block * 16 << 10, filled(&m, byte, 16 << 10).await, false).await.expect("a write");
+                }
+            }
             a.flush().await.expect("a flush");
             a.write(64 << 10, filled(&m, 3, 4096).await, false).await.expect("a write");
             if operation != Open {
@@ -262,4 +314,11 @@ enumerated! {
     growing_the_last_device_changes_nothing_that_is_seen: GrowLastDevice;
     a_checkpoint_changes_nothing_that_is_seen: Checkpoint;
     opening_changes_nothing_that_is_seen: Open;
+    zeros_over_data_are_all_or_nothing_per_block: ZerosOver;
+    a_pattern_over_data_is_all_or_nothing_per_block: PatternOver;
+    data_zeros_and_patterns_in_one_write_are_all_or_nothing_per_block: Mixed;
+    data_over_a_fill_is_all_or_nothing_per_block: DataOverFill;
+    data_beside_data_over_a_fill_never_takes_the_fill_away: BesideDataOverFill;
+    a_reclaim_changes_nothing_that_is_seen: Reclaim;
+    patterns_are_added_and_removed_or_not: Patterns;
 }

@@ -11,7 +11,9 @@ mod extract;
 mod idempotency;
 mod jobs;
 mod metrics;
+mod patterns;
 mod pools;
+mod reclaim;
 mod respond;
 mod server;
 mod space;
@@ -44,6 +46,8 @@ fn documented() -> OpenApiRouter<NodeLink> {
         .merge(status::router())
         .merge(pools::router())
         .merge(vdisks::router())
+        .merge(reclaim::router())
+        .merge(patterns::router())
         .merge(jobs::router())
         .merge(exports::router())
         .merge(devices::router())

@@ -21,7 +21,7 @@ pub(super) fn router() -> OpenApiRouter<NodeLink> {
 /// Where a vdisk is addressed.
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Path)]
-struct At {
+pub(super) struct At {
     /// Name or UUID of the pool.
     pool: String,
     /// Name or UUID of the vdisk.

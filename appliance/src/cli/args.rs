@@ -93,6 +93,12 @@ pub(super) enum Command {
     /// Tenants: whose vdisks are, and what they may use together
     #[command(subcommand, before_help = examples!["plimsoll tenant list", "plimsoll tenant set acme --pool tank --quota 2T"])]
     Tenant(Tenant),
+    /// Patterns: what blocks repeat that are stored by a number
+    #[command(subcommand, before_help = examples!["plimsoll pattern add tank --text PLIMSOLL", "plimsoll pattern list tank"])]
+    Pattern(super::pattern::Pattern),
+    /// Give back zeros and patterns that a vdisk stores
+    #[command(before_help = examples!["plimsoll reclaim tank/db1 --rate 200M", "plimsoll reclaim tank/db1 --ranges sectors.txt"])]
+    Reclaim(super::reclaim::Reclaim),
     /// Exports: how vdisks are offered to initiators
     #[command(subcommand, before_help = examples!["plimsoll export list", "plimsoll export add tank/db1 --nbd --read-only"])]
     Export(Export),
@@ -412,6 +418,12 @@ pub(super) struct VdiskSet {
     /// New size; +10G is relative, 150% is of the size now
     #[arg(long)]
     pub(super) size: Option<Size>,
+    /// What writes are looked through for: zeros=on|off, patterns=on|off
+    #[arg(long, value_name = "WHAT=on|off", value_delimiter = ',', value_parser = detection)]
+    pub(super) detect: Vec<(Detected, bool)>,
+    /// Make a pattern of the pool this vdisk's own; none takes that away
+    #[arg(long, value_name = "NUMBER|none", value_parser = own_pattern)]
+    pub(super) pattern: Option<u16>,
     #[command(flatten)]
     pub(super) promises: VdiskPromises,
     /// Give up what is backed beyond the new size
@@ -425,6 +437,36 @@ pub(super) struct VdiskSet {
     pub(super) yes: bool,
     #[command(flatten)]
     pub(super) how: DryRun,
+}
+
+/// What writes are looked through for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Detected {
+    Zeros,
+    Patterns,
+}
+
+fn detection(text: &str) -> Result<(Detected, bool), String> {
+    let (what, on) = text.split_once('=').unwrap_or((text, ""));
+    let what = match what {
+        "zeros" => Detected::Zeros,
+        "patterns" => Detected::Patterns,
+        _ => return Err("say zeros=on, zeros=off, patterns=on or patterns=off".to_owned()),
+    };
+    match on {
+        "on" => Ok((what, true)),
+        "off" => Ok((what, false)),
+        _ => Err("it is on or off".to_owned()),
+    }
+}
+
+fn own_pattern(text: &str) -> Result<u16, String> {
+    match text {
+        "none" => Ok(0),
+        number => {
+            number.parse().ok().filter(|&number| number > 0).ok_or_else(|| "a number from 1 on, or none".to_owned())
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -513,7 +555,7 @@ mod tests {
         let Some(Command::Vdisk(Vdisk::Create(create))) = cli.command else { panic!("not a create") };
         assert_eq!((create.vdisk.to_string().as_str(), create.size), ("tank/db1", Size::Exact(10 << 30)));
         let cli = parse("plimsoll vdisk resize tank/db1 --size +10G").unwrap();
-        assert!(matches!(cli.command, Some(Command::Vdisk(Vdisk::Set(set))) if set.size == Size::More(10 << 30)));
+        assert!(matches!(cli.command, Some(Command::Vdisk(Vdisk::Set(set))) if set.size == Some(Size::More(10 << 30))));
         let cli = parse("plimsoll vdisk rm tank/db1 --yes --force=in-use").unwrap();
         let Some(Command::Vdisk(Vdisk::Delete { danger, .. })) = cli.command else { panic!("not a delete") };
         assert_eq!(danger.force.force, ["in-use"]);
@@ -533,6 +575,12 @@ mod tests {
             "plimsoll pool check",
             "plimsoll pool check tank --device x",
             "plimsoll pool import",
+            "plimsoll vdisk set tank/db1",
+            "plimsoll vdisk set tank/db1 --detect zero",
+            "plimsoll pattern add tank",
+            "plimsoll pattern add tank --random --text x",
+            "plimsoll reclaim tank/db1 --worthless",
+            "plimsoll reclaim tank/db1 --pause --resume",
             "plimsoll serve --nbd-listen nowhere",
             "plimsoll pol list",
         ] {

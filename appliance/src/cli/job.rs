@@ -39,7 +39,7 @@ pub(super) fn watch(client: &Client, id: &str) -> Answer<Value> {
             draw(&job);
         }
         match job.get("state").and_then(Value::as_str) {
-            Some("done") => return Ok(job),
+            Some("done" | "paused") => return Ok(job),
             Some("failed") => {
                 let problem = job.get("problem").cloned().map(serde_json::from_value::<Problem>);
                 let unknown = || Problem::new("internal", format!("job {id} failed without saying why"));

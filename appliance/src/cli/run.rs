@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::args::{Command, Device, Event, Export, Global, Job, Pool, Tenant, Vdisk, Webhook};
 use super::client::Client;
 use super::render::Render;
-use super::{check, event, objects, pool, vdisk, webhook};
+use super::{check, event, objects, pattern, pool, reclaim, vdisk, webhook};
 use crate::daemon::STATE_DIR_DEFAULT;
 use crate::problem::Answer;
 
@@ -31,6 +31,8 @@ pub(super) fn run(global: &Global, command: Command) -> (String, Answer<ExitCode
         Command::Vdisk(command) => (named_vdisk(&command), done(vdisk::run(cx, command))),
         Command::Space { pool: of } => ("show who has the space".to_owned(), done(pool::space(cx, of.as_deref()))),
         Command::Tenant(command) => (named_tenant(&command), done(pool::tenant(cx, command))),
+        Command::Pattern(command) => (command.named(), done(pattern::run(cx, command))),
+        Command::Reclaim(args) => (format!("reclaim {}", args.vdisk), done(reclaim::run(cx, args))),
         Command::Export(command) => (named_export(&command), done(objects::export(cx, command))),
         Command::Device(command) => (named_device(&command), done(objects::device(cx, command))),
         Command::Job(command) => (named_job(&command), objects::job(cx, command)),

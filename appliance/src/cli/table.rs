@@ -74,6 +74,8 @@ pub(super) const WEBHOOK: Columns = Columns {
     normal: &["name", "url", "severity", "state", "delivered_seq", "last_seq", "failures", "error"],
     wide: &["given_up", "retry_at", "created_at"],
 };
+pub(super) const PATTERN: Columns =
+    Columns { normal: &["name", "use", "unit_bytes", "unit_hex", "vdisks"], wide: &["created_at"] };
 pub(super) const FINDING: Columns =
     Columns { normal: &["kind", "loss", "vdisk", "offset_bytes", "length_bytes", "message"], wide: &[] };
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::args::{Vdisk, VdiskCreate, VdiskPromises, VdiskSet, Wait};
+use super::args::{Detected, Vdisk, VdiskCreate, VdiskPromises, VdiskSet, Wait};
 use super::client::{Request, segment};
 use super::confirm::confirm;
 use super::job::watch_answer;
@@ -100,13 +100,21 @@ fn set(cx: &Context<'_>, args: &VdiskSet) -> Answer<()> {
     let at = target(&args.vdisk);
     let bytes = args.size.map(|size| bytes_of(cx, size, &at, "designated_bytes")).transpose()?;
     let policy = promises(args.promises.clone())?;
-    if bytes.is_none() && policy == VdiskPolicyChange::default() {
+    let wanted = |what| args.detect.iter().rev().find(|(of, _)| *of == what).map(|(_, on)| *on);
+    let request = SetVdisk {
+        designated_bytes: bytes,
+        discard_tail: args.discard_tail,
+        zero_detection: wanted(Detected::Zeros),
+        pattern_detection: wanted(Detected::Patterns),
+        pattern: args.pattern,
+        policy,
+    };
+    if request == (SetVdisk { discard_tail: args.discard_tail, ..SetVdisk::default() }) {
         return Err(Problem::new("invalid-argument", "there is nothing to change").hint(format!(
             "plimsoll vdisk set {} --size +10G; plimsoll vdisk set --help lists what can be",
             args.vdisk
         )));
     }
-    let request = SetVdisk { designated_bytes: bytes, discard_tail: args.discard_tail, policy };
     let version = args.if_version.as_deref();
     let send = |dry_run: bool| {
         let at = with(&at, dry_run);

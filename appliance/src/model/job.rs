@@ -12,6 +12,8 @@ use crate::problem::Problem;
 pub enum JobState {
     /// Under way.
     Running,
+    /// Waits to be resumed, by another job.
+    Paused,
     /// Ended well.
     Done,
     /// Ended badly; `problem` says why.
@@ -66,6 +68,8 @@ pub struct CheckView {
     pub extents_checked: u64,
     /// Vdisks walked.
     pub vdisks_checked: u64,
+    /// Extents of vdisks that repeat a pattern and take no space.
+    pub filled_extents: u64,
     /// Extents that nothing names and that are not free.
     pub leaked_extents: u64,
 }

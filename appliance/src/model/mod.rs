@@ -7,6 +7,7 @@
 mod device;
 mod event;
 mod export;
+mod fill;
 mod job;
 mod list;
 mod pool;
@@ -19,6 +20,7 @@ mod webhook;
 pub use device::{DeviceView, PoolDeviceView};
 pub use event::{AcknowledgeEvents, Acknowledged, CloudEvent, EventPage, EventView, Severity};
 pub use export::ExportView;
+pub use fill::{AddPattern, BeginReclaim, PatternUse, PatternView, Range, ReclaimView, SetPattern, SetReclaim};
 pub use job::{CheckView, FindingView, JobState, JobView, RepairView};
 pub use list::{List, Listed};
 pub use pool::{CountersView, GrowthView, PoolState, PoolView, RecoveryView};

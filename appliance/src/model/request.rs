@@ -196,7 +196,7 @@ pub struct SetTenant {
 }
 
 /// Changes to a vdisk (a merge patch: what is absent stays).
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetVdisk {
     /// The new size.
@@ -208,6 +208,15 @@ pub struct SetVdisk {
     /// What is promised to it, and what becomes of its writes when there is no space.
     #[serde(default)]
     pub policy: VdiskPolicyChange,
+    /// Whether zeros that are written are looked for.
+    #[serde(default)]
+    pub zero_detection: Option<bool>,
+    /// Whether patterns of the pool that are written are looked for.
+    #[serde(default)]
+    pub pattern_detection: Option<bool>,
+    /// The number of a pattern that is to be the vdisk's own; 0 takes that away.
+    #[serde(default)]
+    pub pattern: Option<u16>,
 }
 
 /// An export, or a change to one.
@@ -239,7 +248,7 @@ pub struct Plan {
 
 impl Plan {
     /// A plan of these steps.
-    pub fn of<const N: usize>(steps: [String; N]) -> Self {
+    pub fn of(steps: impl Into<Vec<String>>) -> Self {
         Self { schema: "plan/v1".to_owned(), steps: steps.into(), frees_bytes: None, needs_bytes: None }
     }
 }

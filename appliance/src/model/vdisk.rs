@@ -72,6 +72,12 @@ pub struct VdiskView {
     pub backed_pct: f64,
     /// `off`: every acknowledged write survives power loss.
     pub write_cache: WriteCache,
+    /// Zeros that are written are not stored.
+    pub zero_detection: bool,
+    /// Patterns of the pool that are written are stored by their number.
+    pub pattern_detection: bool,
+    /// Number of the pattern that is its own.
+    pub pattern: Option<u16>,
     /// Clients connected to it.
     pub clients: u64,
     /// Of what an operator may set; for If-Match.

@@ -127,6 +127,7 @@ pub(super) fn view(pool: &str, job: &engine::JobInfo) -> JobView {
         object,
         state: match job.state {
             engine::JobState::Running => JobState::Running,
+            engine::JobState::Paused => JobState::Paused,
             engine::JobState::Done => JobState::Done,
             engine::JobState::Failed(_) => JobState::Failed,
         },

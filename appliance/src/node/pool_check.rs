@@ -59,6 +59,7 @@ pub fn check_view(pool: &str, report: &engine::CheckReport) -> CheckView {
         pages_read: report.pages_read,
         extents_checked: report.extents_checked,
         vdisks_checked: report.vdisks_checked,
+        filled_extents: report.filled_extents,
         leaked_extents: report.leaked_extents,
     }
 }

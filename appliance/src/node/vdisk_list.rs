@@ -94,6 +94,9 @@ fn view(pool: &str, info: &engine::VdiskInfo, clients: u64) -> VdiskView {
         sector_bytes: info.sector.into(),
         backed_pct: percent(info.backed_bytes, info.size),
         write_cache: if info.write_through { WriteCache::Off } else { WriteCache::On },
+        zero_detection: info.zero_detection,
+        pattern_detection: info.pattern_detection,
+        pattern: info.pattern,
         clients,
         version: version_of(info),
     }
@@ -102,6 +105,7 @@ fn view(pool: &str, info: &engine::VdiskInfo, clients: u64) -> VdiskView {
 /// Changes whenever something changes that an operator sets, and only then.
 fn version_of(info: &engine::VdiskInfo) -> String {
     let (size, sector, write_through, policy) = (info.size, info.sector, info.write_through, &info.policy);
-    let text = format!("{}/{}/{size}/{sector}/{write_through}/{policy:?}", info.uuid, info.name);
+    let mut text = format!("{}/{}/{size}/{sector}/{write_through}/{policy:?}", info.uuid, info.name);
+    text += &format!("/{:?}", info.pattern);
     format!("{:08x}", crc32fast::hash(text.as_bytes()))
 }

@@ -1,6 +1,6 @@
-//! `vdisk set`: another size for a vdisk, or other promises.
+//! `vdisk set`: another size for a vdisk, other promises, and what its writes are looked through for.
 
-use plimsoll_engine::{Pool, VdiskPolicy};
+use plimsoll_engine::{Pool, VdiskInfo, VdiskPolicy};
 use plimsoll_hardware::Handle;
 
 use super::Node;
@@ -23,6 +23,7 @@ impl Node {
         let (pool, info) = self.find_vdisk(name)?;
         let before = self.vdisk_view(&pool.info().name, &info);
         check_version(&before, version)?;
+        let info = set_detection(&pool, info, &request).await?;
         let decided = policy_of(info.policy.clone(), &request.policy)?;
         // The size first when it grows: a larger reservation may need it.
         let bytes = request.designated_bytes.unwrap_or(info.size);
@@ -67,6 +68,19 @@ impl Node {
             let more = decided.reservation.saturating_sub(info.policy.reservation);
             plan.needs_bytes = (more > 0).then_some(more);
         }
+        let word = |on: bool| if on { "on" } else { "off" };
+        let detections = [("zeros", request.zero_detection), ("patterns", request.pattern_detection)];
+        for (what, on) in detections.into_iter().filter_map(|(what, on)| Some((what, on?))) {
+            plan.steps.push(format!("turn detection of {what} {} for vdisk {}", word(on), view.name));
+        }
+        match request.pattern {
+            None => {}
+            Some(0) => plan.steps.push(format!("give vdisk {} no pattern of its own", view.name)),
+            Some(number) => {
+                pool.pattern(number)?;
+                plan.steps.push(format!("make pattern {number} the own one of vdisk {}", view.name));
+            }
+        }
         if bytes < info.size {
             let cut_off = backed_between(&pool, &info.name, bytes, info.size).await?;
             if cut_off > 0 && !request.discard_tail {
@@ -78,6 +92,18 @@ impl Node {
         }
         Ok(plan)
     }
+}
+
+/// Changes what a vdisk's writes are looked through for, where that is asked for.
+async fn set_detection(pool: &Pool<Handle>, mut info: VdiskInfo, request: &SetVdisk) -> Answer<VdiskInfo> {
+    if let Some(number) = request.pattern {
+        info = pool.set_own_pattern(&info.name, (number > 0).then_some(number)).await?;
+    }
+    if request.zero_detection.is_some() || request.pattern_detection.is_some() {
+        info = pool.set_detection(&info.name, request.zero_detection, request.pattern_detection).await?;
+        tracing::info!(vdisk = info.name, info.zero_detection, info.pattern_detection, "detection changed");
+    }
+    Ok(info)
 }
 
 /// `before` with what a request changes of it.

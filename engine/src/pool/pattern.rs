@@ -96,6 +96,14 @@ impl<M: Machine> Pool<M> {
         self.pattern(id.0)
     }
 
+    /// Says whether a unit can be a pattern's, and adds nothing.
+    ///
+    /// # Errors
+    /// As [`Pool::add_pattern`].
+    pub fn check_pattern(&self, unit: &[u8]) -> Result<()> {
+        check_unit(unit)
+    }
+
     /// All patterns, by number.
     pub fn patterns(&self) -> Vec<PatternInfo> {
         self.store.patterns.all().iter().map(|pattern| self.describe_pattern(pattern)).collect()

@@ -102,7 +102,7 @@ impl<M: Machine> Pool<M> {
         let store = &self.store;
         let vdisk = self.find(vdisk)?;
         store.writable()?;
-        self.check_reclaim(&vdisk, &spec)?;
+        self.check_spec(&vdisk, &spec)?;
         let object = format!("{}/{}", store.identity.name, vdisk.name());
         let known = store.reclaims.borrow().get(&vdisk.id).cloned();
         if known.is_some_and(|known| known.running.get()) {
@@ -125,13 +125,13 @@ impl<M: Machine> Pool<M> {
         Ok(store.start_reclaim(&vdisk, reclaim))
     }
 
-    /// Ranges that `spec` names are sorted out: what is wrong with them, if anything is.
+    /// Says whether `spec` makes sense for the vdisk, and begins nothing.
     ///
     /// # Errors
-    /// As [`Pool::reclaim`]; nothing is begun.
-    pub fn check_reclaim_of(&self, vdisk: &str, spec: &ReclaimSpec) -> Result<()> {
+    /// As [`Pool::reclaim`].
+    pub fn check_reclaim(&self, vdisk: &str, spec: &ReclaimSpec) -> Result<()> {
         let vdisk = self.find(vdisk)?;
-        self.check_reclaim(&vdisk, spec)
+        self.check_spec(&vdisk, spec)
     }
 
     /// Makes a reclaim wait, after what it is reading now. It is remembered that it waits.
@@ -206,7 +206,7 @@ impl<M: Machine> Pool<M> {
         }
     }
 
-    fn check_reclaim(&self, vdisk: &VdiskCore, spec: &ReclaimSpec) -> Result<()> {
+    fn check_spec(&self, vdisk: &VdiskCore, spec: &ReclaimSpec) -> Result<()> {
         let (size, sector) = (vdisk.size.get(), u64::from(vdisk.sector.get()));
         let Some(ranges) = &spec.ranges else {
             if spec.worthless {

@@ -1,0 +1,158 @@
+//! `plimsoll reclaim`: giving back zeros and patterns that are stored, of a whole vdisk or of ranges named by somebody else.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::args::{DryRun, Wait};
+use super::client::Request;
+use super::confirm::confirm;
+use super::job::watch_answer;
+use super::pool::with;
+use super::render::steps;
+use super::run::Context;
+use super::vdisk::target;
+use crate::model::{BeginReclaim, Range, SetReclaim};
+use crate::name::VdiskName;
+use crate::problem::{Answer, Problem};
+use crate::units::{Size, iec};
+
+#[derive(Debug, Args)]
+pub(super) struct Reclaim {
+    pub(super) vdisk: VdiskName,
+    /// Only these ranges: a file (- for standard input) with OFFSET LENGTH a line, in bytes (4K) or sectors (8s)
+    #[arg(long, value_name = "FILE")]
+    ranges: Option<PathBuf>,
+    /// What the ranges hold is not needed, whatever it is: it reads as zeros afterwards
+    #[arg(long, requires = "ranges")]
+    worthless: bool,
+    /// Read at most so much in a second
+    #[arg(long, value_name = "SIZE")]
+    rate: Option<Size>,
+    /// Make the reclaim that goes on wait
+    #[arg(long, conflicts_with_all = ["ranges", "rate", "resume", "show"])]
+    pause: bool,
+    /// Let it go on
+    #[arg(long, conflicts_with_all = ["ranges", "rate", "show"])]
+    resume: bool,
+    /// Only show how it stands
+    #[arg(long, conflicts_with_all = ["ranges", "rate"])]
+    show: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    #[command(flatten)]
+    wait: Wait,
+    #[command(flatten)]
+    how: DryRun,
+}
+
+pub(super) fn run(cx: &Context<'_>, args: Reclaim) -> Answer<()> {
+    let at = format!("{}/reclaim", target(&args.vdisk));
+    if args.show {
+        return cx.render.object(&cx.client.get(&at)?);
+    }
+    if args.pause || args.resume {
+        let to = with(&at, args.how.dry_run);
+        let answer = cx.client.send(Request::new("PATCH", &to).body(&SetReclaim { paused: args.pause })?)?;
+        if args.how.dry_run {
+            return cx.render.plan(&answer);
+        }
+        let word = if args.pause { "paused" } else { "resumed" };
+        return cx.render.changed(&format!("reclaim of {} {word}", args.vdisk), &answer);
+    }
+    let request = request(cx, &args)?;
+    let send = |dry_run: bool| cx.client.send(Request::new("POST", &with(&at, dry_run)).body(&request)?);
+    if args.how.dry_run {
+        return cx.render.plan(&send(true)?);
+    }
+    if args.worthless {
+        let file = args.ranges.as_deref().unwrap_or_else(|| "FILE".as_ref()).display();
+        let command = format!("plimsoll reclaim {} --ranges {file} --worthless", args.vdisk);
+        confirm(args.yes, &steps(&send(true)?), &command)?;
+    }
+    let job = send(false)?;
+    if !args.wait.or(Wait::by_default()) {
+        return cx.render.changed(&format!("reclaim of {} begun", args.vdisk), &job);
+    }
+    watch_answer(&cx.client, &job)?;
+    let result = cx.client.get(&at)?;
+    let bytes = |field: &str| iec(result.get(field).and_then(Value::as_u64).unwrap_or(0));
+    let what = format!(
+        "{} of {} looked through: {} of zeros and {} of patterns are not stored any more, {} of the pool came free",
+        bytes("scanned_bytes"),
+        args.vdisk,
+        bytes("zero_bytes"),
+        bytes("pattern_bytes"),
+        bytes("freed_bytes"),
+    );
+    cx.render.changed(&what, &result)
+}
+
+fn request(cx: &Context<'_>, args: &Reclaim) -> Answer<BeginReclaim> {
+    let rate = args.rate.map(|size| size.exact()).transpose();
+    let rate_bytes = rate.map_err(|error| Problem::new("invalid-argument", error.to_string()))?;
+    let ranges = match &args.ranges {
+        None => None,
+        Some(path) => {
+            let problem =
+                |error: std::io::Error| Problem::new("invalid-argument", format!("{}: {error}", path.display()));
+            let mut text = String::new();
+            match path.as_os_str() == "-" {
+                true => std::io::stdin().read_to_string(&mut text).map(drop).map_err(problem)?,
+                false => text = std::fs::read_to_string(path).map_err(problem)?,
+            }
+            let vdisk = cx.client.get(&target(&args.vdisk))?;
+            let sector = vdisk.get("sector_bytes").unwrap_or(&json!(512)).as_u64().unwrap_or(512);
+            Some(parse(&text, sector)?)
+        }
+    };
+    Ok(BeginReclaim { ranges, worthless: args.worthless, rate_bytes })
+}
+
+/// A range a line; empty lines and what follows a # say nothing.
+fn parse(text: &str, sector: u64) -> Answer<Vec<Range>> {
+    let mut ranges = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
+        let numbers: Option<Vec<u64>> = words.iter().map(|word| bytes_of(word, sector)).collect();
+        match numbers.as_deref() {
+            Some([]) => {}
+            Some(&[offset_bytes, length_bytes]) => ranges.push(Range { offset_bytes, length_bytes }),
+            _ => {
+                let problem = format!("line {} is {line:?}, not OFFSET LENGTH", number + 1);
+                return Err(
+                    Problem::new("invalid-argument", problem).hint("echo '0 1M' | plimsoll reclaim VDISK --ranges -")
+                );
+            }
+        }
+    }
+    Ok(ranges)
+}
+
+fn bytes_of(word: &str, sector: u64) -> Option<u64> {
+    match word.strip_suffix('s') {
+        Some(sectors) => sectors.parse::<u64>().ok()?.checked_mul(sector),
+        None => word.parse::<Size>().ok()?.exact().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_in_bytes_and_in_sectors() {
+        let text = "# of the guest's manager\n0 4096\n\n 1M  64K # a comment\n8s 16s\n";
+        let range = |offset_bytes, length_bytes| Range { offset_bytes, length_bytes };
+        let expected = [range(0, 4096), range(1 << 20, 65_536), range(4096, 8192)];
+        assert_eq!(parse(text, 512).unwrap(), expected);
+        assert_eq!(parse("1s 2s", 4096).unwrap(), [range(4096, 8192)]);
+        for wrong in ["1", "1 2 3", "a b", "1 -2", "99999999999999999999s 1s"] {
+            let problem = parse(&format!("0 512\n{wrong}"), 512).unwrap_err();
+            assert!(problem.detail.contains("line 2"), "{}", problem.detail);
+        }
+    }
+}

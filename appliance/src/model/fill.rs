@@ -1,0 +1,129 @@
+//! What needs no space: patterns of a pool, and reclaims that look for them and for zeros.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Listed;
+
+/// What a pattern is matched against.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum PatternUse {
+    /// What is written to any vdisk of the pool.
+    #[default]
+    Everywhere,
+    /// What is written to vdisks whose own pattern it is.
+    OwnOnly,
+    /// Nothing; what is stored by it reads as ever.
+    Disabled,
+}
+
+/// A pattern: what blocks repeat that are stored by its number.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PatternView {
+    /// POOL/NUMBER.
+    pub name: String,
+    /// Its pool.
+    pub pool: String,
+    /// Its number in the pool, 1 to 255.
+    pub number: u16,
+    /// What it is matched against.
+    #[serde(rename = "use")]
+    pub used: PatternUse,
+    /// Bytes that are repeated.
+    pub unit_bytes: u64,
+    /// These bytes in hexadecimal digits.
+    pub unit_hex: String,
+    /// Vdisks whose own it is.
+    pub vdisks: Vec<String>,
+    /// When it was added.
+    pub created_at: String,
+}
+
+impl Listed for PatternView {
+    const SCHEMA: &'static str = "pattern.list/v1";
+}
+
+/// A new pattern: exactly one of `unit_hex` and `random`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddPattern {
+    /// The unit that is repeated, in hexadecimal digits: 1 to 4096 bytes, a power of two, not all zeros.
+    #[serde(default)]
+    pub unit_hex: Option<String>,
+    /// A unit of 64 random bytes.
+    #[serde(default)]
+    pub random: bool,
+    /// `everywhere` by default.
+    #[serde(default, rename = "use")]
+    pub used: PatternUse,
+}
+
+/// A change to a pattern.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetPattern {
+    /// What it is matched against from now on.
+    #[serde(rename = "use")]
+    pub used: PatternUse,
+}
+
+/// A part of a vdisk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Range {
+    /// First byte; a multiple of the sector.
+    pub offset_bytes: u64,
+    /// Bytes; a multiple of the sector.
+    pub length_bytes: u64,
+}
+
+/// A reclaim to be begun.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BeginReclaim {
+    /// Parts of the vdisk; absent: all of it.
+    #[serde(default)]
+    pub ranges: Option<Vec<Range>>,
+    /// What the ranges hold is not needed, whatever it is.
+    #[serde(default)]
+    pub worthless: bool,
+    /// Bytes read in a second at most; absent or 0: no limit.
+    #[serde(default)]
+    pub rate_bytes: Option<u64>,
+}
+
+/// A change to a reclaim.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetReclaim {
+    /// It waits, or goes on.
+    pub paused: bool,
+}
+
+/// How the last reclaim of a vdisk stands.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ReclaimView {
+    /// POOL/VDISK.
+    pub name: String,
+    /// It goes on.
+    pub running: bool,
+    /// It waits to be resumed.
+    pub paused: bool,
+    /// Bytes read in a second at most; null: no limit.
+    pub rate_bytes: Option<u64>,
+    /// Bytes of the vdisk, or of the ranges, that it has passed.
+    pub done_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+    /// 100 * done / total.
+    pub done_pct: f64,
+    /// Bytes read.
+    pub scanned_bytes: u64,
+    /// Bytes of zeros that are not stored any more; of anything, when it was worthless.
+    pub zero_bytes: u64,
+    /// Bytes that are stored by the number of a pattern now.
+    pub pattern_bytes: u64,
+    /// Bytes of the pool that came free.
+    pub freed_bytes: u64,
+}

@@ -1,0 +1,122 @@
+//! `pattern list`, `show`, `add`, `set`, `remove`.
+
+use plimsoll_engine::{self as engine, PatternInfo, PatternSpec};
+
+use super::Node;
+use crate::model::{AddPattern, PatternUse, PatternView, Plan, time_of};
+use crate::problem::{Answer, Problem};
+
+impl Node {
+    /// The patterns of a pool.
+    ///
+    /// # Errors
+    /// `not-found`, `unavailable` for the pool.
+    pub fn patterns(&self, pool: &str) -> Answer<Vec<PatternView>> {
+        let pool = self.pool(pool)?;
+        let name = pool.info().name;
+        Ok(pool.patterns().iter().map(|pattern| view(&name, pattern)).collect())
+    }
+
+    /// One pattern.
+    ///
+    /// # Errors
+    /// `not-found`, `unavailable`.
+    pub fn pattern(&self, pool: &str, number: u16) -> Answer<PatternView> {
+        let pool = self.pool(pool)?;
+        Ok(view(&pool.info().name, &pool.pattern(number)?))
+    }
+
+    /// Adds a pattern.
+    ///
+    /// # Errors
+    /// `invalid-argument` for a unit that cannot be one, `exists`.
+    pub async fn add_pattern(&self, pool: &str, request: AddPattern) -> Answer<PatternView> {
+        let pool = self.pool(pool)?;
+        let added = pool.add_pattern(spec(&request)?, used(request.used)).await?;
+        let view = view(&pool.info().name, &added);
+        tracing::info!(pattern = view.name, bytes = view.unit_bytes, "pattern added");
+        Ok(view)
+    }
+
+    /// What [`Node::add_pattern`] would do.
+    ///
+    /// # Errors
+    /// As [`Node::add_pattern`], as far as that can be known.
+    pub fn plan_add_pattern(&self, pool: &str, request: &AddPattern) -> Answer<Plan> {
+        let pool = self.pool(pool)?;
+        let what = match spec(request)? {
+            PatternSpec::Random => "64 random bytes".to_owned(),
+            PatternSpec::Unit(unit) => {
+                pool.check_pattern(&unit)?;
+                format!("{} bytes", unit.len())
+            }
+        };
+        Ok(Plan::of([format!("add a pattern of {what} to pool {}", pool.info().name)]))
+    }
+
+    /// Changes what a pattern is matched against.
+    ///
+    /// # Errors
+    /// `not-found`.
+    pub async fn set_pattern(&self, pool: &str, number: u16, now: PatternUse) -> Answer<PatternView> {
+        let pool = self.pool(pool)?;
+        let changed = pool.set_pattern(number, used(now)).await?;
+        let view = view(&pool.info().name, &changed);
+        tracing::info!(pattern = view.name, used = ?view.used, "pattern changed");
+        Ok(view)
+    }
+
+    /// Removes a pattern that nothing is stored by.
+    ///
+    /// # Errors
+    /// `not-found`, `busy` with where it is in use.
+    pub async fn remove_pattern(&self, pool: &str, number: u16) -> Answer<()> {
+        let pool = self.pool(pool)?;
+        pool.remove_pattern(number).await?;
+        tracing::info!(pool = pool.info().name, number, "pattern removed");
+        Ok(())
+    }
+}
+
+fn used(used: PatternUse) -> engine::PatternUse {
+    match used {
+        PatternUse::Everywhere => engine::PatternUse::Everywhere,
+        PatternUse::OwnOnly => engine::PatternUse::OwnOnly,
+        PatternUse::Disabled => engine::PatternUse::Disabled,
+    }
+}
+
+fn spec(request: &AddPattern) -> Answer<PatternSpec> {
+    match (&request.unit_hex, request.random) {
+        (None, true) => Ok(PatternSpec::Random),
+        (Some(digits), false) => Ok(PatternSpec::Unit(bytes_of(digits)?)),
+        _ => Err(Problem::new("invalid-argument", "a pattern has either a unit or is random")
+            .hint("plimsoll pattern add POOL --text WORD | --hex DIGITS | --file FILE | --random")),
+    }
+}
+
+fn bytes_of(digits: &str) -> Answer<Vec<u8>> {
+    let wrong = || Problem::new("invalid-argument", "the unit is not an even number of hexadecimal digits");
+    if !digits.is_ascii() || !digits.len().is_multiple_of(2) {
+        return Err(wrong());
+    }
+    let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).map_err(|_| wrong());
+    (0..digits.len()).step_by(2).map(byte).collect()
+}
+
+fn view(pool: &str, pattern: &PatternInfo) -> PatternView {
+    PatternView {
+        name: format!("{pool}/{}", pattern.number),
+        pool: pool.to_owned(),
+        number: pattern.number,
+        used: match pattern.used {
+            engine::PatternUse::Everywhere => PatternUse::Everywhere,
+            engine::PatternUse::OwnOnly => PatternUse::OwnOnly,
+            engine::PatternUse::Disabled => PatternUse::Disabled,
+        },
+        unit_bytes: pattern.unit.len() as u64,
+        unit_hex: pattern.unit.iter().map(|byte| format!("{byte:02x}")).collect(),
+        vdisks: pattern.vdisks.iter().map(|vdisk| format!("{pool}/{vdisk}")).collect(),
+        created_at: time_of(pattern.created_ms),
+    }
+}
