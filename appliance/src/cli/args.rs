@@ -513,7 +513,7 @@ mod tests {
         let Some(Command::Vdisk(Vdisk::Create(create))) = cli.command else { panic!("not a create") };
         assert_eq!((create.vdisk.to_string().as_str(), create.size), ("tank/db1", Size::Exact(10 << 30)));
         let cli = parse("plimsoll vdisk resize tank/db1 --size +10G").unwrap();
-        assert!(matches!(cli.command, Some(Command::Vdisk(Vdisk::Set(set))) if set.size == Size::More(10 << 30)));
+        assert!(matches!(cli.command, Some(Command::Vdisk(Vdisk::Set(set))) if set.size == Some(Size::More(10 << 30))));
         let cli = parse("plimsoll vdisk rm tank/db1 --yes --force=in-use").unwrap();
         let Some(Command::Vdisk(Vdisk::Delete { danger, .. })) = cli.command else { panic!("not a delete") };
         assert_eq!(danger.force.force, ["in-use"]);
