@@ -173,8 +173,7 @@ pub enum Error {
     /// What is on a device does not fit the others.
     #[error(
         "{needed} bytes of {device} do not fit the rest of pool {pool}: {free} bytes are free there, {missing} are missing; add a \
-         device (plimsoll pool add-device {pool} --device PATH), or delete or discard something",
-        missing = needed.saturating_sub(*free)
+         device (plimsoll pool add-device {pool} --device PATH), or delete or discard something"
     )]
     WouldNotFit {
         /// The pool.
@@ -183,8 +182,10 @@ pub enum Error {
         device: String,
         /// Bytes that would have to move.
         needed: u64,
-        /// Bytes that are free elsewhere, beyond the metadata reserve.
+        /// Bytes that are free elsewhere, beyond the metadata reserve and what is promised.
         free: u64,
+        /// Bytes that are missing for them and for what the rest has promised.
+        missing: u64,
     },
     /// The pool is being closed.
     #[error("pool {0} is closing; open it again when it is closed (plimsoll pool import --name {0})")]

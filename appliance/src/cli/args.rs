@@ -184,12 +184,21 @@ pub(super) enum Pool {
     /// Make a pool
     #[command(before_help = examples!["plimsoll pool create tank --device /dev/nvme0n1", "plimsoll pool create tank --device /dev/sda --device /dev/sdb --dry-run"])]
     Create(PoolCreate),
-    /// Decide what a pool may promise, and when it warns
-    #[command(before_help = examples!["plimsoll pool set tank --overcommit-limit 2x", "plimsoll pool set tank --thresholds 70%,85%,95% --horizons 24h,1h"])]
+    /// Decide what a pool may promise, when it warns, and how it grows by itself
+    #[command(before_help = examples!["plimsoll pool set tank --overcommit-limit 2x --thresholds 70%,85%,95%", "plimsoll pool set tank --auto-grow-at 85% --spare /dev/sdc"])]
     Set(PoolSet),
     /// Add a device to a pool
     #[command(before_help = examples!["plimsoll pool add-device tank --device /dev/nvme1n1", "plimsoll pool add-device tank --device /srv/more.img"])]
     AddDevice(PoolAddDevice),
+    /// Use what devices of a pool have become larger by
+    #[command(before_help = examples!["plimsoll pool grow tank", "plimsoll pool grow tank --device /srv/pool.img --dry-run"])]
+    Grow(PoolGrow),
+    /// Move everything off a device while all goes on; --dry-run says whether it fits
+    #[command(before_help = examples!["plimsoll pool evacuate tank --device /dev/sdb --rate 100M", "plimsoll pool evacuate tank --device /dev/sdb --cancel"])]
+    Evacuate(PoolEvacuate),
+    /// Take a device out of a pool, after moving everything off it
+    #[command(before_help = examples!["plimsoll pool remove-device tank --device /dev/sdb", "plimsoll pool remove-device tank --device /dev/sdb --dry-run"])]
+    RemoveDevice(PoolRemoveDevice),
     /// Serve a pool that was made elsewhere, or try an unavailable one again
     #[command(before_help = examples!["plimsoll pool import /dev/nvme0n1", "plimsoll pool import --name tank"])]
     Import(PoolImport),
@@ -255,6 +264,70 @@ pub(super) struct PoolSet {
     /// What held writes may take of the memory for I/O together; 0: a quarter
     #[arg(long, value_name = "SIZE")]
     pub(super) hold_bytes: Option<Size>,
+    /// Grow when so much of it is used: 85%
+    #[arg(long, value_name = "PERCENT")]
+    pub(super) auto_grow_at: Option<Size>,
+    /// A device that may be added then; may be given several times
+    #[arg(long = "spare", value_name = "PATH", requires = "auto_grow_at")]
+    pub(super) spares: Vec<String>,
+    /// Enlarge the pool's last file then, up to this size
+    #[arg(long, value_name = "SIZE", requires = "auto_grow_at")]
+    pub(super) grow_file_to: Option<Size>,
+    /// By how much at a time [default: an eighth, 64M at least]
+    #[arg(long, value_name = "SIZE", requires = "grow_file_to")]
+    pub(super) grow_file_step: Option<Size>,
+    /// What of the file system is left free [default: 1G]
+    #[arg(long, value_name = "SIZE", requires = "grow_file_to")]
+    pub(super) keep_free: Option<Size>,
+    /// Do not grow by itself any more
+    #[arg(long, conflicts_with = "auto_grow_at")]
+    pub(super) no_auto_grow: bool,
+    #[command(flatten)]
+    pub(super) how: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PoolGrow {
+    pub(super) pool: String,
+    /// Only this device, by its path or UUID
+    #[arg(long = "device", value_name = "PATH")]
+    pub(super) device: Option<String>,
+    #[command(flatten)]
+    pub(super) how: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PoolEvacuate {
+    pub(super) pool: String,
+    /// The device, by its path or UUID
+    #[arg(long = "device", value_name = "PATH")]
+    pub(super) device: String,
+    /// Bytes a second at most; said again, it changes the pace
+    #[arg(long, value_name = "SIZE")]
+    pub(super) rate: Option<Size>,
+    /// Keep the device; what has moved stays where it is
+    #[arg(long, conflicts_with = "rate")]
+    pub(super) cancel: bool,
+    #[command(flatten)]
+    pub(super) wait: Wait,
+    #[command(flatten)]
+    pub(super) how: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PoolRemoveDevice {
+    pub(super) pool: String,
+    /// The device, by its path or UUID
+    #[arg(long = "device", value_name = "PATH")]
+    pub(super) device: String,
+    /// Bytes a second at most
+    #[arg(long, value_name = "SIZE")]
+    pub(super) rate: Option<Size>,
+    #[command(flatten)]
+    pub(super) wait: Wait,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(super) yes: bool,
     #[command(flatten)]
     pub(super) how: DryRun,
 }

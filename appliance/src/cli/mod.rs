@@ -10,6 +10,7 @@ mod client;
 mod confirm;
 mod event;
 mod filter;
+mod growth;
 mod job;
 mod objects;
 mod offline;

@@ -7,7 +7,7 @@ use super::client::{Request, segment};
 use super::confirm::confirm;
 use super::render::steps;
 use super::run::Context;
-use super::table;
+use super::{growth, table};
 use crate::model::{AddDevice, CreatePool, ImportPool, SetPool, SetTenant};
 use crate::problem::{Answer, Problem};
 use crate::units::Size;
@@ -19,6 +19,9 @@ pub(super) fn run(cx: &Context<'_>, command: Pool) -> Answer<()> {
         Pool::Create(args) => create(cx, args),
         Pool::AddDevice(args) => add_device(cx, args),
         Pool::Set(args) => set(cx, args),
+        Pool::Grow(args) => growth::grow(cx, &args),
+        Pool::Evacuate(args) => growth::evacuate(cx, &args),
+        Pool::RemoveDevice(args) => growth::remove_device(cx, &args),
         Pool::Import(args) => import(cx, args),
         Pool::Export { pool, danger } => {
             let target = format!("{}/export", target(&pool));
@@ -111,13 +114,14 @@ fn create(cx: &Context<'_>, args: PoolCreate) -> Answer<()> {
 
 fn set(cx: &Context<'_>, args: PoolSet) -> Answer<()> {
     let hold_bytes_max = args.hold_bytes.map(exact).transpose()?;
+    let growth = growth::decided(&args)?;
     let request = SetPool {
         overcommit_limit: args.overcommit_limit,
         thresholds: args.thresholds,
         hysteresis_pct: args.hysteresis,
         horizons: args.horizons,
         hold_bytes_max,
-        growth: None,
+        growth,
     };
     let at = with(&target(&args.pool), args.how.dry_run);
     let answer = cx.client.send(Request::new("PATCH", &at).body(&request)?)?;

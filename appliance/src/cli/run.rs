@@ -47,6 +47,9 @@ fn named_pool(command: &Pool) -> String {
         Pool::List => "list pools".to_owned(),
         Pool::Show { pool } => format!("show pool {pool}"),
         Pool::Create(args) => format!("create pool {}", args.pool),
+        Pool::Grow(args) => format!("grow pool {}", args.pool),
+        Pool::Evacuate(args) => format!("evacuate {} of pool {}", args.device, args.pool),
+        Pool::RemoveDevice(args) => format!("remove {} from pool {}", args.device, args.pool),
         Pool::Set(args) => format!("change pool {}", args.pool),
         Pool::AddDevice(args) => format!("add {} to pool {}", args.device, args.pool),
         Pool::Import(args) => match &args.name {

@@ -13,6 +13,8 @@ use plimsoll_hardware::reactor::Handle;
 use uuid::Uuid;
 
 use super::Node;
+use super::machine::absolute;
+use super::state::GrowthRecord;
 use crate::model::{AddDevice, GrowPool, GrowthPolicy, GrowthView};
 use crate::problem::{Answer, Problem};
 use crate::units::iec;
@@ -38,14 +40,58 @@ impl Node {
         Some(GrowthView { policy, impossible })
     }
 
+    /// Decides anew how a pool grows by itself.
+    pub(super) async fn set_growth(&self, pool: &Pool<Handle>, growth: Option<GrowthPolicy>) -> Answer<()> {
+        let info = pool.info();
+        let policy = growth.map(|policy| self.checked(&info.name, &policy)).transpose()?;
+        self.remember(|state| {
+            state.growth.retain(|known| known.pool != info.uuid);
+            state.growth.extend(policy.map(|policy| GrowthRecord { pool: info.uuid, policy }));
+        })
+        .await?;
+        self.0.growing.borrow_mut().remove(&info.uuid);
+        self.0.growth_changed.notify_waiters();
+        Ok(())
+    }
+
+    /// What [`Node::set_growth`] would lead to, a sentence each.
+    pub(super) fn plan_growth(&self, pool: &Pool<Handle>, growth: Option<&GrowthPolicy>) -> Answer<Vec<String>> {
+        let name = pool.info().name;
+        let Some(policy) = growth else {
+            return Ok(vec![format!("let pool {name} grow only when it is told to")]);
+        };
+        let policy = self.checked(&name, policy)?;
+        let mut steps = vec![format!("grow pool {name} when {} % of it are used", policy.at_pct)];
+        steps.extend(policy.spares.iter().map(|path| format!("then add {path}, which loses what is on it")));
+        steps
+            .extend(policy.grow_file_to_bytes.map(|bytes| format!("then enlarge its last file, up to {}", iec(bytes))));
+        Ok(steps)
+    }
+
+    fn checked(&self, pool: &str, policy: &GrowthPolicy) -> Answer<GrowthPolicy> {
+        let refuse = |detail: String| Err(Problem::new("invalid-argument", detail).hint("plimsoll pool set --help"));
+        if !(1..=99).contains(&policy.at_pct) {
+            return refuse(format!("a pool cannot grow at {} %; 1 to 99 make sense", policy.at_pct));
+        }
+        if policy.spares.is_empty() && policy.grow_file_to_bytes.is_none() {
+            return refuse(format!(
+                "pool {pool} has nothing to grow by: neither a spare device nor a size of its file"
+            ));
+        }
+        let spares: Vec<String> = policy.spares.iter().map(|path| absolute(path)).collect();
+        if let Some(twice) = spares.iter().enumerate().find(|(index, path)| spares[..*index].contains(path)) {
+            return refuse(format!("{} is named twice", twice.1));
+        }
+        if let Some((path, user)) = spares.iter().find_map(|path| self.pool_on(path).map(|user| (path, user))) {
+            return Err(Problem::new("in-use", format!("{path} is a device of pool {user}"))
+                .hint(format!("plimsoll pool show {user}")));
+        }
+        Ok(GrowthPolicy { spares, ..policy.clone() })
+    }
+
     fn growth_policy(&self, pool: Uuid) -> Option<GrowthPolicy> {
         let state = self.0.state.borrow();
         state.growth.iter().find(|known| known.pool == pool).map(|known| known.policy.clone())
-    }
-
-    /// A policy has changed.
-    pub(super) fn wake_growth(&self) {
-        self.0.growth_changed.notify_waiters();
     }
 
     /// Lets an open pool grow by itself as long as it is open.

@@ -14,7 +14,6 @@ pub mod directory;
 mod events;
 mod exports;
 mod growth;
-mod growth_set;
 mod jobs;
 mod link;
 mod machine;

@@ -118,7 +118,7 @@ fn described(pool: &str, plan: &EvacuationPlan, remove: bool) -> Plan {
     if remove {
         steps.push(format!("let {} go and wipe its labels", plan.device));
     }
-    steps.push(match plan.missing_bytes() {
+    steps.push(match plan.missing_bytes {
         0 => format!("it fits: {} are free there", iec(plan.free_bytes)),
         missing => format!("it does not fit: {} are free there, {} are missing", iec(plan.free_bytes), iec(missing)),
     });

@@ -21,7 +21,7 @@ impl Node {
         let pool = self.pool(name)?;
         let decided = policy_of(pool.policy(), &request)?;
         if let Some(growth) = request.growth {
-            self.set_growth(name, growth).await?;
+            self.set_growth(&pool, growth).await?;
         }
         if decided != pool.policy() {
             pool.set_policy(decided).await?;
@@ -42,7 +42,7 @@ impl Node {
             plan.steps.push(format!("change the policy of pool {}", pool.info().name));
         }
         if let Some(growth) = &request.growth {
-            plan.steps.extend(self.plan_set_growth(name, growth.clone())?);
+            plan.steps.extend(self.plan_growth(&pool, growth.as_ref())?);
         }
         Ok(plan)
     }

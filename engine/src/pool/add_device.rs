@@ -9,6 +9,7 @@ use super::create::{device_slot, new_uuid, refuse_used, wipe, write_label};
 use super::identify::read_label;
 use super::layout::{lay_out, next_base, rings_kept};
 use crate::error::{Error, Result};
+use crate::event::SpaceEvent;
 use crate::format::{DEVICES_MAX, ExtentId, LabelPage, PAGE_BYTES, WRITTEN_FEATURES};
 use crate::media::{Disk, Drive};
 use crate::vdisk::Store;
@@ -58,6 +59,7 @@ impl<M: Machine> Pool<M> {
         device.flush().await?;
         // No `await` up to the checkpoint's request: the new extents are known everywhere at once. Until the checkpoint stands
         // a crash forgets the device, and nothing durable names it: first writes to it are records that replay needs it for.
+        let path = device.geometry().path.clone();
         let disk = Disk::new(device, store.media.lossy_hook());
         store.media.put(Drive::new(disk, index, device_slot(&label)));
         store.checkpoint.narrow_writes.set(Some(store.space.epochs.advance()));
@@ -66,6 +68,8 @@ impl<M: Machine> Pool<M> {
         store.space.resize();
         store.space.divide_meta();
         store.checkpoint.members.notify();
+        let bytes = label.extents * store.media.extent_bytes;
+        self.raise(SpaceEvent::Grown { device: path, bytes });
         Ok(())
     }
 

@@ -31,15 +31,10 @@ pub struct EvacuationPlan {
     pub needed_bytes: u64,
     /// Bytes that are free elsewhere, beyond the metadata reserve.
     pub free_bytes: u64,
+    /// Bytes that are missing for that, and for what the rest has promised; 0 when it fits.
+    pub missing_bytes: u64,
     /// Copies of the journal that have to move.
     pub journal_copies: u32,
-}
-
-impl EvacuationPlan {
-    /// Bytes that are missing; 0 when it fits.
-    pub fn missing_bytes(&self) -> u64 {
-        self.needed_bytes.saturating_sub(self.free_bytes)
-    }
 }
 
 /// A device with all of its stretches.
@@ -127,14 +122,16 @@ impl<M: Machine> Store<M> {
             return Err(Error::Busy { object, reason });
         }
         member.set(self, leave, rate_kib);
+        let taken = member.taken(self);
         let plan = EvacuationPlan {
             device: member.path(),
-            needed_bytes: member.taken(self) * self.media.extent_bytes,
+            needed_bytes: taken * self.media.extent_bytes,
             free_bytes: self.space.available() * self.media.extent_bytes,
+            missing_bytes: self.space.missing_for(taken) * self.media.extent_bytes,
             journal_copies: member.journal_copies(self),
         };
         let places = self.new_ring_places(member);
-        if !keep || plan.missing_bytes() > 0 || places.is_err() {
+        if !keep || plan.missing_bytes > 0 || places.is_err() {
             member.set(self, slot.standing, slot.rate_kib);
         }
         places.map(|_| plan)
@@ -186,12 +183,13 @@ impl<M: Machine> Pool<M> {
             Standing::InUse => {
                 store.free_quarantine().await?;
                 let plan = store.close(&member, leaving, rate_kib, true)?;
-                if plan.missing_bytes() > 0 {
+                if plan.missing_bytes > 0 {
                     return Err(Error::WouldNotFit {
                         pool: store.identity.name.clone(),
                         device: plan.device,
                         needed: plan.needed_bytes,
                         free: plan.free_bytes,
+                        missing: plan.missing_bytes,
                     });
                 }
             }

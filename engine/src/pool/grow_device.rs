@@ -20,6 +20,7 @@ use super::evacuate::Member;
 use super::identify::read_page;
 use super::layout::{END_BYTES, label_places, rings_kept};
 use crate::error::{Error, Result};
+use crate::event::SpaceEvent;
 use crate::format::{DeviceSlot, LabelPage, PAGE_BYTES, Standing};
 use crate::media::Drive;
 use crate::vdisk::Store;
@@ -118,6 +119,7 @@ impl<M: Machine> Pool<M> {
         if let Err(error) = written.await {
             tracing::warn!(%error, "the label at the front of a device that grew says its former size");
         }
+        self.raise(SpaceEvent::Grown { device: plan.path, bytes: plan.gained_bytes });
         Ok(plan.gained_bytes)
     }
 

@@ -9,7 +9,7 @@ use crate::event::Shortage;
 use crate::format::{ExtentId, GROUP_EXTENTS, VdiskId, VirtualExtent};
 
 /// What a search of the groups in memory comes to.
-enum Search {
+pub(super) enum Search {
     Found(ExtentId),
     /// This group may have one, and has to be read.
     Read(u64),
@@ -46,24 +46,6 @@ impl<M: Machine> Space<M> {
         }
     }
 
-    /// As [`Space::take`], whatever the limits of the vdisk, but not from what is promised to others: for what it gives back as much.
-    pub(crate) async fn take_beyond(
-        &self,
-        account: &Account,
-        vdisk: VdiskId,
-        at: VirtualExtent,
-    ) -> Result<ExtentId, Shortage> {
-        if self.available() == 0 {
-            return Err(Shortage::PoolFull);
-        }
-        self.ledger.grant(account, 1);
-        let taken = self.take(account, vdisk, at, true).await;
-        if taken.is_err() {
-            self.ledger.take_back(account, 1);
-        }
-        taken
-    }
-
     /// As [`Space::take`], when that needs no waiting.
     pub(crate) fn take_at_once(&self, account: &Account, vdisk: VdiskId, at: VirtualExtent) -> Option<ExtentId> {
         if self.shortage(account, 1).is_some() {
@@ -79,7 +61,7 @@ impl<M: Machine> Space<M> {
     }
 
     /// Finds an extent in the groups in memory, and holds it.
-    fn find(&self, vdisk: VdiskId, at: VirtualExtent) -> Search {
+    pub(super) fn find(&self, vdisk: VdiskId, at: VirtualExtent) -> Search {
         if let Some(extent) = self.take_wished(vdisk, at) {
             return Search::Found(extent);
         }

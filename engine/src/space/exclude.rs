@@ -5,8 +5,9 @@
 
 use plimsoll_hardware::Machine;
 
-use super::{Account, Space};
-use crate::format::ExtentId;
+use super::Space;
+use super::allocate::Search;
+use crate::format::{ExtentId, VdiskId, VirtualExtent};
 
 impl<M: Machine> Space<M> {
     /// Closes the groups of devices that are leaving, and opens those of devices that stay after all.
@@ -30,29 +31,56 @@ impl<M: Machine> Space<M> {
         groups.map(of).sum()
     }
 
+    /// Extents that are missing for so many more to be taken with every promise kept: the metadata reserve, grants, reservations.
+    pub(crate) fn missing_for(&self, extents: u64) -> u64 {
+        let kept = self.reserved() + self.ledger.granted.get() + self.withheld();
+        (extents + kept).saturating_sub(self.unused())
+    }
+
     /// Whether a group among these is lost, and with it what is known of its extents.
     pub(crate) fn has_lost(&self, groups: std::ops::Range<u64>) -> bool {
         let infos = self.groups.borrow();
         groups.into_iter().any(|group| infos.get(group as usize).is_some_and(|info| info.lost))
     }
 
+    /// Takes an extent for what moves away from another. Nobody's account knows of it, and what is promised to others is not for it.
+    pub(crate) async fn take_for_move(&self, vdisk: VdiskId, at: VirtualExtent) -> Option<ExtentId> {
+        loop {
+            if self.available() == 0 {
+                return None;
+            }
+            match self.find(vdisk, at) {
+                Search::Found(extent) => return Some(extent),
+                // A group that cannot be read is passed over at the next turn.
+                Search::Read(group) => drop(self.load_group(group).await),
+                Search::Nothing => return None,
+            }
+        }
+    }
+
+    /// Gives back what was taken for a move that did not come about.
+    pub(crate) fn forfeit_move(&self, extent: ExtentId) {
+        self.let_go(extent);
+        self.ledger.eased.notify();
+    }
+
     /// The contents of `from`, an extent of data, are in the held extent `to` now: `sequence` is the batch of the record that says
     /// so. Both groups must be loaded.
-    pub(crate) fn relocate(&self, account: &Account, from: ExtentId, to: ExtentId, sequence: u64) {
+    pub(crate) fn relocate(&self, from: ExtentId, to: ExtentId, sequence: u64) {
         self.change_group(from, |group, slot| group.set_free(slot));
         self.held.set(self.held.get() - 1);
         self.change_group(to, |group, slot| group.set_data(slot));
         let epoch = self.epochs.advance();
         self.moved.borrow_mut().push(vec![from], sequence, epoch);
-        self.ledger.backed_held(account);
-        self.ledger.freed(account, 1);
     }
 
     /// Lets go the extents whose contents were moved by records that need no proof any more.
     pub(crate) fn release_moved(&self, confirmed: u64) {
         let released = self.moved.borrow_mut().release(confirmed, &self.epochs);
-        for extent in released {
+        for &extent in &released {
             self.unbar(extent);
+        }
+        if !released.is_empty() {
             self.ledger.eased.notify();
         }
     }
