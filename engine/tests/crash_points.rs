@@ -179,7 +179,7 @@ fn prepared(operation: Operation) -> SimWorld {
             if operation == Reclaim {
                 pool.set_detection("a", Some(false), Some(false)).await.expect("a change");
                 for (block, byte) in [(16, 0), (18, PATTERN), (19, 9)] {
-                    a.write(block * 16 << 10, filled(&m, byte, 16 << 10).await, false).await.expect("a write");
+                    a.write((block * 16) << 10, filled(&m, byte, 16 << 10).await, false).await.expect("a write");
                 }
             }
             a.flush().await.expect("a flush");

@@ -181,6 +181,16 @@ mod tests {
                 read_only: true,
             }],
             tenants: vec![TenantRecord { pool: Uuid::from_u128(7), tenant: "acme".into(), quota_bytes: 1 << 40 }],
+            growth: vec![GrowthRecord {
+                pool: Uuid::from_u128(7),
+                policy: GrowthPolicy {
+                    at_pct: 85,
+                    spares: vec!["/dev/sdc".into()],
+                    grow_file_to_bytes: None,
+                    step_bytes: None,
+                    keep_free_bytes: None,
+                },
+            }],
         }
     }
 

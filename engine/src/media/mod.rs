@@ -34,10 +34,13 @@ impl Lossy {
     }
 }
 
+/// Drives by their place in the pool; a hole is where one has left.
+type Places<D> = Vec<Option<Rc<Drive<D>>>>;
+
 /// The devices of an open pool.
 pub(crate) struct Media<M: Machine> {
     /// By index, as in the root's table; none where a device has left.
-    drives: RefCell<Vec<Option<Rc<Drive<M::Device>>>>>,
+    drives: RefCell<Places<M::Device>>,
     pub(crate) extent_bytes: u64,
     /// Some device may lose completed writes without a flush.
     volatile: Cell<bool>,

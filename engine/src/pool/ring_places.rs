@@ -12,6 +12,9 @@ use crate::error::{Error, Result};
 use crate::format::{PAGE_BYTES, RingPlace, Standing};
 use crate::vdisk::Store;
 
+/// Times that the journal's move is begun: one batch that cannot be written to the new place calls it off.
+const MOVES_TRIED: u32 = 4;
+
 impl<M: Machine> Store<M> {
     /// Places for the journal's copies with none on `leaving`, on two devices where that can be. Those that are elsewhere stay.
     pub(super) fn new_ring_places(&self, leaving: &Member<M>) -> Result<[RingPlace; 2]> {
@@ -65,13 +68,18 @@ impl<M: Machine> Store<M> {
     pub(super) async fn move_rings(self: &Rc<Self>, leaving: &Member<M>) -> Result<()> {
         // Until a root names a place that is free, nobody else may take it.
         let _growing = Growing::wait(self).await?;
-        let (old, new) = (self.journal.rings(), self.new_ring_places(leaving)?);
-        for ring in new.iter().filter(|ring| !old.contains(ring)) {
-            let drive = self.media.drive_at(ring.device)?;
-            clear_ring(&self.media.machine, &drive.device, ring).await?;
+        for _ in 0..MOVES_TRIED {
+            let (old, new) = (self.journal.rings(), self.new_ring_places(leaving)?);
+            for ring in new.iter().filter(|ring| !old.contains(ring)) {
+                let drive = self.media.drive_at(ring.device)?;
+                clear_ring(&self.media.machine, &drive.device, ring).await?;
+            }
+            self.journal.begin_move(new);
+            self.after_checkpoint().await?;
+            if leaving.journal_copies(self) == 0 {
+                break;
+            }
         }
-        self.journal.begin_move(new);
-        self.after_checkpoint().await?;
         if leaving.journal_copies(self) > 0 {
             return Err(Error::Busy {
                 object: format!("the journal of pool {}", self.identity.name),

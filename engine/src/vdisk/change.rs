@@ -131,7 +131,6 @@ impl<M: Machine> Store<M> {
     }
 
     /// All changes and all that is refused, at this instant; `None`: a word is not in memory.
-    #[expect(clippy::type_complexity, reason = "two lists and nothing else")]
     fn judge_all(&self, vdisk: &VdiskCore, wanted: &[Wanted]) -> Result<Option<(Vec<Change>, Vec<Wanted>)>> {
         let (mut changes, mut refused) = (Vec::with_capacity(wanted.len()), Vec::new());
         for one in wanted {
