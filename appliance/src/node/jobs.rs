@@ -116,11 +116,8 @@ impl JobView {
 
 /// A pool's job as the API shows it.
 pub(super) fn view(pool: &str, job: &engine::JobInfo) -> JobView {
-    let object = if job.object.starts_with(&format!("{pool}/")) || job.object == pool {
-        job.object.clone()
-    } else {
-        format!("{pool}/{}", job.object)
-    };
+    let named = [format!("{pool}/"), format!("{pool} ")].iter().any(|start| job.object.starts_with(start));
+    let object = if named || job.object == pool { job.object.clone() } else { format!("{pool}/{}", job.object) };
     JobView {
         id: format!("{pool}.{}", job.id),
         kind: job.kind.to_owned(),
@@ -136,6 +133,10 @@ pub(super) fn view(pool: &str, job: &engine::JobInfo) -> JobView {
         unit: job.unit.to_owned(),
         done_pct: (job.total > 0).then(|| percent(job.done, job.total)),
         problem: match &job.state {
+            // Called off, or stopped by what an operator has to decide.
+            engine::JobState::Failed(reason) if job.kind == "device-evacuate" => {
+                Some(Problem::new("conflict", reason.clone()))
+            }
             engine::JobState::Failed(reason) => Some(Problem::new("internal", reason.clone())),
             _ => None,
         },

@@ -156,7 +156,8 @@ impl<M: Machine> Store<M> {
                 let was_dropped = known.contains(&key);
                 let mut drop_it = was_dropped;
                 if judged && !was_dropped {
-                    drop_it = baseless.contains(&(vdisk, at, builds_on));
+                    let dependent = baseless.contains(&(vdisk, at, builds_on));
+                    drop_it = dependent && !cfg!(feature = "planted-keep-dependents");
                     if !drop_it {
                         let held = self.holds(holds.0, holds.1, holds.2).await;
                         unread += usize::from(held.is_none());

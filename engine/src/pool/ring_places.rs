@@ -24,7 +24,8 @@ impl<M: Machine> Store<M> {
                 continue;
             }
             let other = places[1 - ring];
-            let stays = |member: &Member<M>| member.standing() == Standing::InUse;
+            let stays =
+                |member: &Member<M>| !member.is_at(leaving.drives[0].index) && member.standing() == Standing::InUse;
             let mut members: Vec<_> = self.members().into_iter().filter(stays).collect();
             members.sort_by_key(|member| member.is_at(other.device));
             let pages = places[ring].pages;
@@ -69,6 +70,10 @@ impl<M: Machine> Store<M> {
         // Until a root names a place that is free, nobody else may take it.
         let _growing = Growing::wait(self).await?;
         for _ in 0..MOVES_TRIED {
+            if leaving.standing() == Standing::InUse {
+                // It was decided meanwhile that it stays, and what is on it.
+                return Ok(());
+            }
             let (old, new) = (self.journal.rings(), self.new_ring_places(leaving)?);
             for ring in new.iter().filter(|ring| !old.contains(ring)) {
                 let drive = self.media.drive_at(ring.device)?;

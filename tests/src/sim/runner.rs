@@ -158,16 +158,15 @@ pub fn one(seed: u64) -> Result<Tally, String> {
 
 /// What to say of a seed that failed.
 pub fn replay(seed: u64, failure: &str) -> String {
-    let features: String = ["planted-skip-flush", "planted-reuse-quarantined", "planted-skip-checksum"]
-        .iter()
-        .zip([
-            cfg!(feature = "planted-skip-flush"),
-            cfg!(feature = "planted-reuse-quarantined"),
-            cfg!(feature = "planted-skip-checksum"),
-        ])
-        .filter(|(_, on)| *on)
-        .map(|(name, _)| format!(" --features {name}"))
-        .collect();
+    let planted = [
+        ("planted-skip-flush", cfg!(feature = "planted-skip-flush")),
+        ("planted-reuse-quarantined", cfg!(feature = "planted-reuse-quarantined")),
+        ("planted-skip-checksum", cfg!(feature = "planted-skip-checksum")),
+        ("planted-skip-watch", cfg!(feature = "planted-skip-watch")),
+        ("planted-keep-dependents", cfg!(feature = "planted-keep-dependents")),
+    ];
+    let features: String =
+        planted.iter().filter(|(_, on)| *on).map(|(name, _)| format!(" --features {name}")).collect();
     format!(
         "seed {seed} failed: {failure}\nreplay it: PLIMSOLL_SIM_SEED={seed} cargo test -p plimsoll-tests --profile test-fast{features} \
          --test simulation -- --nocapture"
