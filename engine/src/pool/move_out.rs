@@ -151,6 +151,11 @@ impl<M: Machine> MoveOut<M> {
             let _room = self.store.room(PAGES).await?;
             self.store.table.borrow_mut().soil(page.first, page.level());
         }
+        let patterns = self.pages_here(&self.store.patterns.tree.borrow(), &mut pass);
+        for page in patterns {
+            let _room = self.store.room(PAGES).await?;
+            self.store.patterns.tree.borrow_mut().soil(page.first, page.level());
+        }
         let groups = self.pages_here(&self.store.space.tree.borrow(), &mut pass);
         for page in groups {
             if page.level() == 0 {
