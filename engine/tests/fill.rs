@@ -3,7 +3,9 @@
 
 mod support;
 
-use plimsoll_engine::{Error, PatternSpec, PatternUse, Pool, StatusRange, Vdisk, Zeroes};
+use plimsoll_engine::{
+    Error, JobState, OnFull, PatternSpec, PatternUse, Pool, StatusRange, Vdisk, VdiskPolicy, Zeroes,
+};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, Random, SimMachine};
 use proptest::prelude::*;
@@ -474,5 +476,40 @@ fn in_a_full_pool_zeros_and_patterns_go_on_and_make_room() {
         put(&disk, &m, written * EXTENT, 2 * EXTENT, What::Data(5)).await;
         assert_eq!(backed(&disk), written);
         assert_clean(&pool, "full").await;
+    });
+}
+
+/// A vdisk is cut inside a block of a fill without any space, and what was cut off reads as zeros when it grows again.
+#[test]
+fn a_cut_inside_a_fill_needs_no_space_and_leaves_nothing_to_be_seen() {
+    alone(|m| async move {
+        let (pool, disk) = prepared(&m).await;
+        put(&disk, &m, 0, EXTENT, What::Pattern(0)).await;
+        pool.create_vdisk(vdisk("b", 1 << 30)).await.expect("a vdisk");
+        let other = pool.vdisk("b").expect("a vdisk");
+        pool.set_vdisk_policy("a", VdiskPolicy { on_full: OnFull::Fail, ..VdiskPolicy::default() })
+            .await
+            .expect("a policy");
+        pool.set_vdisk_policy("b", VdiskPolicy { on_full: OnFull::Fail, ..VdiskPolicy::default() })
+            .await
+            .expect("a policy");
+        let mut at = 0;
+        while other.write(at, filled(&m, 9, EXTENT as usize).await, false).await.is_ok() {
+            at += EXTENT;
+        }
+        pool.resize_vdisk("a", 3 * BLOCK + 512, true).await.expect("a cut");
+        while pool.jobs().iter().any(|job| job.state == JobState::Running) {
+            m.sleep(std::time::Duration::from_millis(1)).await;
+        }
+        assert!(pool.jobs().iter().all(|job| job.state == JobState::Done), "{:?}", pool.jobs());
+        let refused = pool.resize_vdisk("a", EXTENT, false).await.expect_err("growing takes an extent for the block");
+        assert_eq!((refused.code(), disk.size()), ("out-of-space", 3 * BLOCK + 512));
+        other.discard(0, EXTENT, false).await.expect("a discard");
+        pool.resize_vdisk("a", EXTENT, false).await.expect("it grows");
+        let found = disk.read(0, m.buffers().alloc(EXTENT as usize).await).await.expect("a read");
+        let mut expected = vec![0; EXTENT as usize];
+        What::Pattern(0).put(&mut expected[..3 * BLOCK as usize + 512], 0);
+        assert_eq!(first_difference(&found, &expected), None);
+        assert_clean(&pool, "grown").await;
     });
 }

@@ -248,6 +248,7 @@ impl Patterns {
 }
 
 /// The first eight bytes of a block.
+#[inline]
 pub(crate) fn first_word(block: &[u8]) -> u64 {
     block.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }

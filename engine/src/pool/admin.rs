@@ -182,6 +182,10 @@ impl<M: Machine> Pool<M> {
             looks += 1;
             let seen = vdisk.first_writes.get();
             let backed = store.backed_beyond(&vdisk, size).await?;
+            let old = vdisk.size.get();
+            if size > old {
+                store.zero_tail(&vdisk).await?;
+            }
             let mut again = false;
             let resized = store.put_entry(&vdisk, |entry| {
                 store.still_there(&vdisk)?;
@@ -200,6 +204,11 @@ impl<M: Machine> Pool<M> {
                         let reason = "it is being written all the while; try again when it is quiet".into();
                         return Err(Error::Busy { object, reason });
                     }
+                }
+                again = again || (size > entry.size && entry.size != old);
+                if again {
+                    let reason = "it is being resized all the while; try again when it is quiet".into();
+                    return Err(Error::Busy { object, reason });
                 }
                 let before = entry.clone();
                 match size < entry.size {

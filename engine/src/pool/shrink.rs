@@ -63,7 +63,8 @@ impl<M: Machine> Store<M> {
                 return Ok(false);
             }
             let until = ((at / step + 1) * step).min(end);
-            // The end of the vdisk may lie inside a block, whose rest must read as zeros when the vdisk grows again.
+            // The end of the vdisk may lie inside a block, whose rest must read as zeros when the vdisk grows again. That of a fill
+            // is left to whoever makes it grow: it takes space, which may not be there.
             self.zero_within(vdisk, at, until - at, false).await?;
             at = self.skip_absent(vdisk, until, end);
         }

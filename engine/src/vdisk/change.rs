@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use plimsoll_hardware::Machine;
 
-use super::{Room, Store, VdiskCore};
+use super::{Room, Store, VdiskCore, count};
 use crate::error::Result;
 use crate::format::{Blocks, ExtentId, FILL_RECORD_BYTES, PatternId, Record, VirtualExtent, Word};
 use crate::journal::Permit;
@@ -193,6 +193,10 @@ impl<M: Machine> Store<M> {
         settling.retain(|_, epoch| !self.space.epochs.is_over(*epoch));
         for change in changes {
             vdisk.mapping.set(&self.cache, change.at, change.after);
+            if !change.before.contents().contains(change.after.contents()) {
+                // Who looked for contents beyond a new end must look again.
+                count(&vdisk.first_writes, 1);
+            }
             // Overwrites of what is lost may be in flight. They must not land on the next first contents of these blocks, which
             // lie in the same extent when that stays: because it has other blocks, or because a first write under way has it.
             let mut stays = change.after.is_mapped();

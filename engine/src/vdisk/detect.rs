@@ -49,9 +49,12 @@ impl<M: Machine> Store<M> {
         let block_bytes = self.media.block_bytes() as usize;
         let first = (offset as usize).wrapping_neg() & (block_bytes - 1);
         let Some(blocks) = data.get(first..) else { return false };
+        if !patterns {
+            return blocks.chunks_exact(block_bytes).any(|block| first_word(block) == 0 && is_zeros(block));
+        }
         blocks.chunks_exact(block_bytes).any(|block| {
             let word = first_word(block);
-            let may = (word == 0 && detection.zeros) || (patterns && self.patterns.may_begin(word));
+            let may = (word == 0 && detection.zeros) || self.patterns.may_begin(word);
             may && self.held(detection, vdisk.entry.borrow().pattern, block) != Held::Data
         })
     }

@@ -9,6 +9,7 @@ use super::range::{Piece, pieces};
 use super::ticket::WriteOptions;
 use super::{Store, VdiskCore, Zeroes};
 use crate::error::Result;
+use crate::format::OnFull;
 
 impl<M: Machine> Store<M> {
     /// Makes a range read as zeros.
@@ -60,16 +61,38 @@ impl<M: Machine> Store<M> {
         Ok(())
     }
 
-    /// A part of one block: nothing to do when it has no contents.
+    /// A part of one block: nothing to do when it has no contents. Beyond the end of a vdisk nothing is done to a fill either: giving
+    /// back must not need space. Such a rest is zeroed when the vdisk grows over it ([`Store::zero_tail`]).
     async fn zero_edge(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, offset: u64, length: u64, bounded: bool) -> Result<()> {
         let Some(piece): Option<Piece> = pieces(offset, length, self.media.extent_bytes).next() else { return Ok(()) };
         let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, piece.at).await;
         let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
-        if !word.contents().overlaps(piece.blocks(self.media.block_bytes())) {
+        if !word.contents().overlaps(piece.blocks(self.media.block_bytes())) || (word.is_fill() && !bounded) {
             return Ok(());
         }
         let zeros = self.media.buffers().zeroed(length as usize).await.freeze();
-        self.write_pieces(vdisk, offset, zeros, &WriteOptions::default(), bounded).await
+        let on_full = if bounded { None } else { Some(OnFull::Fail) };
+        let how = WriteOptions { on_full, ..WriteOptions::default() };
+        let result = self.write_pieces(vdisk, offset, zeros, &how, bounded).await;
+        match vdisk.mapping.peek(piece.at) {
+            // It became one meanwhile.
+            Some(Ok(word)) if result.is_err() && word.is_fill() && !bounded => Ok(()),
+            _ => result,
+        }
+    }
+
+    /// Makes what lies behind the vdisk's end in its last block read as zeros, durably, before the vdisk grows over it.
+    pub(crate) async fn zero_tail(self: &Rc<Self>, vdisk: &Rc<VdiskCore>) -> Result<()> {
+        let (size, block) = (vdisk.size.get(), self.media.block_bytes());
+        let length = size.next_multiple_of(block) - size;
+        let Some(piece): Option<Piece> = pieces(size, length, self.media.extent_bytes).next() else { return Ok(()) };
+        let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, piece.at).await;
+        let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
+        if !word.contents().overlaps(piece.blocks(block)) {
+            return Ok(());
+        }
+        let zeros = self.media.buffers().zeroed(length as usize).await.freeze();
+        self.write_pieces(vdisk, size, zeros, &WriteOptions { fua: true, ..WriteOptions::default() }, false).await
     }
 
     async fn store_zeros(

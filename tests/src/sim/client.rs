@@ -6,7 +6,7 @@ use plimsoll_engine::{Error, Zeroes};
 use plimsoll_hardware::Machine;
 
 use super::model::{Change, Ended, Existence, Op};
-use super::pattern::{SECTOR, fill};
+use super::pattern::{SECTOR, fill, repeat};
 use super::session::Session;
 use super::window::Standing;
 
@@ -79,6 +79,13 @@ fn ended(session: &Session, op: &Op, result: Result<(), Error>, durable: bool) -
             Ended::Refused
         }
         Err(Error::QuotaExceeded { .. }) if matches!(op.change, Change::Write | Change::Zeros) => Ended::Refused,
+        // Blocks that need no space were, or were not, done with before.
+        Err(Error::OutOfSpace { .. } | Error::QuotaExceeded { .. })
+            // A part of a block of a fill is one of them.
+            if matches!(op.change, Change::Repeat | Change::Blank | Change::Unmap) =>
+        {
+            Ended::Failed
+        }
         Err(Error::NotFound { .. } | Error::InvalidRequest { .. }) if is_leaving(session, op.vdisk, op.until) => {
             Ended::Failed
         }
@@ -131,6 +138,11 @@ fn end(session: &Session, op: &Op, result: Result<(), Error>, durable: bool) {
 
 async fn write(session: &Session) {
     let Some(place) = place(session, 256 << 10) else { return };
+    match session.below(8) {
+        0 => return write_same(session, &place, Change::Blank).await,
+        1 | 2 => return write_same(session, &place, Change::Repeat).await,
+        _ => {}
+    }
     write_at(session, place.vdisk, &place.name, place.from, place.until).await;
 }
 
@@ -145,6 +157,20 @@ pub async fn write_at(session: &Session, vdisk: u16, name: &str, from: u64, unti
     let good = result.is_ok();
     end(session, &op, result, fua || is_write_through(session, vdisk));
     good
+}
+
+/// Writes zeros or the pattern, as data.
+async fn write_same(session: &Session, place: &Place, change: Change) {
+    let mut buffer = session.machine.buffers().alloc((place.until - place.from) as usize).await;
+    let Some(handle) = session.vdisk(&place.name) else { return };
+    let fua = session.below(8) == 0;
+    match change {
+        Change::Repeat => repeat(&mut buffer),
+        _ => buffer.fill(0),
+    }
+    let op = session.state.borrow_mut().model.begin(place.vdisk, change, place.from, place.until);
+    let result = session.ask(handle.write(place.from, buffer.freeze(), fua)).await;
+    end(session, &op, result, fua || is_write_through(session, place.vdisk));
 }
 
 async fn zeroes(session: &Session) {

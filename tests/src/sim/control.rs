@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use plimsoll_engine::{CreateVdisk, Error, OnFull, VdiskPolicy};
+use plimsoll_engine::{CreateVdisk, Error, OnFull, PatternSpec, PatternUse, ReclaimSpec, VdiskPolicy};
 use plimsoll_hardware::Machine;
 
 use super::model::{Disk, Existence};
+use super::pattern::UNIT;
 use super::session::Session;
 use super::trace::say;
 use super::window::Window;
@@ -19,6 +20,9 @@ pub async fn run(session: &Session) {
         14 => super::verify::check_online(session).await,
         15 => super::members::add(session).await,
         16..21 if session.setup.faults.is_none() => super::members::run(session).await,
+        21 => pattern(session).await,
+        22 => detect(session).await,
+        23 => reclaim(session).await,
         _ => create(session).await,
     }
 }
@@ -59,6 +63,7 @@ pub async fn create(session: &Session) {
             windows,
             users: 0,
             exclusive: true,
+            lax: false,
         };
         state.model.disks.insert(serial, disk);
         (serial, CreateVdisk { name, size, sector: sector as u32, write_through, policy })
@@ -131,6 +136,71 @@ fn pick(session: &Session, alone: bool) -> Option<(u16, String)> {
     let disk = state.model.disks.get_mut(&serial)?;
     disk.exclusive = true;
     Some((serial, disk.name.clone()))
+}
+
+/// Adds the pattern, puts it out of use and back, or tries to remove it.
+async fn pattern(session: &Session) {
+    let known = session.pool.patterns();
+    let choice = session.below(6);
+    let result = match known.first() {
+        None => {
+            let spec = PatternSpec::Unit(UNIT.to_vec());
+            session.ask(session.pool.add_pattern(spec, PatternUse::Everywhere)).await.map(drop)
+        }
+        Some(known) if choice == 0 => session.ask(session.pool.remove_pattern(known.number)).await,
+        Some(known) => {
+            let used = if choice == 1 { PatternUse::Disabled } else { PatternUse::Everywhere };
+            session.ask(session.pool.set_pattern(known.number, used)).await.map(drop)
+        }
+    };
+    say(|| format!("pattern {choice} of {known:?}: {result:?}"));
+    match result {
+        // Others change them too, and it may be in use.
+        Ok(()) | Err(Error::Exists { .. } | Error::NotFound { .. } | Error::Busy { .. }) => {}
+        Err(error) => session.bear("a change of a pattern", &error),
+    }
+}
+
+/// Changes what writes to a vdisk are looked through for.
+async fn detect(session: &Session) {
+    let Some((serial, name)) = pick(session, false) else { return };
+    let (zeros, patterns) = (session.below(3) != 0, session.below(3) != 0);
+    let result = session.ask(session.pool.set_detection(&name, Some(zeros), Some(patterns))).await;
+    if let Some(disk) = session.state.borrow_mut().model.disks.get_mut(&serial) {
+        disk.exclusive = false;
+    }
+    if let Err(error) = result {
+        session.bear("a change of detection", &error);
+    }
+}
+
+/// Begins, pauses or resumes a reclaim, of a whole vdisk or of its first window.
+async fn reclaim(session: &Session) {
+    let Some((serial, name)) = pick(session, false) else { return };
+    let ranges = {
+        let state = &mut *session.state.borrow_mut();
+        let Some(disk) = state.model.disks.get_mut(&serial) else { return };
+        disk.lax = true;
+        disk.windows.iter_mut().for_each(Window::doubt_space);
+        let first = disk
+            .windows
+            .first()
+            .map(|window| (window.start, window.length().min(disk.size.saturating_sub(window.start))));
+        first.filter(|(_, length)| *length > 0 && state.random.below(4) == 0).map(|range| vec![range])
+    };
+    let result = match session.below(6) {
+        0 => session.ask(session.pool.pause_reclaim(&name)).await.map(drop),
+        1 => session.ask(session.pool.resume_reclaim(&name)).await.map(drop),
+        _ => session.ask(session.pool.reclaim(&name, ReclaimSpec { ranges, ..ReclaimSpec::default() })).await.map(drop),
+    };
+    say(|| format!("reclaim of {name} ({serial}): {result:?}"));
+    if let Some(disk) = session.state.borrow_mut().model.disks.get_mut(&serial) {
+        disk.exclusive = false;
+    }
+    match result {
+        Ok(()) | Err(Error::Busy { .. } | Error::NotFound { .. } | Error::InvalidArgument(_)) => {}
+        Err(error) => session.bear("a reclaim", &error),
+    }
 }
 
 /// Deletes a vdisk, also while others use it.

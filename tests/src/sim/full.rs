@@ -33,6 +33,7 @@ pub async fn fill(session: &Session) {
             windows,
             users: 0,
             exclusive: true,
+            lax: false,
         };
         model.disks.insert(serial, disk);
         (serial, name)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::pattern::REPEATED;
 use super::sector::{Moment, NEVER};
 use super::trace::say;
 use super::window::{Standing, Window};
@@ -11,6 +12,10 @@ use super::window::{Standing, Window};
 pub enum Change {
     /// A write of this operation's own version.
     Write,
+    /// A write of the pattern.
+    Repeat,
+    /// A write of zeros.
+    Blank,
     /// Zeros that are stored.
     Zeros,
     /// Zeros by giving space back.
@@ -88,6 +93,8 @@ pub struct Disk {
     pub users: u32,
     /// Something wants it alone.
     pub exclusive: bool,
+    /// Some of it is, or was, looked through for what need not be stored: zeros may have space or not.
+    pub lax: bool,
 }
 
 /// The whole of it.
@@ -127,7 +134,11 @@ impl Model {
         self.ops += 1;
         let began = self.tick();
         let mut op = Op { id: self.ops, vdisk, change, from, until, began, must_fit: true };
-        let version = if change == Change::Write { op.id } else { 0 };
+        let version = match change {
+            Change::Write => op.id,
+            Change::Repeat => REPEATED,
+            _ => 0,
+        };
         if let Some(disk) = self.disks.get_mut(&vdisk) {
             disk.users += 1;
             let block = disk.windows.first().map_or(1, |window| window.block);
@@ -156,6 +167,7 @@ impl Model {
         // What was under way when it was cut may have come before the cut or after it.
         let crossed = disk.cut.is_some_and(|(when, size)| op.began < when && op.until > size);
         let ended = if crossed && matches!(ended, Ended::Done { .. }) { Ended::Failed } else { ended };
+        let lax = disk.lax;
         for window in &mut disk.windows {
             let Some((from, until)) = window.clip(op.from, op.until) else { continue };
             alone &= window.is_unmixed(from, until);
@@ -169,6 +181,9 @@ impl Model {
             match (ended, op.change) {
                 (Ended::Refused, _) => window.refuse_blocks(from, until),
                 (Ended::Failed, _) => window.end_blocks(from, until, None),
+                // Whether it has space is the pool's affair.
+                (_, Change::Repeat | Change::Blank) => window.end_blocks(from, until, None),
+                (_, Change::Zeros) if lax => window.end_blocks(from, until, None),
                 (_, Change::Write | Change::Zeros) => window.end_blocks(from, until, Some(Standing::Data)),
                 (_, Change::Discard) => window.end_blocks(from, until, Some(Standing::Hole)),
                 (_, Change::Unmap) => end_unmap(window, op, from, until),

@@ -8,6 +8,11 @@ pub const SECTOR: u64 = 512;
 
 const MARK: u64 = 0x50_11_53;
 
+/// What blocks repeat that the pool may store by a number: in every sector the same, whoever wrote it.
+pub const UNIT: &[u8; 16] = b"simulated patter";
+/// The version of a sector that holds it; no operation has this number.
+pub const REPEATED: u32 = u32::MAX;
+
 /// What a sector was found to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
@@ -22,6 +27,8 @@ pub enum Seen {
         /// The operation that wrote it.
         version: u32,
     },
+    /// The pattern.
+    Repeated,
     /// Anything else; the first bytes.
     Garbage([u8; 16]),
 }
@@ -35,6 +42,11 @@ pub fn fill(bytes: &mut [u8], owner: u16, first: u64, version: u32) {
             chunk[8..].copy_from_slice(&tag(version, number).to_le_bytes());
         }
     }
+}
+
+/// Fills whole sectors with the pattern.
+pub fn repeat(bytes: &mut [u8]) {
+    bytes.chunks_exact_mut(16).for_each(|chunk| chunk.copy_from_slice(UNIT));
 }
 
 /// Looks at one sector.
@@ -51,6 +63,9 @@ pub fn look(sector: &[u8]) -> Seen {
     }
     if wrong == 0 && version != 0 {
         return Seen::Written { owner: (place >> 48) as u16, sector: place & ((1 << 48) - 1), version };
+    }
+    if sector.chunks_exact(16).all(|chunk| chunk == UNIT) {
+        return Seen::Repeated;
     }
     let mut first = [0; 16];
     first.copy_from_slice(&sector[..16]);

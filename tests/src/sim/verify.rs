@@ -127,9 +127,14 @@ fn count_backed(session: &Session, handle: &Vdisk<SimMachine>, ranges: &[StatusR
     }
     assert_eq!(at, info.size, "the block status of {} covers another size", info.name);
     if info.state == VdiskState::Ready {
-        assert_eq!(
-            info.backed_bytes / extent,
-            extents,
+        // What is stored by the number of a pattern is data and has nothing behind it, and a reclaim that goes on after the start may
+        // have freed something since the status was asked for.
+        let backed = info.backed_bytes / extent;
+        let goes_on = session.pool.reclaim_info(&info.name).is_ok_and(|reclaim| reclaim.is_some());
+        let exact = session.pool.patterns().is_empty() && !goes_on;
+        let right = if exact { backed == extents } else { backed <= extents };
+        assert!(
+            right,
             "the count of extents behind {} is wrong: {ranges:?}, after a start that found {:?}",
             info.name,
             session.pool.info().recovery

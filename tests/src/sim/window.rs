@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::model::{Change, Op};
-use super::pattern::{SECTOR, Seen, look};
+use super::pattern::{REPEATED, SECTOR, Seen, look};
 use super::sector::{Moment, Sector};
 
 /// Whether a block has space behind it.
@@ -161,6 +161,13 @@ impl Window {
         }
     }
 
+    /// It is looked through for zeros and patterns that are stored.
+    pub fn doubt_space(&mut self) {
+        for block in self.blocks.iter_mut().filter(|block| block.standing == Standing::Data) {
+            block.standing = Standing::Unknown;
+        }
+    }
+
     /// What `bytes`, read at `at`, show sector by sector: the versions, or what is wrong with the first bad one.
     pub fn versions(&self, owner: u16, at: u64, bytes: &[u8]) -> Result<Vec<u32>, String> {
         let mut versions = Vec::with_capacity(bytes.len() / SECTOR as usize);
@@ -168,6 +175,7 @@ impl Window {
             let sector = at / SECTOR + index as u64;
             versions.push(match look(bytes) {
                 Seen::Zeros => 0,
+                Seen::Repeated => REPEATED,
                 Seen::Written { owner: of, sector: place, version } if of == owner && place == sector => version,
                 other => {
                     let known = &self.sectors[(sector - self.start / SECTOR) as usize];
@@ -240,12 +248,20 @@ impl Window {
             }
             vote(seen, known, found, place / found.step, votes);
         }
+        let settled = versions.clone();
         for (sector, version) in self.sectors.iter_mut().zip(versions) {
             sector.settle(version);
         }
         for (number, block) in self.blocks.iter_mut().enumerate() {
             let hole = *holes.get(number).unwrap_or(&false);
-            let standing = if hole { Standing::Hole } else { Standing::Data };
+            let seen = &settled[(number * per_block).min(settled.len())..((number + 1) * per_block).min(settled.len())];
+            // What may be stored by a number has no space, and a reclaim may free stored zeros.
+            let doubtful = seen.contains(&REPEATED) || seen.iter().all(|&version| version == 0);
+            let standing = match hole {
+                true => Standing::Hole,
+                false if doubtful => Standing::Unknown,
+                false => Standing::Data,
+            };
             *block = Block { standing, pending: 0, mixed: false, was_hole: hole, ops: 0 };
         }
         self.doubtful = false;
