@@ -16,6 +16,11 @@ use crate::work::{EXTENT, Kind, Run};
 
 /// Makes a pool of the file and a vdisk in it, does the work, and closes the pool.
 pub(crate) fn measure(path: &Path, run: &Run) -> Result<Measured, Box<dyn Error>> {
+    measure_with(path, run, 0x5a)
+}
+
+/// As [`measure`], writing nothing but this byte.
+pub(crate) fn measure_with(path: &Path, run: &Run, byte: u8) -> Result<Measured, Box<dyn Error>> {
     let reactor = Reactor::new(ReactorConfig::default())?;
     let handle = reactor.handle();
     let (measured, uuid) = reactor.block_on(async {
@@ -23,7 +28,7 @@ pub(crate) fn measure(path: &Path, run: &Run) -> Result<Measured, Box<dyn Error>
         let spec = CreatePool { force: true, ..CreatePool::named("bench") };
         let pool = Pool::create(&handle, spec, vec![device]).await?;
         let vdisk = prepare(&pool, run).await?;
-        let measured = work(&handle, &vdisk, run).await?;
+        let measured = work(&handle, &vdisk, run, byte).await?;
         let uuid = pool.info().uuid;
         pool.close().await?;
         Ok::<_, Box<dyn Error>>((measured, uuid))
@@ -66,7 +71,12 @@ struct Shared {
 }
 
 /// Does the work with `depth` tasks.
-pub(crate) async fn work<M: Machine>(machine: &M, vdisk: &Vdisk<M>, run: &Run) -> Result<Measured, Box<dyn Error>> {
+pub(crate) async fn work<M: Machine>(
+    machine: &M,
+    vdisk: &Vdisk<M>,
+    run: &Run,
+    byte: u8,
+) -> Result<Measured, Box<dyn Error>> {
     let shared = Rc::new(Shared {
         offsets: RefCell::new(run.offsets()),
         latencies: RefCell::new(Histogram::new()),
@@ -82,7 +92,7 @@ pub(crate) async fn work<M: Machine>(machine: &M, vdisk: &Vdisk<M>, run: &Run) -
     let mut buffers = Vec::with_capacity(depth);
     for _ in 0..depth {
         let mut buffer = machine.buffers().alloc(run.case.block as usize).await;
-        buffer.fill(0x5a);
+        buffer.fill(byte);
         buffers.push(buffer);
     }
     let meter = Meter::start();

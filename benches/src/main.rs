@@ -1,13 +1,14 @@
 //! Measured claims: Plimsoll beside raw devices and its peers, in one run, as ratios.
 //!
-//! What is where: `work` says what is measured, `bare` and `engine` do it on a file, `memory` on a device of memory, `nbd`
-//! over the wire, `restart` after a kill, `count` in instructions; `pairs` compares and `report` prints.
+//! What is where: `work` says what is measured, `bare` and `engine` do it on a file, `memory` on a device of memory, `fill`
+//! what needs no space, `nbd` over the wire, `restart` after a kill, `count` in instructions; `pairs` compares and `report` prints.
 //! See `--help`.
 
 mod area;
 mod bare;
 mod count;
 mod engine;
+mod fill;
 mod memory;
 mod meter;
 mod nbd;
@@ -60,6 +61,9 @@ fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     }
     if options.wants(Part::Nbd) {
         nbd::measure(options, &mut report)?;
+    }
+    if options.wants(Part::Fill) {
+        fill::measure(options, &mut report)?;
     }
     if options.wants(Part::Restart) {
         restart::measure(options, &mut report)?;

@@ -11,6 +11,7 @@ Examples:
   cargo run --release -p plimsoll-benches                       everything, about half an hour
   cargo run --release -p plimsoll-benches -- device --on disk --disk-dir /srv/scratch
   cargo run --release -p plimsoll-benches -- device memory --only 'random read'
+  cargo run --release -p plimsoll-benches -- fill --on tmpfs
   cargo run --release -p plimsoll-benches -- restart --tebibytes 1,10
   cargo run --release -p plimsoll-benches -- count --write-baseline
 
@@ -75,6 +76,8 @@ pub(crate) enum Part {
     Memory,
     /// The NBD export under fio against qemu-storage-daemon.
     Nbd,
+    /// Looking for zeros in what is written, writing zeros, and reclaiming.
+    Fill,
     /// Opening a large pool, and the memory that its mapping takes.
     Restart,
     /// Instructions of the mapping path, compared with benches/baseline.json.

@@ -23,6 +23,15 @@ enum What {
     Fill(PatternId),
 }
 
+impl What {
+    fn extent(self) -> Option<ExtentId> {
+        match self {
+            What::Map(extent) | What::Move(extent) => Some(extent),
+            What::Fill(_) => None,
+        }
+    }
+}
+
 impl Delta {
     fn apply(&self, word: Word) -> Word {
         match self.what {
@@ -106,9 +115,7 @@ impl Mapping {
             if delta.slot == at.slot() {
                 delta.blocks = delta.blocks.without(blocks);
                 if delta.blocks.is_empty() {
-                    if let What::Map(extent) = delta.what {
-                        emptied.push(extent);
-                    }
+                    emptied.extend(delta.what.extent());
                     return false;
                 }
             }
@@ -116,8 +123,9 @@ impl Mapping {
         });
         emptied.sort_unstable();
         emptied.dedup();
-        emptied
-            .retain(|&extent| !deltas.iter().any(|delta| delta.slot == at.slot() && delta.what == What::Map(extent)));
+        emptied.retain(|&extent| {
+            !deltas.iter().any(|delta| delta.slot == at.slot() && delta.what.extent() == Some(extent))
+        });
         if deltas.is_empty() {
             pending.remove(&at.leaf());
         }

@@ -9,7 +9,8 @@
 //! 4. The devices are flushed; the first batch of the new life repeats the tail's records and is durable before anybody is
 //!    served. It is proven, so what was believed once is never judged again.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 use plimsoll_hardware::{Buffer, Machine};
@@ -81,18 +82,20 @@ impl<M: Machine> Store<M> {
             (new_drops, unread) = self.disprove(&recovered.batches, covered, &dropped).await;
             dropped.extend(new_drops.iter().copied());
         }
+        let mut undone = Undone::default();
         for batch in &recovered.batches {
             for (index, record) in batch.records.iter().enumerate() {
                 if dropped.contains(&(batch.header.sequence, index as u32)) {
+                    undone.note_dropped(record);
                     continue;
                 }
                 info.records_replayed += 1;
-                self.replay(record, root.generation).await;
+                self.replay(&undone.corrected(record), root.generation).await;
             }
         }
         for record in halves.iter().flat_map(|(_, records)| records) {
             info.from_crash_memory += 1;
-            self.replay(record, root.generation).await;
+            self.replay(&undone.corrected(record), root.generation).await;
         }
         info.records_dropped = new_drops.len() as u64;
         if recovered.one_sided > 0 {
@@ -200,6 +203,38 @@ impl<M: Machine> Store<M> {
     }
 }
 
+/// Moves that were dropped. A FILL that came after one names the extent that was moved to; what it frees is the one before, which the
+/// word still has, and which cannot be looked up without reading its leaf.
+#[derive(Default)]
+struct Undone(HashMap<(VdiskId, VirtualExtent, ExtentId), ExtentId>);
+
+impl Undone {
+    fn note_dropped(&mut self, record: &Record) {
+        if let Record::Move { vdisk, at, from, to, .. } = record {
+            let before = self.0.get(&(*vdisk, *at, *from)).copied().unwrap_or(*from);
+            self.0.insert((*vdisk, *at, *to), before);
+        }
+    }
+
+    /// A record that is believed, as it is to be applied.
+    fn corrected<'a>(&mut self, record: &'a Record) -> Cow<'a, Record> {
+        match record {
+            // The place was taken anew, and this counts.
+            Record::Map { vdisk, at, extent, .. } => drop(self.0.remove(&(*vdisk, *at, *extent))),
+            Record::Move { vdisk, at, to, .. } => drop(self.0.remove(&(*vdisk, *at, *to))),
+            Record::Fill { vdisk, at, freed: Some(freed), blocks, pattern } => {
+                if let Some(&before) = self.0.get(&(*vdisk, *at, *freed)) {
+                    let (freed, pattern) = (Some(before), *pattern);
+                    let fill = Record::Fill { vdisk: *vdisk, at: *at, blocks: *blocks, pattern, freed };
+                    return Cow::Owned(fill);
+                }
+            }
+            _ => {}
+        }
+        Cow::Borrowed(record)
+    }
+}
+
 /// Attempts at reading a block whose proof decides whether it is believed.
 const JUDGE_ATTEMPTS: u32 = 5;
 
@@ -211,4 +246,43 @@ fn known_drops(batches: &[Batch]) -> HashSet<(u64, u32)> {
             _ => None,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::PatternId;
+
+    const VDISK: VdiskId = VdiskId(3);
+    const AT: VirtualExtent = VirtualExtent(7);
+
+    fn moved(from: u64, to: u64) -> Record {
+        let (from, to) = (ExtentId(from), ExtentId(to));
+        Record::Move { vdisk: VDISK, at: AT, from, to, blocks: Blocks::ALL, proof: 1 }
+    }
+
+    fn frees(undone: &mut Undone, extent: u64) -> u64 {
+        let freed = Some(ExtentId(extent));
+        let fill = Record::Fill { vdisk: VDISK, at: AT, blocks: Blocks::ALL, pattern: PatternId(1), freed };
+        match &*undone.corrected(&fill) {
+            Record::Fill { freed: Some(freed), .. } => freed.0,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_fill_behind_dropped_moves_frees_what_the_word_still_has() {
+        let mut undone = Undone::default();
+        undone.note_dropped(&moved(1, 2));
+        undone.note_dropped(&moved(2, 3));
+        assert_eq!([frees(&mut undone, 3), frees(&mut undone, 2), frees(&mut undone, 9)], [1, 1, 9]);
+        // A move to the same place that is believed counts, and so does a first write.
+        undone.corrected(&moved(1, 3));
+        assert_eq!(frees(&mut undone, 3), 3);
+        let proof = 1;
+        let map =
+            Record::Map { vdisk: VDISK, at: AT, extent: ExtentId(2), blocks: Blocks::ALL, proof, over_fill: false };
+        undone.corrected(&map);
+        assert_eq!(frees(&mut undone, 2), 2);
+    }
 }

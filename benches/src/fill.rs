@@ -1,0 +1,120 @@
+//! What needs no space: the cost of looking for it in data, the gain where it is found, and how fast a reclaim looks through a vdisk.
+//!
+//! Cost: the same writes of data to a device of memory with detection off (A) and on (B); what B costs more is the looking. Gain: writes
+//! of data (A) and of zeros (B) over a mapped vdisk. Reclaim: a raw sequential read of the file (A) and the scan (B), bytes per second.
+
+use std::error::Error;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use plimsoll_engine::{CreatePool, Pool, ReclaimSpec};
+use plimsoll_hardware::{Machine, OpenOptions, Reactor, ReactorConfig, SharedMemory};
+
+use crate::area::Area;
+use crate::memory::{MemoryDevice, MemoryMachine};
+use crate::meter::{Histogram, Measured, Meter};
+use crate::options::Options;
+use crate::pairs::Line;
+use crate::report::Report;
+use crate::work::{CASES, Case, EXTENT, Kind, Run};
+use crate::{bare, engine, pairs};
+
+/// Memory behind the device of memory.
+const MEMORY: u64 = 256 << 20;
+/// Writes looked through, of these kinds.
+const LOOKED_THROUGH: [&str; 2] = ["4k overwrite qd32", "128k sequential write qd8"];
+/// As a reclaim reads: eight stretches of 1 MiB.
+const RAW: Case = Case { name: "raw", kind: Kind::SequentialRead, block: 1 << 20, depth: 8, goal: None };
+
+/// Measures all of it.
+pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Box<dyn Error>> {
+    for name in LOOKED_THROUGH {
+        let case = CASES.iter().find(|case| case.name == name).ok_or("there is no such case")?;
+        let area = MEMORY / 16 * 15 / EXTENT * EXTENT;
+        let run = |seed| Run { case: *case, area, time: options.time(), operations: u64::MAX, seed };
+        let measured =
+            pairs::measure(options.pairs, |pair| in_memory(&run(pair), false), |pair| in_memory(&run(pair), true))?;
+        report.line(Line::new("fill", "memory", name, "no looking", measured));
+    }
+    for (place, directory) in options.places() {
+        let area = Area::written(&directory, "fill", options.bytes())?;
+        let touched = options.bytes() / 16 * 15 / EXTENT * EXTENT;
+        for name in LOOKED_THROUGH {
+            let case = CASES.iter().find(|case| case.name == name).ok_or("there is no such case")?;
+            let run = |seed| Run { case: *case, area: touched, time: options.time(), operations: u64::MAX, seed };
+            let measured = pairs::measure(
+                options.pairs,
+                |pair| engine::measure(area.path(), &run(pair)),
+                |pair| engine::measure_with(area.path(), &run(pair), 0),
+            )?;
+            report.line(Line::new("fill", place, &format!("zeros, {name}"), "data", measured));
+        }
+        let run = |seed| Run { case: RAW, area: touched, time: options.time(), operations: u64::MAX, seed };
+        let mut ratios = Vec::new();
+        for pair in 0..options.pairs {
+            let raw = bare::measure(area.path(), &run(pair))?.per_second * (1 << 20) as f64;
+            ratios.push(scan(area.path(), touched)? / raw);
+        }
+        let ratio = pairs::median(ratios.into_iter());
+        report.figure(
+            "fill",
+            format!("{place}: raw sequential read against a reclaim's scan"),
+            1.0 / ratio,
+            "times",
+            Some(1.25),
+        );
+    }
+    Ok(())
+}
+
+/// The work through a pool on a device of memory, with writes looked through or not.
+fn in_memory(run: &Run, detection: bool) -> Result<Measured, Box<dyn Error>> {
+    let machine = MemoryMachine::new()?;
+    let device = MemoryDevice::new(MEMORY, MEMORY);
+    machine.clone().run(async move {
+        let pool = Pool::create(&machine, CreatePool::named("bench"), vec![device]).await?;
+        let vdisk = engine::prepare(&pool, run).await?;
+        pool.set_detection("v", Some(detection), Some(detection)).await?;
+        let mut buffer = machine.buffers().alloc(run.case.block as usize).await;
+        buffer.fill(0x5a);
+        let (data, mut offsets, mut operations) = (buffer.freeze(), run.offsets(), 0u64);
+        let meter = Meter::start();
+        while let Some(offset) = offsets.next() {
+            if operations.is_multiple_of(64) && meter.began.elapsed() >= run.time {
+                break;
+            }
+            vdisk.write(offset, data.clone(), false).await?;
+            operations += 1;
+        }
+        Ok(meter.stop(operations, &Histogram::new()))
+    })
+}
+
+/// Bytes per second that a reclaim of a whole mapped vdisk looks through.
+fn scan(path: &Path, bytes: u64) -> Result<f64, Box<dyn Error>> {
+    let reactor = Reactor::new(ReactorConfig::default())?;
+    let handle = reactor.handle();
+    let (rate, uuid) = reactor.block_on(async {
+        let device = handle.open_device(path, OpenOptions::default()).await?;
+        let spec = CreatePool { force: true, ..CreatePool::named("bench") };
+        let pool = Pool::create(&handle, spec, vec![device]).await?;
+        let run = Run { case: RAW, area: bytes, time: Duration::MAX, operations: 0, seed: 1 };
+        engine::prepare(&pool, &run).await?;
+        let began = Instant::now();
+        pool.reclaim("v", ReclaimSpec::default()).await?;
+        let info = loop {
+            match pool.reclaim_info("v")? {
+                Some(info) if !info.running => break info,
+                _ => handle.sleep(Duration::from_millis(1)).await,
+            }
+        };
+        let rate = info.scanned_bytes as f64 / began.elapsed().as_secs_f64();
+        let uuid = pool.info().uuid;
+        pool.close().await?;
+        Ok::<_, Box<dyn Error>>((rate, uuid))
+    })?;
+    drop(reactor);
+    // Crash memory that nobody will ask for again.
+    let _ = SharedMemory::remove(&uuid.to_string());
+    Ok(rate)
+}
