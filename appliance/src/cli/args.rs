@@ -648,7 +648,6 @@ mod tests {
             "plimsoll pool check",
             "plimsoll pool check tank --device x",
             "plimsoll pool import",
-            "plimsoll vdisk set tank/db1",
             "plimsoll vdisk set tank/db1 --detect zero",
             "plimsoll pattern add tank",
             "plimsoll pattern add tank --random --text x",

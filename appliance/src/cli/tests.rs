@@ -403,7 +403,7 @@ fn patterns_are_added_and_removed_and_a_vdisk_is_reclaimed() {
     }
     let own = daemon.send("POST", patterns, json!({"random": true, "use": "own-only"})).unwrap();
     daemon.send("POST", "/api/v1/pools/tank/vdisks", json!({"name": "a", "designated_bytes": 1 << 30})).unwrap();
-    let set = json!({"pattern": own["number"], "policy": {"zero_detection": false}});
+    let set = json!({"pattern": own["number"], "zero_detection": false});
     let changed = daemon.send("PATCH", vdisk, set).unwrap();
     assert_eq!(
         (&changed["zero_detection"], &changed["pattern_detection"], &changed["pattern"]),
