@@ -6,7 +6,6 @@
 
 mod cache;
 mod claim;
-mod copies;
 mod lookup;
 mod patterns;
 mod pending;
@@ -23,7 +22,6 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use copies::Copies;
 use foldhash::HashMap;
 use pending::Delta;
 
@@ -38,7 +36,6 @@ pub(crate) struct Mapping {
     loader: Loader,
     pub(crate) claims: Claims,
     pub(crate) watches: Rc<Watches>,
-    pub(crate) copies: Copies,
     /// What it has and was promised.
     pub(crate) account: Rc<Account>,
     /// Extents that lost blocks and were not freed, with the epoch in which: overwrites of what the blocks held before may still
@@ -56,7 +53,6 @@ impl Mapping {
             loader: Loader::default(),
             claims: Claims::default(),
             watches: Rc::default(),
-            copies: Copies::default(),
             account: Rc::new(Account::new(vdisk, backed)),
             settling: RefCell::default(),
             pending: RefCell::default(),

@@ -9,7 +9,8 @@
 //!    in flight to it: change the word and append the record before the next `await`.
 //!
 //! A watch is hit by every overwrite, when it is submitted, and by every change of the word. First writes under way do not hit it until
-//! their record is appended; their claim says that they are there.
+//! their record is appended; their claim says that they are there. Where overwrites keep spoiling the work, a watch can hold them up for
+//! a moment.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -17,6 +18,7 @@ use std::rc::Rc;
 use foldhash::HashMap;
 
 use crate::format::VirtualExtent;
+use crate::wait::WaitQueue;
 
 /// The watches on a vdisk's extents.
 #[derive(Default)]
@@ -24,11 +26,14 @@ pub(crate) struct Watches {
     /// How many stand: with none, a write has nothing to do here but to look at this.
     standing: Cell<usize>,
     watched: RefCell<HashMap<VirtualExtent, Watched>>,
+    /// A watch that held overwrites has ended.
+    pub(crate) released: WaitQueue,
 }
 
 #[derive(Default)]
 struct Watched {
     watchers: usize,
+    holders: usize,
     hits: u64,
 }
 
@@ -38,6 +43,7 @@ pub(crate) struct Watch {
     at: VirtualExtent,
     /// Hits that there had been when it began.
     before: u64,
+    holds: bool,
 }
 
 impl Watches {
@@ -47,21 +53,33 @@ impl Watches {
         let known = watched.entry(at).or_default();
         known.watchers += 1;
         self.standing.set(self.standing.get() + 1);
-        Watch { watches: self.clone(), at, before: known.hits }
+        Watch { watches: self.clone(), at, before: known.hits, holds: false }
     }
 
-    /// Says that `at` is being overwritten, or that its word has changed.
+    /// Asks for an overwrite of `at` that begins before the next `await`; `false` when it must wait for [`Watches::released`] and ask
+    /// again.
+    #[inline]
+    pub(crate) fn pass(&self, at: VirtualExtent) -> bool {
+        self.standing.get() == 0 || self.note(at, false)
+    }
+
+    /// Says that `at` gets its first contents, or that its word has changed.
     #[inline]
     pub(crate) fn hit(&self, at: VirtualExtent) {
         if self.standing.get() > 0 {
-            self.note(at);
+            self.note(at, true);
         }
     }
 
     #[cold]
-    fn note(&self, at: VirtualExtent) {
-        if let Some(known) = self.watched.borrow_mut().get_mut(&at) {
-            known.hits += 1;
+    fn note(&self, at: VirtualExtent, even_if_held: bool) -> bool {
+        match self.watched.borrow_mut().get_mut(&at) {
+            Some(known) if known.holders > 0 && !even_if_held => false,
+            Some(known) => {
+                known.hits += 1;
+                true
+            }
+            None => true,
         }
     }
 }
@@ -72,6 +90,15 @@ impl Watch {
         let hit = self.watches.watched.borrow().get(&self.at).is_none_or(|known| known.hits != self.before);
         hit && !cfg!(feature = "planted-skip-watch")
     }
+
+    /// Holds overwrites up from now on, until it is dropped.
+    pub(crate) fn hold(&mut self) {
+        if !std::mem::replace(&mut self.holds, true)
+            && let Some(known) = self.watches.watched.borrow_mut().get_mut(&self.at)
+        {
+            known.holders += 1;
+        }
+    }
 }
 
 impl Drop for Watch {
@@ -80,9 +107,14 @@ impl Drop for Watch {
         let mut watched = self.watches.watched.borrow_mut();
         if let Some(known) = watched.get_mut(&self.at) {
             known.watchers -= 1;
+            known.holders -= usize::from(self.holds);
             if known.watchers == 0 {
                 watched.remove(&self.at);
             }
+        }
+        drop(watched);
+        if self.holds {
+            self.watches.released.notify();
         }
     }
 }
@@ -108,5 +140,20 @@ mod tests {
         drop(second);
         assert!(watches.watched.borrow().is_empty() && watches.standing.get() == 0);
         assert!(!watches.watch(VirtualExtent(1)).is_hit());
+    }
+
+    #[test]
+    fn overwrites_pass_and_are_seen_until_a_watch_holds_them_up() {
+        let watches = Rc::new(Watches::default());
+        let (mut holding, beside) = (watches.watch(VirtualExtent(1)), watches.watch(VirtualExtent(1)));
+        assert!(watches.pass(VirtualExtent(1)) && holding.is_hit() && beside.is_hit());
+        let seen = watches.watch(VirtualExtent(1));
+        holding.hold();
+        assert!(!watches.pass(VirtualExtent(1)) && watches.pass(VirtualExtent(2)));
+        assert!(!seen.is_hit(), "what was held up has not begun");
+        watches.hit(VirtualExtent(1));
+        assert!(seen.is_hit(), "a word that changed is no overwrite");
+        drop(holding);
+        assert!(watches.pass(VirtualExtent(1)));
     }
 }

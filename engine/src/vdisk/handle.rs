@@ -127,8 +127,8 @@ impl<M: Machine> Vdisk<M> {
     ///
     /// # Errors
     /// As [`Vdisk::read`], and `OutOfSpace` or `QuotaExceeded` when it needs an extent and cannot have one, `ReadOnly`.
-    pub async fn write(&self, offset: u64, data: Frozen, fua: bool) -> Result<()> {
-        self.write_with(offset, data, &WriteOptions { fua, ..WriteOptions::default() }).await
+    pub fn write(&self, offset: u64, data: Frozen, fua: bool) -> impl Future<Output = Result<()>> {
+        self.write_with(offset, data, if fua { WriteOptions::DURABLE } else { WriteOptions::PLAIN })
     }
 
     /// As [`Vdisk::write`], with what a protocol has to say about holding.

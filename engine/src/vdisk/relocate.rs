@@ -36,32 +36,16 @@ pub(crate) enum Relocated {
     Nothing,
 }
 
-/// A virtual extent claimed whole, and what stands behind it. It may be watched.
+/// A virtual extent claimed whole, and what stands behind it.
 struct Hold<M: Machine> {
     store: Rc<Store<M>>,
     vdisk: Rc<VdiskCore>,
     at: VirtualExtent,
     extent: ExtentId,
-    watched: bool,
-}
-
-impl<M: Machine> Hold<M> {
-    fn watch(&mut self, holds: bool) {
-        self.unwatch();
-        self.vdisk.mapping.copies.begin(self.at, holds);
-        self.watched = true;
-    }
-
-    fn unwatch(&mut self) {
-        if std::mem::take(&mut self.watched) {
-            self.vdisk.mapping.copies.end(self.at);
-        }
-    }
 }
 
 impl<M: Machine> Drop for Hold<M> {
     fn drop(&mut self) {
-        self.unwatch();
         let Some(claim) = self.vdisk.mapping.claims.release(self.at, Blocks::ALL) else { return };
         // Discarded whole meanwhile: it was held for us alone.
         if let (Some(sequence), Some(extent)) = (claim.freed, claim.extent) {
@@ -105,7 +89,10 @@ impl<M: Machine> Store<M> {
         let mut target = self.take_target(vdisk, at).await?;
         let (mut copies, mut failures) = (0, 0);
         loop {
-            hold.watch(copies >= COPIES_UNHELD);
+            let mut watch = vdisk.mapping.watches.watch(at);
+            if copies >= COPIES_UNHELD {
+                watch.hold();
+            }
             copies += 1;
             self.settle_overwrites(vdisk).await?;
             let Some(word) = self.word_of(&hold).await? else { return Ok(Relocated::Nothing) };
@@ -125,8 +112,7 @@ impl<M: Machine> Store<M> {
                 }
             }
             let Some(now) = self.word_of(&hold).await? else { return Ok(Relocated::Nothing) };
-            let hit = vdisk.mapping.copies.was_hit(at) && !cfg!(feature = "planted-skip-watch");
-            if now != word || hit {
+            if now != word || watch.is_hit() {
                 continue;
             }
             // No `await` from the look at the word to the change. What a device may have lost must not be shown as the vdisk's.
@@ -138,7 +124,7 @@ impl<M: Machine> Store<M> {
             drop((permit, _room));
             if !self.journal.has_tail() {
                 // An overwrite that is answered must not be where only a record in memory leads.
-                vdisk.mapping.copies.hold(at);
+                watch.hold();
                 self.outlast(sequence).await?;
             }
             let blocks = u64::from(word.valid().0.count_ones());
@@ -163,7 +149,7 @@ impl<M: Machine> Store<M> {
             match vdisk.mapping.claims.claim(at, Blocks::ALL, Some(word.extent())) {
                 Claimed::In(extent) => {
                     let (store, vdisk) = (self.clone(), vdisk.clone());
-                    return Ok(Some(Hold { store, vdisk, at, extent, watched: false }));
+                    return Ok(Some(Hold { store, vdisk, at, extent }));
                 }
                 _ => vdisk.mapping.claims.released.changed().await,
             }

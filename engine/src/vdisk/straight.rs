@@ -48,15 +48,12 @@ impl<M: Machine> Store<M> {
             let touched = piece.blocks(block_bytes);
             let simple = word.valid().contains(touched)
                 && !(overwrite && self.journal.gate(word.extent(), touched) != Gate::Open)
-                && (!overwrite || vdisk.mapping.copies.pass(piece.at));
+                && (!overwrite || vdisk.mapping.watches.pass(piece.at));
             if !simple {
                 return None;
             }
             let (drive, start) = self.media.locate(word.extent())?;
             let start = start + piece.offset;
-            if overwrite {
-                vdisk.mapping.watches.hit(piece.at);
-            }
             match &place {
                 None => place = Some((drive, start)),
                 Some((first, before)) if Rc::ptr_eq(first, &drive) && before + piece.from == start => {}

@@ -17,6 +17,11 @@ pub struct WriteOptions {
     pub ticket: Option<Ticket>,
 }
 
+impl WriteOptions {
+    pub(super) const PLAIN: &WriteOptions = &WriteOptions { fua: false, on_full: None, ticket: None };
+    pub(super) const DURABLE: &WriteOptions = &WriteOptions { fua: true, on_full: None, ticket: None };
+}
+
 /// A hand on writes that may be held: says how many are, and lets them be given up. A write that is given up while it is held is never
 /// applied, and ends as `Cancelled`; one that is not held goes to its end.
 #[derive(Clone, Default)]

@@ -142,7 +142,7 @@ impl<M: Machine> Store<M> {
                 Plan::Confirm(batch) => {
                     self.journal.confirm(batch).await.map_err(|failure| self.journal_failed(failure))?;
                 }
-                Plan::Held => vdisk.mapping.copies.ended.changed().await,
+                Plan::Held => vdisk.mapping.watches.released.changed().await,
                 Plan::Settle(epoch) => {
                     while !self.space.epochs.is_over(epoch) && self.space.epochs.wait().await {}
                     if !self.space.epochs.is_over(epoch) {
@@ -286,10 +286,12 @@ impl<M: Machine> Store<M> {
             if let Gate::Closed(batch) = self.journal.gate(extent, touched.with(word.filled())) {
                 return Ok(Plan::Confirm(batch));
             }
-            if claim.is_none() && !vdisk.mapping.copies.pass(piece.at) {
-                return Ok(Plan::Held);
+            match claim {
+                // Who copies an extent has claimed it: a claim of ours is not held up.
+                Some(_) => vdisk.mapping.watches.hit(piece.at),
+                None if vdisk.mapping.watches.pass(piece.at) => {}
+                None => return Ok(Plan::Held),
             }
-            vdisk.mapping.watches.hit(piece.at);
             if !self.add_ios(&mut ios, piece, claim.as_ref(), extent, data) {
                 return Err(self.damaged(vdisk, LostRange { first: piece.at, count: 1 }));
             }
