@@ -1,7 +1,7 @@
 //! Measured claims: Plimsoll beside raw devices and its peers, in one run, as ratios.
 //!
 //! What is where: `work` says what is measured, `bare` and `engine` do it on a file, `memory` on a device of memory, `fill`
-//! what needs no space, `nbd` over the wire, `restart` after a kill, `count` in instructions; `pairs` compares and `report` prints.
+//! what needs no space, `space` promises and held writes, `nbd` over the wire, `restart` after a kill, `count` in instructions; `pairs` compares and `report` prints.
 //! See `--help`.
 
 mod area;
@@ -16,6 +16,7 @@ mod options;
 mod pairs;
 mod report;
 mod restart;
+mod space;
 mod work;
 
 use std::error::Error;
@@ -64,6 +65,9 @@ fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     }
     if options.wants(Part::Fill) {
         fill::measure(options, &mut report)?;
+    }
+    if options.wants(Part::Space) {
+        space::measure(options, &mut report)?;
     }
     if options.wants(Part::Restart) {
         restart::measure(options, &mut report)?;

@@ -78,6 +78,8 @@ pub(crate) enum Part {
     Nbd,
     /// Looking for zeros in what is written, writing zeros, and reclaiming.
     Fill,
+    /// What promises and events cost a first write, and how soon held writes go on.
+    Space,
     /// Opening a large pool, and the memory that its mapping takes.
     Restart,
     /// Instructions of the mapping path, compared with benches/baseline.json.

@@ -3,7 +3,7 @@
 mod support;
 
 use plimsoll_hardware::sim::{CrashKind, FaultProfile};
-use support::{create, filled, open, vdisk, world};
+use support::{create, filled, live, open, vdisk, world};
 
 #[test]
 fn a_close_that_leaves_no_clean_root_is_an_error() {
@@ -34,18 +34,14 @@ fn a_close_that_leaves_no_clean_root_is_an_error() {
                 .done();
             world.heal();
             world.crash(CrashKind::Process);
-            let machine = world.boot();
-            let m = machine.clone();
-            machine
-                .run(async move {
-                    let pool = open(&m, 1).await;
-                    assert!(!pool.info().recovery.clean, "{:?}", pool.info().recovery);
-                    pool.close().await.expect("a close");
-                    drop(pool);
-                    let pool = open(&m, 1).await;
-                    assert!(pool.info().recovery.clean, "{:?}", pool.info().recovery);
-                })
-                .done();
+            live(&world, |m| async move {
+                let pool = open(&m, 1).await;
+                assert!(!pool.info().recovery.clean, "{:?}", pool.info().recovery);
+                pool.close().await.expect("a close");
+                drop(pool);
+                let pool = open(&m, 1).await;
+                assert!(pool.info().recovery.clean, "{:?}", pool.info().recovery);
+            });
         }
     }
 }

@@ -4,7 +4,7 @@ mod support;
 
 use plimsoll_engine::Vdisk;
 use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
-use support::{create, filled, open, vdisk, world};
+use support::{create, filled, live, open, vdisk, world};
 
 const EXTENT: u64 = 65_536;
 
@@ -37,15 +37,11 @@ async fn opened(m: &SimMachine) -> Vdisk<SimMachine> {
 
 fn prepared() -> SimWorld {
     let world = world(1, 1, 64);
-    let machine = world.boot();
-    let m = machine.clone();
-    machine
-        .run(async move {
-            let pool = create(&m).await;
-            pool.create_vdisk(vdisk("a", 1 << 40)).await.expect("a vdisk");
-            pool.close().await.expect("a close");
-        })
-        .done();
+    live(&world, |m| async move {
+        let pool = create(&m).await;
+        pool.create_vdisk(vdisk("a", 1 << 40)).await.expect("a vdisk");
+        pool.close().await.expect("a close");
+    });
     world.crash(CrashKind::Process);
     world
 }

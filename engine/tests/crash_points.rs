@@ -9,7 +9,7 @@ use std::time::Duration;
 use plimsoll_engine::{JobState, PatternSpec, PatternUse, Pool, ReclaimSpec, VdiskState, Zeroes};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
-use support::{Seen, assert_clean, create, filled, is_full, look, open, vdisk, world};
+use support::{Seen, assert_clean, create, filled, is_full, live, look, open, vdisk, world};
 
 const DISKS: usize = 2;
 /// Where the vdisk has a fill, and of what.
@@ -159,36 +159,32 @@ async fn jobs_end(pool: &Pool<SimMachine>, m: &SimMachine) {
 /// A pool with a vdisk that has data, holes, and an extent with holes.
 fn prepared(operation: Operation) -> SimWorld {
     let world = world(operation as u64 + 1, DISKS, 6);
-    let machine = world.boot();
-    let m = machine.clone();
-    machine
-        .run(async move {
-            let pool = create(&m).await;
-            if matches!(operation, Evacuate | RemoveDevice | CancelEvacuation | GrowLastDevice) {
-                pool.add_device(m.open(1), false).await.expect("a device is added");
+    live(&world, |m| async move {
+        let pool = create(&m).await;
+        if matches!(operation, Evacuate | RemoveDevice | CancelEvacuation | GrowLastDevice) {
+            pool.add_device(m.open(1), false).await.expect("a device is added");
+        }
+        pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("a vdisk");
+        let a = pool.vdisk("a").expect("a vdisk");
+        a.write(0, filled(&m, 1, 64 << 10).await, false).await.expect("a write");
+        a.write(96 << 10, filled(&m, 2, 16 << 10).await, false).await.expect("a write");
+        for unit in [vec![PATTERN], vec![1, 2]] {
+            pool.add_pattern(PatternSpec::Unit(unit), PatternUse::Everywhere).await.expect("a pattern");
+        }
+        // All but its last block.
+        a.write(FILL, filled(&m, PATTERN, 60 << 10).await, false).await.expect("a write");
+        if operation == Reclaim {
+            pool.set_detection("a", Some(false), Some(false)).await.expect("a change");
+            for (block, byte) in [(16, 0), (18, PATTERN), (19, 9)] {
+                a.write((block * 16) << 10, filled(&m, byte, 16 << 10).await, false).await.expect("a write");
             }
-            pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("a vdisk");
-            let a = pool.vdisk("a").expect("a vdisk");
-            a.write(0, filled(&m, 1, 64 << 10).await, false).await.expect("a write");
-            a.write(96 << 10, filled(&m, 2, 16 << 10).await, false).await.expect("a write");
-            for unit in [vec![PATTERN], vec![1, 2]] {
-                pool.add_pattern(PatternSpec::Unit(unit), PatternUse::Everywhere).await.expect("a pattern");
-            }
-            // All but its last block.
-            a.write(FILL, filled(&m, PATTERN, 60 << 10).await, false).await.expect("a write");
-            if operation == Reclaim {
-                pool.set_detection("a", Some(false), Some(false)).await.expect("a change");
-                for (block, byte) in [(16, 0), (18, PATTERN), (19, 9)] {
-                    a.write((block * 16) << 10, filled(&m, byte, 16 << 10).await, false).await.expect("a write");
-                }
-            }
-            a.flush().await.expect("a flush");
-            a.write(64 << 10, filled(&m, 3, 4096).await, false).await.expect("a write");
-            if operation != Open {
-                pool.close().await.expect("a close");
-            }
-        })
-        .done();
+        }
+        a.flush().await.expect("a flush");
+        a.write(64 << 10, filled(&m, 3, 4096).await, false).await.expect("a write");
+        if operation != Open {
+            pool.close().await.expect("a close");
+        }
+    });
     world.crash(CrashKind::Process);
     if matches!(operation, GrowDevice | GrowLastDevice) {
         world.extend(usize::from(operation == GrowLastDevice), 9 << 20);

@@ -5,7 +5,7 @@ mod support;
 use plimsoll_engine::{OpenPool, Pool};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
-use support::{assert_clean, create, filled, look, open, vdisk, world};
+use support::{assert_clean, create, filled, live, look, open, vdisk, world};
 
 /// Three allocation groups of 64 MiB, so that one may be lost and checkpoints find room in another.
 const MIB: u64 = 180;
@@ -18,19 +18,15 @@ const LEAVES: u64 = 24;
 /// A pool whose vdisk has data in many leaves, closed.
 fn prepared(seed: u64) -> SimWorld {
     let world = world(seed, 1, MIB);
-    let machine = world.boot();
-    let m = machine.clone();
-    machine
-        .run(async move {
-            let pool = create(&m).await;
-            pool.create_vdisk(vdisk("a", 1 << 40)).await.expect("a vdisk");
-            let a = pool.vdisk("a").expect("a vdisk");
-            for leaf in 0..LEAVES {
-                a.write(place(leaf), filled(&m, leaf as u8 + 1, 8192).await, false).await.expect("a write");
-            }
-            pool.close().await.expect("a close");
-        })
-        .done();
+    live(&world, |m| async move {
+        let pool = create(&m).await;
+        pool.create_vdisk(vdisk("a", 1 << 40)).await.expect("a vdisk");
+        let a = pool.vdisk("a").expect("a vdisk");
+        for leaf in 0..LEAVES {
+            a.write(place(leaf), filled(&m, leaf as u8 + 1, 8192).await, false).await.expect("a write");
+        }
+        pool.close().await.expect("a close");
+    });
     world.crash(CrashKind::Power);
     world
 }

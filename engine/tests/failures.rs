@@ -7,18 +7,13 @@ use std::time::Duration;
 use futures_util::future::join;
 use plimsoll_engine::{CreatePool, CreateVdisk, Error, OpenPool, Pool, Zeroes};
 use plimsoll_hardware::Machine;
-use plimsoll_hardware::sim::{CrashKind, FaultKind, FaultProfile, SimMachine, SimWorld};
-use support::{assert_clean, create, filled, open, vdisk, world};
+use plimsoll_hardware::sim::{CrashKind, FaultKind, FaultProfile, SimMachine};
+use support::{assert_clean, create, filled, live, open, vdisk, world};
 
 const BLOCK: u64 = 4096;
 const EXTENT: u64 = 65_536;
 
 /// Runs one life of the machine.
-fn live<F: Future<Output = T>, T>(world: &SimWorld, life: impl FnOnce(SimMachine) -> F) -> T {
-    let machine = world.boot();
-    machine.run(life(machine.clone())).done()
-}
-
 async fn first_byte(pool: &Pool<SimMachine>, machine: &SimMachine, offset: u64) -> Result<u8, Error> {
     let buffer = machine.buffers().alloc(BLOCK as usize).await;
     Ok(pool.vdisk("v")?.read(offset, buffer).await?[0])

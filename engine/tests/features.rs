@@ -5,7 +5,7 @@ mod support;
 use plimsoll_engine::{OpenPool, Pool};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimWorld};
-use support::{create, filled, vdisk, world};
+use support::{create, filled, live, vdisk, world};
 
 const MIB: u64 = 16;
 const LABELS: [u64; 2] = [0, (MIB << 20) - 65_536];
@@ -13,17 +13,13 @@ const LABELS: [u64; 2] = [0, (MIB << 20) - 65_536];
 /// A pool whose labels have an unknown bit in the mask at `offset`.
 fn newer(offset: usize) -> SimWorld {
     let world = world(1, 1, MIB);
-    let machine = world.boot();
-    let m = machine.clone();
-    machine
-        .run(async move {
-            let pool = create(&m).await;
-            pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("a vdisk");
-            let a = pool.vdisk("a").expect("a vdisk");
-            a.write(0, filled(&m, 9, 4096).await, false).await.expect("a write");
-            pool.close().await.expect("a close");
-        })
-        .done();
+    live(&world, |m| async move {
+        let pool = create(&m).await;
+        pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("a vdisk");
+        let a = pool.vdisk("a").expect("a vdisk");
+        a.write(0, filled(&m, 9, 4096).await, false).await.expect("a write");
+        pool.close().await.expect("a close");
+    });
     world.crash(CrashKind::Power);
     for place in LABELS {
         let mut label = world.read_raw(0, place, 4096);
@@ -85,18 +81,14 @@ fn an_unknown_bit_of_the_read_only_mask_lets_it_be_read() {
 fn an_unknown_bit_of_the_ignore_mask_means_nothing_and_is_kept() {
     let world = newer(32);
     let labels = LABELS.map(|place| world.read_raw(0, place, 4096));
-    let machine = world.boot();
-    let m = machine.clone();
-    machine
-        .run(async move {
-            let pool = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await.expect("it is opened");
-            assert_eq!(pool.info().read_only, None);
-            let a = pool.vdisk("a").expect("a vdisk");
-            a.write(0, filled(&m, 1, 4096).await, true).await.expect("a write");
-            assert!(pool.check().await.expect("a check").clean());
-            pool.close().await.expect("a close");
-        })
-        .done();
+    live(&world, |m| async move {
+        let pool = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await.expect("it is opened");
+        assert_eq!(pool.info().read_only, None);
+        let a = pool.vdisk("a").expect("a vdisk");
+        a.write(0, filled(&m, 1, 4096).await, true).await.expect("a write");
+        assert!(pool.check().await.expect("a check").clean());
+        pool.close().await.expect("a close");
+    });
     world.crash(CrashKind::Power);
     assert_eq!(LABELS.map(|place| world.read_raw(0, place, 4096)), labels, "the label changed");
 }

@@ -9,7 +9,7 @@ use plimsoll_engine::{
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, Random, SimMachine};
 use proptest::prelude::*;
-use support::{assert_clean, create, filled, open, vdisk, world};
+use support::{assert_clean, create, filled, live, open, vdisk, world};
 
 const EXTENT: u64 = 65_536;
 const BLOCK: u64 = 4096;
@@ -178,17 +178,13 @@ async fn perform(pool: &Pool<SimMachine>, m: &SimMachine, step: &Step, model: &m
 /// Runs steps in as many lives as they need.
 fn run(steps: &[Step]) {
     let world = world(7, 1, 6);
-    let machine = world.boot();
-    let m = machine.clone();
-    machine
-        .run(async move {
-            let pool = create(&m).await;
-            pool.create_vdisk(vdisk("a", EXTENTS * EXTENT)).await.expect("a vdisk");
-            for unit in UNITS {
-                pool.add_pattern(PatternSpec::Unit(unit.to_vec()), PatternUse::Everywhere).await.expect("a pattern");
-            }
-        })
-        .done();
+    live(&world, |m| async move {
+        let pool = create(&m).await;
+        pool.create_vdisk(vdisk("a", EXTENTS * EXTENT)).await.expect("a vdisk");
+        for unit in UNITS {
+            pool.add_pattern(PatternSpec::Unit(unit.to_vec()), PatternUse::Everywhere).await.expect("a pattern");
+        }
+    });
     world.crash(CrashKind::Process);
     let mut model = vec![0u8; (EXTENTS * EXTENT) as usize];
     let mut rest = steps;
@@ -424,32 +420,24 @@ fn what_cannot_be_a_pattern_is_refused_and_told_why() {
 fn patterns_outlive_the_process_and_the_power() {
     for kind in [CrashKind::Process, CrashKind::Power] {
         let world = world(5, 1, 8);
-        let machine = world.boot();
-        let m = machine.clone();
-        machine
-            .run(async move {
-                let (pool, disk) = prepared(&m).await;
-                put(&disk, &m, 0, EXTENT, What::Data(3)).await;
-                put(&disk, &m, 0, EXTENT, What::Pattern(1)).await;
-                pool.set_pattern(2, PatternUse::Disabled).await.expect("disabled");
-                disk.flush().await.expect("a flush");
-            })
-            .done();
+        live(&world, |m| async move {
+            let (pool, disk) = prepared(&m).await;
+            put(&disk, &m, 0, EXTENT, What::Data(3)).await;
+            put(&disk, &m, 0, EXTENT, What::Pattern(1)).await;
+            pool.set_pattern(2, PatternUse::Disabled).await.expect("disabled");
+            disk.flush().await.expect("a flush");
+        });
         world.crash(kind);
-        let machine = world.boot();
-        let m = machine.clone();
-        machine
-            .run(async move {
-                let pool = open(&m, 1).await;
-                let disk = pool.vdisk("a").expect("a vdisk");
-                assert_eq!(backed(&disk), 0);
-                let used: Vec<PatternUse> = pool.patterns().iter().map(|pattern| pattern.used).collect();
-                assert_eq!(used, [PatternUse::Everywhere, PatternUse::Disabled]);
-                let found = disk.read(0, m.buffers().alloc(EXTENT as usize).await).await.expect("a read");
-                assert!(found.iter().all(|byte| *byte == 0xA5));
-                assert_clean(&pool, "after a start").await;
-            })
-            .done();
+        live(&world, |m| async move {
+            let pool = open(&m, 1).await;
+            let disk = pool.vdisk("a").expect("a vdisk");
+            assert_eq!(backed(&disk), 0);
+            let used: Vec<PatternUse> = pool.patterns().iter().map(|pattern| pattern.used).collect();
+            assert_eq!(used, [PatternUse::Everywhere, PatternUse::Disabled]);
+            let found = disk.read(0, m.buffers().alloc(EXTENT as usize).await).await.expect("a read");
+            assert!(found.iter().all(|byte| *byte == 0xA5));
+            assert_clean(&pool, "after a start").await;
+        });
     }
 }
 

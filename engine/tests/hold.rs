@@ -12,16 +12,11 @@ use plimsoll_engine::{
     Zeroes,
 };
 use plimsoll_hardware::Machine;
-use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
-use support::{assert_clean, create, filled, open, vdisk, world};
+use plimsoll_hardware::sim::{CrashKind, SimMachine};
+use support::{assert_clean, create, filled, live, open, vdisk, world};
 
 const EXTENT: u64 = 65_536;
 const BLOCK: usize = 4096;
-
-fn live<F: Future<Output = T>, T>(world: &SimWorld, life: impl FnOnce(SimMachine) -> F) -> T {
-    let machine = world.boot();
-    machine.run(life(machine.clone())).done()
-}
 
 /// A vdisk with a policy.
 fn with(name: &str, policy: VdiskPolicy) -> CreateVdisk {

@@ -5,7 +5,7 @@ mod support;
 use plimsoll_engine::{CreatePool, Error, OpenPool, Pool, Zeroes};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, FaultProfile, SimDiskSpec, SimMachine, SimWorld};
-use support::{create, filled, vdisk, world};
+use support::{create, filled, live, vdisk, world};
 
 const MIB: u64 = 16;
 
@@ -32,15 +32,11 @@ fn prepared(members: usize) -> SimWorld {
     let mut disks: Vec<_> = (0..3).map(|index| SimDiskSpec::new(&format!("disk{index}"), MIB << 20)).collect();
     disks.push(SimDiskSpec::new("small", 1 << 20));
     let world = SimWorld::new(1, disks);
-    let machine = world.boot();
-    let m = machine.clone();
-    machine
-        .run(async move {
-            let devices = (0..members).map(|disk| m.open(disk)).collect();
-            let pool = Pool::create(&m, CreatePool::named("tank"), devices).await.expect("a pool");
-            pool.close().await.expect("a close");
-        })
-        .done();
+    live(&world, |m| async move {
+        let devices = (0..members).map(|disk| m.open(disk)).collect();
+        let pool = Pool::create(&m, CreatePool::named("tank"), devices).await.expect("a pool");
+        pool.close().await.expect("a close");
+    });
     world.crash(CrashKind::Power);
     world
 }
@@ -48,18 +44,14 @@ fn prepared(members: usize) -> SimWorld {
 #[test]
 fn a_device_that_cannot_be_used_is_refused_with_advice() {
     let world = prepared(2);
-    let machine = world.boot();
-    let m = machine.clone();
-    machine
-        .run(async move {
-            assert_advises(opened(&m, &[0]).await, "device-missing", "device 1");
-            assert_advises(opened(&m, &[2]).await, "not-a-pool", "disk2");
-            assert_advises(created(&m, 3).await, "too-small", "1048576");
-            assert_advises(created(&m, 1).await, "in-use", "tank");
-            drop(Pool::create(&m, CreatePool::named("other"), vec![m.open(2)]).await.expect("a pool"));
-            assert_advises(opened(&m, &[0, 2]).await, "not-a-pool", "other");
-        })
-        .done();
+    live(&world, |m| async move {
+        assert_advises(opened(&m, &[0]).await, "device-missing", "device 1");
+        assert_advises(opened(&m, &[2]).await, "not-a-pool", "disk2");
+        assert_advises(created(&m, 3).await, "too-small", "1048576");
+        assert_advises(created(&m, 1).await, "in-use", "tank");
+        drop(Pool::create(&m, CreatePool::named("other"), vec![m.open(2)]).await.expect("a pool"));
+        assert_advises(opened(&m, &[0, 2]).await, "not-a-pool", "other");
+    });
 }
 
 #[test]
@@ -82,31 +74,25 @@ fn a_device_that_lost_bytes_is_refused_with_advice() {
 #[test]
 fn a_request_that_makes_no_sense_is_refused_and_changes_nothing() {
     let world = world(1, 1, MIB);
-    let machine = world.boot();
-    let m = machine.clone();
-    machine
-        .run(async move {
-            let pool = create(&m).await;
-            pool.create_vdisk(vdisk("a", 1 << 20)).await.expect("a vdisk");
-            let a = pool.vdisk("a").expect("a vdisk");
-            for (offset, bytes) in
-                [(0, 100), (256, 512), (1 << 20, 512), ((1 << 20) - 512, 1024), (u64::MAX - 511, 512)]
-            {
-                let refused = [
-                    a.write(offset, filled(&m, 1, bytes).await, false).await.err(),
-                    a.read(offset, m.buffers().alloc(bytes).await).await.err(),
-                    a.discard(offset, bytes as u64, false).await.err(),
-                    a.write_zeroes(offset, bytes as u64, Zeroes::Unmap, false).await.err(),
-                    a.block_status(offset, bytes as u64, 8).await.err(),
-                ];
-                for (operation, error) in refused.into_iter().enumerate() {
-                    let code = error.map(|error| error.code());
-                    assert_eq!(code, Some("invalid-request"), "operation {operation}, {bytes} bytes at {offset}");
-                }
+    live(&world, |m| async move {
+        let pool = create(&m).await;
+        pool.create_vdisk(vdisk("a", 1 << 20)).await.expect("a vdisk");
+        let a = pool.vdisk("a").expect("a vdisk");
+        for (offset, bytes) in [(0, 100), (256, 512), (1 << 20, 512), ((1 << 20) - 512, 1024), (u64::MAX - 511, 512)] {
+            let refused = [
+                a.write(offset, filled(&m, 1, bytes).await, false).await.err(),
+                a.read(offset, m.buffers().alloc(bytes).await).await.err(),
+                a.discard(offset, bytes as u64, false).await.err(),
+                a.write_zeroes(offset, bytes as u64, Zeroes::Unmap, false).await.err(),
+                a.block_status(offset, bytes as u64, 8).await.err(),
+            ];
+            for (operation, error) in refused.into_iter().enumerate() {
+                let code = error.map(|error| error.code());
+                assert_eq!(code, Some("invalid-request"), "operation {operation}, {bytes} bytes at {offset}");
             }
-            assert_eq!(a.info().backed_bytes, 0);
-        })
-        .done();
+        }
+        assert_eq!(a.info().backed_bytes, 0);
+    });
 }
 
 #[test]

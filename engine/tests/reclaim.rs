@@ -7,7 +7,7 @@ use std::time::Duration;
 use plimsoll_engine::{Error, JobState, PatternSpec, PatternUse, Pool, ReclaimInfo, ReclaimSpec, Vdisk, Zeroes};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, Random, SimMachine};
-use support::{assert_clean, create, is_full, open, vdisk, world};
+use support::{assert_clean, create, is_full, live, open, vdisk, world};
 
 const EXTENT: u64 = 65_536;
 const BLOCK: u64 = 4096;
@@ -204,52 +204,40 @@ fn a_rate_bounds_what_is_read_in_a_second() {
 #[test]
 fn a_reclaim_is_paused_and_goes_on_where_it_was_also_after_a_start() {
     let world = world(9, 1, 16);
-    let machine = world.boot();
-    let m = machine.clone();
-    machine
-        .run(async move {
-            let (pool, disk) = prepared(&m).await;
-            // In leaves of their own.
-            for leaf in 0..20 {
-                put(&disk, &m, leaf * 512 * EXTENT, EXTENT, What::Zeros).await;
-            }
-            pool.reclaim("a", ReclaimSpec { rate: 1 << 20, ..ReclaimSpec::default() }).await.expect("a reclaim");
-            let twice = pool.reclaim("a", ReclaimSpec::default()).await;
-            assert_eq!(twice.err().map(|error| error.code()), Some("busy"));
-            m.sleep(Duration::from_millis(300)).await;
-            let info = pool.pause_reclaim("a").await.expect("a pause");
-            assert!(info.paused && info.done_bytes > 0 && info.done_bytes < info.total_bytes, "{info:?}");
-            let info = ended(&pool, &m).await;
-            assert!((2..12).contains(&(info.freed_bytes / EXTENT)), "{info:?}");
-            assert_eq!(pool.jobs().pop().map(|job| job.state), Some(JobState::Paused));
-            disk.flush().await.expect("a flush");
-        })
-        .done();
+    live(&world, |m| async move {
+        let (pool, disk) = prepared(&m).await;
+        // In leaves of their own.
+        for leaf in 0..20 {
+            put(&disk, &m, leaf * 512 * EXTENT, EXTENT, What::Zeros).await;
+        }
+        pool.reclaim("a", ReclaimSpec { rate: 1 << 20, ..ReclaimSpec::default() }).await.expect("a reclaim");
+        let twice = pool.reclaim("a", ReclaimSpec::default()).await;
+        assert_eq!(twice.err().map(|error| error.code()), Some("busy"));
+        m.sleep(Duration::from_millis(300)).await;
+        let info = pool.pause_reclaim("a").await.expect("a pause");
+        assert!(info.paused && info.done_bytes > 0 && info.done_bytes < info.total_bytes, "{info:?}");
+        let info = ended(&pool, &m).await;
+        assert!((2..12).contains(&(info.freed_bytes / EXTENT)), "{info:?}");
+        assert_eq!(pool.jobs().pop().map(|job| job.state), Some(JobState::Paused));
+        disk.flush().await.expect("a flush");
+    });
     world.crash(CrashKind::Power);
-    let machine = world.boot();
-    let m = machine.clone();
-    machine
-        .run(async move {
-            let pool = open(&m, 1).await;
-            let info = pool.reclaim_info("a").expect("a vdisk").expect("the reclaim");
-            assert!(info.paused && !info.running && info.done_bytes > 0 && info.rate == 1 << 20, "{info:?}");
-            pool.resume_reclaim("a").await.expect("it goes on");
-        })
-        .done();
+    live(&world, |m| async move {
+        let pool = open(&m, 1).await;
+        let info = pool.reclaim_info("a").expect("a vdisk").expect("the reclaim");
+        assert!(info.paused && !info.running && info.done_bytes > 0 && info.rate == 1 << 20, "{info:?}");
+        pool.resume_reclaim("a").await.expect("it goes on");
+    });
     // It dies while it goes on, and does so again without being asked.
     world.crash(CrashKind::Process);
-    let machine = world.boot();
-    let m = machine.clone();
-    machine
-        .run(async move {
-            let pool = open(&m, 1).await;
-            let info = ended(&pool, &m).await;
-            assert_eq!(info.done_bytes, info.total_bytes);
-            assert_eq!(pool.vdisk("a").expect("a vdisk").info().backed_bytes, 0);
-            assert_clean(&pool, "in the end").await;
-            pool.close().await.expect("a close");
-        })
-        .done();
+    live(&world, |m| async move {
+        let pool = open(&m, 1).await;
+        let info = ended(&pool, &m).await;
+        assert_eq!(info.done_bytes, info.total_bytes);
+        assert_eq!(pool.vdisk("a").expect("a vdisk").info().backed_bytes, 0);
+        assert_clean(&pool, "in the end").await;
+        pool.close().await.expect("a close");
+    });
 }
 
 /// Writers on all sides of a reclaim: whatever they wrote last is what is read.

@@ -1,40 +1,37 @@
 //! Failures that were found once, each with the shortest way to it.
 mod support;
 
+use std::pin::pin;
 use std::time::Duration;
 
-use plimsoll_engine::{CreatePool, OpenPool, Pool, identify};
+use futures_util::future::{Either, join, join3, select};
+use plimsoll_engine::{
+    AlarmState, CreatePool, CreateVdisk, Error, Evacuate, OnFull, OpenPool, PatternSpec, PatternUse, Pool, SpaceEvent,
+    Ticket, VdiskPolicy, WriteOptions, Zeroes, identify,
+};
 use plimsoll_hardware::Machine;
-use plimsoll_hardware::sim::CrashKind;
-use support::{filled, vdisk, world};
+use plimsoll_hardware::sim::{CrashKind, FaultKind, FaultProfile, FaultSite, SimMachine};
+use support::{create, filled, live, open, vdisk, world};
 
 #[test]
 fn a_map_after_a_discard_in_the_same_leaf_survives() {
     let world = world(1, 1, 16);
-    let machine = world.boot();
-    let m = machine.clone();
-    machine
-        .run(async move {
-            let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("create");
-            pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("vdisk");
-            let d = pool.vdisk("a").expect("open");
-            d.write(0, filled(&m, 1, 4096).await, false).await.expect("w");
-            d.discard(0, 65536, false).await.expect("d");
-            d.write(0, filled(&m, 2, 4096).await, false).await.expect("w");
-            d.flush().await.expect("flush");
-        })
-        .done();
+    live(&world, |m| async move {
+        let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("create");
+        pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("vdisk");
+        let d = pool.vdisk("a").expect("open");
+        d.write(0, filled(&m, 1, 4096).await, false).await.expect("w");
+        d.discard(0, 65536, false).await.expect("d");
+        d.write(0, filled(&m, 2, 4096).await, false).await.expect("w");
+        d.flush().await.expect("flush");
+    });
     world.crash(CrashKind::Process);
-    let machine = world.boot();
-    let m = machine.clone();
-    machine
-        .run(async move {
-            let pool = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await.expect("open");
-            let d = pool.vdisk("a").expect("vdisk");
-            let back = d.read(0, m.buffers().alloc(4096).await).await.expect("read");
-            assert_eq!(back[0], 2, "flushed write reads as {}", back[0]);
-        })
-        .done();
+    live(&world, |m| async move {
+        let pool = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await.expect("open");
+        let d = pool.vdisk("a").expect("vdisk");
+        let back = d.read(0, m.buffers().alloc(4096).await).await.expect("read");
+        assert_eq!(back[0], 2, "flushed write reads as {}", back[0]);
+    });
 }
 
 #[test]
@@ -42,29 +39,25 @@ fn an_overwrite_beside_first_writes_ends() {
     for seed in 0..40 {
         eprintln!("seed {seed}");
         let world = world(seed, 1, 16);
-        let machine = world.boot();
-        let m = machine.clone();
-        machine
-            .run(async move {
-                let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("create");
-                pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("vdisk");
-                let d = pool.vdisk("a").expect("open");
-                for e in 0..4u64 {
-                    let base = e * 65536;
-                    d.write(base, filled(&m, 1, 4096).await, false).await.expect("w");
-                    d.flush().await.expect("f");
-                    let a = async {
-                        for b in 1..16u64 {
-                            d.write(base + b * 4096, filled(&m, 3, 4096).await, false).await.expect("w");
-                        }
-                    };
-                    let o = async {
-                        d.write(base, filled(&m, 2, 4096).await, false).await.expect("w");
-                    };
-                    futures_util::future::join(a, o).await;
-                }
-            })
-            .done();
+        live(&world, |m| async move {
+            let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("create");
+            pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("vdisk");
+            let d = pool.vdisk("a").expect("open");
+            for e in 0..4u64 {
+                let base = e * 65536;
+                d.write(base, filled(&m, 1, 4096).await, false).await.expect("w");
+                d.flush().await.expect("f");
+                let a = async {
+                    for b in 1..16u64 {
+                        d.write(base + b * 4096, filled(&m, 3, 4096).await, false).await.expect("w");
+                    }
+                };
+                let o = async {
+                    d.write(base, filled(&m, 2, 4096).await, false).await.expect("w");
+                };
+                futures_util::future::join(a, o).await;
+            }
+        });
     }
 }
 
@@ -72,24 +65,20 @@ fn an_overwrite_beside_first_writes_ends() {
 fn a_close_beside_a_first_write_ends() {
     for seed in 0..20 {
         let world = world(seed, 1, 16);
-        let machine = world.boot();
-        let m = machine.clone();
-        machine
-            .run(async move {
-                let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("create");
-                pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("vdisk");
-                let d = pool.vdisk("a").expect("open");
-                let data = filled(&m, 1, 4096).await;
-                let w = async {
-                    let _ = d.write(0, data, false).await;
-                };
-                let c = async {
-                    m.sleep(Duration::from_nanos(100)).await;
-                    pool.close().await.expect("close");
-                };
-                futures_util::future::join(w, c).await;
-            })
-            .done();
+        live(&world, |m| async move {
+            let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("create");
+            pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("vdisk");
+            let d = pool.vdisk("a").expect("open");
+            let data = filled(&m, 1, 4096).await;
+            let w = async {
+                let _ = d.write(0, data, false).await;
+            };
+            let c = async {
+                m.sleep(Duration::from_nanos(100)).await;
+                pool.close().await.expect("close");
+            };
+            futures_util::future::join(w, c).await;
+        });
     }
 }
 
@@ -182,39 +171,185 @@ fn a_flush_beside_a_checkpoint_is_a_flush() {
 #[test]
 fn without_crash_memory_an_overwrite_survives_a_kill() {
     let world = world(3, 1, 16);
-    let machine = world.boot();
-    let m = machine.clone();
-    machine
-        .run(async move {
-            let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("create");
-            pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("vdisk");
-            pool.close().await.expect("close");
-        })
-        .done();
+    live(&world, |m| async move {
+        let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("create");
+        pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("vdisk");
+        pool.close().await.expect("close");
+    });
     world.crash(CrashKind::Power);
-    let machine = world.boot();
-    let m = machine.clone();
-    machine
-        .run(async move {
-            let label = identify(&m, &m.open(0)).await.expect("identify").expect("label");
-            let payload = (32 * 4096 / 4) - 64;
-            let bytes = 4096 + 2 * ((16 + payload) as usize).next_multiple_of(8);
-            let _hold = m.crash_memory(&label.pool.to_string(), bytes).expect("memory");
-            let pool = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await.expect("open");
-            let d = pool.vdisk("a").expect("open");
-            d.write(0, filled(&m, 1, 4096).await, false).await.expect("w");
-            d.write(0, filled(&m, 2, 4096).await, false).await.expect("w");
-        })
-        .done();
+    live(&world, |m| async move {
+        let label = identify(&m, &m.open(0)).await.expect("identify").expect("label");
+        let payload = (32 * 4096 / 4) - 64;
+        let bytes = 4096 + 2 * ((16 + payload) as usize).next_multiple_of(8);
+        let _hold = m.crash_memory(&label.pool.to_string(), bytes).expect("memory");
+        let pool = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await.expect("open");
+        let d = pool.vdisk("a").expect("open");
+        d.write(0, filled(&m, 1, 4096).await, false).await.expect("w");
+        d.write(0, filled(&m, 2, 4096).await, false).await.expect("w");
+    });
     world.crash(CrashKind::Process);
-    let machine = world.boot();
-    let m = machine.clone();
-    machine
-        .run(async move {
-            let pool = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await.expect("open");
-            let d = pool.vdisk("a").expect("vdisk");
-            let back = d.read(0, m.buffers().alloc(4096).await).await.expect("read");
-            assert_eq!(back[0], 2, "{:?}", pool.info().recovery);
-        })
-        .done();
+    live(&world, |m| async move {
+        let pool = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await.expect("open");
+        let d = pool.vdisk("a").expect("vdisk");
+        let back = d.read(0, m.buffers().alloc(4096).await).await.expect("read");
+        assert_eq!(back[0], 2, "{:?}", pool.info().recovery);
+    });
+}
+
+/// Writes a block to extent after extent of `name`, which fails when there is no space, until there is none.
+async fn fill(pool: &Pool<SimMachine>, m: &SimMachine, name: &str) {
+    let policy = VdiskPolicy { on_full: OnFull::Fail, ..VdiskPolicy::default() };
+    pool.create_vdisk(CreateVdisk { policy, ..vdisk(name, 1 << 30) }).await.expect("a vdisk");
+    let v = pool.vdisk(name).expect("a vdisk");
+    let data = filled(m, 7, 4096).await;
+    for extent in 0.. {
+        match v.write(extent << 16, data.clone(), false).await {
+            Ok(()) => {}
+            Err(Error::OutOfSpace { .. }) => return,
+            Err(error) => panic!("extent {extent}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn a_reservation_that_takes_the_rest_of_the_pool_fills_it_for_who_waits_for_that() {
+    live(&world(1, 1, 32), |m| async move {
+        let pool = create(&m).await;
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        let promise = async {
+            m.sleep(Duration::from_secs(1)).await;
+            let reservation = pool.info().available_bytes * 9 / 10;
+            let policy = VdiskPolicy { reservation, ..VdiskPolicy::default() };
+            pool.set_vdisk_policy("v", policy).await.expect("a promise");
+            m.sleep(Duration::from_secs(1)).await;
+        };
+        let (reached, promise) = (pin!(pool.used_reaches(80)), pin!(promise));
+        assert!(matches!(select(reached, promise).await, Either::Left((true, _))), "nobody was told");
+    });
+}
+
+#[test]
+fn zeros_at_the_edge_of_a_fill_that_are_held_are_in_their_protocols_hands() {
+    live(&world(1, 1, 16), |m| async move {
+        let pool = create(&m).await;
+        pool.add_pattern(PatternSpec::Unit(vec![0xab, 0xcd]), PatternUse::Everywhere).await.expect("a pattern");
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        let v = pool.vdisk("v").expect("a vdisk");
+        let mut buffer = m.buffers().alloc(64 << 10).await;
+        buffer.chunks_mut(2).for_each(|unit| unit.copy_from_slice(&[0xab, 0xcd]));
+        v.write(0, buffer.freeze(), false).await.expect("a fill");
+        assert_eq!(v.info().backed_bytes, 0, "it is stored as a fill");
+        fill(&pool, &m, "hog").await;
+        let ticket = Ticket::default();
+        let options = WriteOptions { ticket: Some(ticket.clone()), ..WriteOptions::default() };
+        let zeros = v.write_zeroes_with(512, 1024, Zeroes::Unmap, &options);
+        let given_up = async {
+            m.sleep(Duration::from_secs(1)).await;
+            assert_eq!((ticket.held(), pool.info().held_writes), (1, 1));
+            ticket.cancel();
+        };
+        let (zeros, ()) = join(zeros, given_up).await;
+        assert!(matches!(zeros, Err(Error::Cancelled)), "{zeros:?}");
+        pool.delete_vdisk("hog").await.expect("a delete");
+        m.sleep(Duration::from_secs(1)).await;
+        let back = v.read(0, m.buffers().alloc(4096).await).await.expect("a read");
+        assert_eq!(back[512..514], [0xab, 0xcd], "it was given up and applied");
+    });
+}
+
+#[test]
+fn a_write_that_was_given_up_is_not_among_those_that_went_through() {
+    live(&world(1, 1, 16), |m| async move {
+        let pool = create(&m).await;
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        fill(&pool, &m, "hog").await;
+        pool.arm(&AlarmState::default());
+        let (v, ticket) = (pool.vdisk("v").expect("a vdisk"), Ticket::default());
+        let options = WriteOptions { ticket: Some(ticket.clone()), ..WriteOptions::default() };
+        let (given_up, goes_on) = (filled(&m, 1, 4096).await, filled(&m, 2, 4096).await);
+        let relief = async {
+            m.sleep(Duration::from_secs(1)).await;
+            ticket.cancel();
+            m.sleep(Duration::from_secs(1)).await;
+            pool.vdisk("hog").expect("a vdisk").discard(0, 1 << 20, false).await.expect("a discard");
+        };
+        let (one, other, ()) =
+            join3(v.write_with(0, given_up, &options), v.write(1 << 20, goes_on, false), relief).await;
+        assert!(matches!(one, Err(Error::Cancelled)) && other.is_ok(), "{one:?} {other:?}");
+        m.sleep(Duration::from_secs(1)).await;
+        let events = pool.events().await;
+        let resumed = |event: &SpaceEvent| match event {
+            SpaceEvent::Resumed { writes, .. } => Some(*writes),
+            _ => None,
+        };
+        assert_eq!(events.iter().find_map(resumed), Some(1), "{events:?}");
+    });
+}
+
+#[test]
+fn a_device_that_grew_and_left_keeps_no_label() {
+    let world = world(1, 2, 16);
+    live(&world, |m| async move {
+        let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0), m.open(1)]).await.expect("a pool");
+        m.extend(1, 24 << 20);
+        let device = pool.info().devices[1].uuid;
+        assert!(pool.grow_device(device).await.expect("it grows") > 0);
+        pool.remove_device(device, Evacuate::default()).await.expect("it leaves");
+        while pool.info().devices.len() > 1 {
+            m.sleep(Duration::from_millis(100)).await;
+        }
+        pool.close().await.expect("a close");
+    });
+    for end in [0, (24 << 20) - (64 << 10)] {
+        assert_ne!(&world.read_raw(1, end, 8), b"PLIMSOLL", "a label at {end}");
+    }
+}
+
+#[test]
+fn a_front_label_that_says_the_size_before_a_device_grew_is_written_anew_by_a_start() {
+    let world = world(1, 1, 16);
+    let mut label = Vec::new();
+    live(&world, |m| async move {
+        create(&m).await.close().await.expect("a close");
+    });
+    label.extend(world.read_raw(0, 0, 4096));
+    live(&world, |m| async move {
+        let pool = open(&m, 1).await;
+        m.extend(0, 24 << 20);
+        assert!(pool.grow_device(pool.info().devices[0].uuid).await.expect("it grows") > 0);
+        pool.close().await.expect("a close");
+    });
+    // As a crash leaves it that comes when the root stands and the label in front does not.
+    let grown = world.read_raw(0, 0, 4096);
+    assert_ne!(grown, label);
+    world.write_raw(0, 0, &label);
+    live(&world, |m| async move { open(&m, 1).await.close().await.expect("a close") });
+    assert_eq!(world.read_raw(0, 0, 4096), grown);
+}
+
+#[test]
+fn a_device_that_takes_no_root_stops_the_pool_before_it_passes_for_an_old_copy() {
+    let world = world(1, 2, 16);
+    live(&world, |m| async move {
+        let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0), m.open(1)]).await.expect("a pool");
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        pool.close().await.expect("a close");
+    });
+    let ends = |site: FaultSite| site.disk == 1 && (site.offset < 64 << 10 || site.offset >= (16 << 20) - (64 << 10));
+    world.filter_faults(move |site| site.kind == FaultKind::WriteError && ends(site));
+    world.set_faults(FaultProfile { write_error: 10_000, ..FaultProfile::NONE });
+    live(&world, |m| async move {
+        let pool = open(&m, 2).await;
+        let v = pool.vdisk("v").expect("a vdisk");
+        v.write(0, filled(&m, 3, 4096).await, false).await.expect("a write");
+        v.flush().await.expect("a flush");
+        assert!(pool.close().await.is_err(), "the close says that a device took no root");
+    });
+    world.heal();
+    live(&world, |m| async move {
+        let pool = open(&m, 2).await;
+        let back = pool.vdisk("v").expect("a vdisk").read(0, m.buffers().alloc(4096).await).await.expect("a read");
+        assert_eq!(back[0], 3, "what was flushed is there");
+        pool.close().await.expect("a close");
+    });
 }

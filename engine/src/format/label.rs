@@ -12,7 +12,7 @@
 use bytes::BufMut;
 use uuid::Uuid;
 
-use super::{Cursor, EXTENT_BYTES, FormatError, NAME_BYTES_MAX, PAGE_BYTES, Put, checksum};
+use super::{Cursor, EXTENT_BYTES, FormatError, GROUP_EXTENTS, NAME_BYTES_MAX, PAGE_BYTES, Put, checksum};
 
 const MAGIC: &[u8; 8] = b"PLIMSOLL";
 const VERSION: u32 = 1;
@@ -119,6 +119,12 @@ impl LabelPage {
             if possible { Ok(place) } else { Err(FormatError::Field { field: "journal pages", value: place.pages }) }
         };
         let rings = [ring()?, ring()?];
+        if extent_base % GROUP_EXTENTS != 0 {
+            return Err(FormatError::Field { field: "first extent of a device", value: extent_base });
+        }
+        if rings[0].pages != rings[1].pages {
+            return Err(FormatError::Field { field: "pages of the second journal ring", value: rings[1].pages });
+        }
         let created_ms = cursor.u64()?;
         let name = cursor.name("pool name")?;
         Ok(LabelPage {

@@ -225,15 +225,25 @@ impl PoolPolicy {
                         value => Err(FormatError::Field { field: "level", value }),
                     },
                 };
-                Levels::At(used.map(level).collect::<Result<_, _>>()?)
+                let levels = used.map(level).collect::<Result<Vec<_>, _>>()?;
+                let of_bytes = levels.iter().filter(|level| matches!(level, Level::Bytes(_))).count();
+                if !levels.is_sorted_by(|a, b| a < b) || (of_bytes > 0 && of_bytes < levels.len()) {
+                    return Err(FormatError::Field { field: "levels", value: words[0] });
+                }
+                Levels::At(levels)
             }
         };
         let hold_bytes = Some(cursor.u64()?).filter(|&bytes| bytes > 0);
         let seconds: [u32; HORIZONS_MAX] = [cursor.u32()?, cursor.u32()?, cursor.u32()?, cursor.u32()?];
-        let horizons = seconds.iter().any(|&seconds| seconds > 0).then(|| {
+        let horizons: Option<Vec<Duration>> = seconds.iter().any(|&seconds| seconds > 0).then(|| {
             let set = seconds.iter().filter(|&&seconds| seconds > 0 && seconds < u32::MAX);
             set.map(|&seconds| Duration::from_secs(u64::from(seconds))).collect()
         });
+        if let Some(times) = &horizons
+            && !times.is_sorted_by(|a: &Duration, b| a > b)
+        {
+            return Err(FormatError::Field { field: "times to full", value: u64::from(seconds[0]) });
+        }
         let hysteresis_pct = match cursor.u16()? {
             0 => None,
             percent @ 1..=100 => Some(percent as u8 - 1),

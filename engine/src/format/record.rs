@@ -193,6 +193,7 @@ impl Record {
                 if flags & !MAP_OVER_FILL != 0 {
                     return Err(FormatError::Field { field: "flags of a map record", value: u64::from(flags) });
                 }
+                some(blocks)?;
                 Record::Map { vdisk, at, extent, blocks, proof, over_fill: flags & MAP_OVER_FILL != 0 }
             }
             2 => {
@@ -230,9 +231,7 @@ impl Record {
                 };
                 let pattern = PatternId::decode(cursor.u16()?)?;
                 cursor.take(6)?;
-                if blocks.is_empty() {
-                    return Err(FormatError::Field { field: "blocks of a fill record", value: 0 });
-                }
+                some(blocks)?;
                 Record::Fill { vdisk, at, blocks, pattern, freed }
             }
             12 => {
@@ -244,6 +243,7 @@ impl Record {
                 let (from, to) = (extent(cursor.u64()?)?, extent(cursor.u64()?)?);
                 let proof = cursor.u32()?;
                 cursor.u32()?;
+                some(blocks)?;
                 Record::Move { vdisk, at, from, to, blocks, proof }
             }
             kind => return Err(FormatError::Field { field: "record kind", value: u64::from(kind) }),
@@ -263,6 +263,14 @@ impl Record {
 
 /// Virtual extents of the largest vdisk: 16 PiB of 64 KiB.
 const VIRTUAL_EXTENTS_MAX: u64 = VDISK_BYTES_MAX >> 16;
+
+/// A word without blocks would be none.
+fn some(blocks: Blocks) -> Result<(), FormatError> {
+    if blocks.is_empty() {
+        return Err(FormatError::Field { field: "blocks of a record", value: 0 });
+    }
+    Ok(())
+}
 
 fn virtual_extent(number: u64) -> Result<VirtualExtent, FormatError> {
     if number >= VIRTUAL_EXTENTS_MAX {

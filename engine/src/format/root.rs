@@ -181,6 +181,9 @@ impl RootPage {
         }
         let (sequence, position, previous) = (cursor.u64()?, cursor.u64()?, cursor.u32()?);
         cursor.u32()?;
+        if sequence == 0 {
+            return Err(FormatError::Field { field: "first batch to be replayed", value: 0 });
+        }
         let (groups, table) = (PageRef::decode(&mut cursor)?, PageRef::decode(&mut cursor)?);
         let patterns = PageRef::decode(&mut cursor)?;
         if !PageRef::decode(&mut cursor)?.is_none() {

@@ -126,7 +126,8 @@ impl<M: Machine> Journal<M> {
             let sequence = state.pending_sequence;
             let ticket = if want.flush { state.flush_wanted } else { 0 };
             let empty = state.pending.len() == BATCH_HEADER_BYTES;
-            let proven = !volatile || want.proven || (want.flush && state.stale > state.confirmed);
+            let proven =
+                !volatile || want.proven || (want.flush && state.stale > state.confirmed) || sequence <= state.voided;
             // An empty batch is written only to confirm those before it.
             let write = !empty || want.batch || (volatile && proven && state.confirmed < state.written);
             let bytes = if write { self.take_pending(&mut state) } else { Vec::new() };

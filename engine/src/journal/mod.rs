@@ -99,6 +99,8 @@ struct State {
     relied: u64,
     /// Data of a record of a batch up to here was overwritten since: its proof is void.
     stale: u64,
+    /// Records of batches up to here may have no proof of their own.
+    voided: u64,
     unproven: HashMap<ExtentId, Unproven>,
     flush_wanted: u64,
     flush_done: u64,
@@ -134,6 +136,7 @@ impl<M: Machine> Journal<M> {
             confirmed: covered,
             relied: covered,
             stale: 0,
+            voided: 0,
             unproven: HashMap::new(),
             flush_wanted: 0,
             flush_done: 0,
@@ -237,10 +240,12 @@ impl<M: Machine> Journal<M> {
         self.fail(error);
     }
 
-    /// What is pending was appended without proofs, or with proofs that must not count: the next flush is a proven one.
+    /// What is pending was appended without proofs, or with proofs that must not count: they are written in a batch
+    /// that needs none, and the next flush is a proven one.
     pub(crate) fn void_proofs(&self) {
         let mut state = self.state.borrow_mut();
         state.stale = state.pending_sequence;
+        state.voided = state.pending_sequence;
     }
 
     /// Passes over batch numbers that what lies beyond a damaged part of the ring may have.

@@ -35,7 +35,8 @@ impl Mapping {
         if let Some(found) = self.peek(at) {
             return found;
         }
-        self.load_leaf(media, cache, at.leaf()).await?;
+        // Boxed: who looks words up on the path of I/O should not carry what a read from the devices needs.
+        Box::pin(self.load_leaf(media, cache, at.leaf())).await?;
         match self.tree.borrow().get(at.leaf()) {
             Found::Page(leaf) => Ok(leaf.get(at.slot())),
             _ => Ok(Word::UNMAPPED),

@@ -54,7 +54,7 @@ impl<M: Machine> Pool<M> {
             created_ms: store.identity.created_ms,
             name: store.identity.name.clone(),
         };
-        wipe(&machine, &device).await?;
+        wipe(&machine, &device, label.size).await?;
         write_label(&machine, &device, &label).await?;
         device.flush().await?;
         // No `await` up to the checkpoint's request: the new extents are known everywhere at once. Until the checkpoint stands

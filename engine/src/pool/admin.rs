@@ -172,7 +172,8 @@ impl<M: Machine> Pool<M> {
     /// the size is cut at once and the space comes back in a job.
     ///
     /// # Errors
-    /// `NotFound`, `InvalidArgument`, `Busy` while it is shrinking, `WouldCutOff`, `ReadOnly`, `Device`.
+    /// `NotFound`, `InvalidArgument`, `Busy` while it is shrinking, `WouldCutOff`, `LimitExceeded` and `WouldNotFit` when the pool may not
+    /// promise so much, `OutOfSpace` and `QuotaExceeded` when its last block is part of a fill and needs an extent, `ReadOnly`, `Device`.
     pub async fn resize_vdisk(&self, name: &str, size: u64, discard_tail: bool) -> Result<VdiskInfo> {
         let store = &self.store;
         let vdisk = self.find(name)?;

@@ -70,7 +70,7 @@ impl<M: Machine> Pool<M> {
         let root = first_root(&labels);
         // The root goes first: a label without a root would be a damaged pool, a root without a label is nothing.
         for (device, label) in devices.iter().zip(&labels) {
-            wipe(machine, device).await?;
+            wipe(machine, device, label.size).await?;
             let mut page = machine.buffers().zeroed(PAGE_BYTES).await;
             root.encode(&mut page);
             let page = page.freeze();
@@ -179,10 +179,10 @@ pub(super) fn device_slot(label: &LabelPage) -> DeviceSlot {
     }
 }
 
-/// Zeros both ends of a device, so that nothing of a former pool or file system is found there.
-pub(super) async fn wipe<M: Machine>(machine: &M, device: &M::Device) -> Result<()> {
+/// Zeros both ends of a device of `size` bytes, so that nothing of a former pool or file system is found there.
+pub(super) async fn wipe<M: Machine>(machine: &M, device: &M::Device, size: u64) -> Result<()> {
     let zeros = machine.buffers().zeroed(super::layout::END_BYTES as usize).await.freeze();
-    for place in label_places(device.geometry().size) {
+    for place in label_places(size) {
         device.write(place, zeros.clone(), Durability::Cached).await?;
     }
     Ok(())

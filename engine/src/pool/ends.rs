@@ -53,7 +53,10 @@ pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>, heal: bool) -> Vec<S
     let rings = root.ring_places(&store.identity.rings);
     let end = crate::journal::read(&store.media, root.pool, &rings, root.journal, true).await;
     if end.one_sided > 0 {
-        problems.push(format!("{} journal batches were good in one ring only; {outcome}", end.one_sided));
+        problems.push(format!(
+            "{} journal batches were good in one ring only; the next start writes them again",
+            end.one_sided
+        ));
     }
     problems
 }

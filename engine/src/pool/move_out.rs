@@ -276,7 +276,9 @@ impl<M: Machine> MoveOut<M> {
         store.space.divide_meta();
         store.after_checkpoint().await?;
         let wiped = async {
-            super::create::wipe(&store.media.machine, &self.member.disk.device).await?;
+            // Not as it was when it was opened: it may have grown since.
+            let size = self.member.drives[0].slot().size;
+            super::create::wipe(&store.media.machine, &self.member.disk.device, size).await?;
             self.member.disk.flush().await.map_err(Error::from)
         };
         if let Err(error) = wiped.await {

@@ -42,8 +42,15 @@ pub(super) struct Members<D> {
     /// As in the root's table; the first stretch of a device brings it.
     pub(super) devices: Vec<Option<D>>,
     pub(super) read_only: Option<String>,
+    pub(super) heal: Healing,
+}
+
+/// What the ends of the devices lack.
+pub(super) struct Healing {
     /// Not every copy of the root is there.
-    pub(super) heal_root: bool,
+    pub(super) root: bool,
+    /// Labels as they should be where the one in front says the size before a device grew: a crash came before it was written.
+    pub(super) labels: Vec<LabelPage>,
 }
 
 impl<M: Machine> Pool<M> {
@@ -75,7 +82,7 @@ impl<M: Machine> Pool<M> {
         let mut warnings = store.read_table().await;
         store.read_groups().await;
         store.patterns.read(&store.media).await;
-        warnings.extend(store.recover(recovered, tail, found.heal_root, &mut info).await?);
+        warnings.extend(store.recover(recovered, tail, found.heal, &mut info).await?);
         store.open_ledger();
         let pool = Pool { store, recovery: info, warnings: Rc::new(RefCell::new(warnings)) };
         if !options.inspect && pool.store.read_only.borrow().is_none() {
@@ -204,6 +211,12 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Member
             return Err(Error::NotAPool { path: device.geometry().path.clone(), reason });
         }
     }
+    let mut heal = Healing { root: found.incomplete, labels: Vec::new() };
+    for (label, _) in &labelled {
+        if let Some(slot) = root.devices.iter().find(|slot| slot.device == label.device && slot.size != label.size) {
+            heal.labels.push(LabelPage { size: slot.size, ..label.clone() });
+        }
+    }
     let mut ordered = Vec::with_capacity(root.devices.len());
     for (index, slot) in root.devices.iter().enumerate() {
         let before = &root.devices[..index];
@@ -218,7 +231,7 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Member
         ordered.push(Some(labelled.swap_remove(position).1));
     }
     // The first label's rings are everybody's; a device that was added later carries a copy of them.
-    Ok(Members { label, root, devices: ordered, read_only, heal_root: found.incomplete })
+    Ok(Members { label, root, devices: ordered, read_only, heal })
 }
 
 /// A device went away, with whatever it had not flushed: what is in crash memory must not be believed when it comes back.

@@ -169,8 +169,11 @@ impl<M: Machine> Pool<M> {
                 ));
             }
         }
-        // What took the pattern's place must not be taken back by power loss once the pattern is gone.
+        // What took the pattern's place must not be taken back once the pattern is gone: not by power loss, and not by a proof that
+        // fails, which a batch that is only durable may still meet.
         store.journal.flush().await.map_err(|failure| store.journal_failed(failure))?;
+        let durable = store.journal.durable();
+        store.journal.confirm(durable).await.map_err(|failure| store.journal_failed(failure))?;
         let _room = store.room(PATTERN_PAGES).await?;
         let permit = store.journal.reserve(RECORD_BYTES).await;
         let mut permit = permit.map_err(|failure| store.journal_failed(failure))?;

@@ -28,6 +28,7 @@ impl<M: Machine> Store<M> {
         let account = &vdisk.mapping.account;
         self.space.ledger.set_terms(account, self.terms(&entry), entry.policy.tenant.as_deref());
         drop(entry);
+        self.space.note_filling();
         self.watch_vdisk_anew(vdisk);
     }
 

@@ -16,6 +16,7 @@ use std::rc::Rc;
 use plimsoll_hardware::{Buffer, Machine};
 
 use super::RecoveryInfo;
+use super::open::Healing;
 use super::warning::Warning;
 use crate::error::Result;
 use crate::format::{Batch, Blocks, ExtentId, JournalStart, LabelPage, Record, RootPage, VdiskId, VirtualExtent};
@@ -55,7 +56,7 @@ impl<M: Machine> Store<M> {
         self: &Rc<Self>,
         recovered: Recovered,
         tail: Option<Tail<M::CrashMemory>>,
-        heal_root: bool,
+        heal: Healing,
         info: &mut RecoveryInfo,
     ) -> Result<Vec<Warning>> {
         let mut warnings = Vec::new();
@@ -128,13 +129,28 @@ impl<M: Machine> Store<M> {
             && halves.iter().all(|(_, records)| records.is_empty());
         let beginning = Beginning { before: life, halves, drops, idle };
         if self.read_only.borrow().is_none() {
-            if heal_root {
-                super::roots::write(&self.media, &root).await?;
+            if let Err(error) = self.heal_ends(heal, &root).await {
+                // One generation behind is what a crash leaves too; a checkpoint will not be content with it.
+                tracing::warn!(%error, "a device did not take the label or root that it lacks");
             }
             let begun = self.journal.begin_life(beginning).await;
             begun.map_err(|failure| self.journal_failed(failure))?;
         }
         Ok(warnings)
+    }
+
+    /// Writes the labels and roots that are missing or old.
+    async fn heal_ends(&self, heal: Healing, root: &RootPage) -> Result<()> {
+        for label in &heal.labels {
+            let members = super::roots::members(&self.media, root);
+            if let Some((drive, _)) = members.iter().find(|(drive, _)| drive.slot().device == label.device) {
+                super::create::write_label(&self.media.machine, &drive.device, label).await?;
+            }
+        }
+        if heal.root {
+            super::roots::write(&self.media, root).await?;
+        }
+        Ok(())
     }
 
     /// MAPs and MOVEs that nothing covers and whose data is not what they say, and what builds on a MOVE among them: the extent that

@@ -75,12 +75,11 @@ pub(super) fn members<M: Machine>(media: &Media<M>, root: &RootPage) -> Vec<(Rc<
     members
 }
 
-/// Writes a root to both of its places on every device. A place that fails is tried again, then left: as long as one
-/// device has it, it is found.
+/// Writes a root to both of its places on every device. A place that fails is tried again, then left, as long as the device has the
+/// root in the other: one that missed two of them in a row would pass for an old copy.
 pub(super) async fn write<M: Machine>(media: &Media<M>, root: &RootPage) -> Result<(), IoError> {
-    let mut written = 0;
-    let mut failure = None;
     for (drive, size) in members(media, root) {
+        let (mut written, mut failure) = (0, None);
         for place in root_places(size, root.generation) {
             let mut page = media.buffers().alloc(PAGE_BYTES).await;
             root.encode(&mut page);
@@ -95,13 +94,11 @@ pub(super) async fn write<M: Machine>(media: &Media<M>, root: &RootPage) -> Resu
                 }
             }
         }
-    }
-    match failure {
-        Some(error) if written == 0 => Err(error),
-        Some(error) => {
-            tracing::warn!(%error, written, "some copies of the root could not be written");
-            Ok(())
+        match failure {
+            Some(error) if written == 0 => return Err(error),
+            Some(error) => tracing::warn!(%error, written, "not every copy of the root could be written"),
+            None => {}
         }
-        None => Ok(()),
     }
+    Ok(())
 }

@@ -7,8 +7,8 @@ use plimsoll_hardware::Machine;
 
 use super::{JobInfo, JobState};
 use crate::error::{Error, Result};
-use crate::format::{Entry, EntryState, LEAF_WORDS, Record, VirtualExtent};
-use crate::vdisk::{Store, VdiskCore};
+use crate::format::{Entry, EntryState, LEAF_WORDS, OnFull, Record, VirtualExtent};
+use crate::vdisk::{Store, VdiskCore, WriteOptions};
 
 impl<M: Machine> Store<M> {
     /// Bytes of physical space behind blocks at and beyond `size`.
@@ -56,6 +56,7 @@ impl<M: Machine> Store<M> {
         let entry = vdisk.entry.borrow().clone();
         let (from, end) = (entry.size, entry.discard_from.max(entry.size));
         let step = LEAF_WORDS as u64 * self.media.extent_bytes;
+        let how = WriteOptions { on_full: Some(OnFull::Fail), ..WriteOptions::default() };
         let end = end.next_multiple_of(self.media.extent_bytes);
         let mut at = from;
         while at < end {
@@ -65,7 +66,7 @@ impl<M: Machine> Store<M> {
             let until = ((at / step + 1) * step).min(end);
             // The end of the vdisk may lie inside a block, whose rest must read as zeros when the vdisk grows again. That of a fill
             // is left to whoever makes it grow: it takes space, which may not be there.
-            self.zero_within(vdisk, at, until - at, false).await?;
+            self.zero_within(vdisk, at, until - at, &how, false).await?;
             at = self.skip_absent(vdisk, until, end);
         }
         // The zeros at the end are an overwrite: power loss must not take them and leave the record that says they are there.

@@ -129,10 +129,7 @@ impl<M: Machine> Space<M> {
     pub(super) fn hold(&self, extent: ExtentId) {
         self.bar(extent);
         self.held.set(self.held.get() + 1);
-        if self.filling_at.get() > 0 && self.unused() <= self.filling_at.get() {
-            self.filling_at.set(0);
-            self.filling.notify();
-        }
+        self.note_filling();
     }
 
     /// A held extent becomes data: its record was appended.

@@ -21,9 +21,12 @@ struct State {
 
 /// The epochs of a pool.
 #[derive(Clone, Default)]
-pub(crate) struct Epochs {
-    state: Rc<RefCell<State>>,
-    ended: Rc<WaitQueue>,
+pub(crate) struct Epochs(Rc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: RefCell<State>,
+    ended: WaitQueue,
 }
 
 /// An operation in flight.
@@ -35,7 +38,7 @@ pub(crate) struct EpochGuard {
 impl Epochs {
     /// Begins an operation.
     pub(crate) fn enter(&self) -> EpochGuard {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.0.state.borrow_mut();
         if state.active.is_empty() {
             state.active.push_back(0);
         }
@@ -46,7 +49,7 @@ impl Epochs {
 
     /// Ends the present epoch; answers its number, with which to tag what is being freed.
     pub(crate) fn advance(&self) -> u64 {
-        let mut state = self.state.borrow_mut();
+        let mut state = self.0.state.borrow_mut();
         if state.active.is_empty() {
             state.active.push_back(0);
         }
@@ -58,21 +61,21 @@ impl Epochs {
 
     /// Whether every operation of `epoch` and before has ended.
     pub(crate) fn is_over(&self, epoch: u64) -> bool {
-        epoch < self.state.borrow().first
+        epoch < self.0.state.borrow().first
     }
 
     /// Waits until the oldest operations have ended; `false` at once when none is in flight, or one never will end.
     pub(crate) async fn wait(&self) -> bool {
-        if self.in_flight() == 0 || self.state.borrow().abandoned {
+        if self.in_flight() == 0 || self.0.state.borrow().abandoned {
             return false;
         }
-        self.ended.changed().await;
+        self.0.ended.changed().await;
         true
     }
 
     /// Operations in flight.
     pub(crate) fn in_flight(&self) -> u64 {
-        self.state.borrow().active.iter().map(|&count| u64::from(count)).sum()
+        self.0.state.borrow().active.iter().map(|&count| u64::from(count)).sum()
     }
 }
 
@@ -88,8 +91,8 @@ impl State {
 impl EpochGuard {
     /// Keeps the epoch from ending: the operation goes on and nobody will see its end.
     pub(crate) fn abandon(self) {
-        self.epochs.state.borrow_mut().abandoned = true;
-        self.epochs.ended.notify();
+        self.epochs.0.state.borrow_mut().abandoned = true;
+        self.epochs.0.ended.notify();
         std::mem::forget(self);
     }
 }
@@ -97,7 +100,7 @@ impl EpochGuard {
 impl Drop for EpochGuard {
     fn drop(&mut self) {
         let oldest = {
-            let mut state = self.epochs.state.borrow_mut();
+            let mut state = self.epochs.0.state.borrow_mut();
             let index = (self.epoch - state.first) as usize;
             state.active[index] -= 1;
             if index == 0 {
@@ -106,7 +109,7 @@ impl Drop for EpochGuard {
             index == 0
         };
         if oldest {
-            self.epochs.ended.notify();
+            self.epochs.0.ended.notify();
         }
     }
 }

@@ -53,8 +53,8 @@ pub(crate) struct Space<M: Machine> {
     pub(crate) quarantine: RefCell<Quarantine>,
     /// Extents whose contents were moved: not used again before the record of that needs no proof.
     moved: RefCell<Quarantine>,
-    /// Unused extents at or below which `filling` is told; 0: nobody waits.
-    pub(crate) filling_at: Cell<u64>,
+    /// Available extents at or below which `filling` is told, once.
+    pub(crate) filling_at: Cell<Option<u64>>,
     pub(crate) filling: WaitQueue,
     /// Free extents of devices that are leaving: nobody gets them.
     closed_free: Cell<u64>,
@@ -82,7 +82,7 @@ impl<M: Machine> Space<M> {
             meta: RefCell::default(),
             quarantine: RefCell::default(),
             moved: RefCell::default(),
-            filling_at: Cell::new(0),
+            filling_at: Cell::new(None),
             filling: WaitQueue::default(),
             closed_free: Cell::new(0),
             epochs: Epochs::default(),
@@ -183,6 +183,14 @@ impl<M: Machine> Space<M> {
     /// Extents that a vdisk without a reservation can still get.
     pub(crate) fn available(&self) -> u64 {
         self.spare().saturating_sub(self.withheld())
+    }
+
+    /// Tells who waits for the pool to fill when it has. To be called whenever less may have become available.
+    pub(crate) fn note_filling(&self) {
+        if self.filling_at.get().is_some_and(|left| self.available() <= left) {
+            self.filling_at.set(None);
+            self.filling.notify();
+        }
     }
 
     /// Extents kept for reservations: what is not in use of them, and the metadata that may go with it.

@@ -19,9 +19,6 @@ impl VdiskCore {
 impl<M: Machine> Store<M> {
     /// A write found no space; it waits, or not.
     pub(super) fn note_exhausted(&self, vdisk: &VdiskCore, need: &Need, held: bool) {
-        if held {
-            vdisk.waited.set(vdisk.waited.get() + 1);
-        }
         if vdisk.exhausted.get().is_some() {
             return;
         }
@@ -46,7 +43,6 @@ impl<M: Machine> Store<M> {
 
     /// A held write came to its bound.
     pub(super) fn note_expired(&self, vdisk: &VdiskCore, need: &Need, held_for: Duration) {
-        vdisk.waited.set(vdisk.waited.get().saturating_sub(1));
         let needed_bytes = need.extents * self.media.extent_bytes;
         self.alarms.raise(SpaceEvent::HoldExpired { vdisk: vdisk.event_name(), held_for, writes: 1, needed_bytes });
     }

@@ -19,7 +19,7 @@ use futures_util::future::select;
 use plimsoll_hardware::Machine;
 
 use super::ticket::{Ticket, WriteOptions};
-use super::{Store, VdiskCore};
+use super::{Store, VdiskCore, count};
 use crate::error::{Error, Result};
 use crate::event::Shortage;
 use crate::format::OnFull;
@@ -167,6 +167,7 @@ impl<M: Machine> Store<M> {
         let fits = queue.bytes.get() + need.bytes <= self.hold_bytes_max();
         let may_wait = policy != OnFull::Fail && fits;
         self.note_exhausted(vdisk, &need, may_wait);
+        self.space.note_filling();
         let time = match policy {
             OnFull::Hold(time) if fits => time,
             _ => return Err(self.no_space(vdisk, &need)),
@@ -174,11 +175,16 @@ impl<M: Machine> Store<M> {
         let now = self.media.machine.now();
         let patience = patience.get_or_insert_with(|| {
             queue.next.set(queue.next.get() + 1);
+            count(&vdisk.waited, 1);
             Patience { number: queue.next.get(), until: now.checked_add(time) }
         });
         let place = self.join(vdisk, &need, patience.number, how.ticket.as_ref());
         let left = patience.until.map_or(Duration::MAX, |until| until.saturating_sub(now));
-        if self.wait(&place, left).await? {
+        let granted = self.wait(&place, left).await;
+        if !matches!(granted, Ok(true)) {
+            vdisk.waited.set(vdisk.waited.get().saturating_sub(1));
+        }
+        if granted? {
             place.waiter.granted.set(false);
             let account = vdisk.mapping.account.clone();
             return Ok(Grant { store: self.clone(), account, left: Cell::new(need.extents) });
@@ -269,6 +275,7 @@ impl<M: Machine> Store<M> {
             match shortage {
                 None => {
                     self.space.ledger.grant(account, waiter.extents);
+                    self.space.note_filling();
                     waiter.granted.set(true);
                     waiter.wake();
                     continue;

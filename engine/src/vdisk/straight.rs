@@ -27,6 +27,8 @@ pub(super) struct FirstWrite<M: Machine> {
     claim: ClaimGuard<M>,
     extent: ExtentId,
     permit: Permit<M>,
+    /// Kept until the record is appended.
+    #[expect(dead_code)]
     room: Room<M>,
     place: Place<M::Device>,
 }
@@ -100,23 +102,23 @@ impl<M: Machine> Store<M> {
     pub(super) async fn write_first(
         self: &Rc<Self>,
         vdisk: &Rc<VdiskCore>,
-        first: FirstWrite<M>,
+        mut first: FirstWrite<M>,
         data: Frozen,
     ) -> Result<()> {
-        let FirstWrite { mut claim, extent, mut permit, room, place: (drive, offset) } = first;
-        let (at, blocks) = (claim.piece.at, claim.blocks);
         let proof = if self.media.is_volatile() { checksum(&[&data]) } else { 0 };
         let mut in_flight = InFlight(Some(self.space.epochs.enter()));
-        claim.writing = true;
-        let result = drive.write(offset, data, Durability::Cached).await;
-        claim.writing = false;
+        first.claim.writing = true;
+        let (drive, offset) = &first.place;
+        let result = drive.write(*offset, data, Durability::Cached).await;
+        first.claim.writing = false;
         let epoch = in_flight.0.take();
         result?;
+        let (at, blocks) = (first.claim.piece.at, first.claim.blocks);
         let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, at).await;
         let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
         assert!(!word.valid().overlaps(blocks), "blocks of extent {} were claimed and got contents from another", at.0);
-        let sequence = self.publish(vdisk, at, (word, extent, blocks), proof, &mut permit);
-        drop((permit, room, claim, epoch));
+        let sequence = self.publish(vdisk, at, (word, first.extent, blocks), proof, &mut first.permit);
+        drop((first, epoch));
         self.outlast(sequence).await
     }
 

@@ -354,7 +354,7 @@ impl<M: Machine> Store<M> {
         if self.journal.has_tail() || sequence == 0 {
             return Ok(());
         }
-        self.journal.write_out(sequence).await.map_err(|failure| self.journal_failed(failure))
+        Box::pin(self.journal.write_out(sequence)).await.map_err(|failure| self.journal_failed(failure))
     }
 
     /// Makes the new contents of a claimed piece the vdisk's. Answers the batch of the record, 0 when none was needed.

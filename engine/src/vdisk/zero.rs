@@ -25,7 +25,7 @@ impl<M: Machine> Store<M> {
         self.writable()?;
         match how {
             Zeroes::Allocate => self.store_zeros(vdisk, offset, length, options).await?,
-            Zeroes::Unmap => self.zero_within(vdisk, offset, length, true).await?,
+            Zeroes::Unmap => self.zero_within(vdisk, offset, length, options, true).await?,
         }
         if options.fua || vdisk.write_through.get() {
             self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
@@ -34,12 +34,13 @@ impl<M: Machine> Store<M> {
     }
 
     /// Zeros the parts of blocks at the ends in place, and discards what lies between: that in one step, as a discard does.
-    /// `bounded`: it must not reach beyond the end of a vdisk that shrinks or goes away meanwhile.
+    /// `bounded`: it must not reach beyond the end of a vdisk that shrinks or goes away meanwhile. Nothing of it is durable yet.
     pub(crate) async fn zero_within(
         self: &Rc<Self>,
         vdisk: &Rc<VdiskCore>,
         offset: u64,
         length: u64,
+        how: &WriteOptions,
         bounded: bool,
     ) -> Result<()> {
         let block = self.media.block_bytes();
@@ -47,13 +48,13 @@ impl<M: Machine> Store<M> {
         let (inner, inner_end) = (offset.next_multiple_of(block), end / block * block);
         if inner > inner_end {
             // Inside one block.
-            return self.zero_edge(vdisk, offset, length, bounded).await;
+            return self.zero_edge(vdisk, offset, length, how, bounded).await;
         }
         if offset < inner {
-            self.zero_edge(vdisk, offset, inner - offset, bounded).await?;
+            self.zero_edge(vdisk, offset, inner - offset, how, bounded).await?;
         }
         if inner_end < end {
-            self.zero_edge(vdisk, inner_end, end - inner_end, bounded).await?;
+            self.zero_edge(vdisk, inner_end, end - inner_end, how, bounded).await?;
         }
         if inner < inner_end {
             self.discard_unchecked(vdisk, inner, inner_end - inner).await?;
@@ -63,7 +64,14 @@ impl<M: Machine> Store<M> {
 
     /// A part of one block: nothing to do when it has no contents. Beyond the end of a vdisk nothing is done to a fill either: giving
     /// back must not need space. Such a rest is zeroed when the vdisk grows over it ([`Store::zero_tail`]).
-    async fn zero_edge(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, offset: u64, length: u64, bounded: bool) -> Result<()> {
+    async fn zero_edge(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        offset: u64,
+        length: u64,
+        how: &WriteOptions,
+        bounded: bool,
+    ) -> Result<()> {
         let Some(piece): Option<Piece> = pieces(offset, length, self.media.extent_bytes).next() else { return Ok(()) };
         let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, piece.at).await;
         let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
@@ -71,8 +79,7 @@ impl<M: Machine> Store<M> {
             return Ok(());
         }
         let zeros = self.media.buffers().zeroed(length as usize).await.freeze();
-        let on_full = if bounded { None } else { Some(OnFull::Fail) };
-        let how = WriteOptions { on_full, ..WriteOptions::default() };
+        let how = WriteOptions { fua: false, ..how.clone() };
         let result = self.write_pieces(vdisk, offset, zeros, &how, bounded).await;
         match vdisk.mapping.peek(piece.at) {
             // It became one meanwhile.
@@ -81,7 +88,8 @@ impl<M: Machine> Store<M> {
         }
     }
 
-    /// Makes what lies behind the vdisk's end in its last block read as zeros, durably, before the vdisk grows over it.
+    /// Makes what lies behind the vdisk's end in its last block read as zeros, durably, before the vdisk grows over it. Where that needs
+    /// an extent and there is none it fails at once: who manages vdisks is not to wait as a guest does.
     pub(crate) async fn zero_tail(self: &Rc<Self>, vdisk: &Rc<VdiskCore>) -> Result<()> {
         let (size, block) = (vdisk.size.get(), self.media.block_bytes());
         let length = size.next_multiple_of(block) - size;
@@ -92,7 +100,8 @@ impl<M: Machine> Store<M> {
             return Ok(());
         }
         let zeros = self.media.buffers().zeroed(length as usize).await.freeze();
-        self.write_pieces(vdisk, size, zeros, &WriteOptions { fua: true, ..WriteOptions::default() }, false).await
+        let how = WriteOptions { fua: true, on_full: Some(OnFull::Fail), ticket: None };
+        self.write_pieces(vdisk, size, zeros, &how, false).await
     }
 
     async fn store_zeros(

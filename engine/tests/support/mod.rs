@@ -21,6 +21,12 @@ pub fn world(seed: u64, disks: usize, mib: u64) -> SimWorld {
     SimWorld::new(seed, disks)
 }
 
+/// One life of a machine in `world`: from its boot to the end of what it is to do, which must not crash.
+pub fn live<F: Future<Output = T>, T>(world: &SimWorld, life: impl FnOnce(SimMachine) -> F) -> T {
+    let machine = world.boot();
+    machine.run(life(machine.clone())).done()
+}
+
 /// A vdisk with sectors of 512 bytes.
 pub fn vdisk(name: &str, size: u64) -> CreateVdisk {
     CreateVdisk { name: name.into(), size, sector: 512, write_through: false, policy: Default::default() }

@@ -36,12 +36,12 @@ fn trees() -> impl Strategy<Value = TreeRoot> {
 }
 
 fn labels() -> impl Strategy<Value = LabelPage> {
-    let ring = || (any::<u16>(), 0..1u64 << 48, 4..=1u64 << 24);
-    let ring = move || ring().prop_map(|(device, page, pages)| RingPlace { device, page, pages });
-    let shape = (16u32..=20, 0..1u64 << 20, 0..1u64 << 24, 0..1u64 << 40);
+    let ring = || (any::<u16>(), 0..1u64 << 48);
+    let shape =
+        (16u32..=20, 0..1u64 << 20, 0..1u64 << 24, (0..1u64 << 30).prop_map(|group| group << 10), 4..=1u64 << 24);
     let who = (any::<[u64; 3]>(), uuids(), uuids(), any::<u16>(), any::<u16>(), any::<u64>(), names());
     (shape, ring(), ring(), who).prop_map(|(shape, first, second, who)| {
-        let (shift, extents_page, extents, extent_base) = shape;
+        let (shift, extents_page, extents, extent_base, pages) = shape;
         let (features, pool, device, index, devices, created_ms, name) = who;
         LabelPage {
             features,
@@ -54,7 +54,7 @@ fn labels() -> impl Strategy<Value = LabelPage> {
             extents_page,
             extents,
             extent_base,
-            rings: [first, second],
+            rings: [first, second].map(|(device, page)| RingPlace { device, page, pages }),
             created_ms,
             name,
         }
