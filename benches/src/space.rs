@@ -4,7 +4,7 @@
 //! in force and somebody listening (B). Resume: many writes of many vdisks wait in a full pool; space comes; how long until each is
 //! answered, from the moment that whoever made the space was answered.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::error::Error;
 use std::path::Path;
 use std::rc::Rc;
@@ -24,7 +24,7 @@ use crate::work::{CASES, EXTENT, Run};
 /// Memory behind the device of memory.
 const MEMORY: u64 = 256 << 20;
 /// The pool that fills, and what is added to it.
-const POOL_BYTES: u64 = 64 << 20;
+const POOL_BYTES: u64 = 1 << 30;
 const ADDED_BYTES: u64 = 256 << 20;
 /// Writes that wait, and their vdisks: the figures of the promise.
 const HELD: u64 = 1_000;
@@ -125,14 +125,14 @@ fn resume(path: &Path, more: &Path, relief: Relief, latencies: &mut Histogram) -
         buffer.fill(0x5a);
         let data = buffer.freeze();
         let ends: Rc<RefCell<Vec<Instant>>> = Rc::default();
-        let failed: Rc<Cell<bool>> = Rc::default();
+        let failed: Rc<RefCell<Option<plimsoll_engine::Error>>> = Rc::default();
         for write in 0..HELD {
             let vdisk = pool.vdisk(&format!("v{}", write % VDISKS))?;
             let (data, ends, failed) = (data.clone(), ends.clone(), failed.clone());
             handle.spawn(async move {
                 match vdisk.write(write / VDISKS * EXTENT, data, false).await {
                     Ok(()) => ends.borrow_mut().push(Instant::now()),
-                    Err(_) => failed.set(true),
+                    Err(error) => drop(failed.borrow_mut().get_or_insert(error)),
                 }
             });
         }
@@ -152,12 +152,15 @@ fn resume(path: &Path, more: &Path, relief: Relief, latencies: &mut Histogram) -
                 let device = handle.open_device(more, OpenOptions::default()).await?;
                 pool.add_device(device, true).await?;
             }
-            Relief::Discard => pool.vdisk("full")?.discard(0, POOL_BYTES, false).await?,
+            Relief::Discard => pool.vdisk("full")?.discard(0, ADDED_BYTES, false).await?,
         }
         let relieved = Instant::now();
         while pool.info().held_writes > 0 || ends.borrow().len() < HELD as usize - early {
-            if failed.get() || relieved.elapsed() > Duration::from_secs(30) {
-                return Err("held writes did not go on".into());
+            if let Some(error) = failed.borrow_mut().take() {
+                return Err(error.into());
+            }
+            if relieved.elapsed() > Duration::from_secs(30) {
+                return Err(format!("{} of {HELD} writes went on; {:?}", ends.borrow().len(), pool.info()).into());
             }
             handle.sleep(Duration::from_millis(1)).await;
         }
