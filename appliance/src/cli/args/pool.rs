@@ -1,0 +1,216 @@
+//! `pool` and its words.
+
+use clap::{Args, Subcommand};
+
+use super::{Danger, DryRun, Force, Wait};
+use crate::units::Size;
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum Pool {
+    /// List pools
+    #[command(visible_alias = "ls", before_help = examples!["plimsoll pool list", "plimsoll pool list --filter 'used_pct>80'"])]
+    List,
+    /// Show a pool
+    #[command(before_help = examples!["plimsoll pool show tank", "plimsoll pool show tank --json"])]
+    Show { pool: String },
+    /// Make a pool
+    #[command(before_help = examples!["plimsoll pool create tank --device /dev/nvme0n1", "plimsoll pool create tank --device /dev/sda --device /dev/sdb --dry-run"])]
+    Create(PoolCreate),
+    /// Decide what a pool may promise, when it warns, and how it grows by itself
+    #[command(before_help = examples!["plimsoll pool set tank --overcommit-limit 2x --thresholds 70%,85%,95%", "plimsoll pool set tank --auto-grow-at 85% --spare /dev/sdc"])]
+    Set(PoolSet),
+    /// Add a device to a pool
+    #[command(before_help = examples!["plimsoll pool add-device tank --device /dev/nvme1n1", "plimsoll pool add-device tank --device /srv/more.img"])]
+    AddDevice(PoolAddDevice),
+    /// Use what devices of a pool have become larger by
+    #[command(before_help = examples!["plimsoll pool grow tank", "plimsoll pool grow tank --device /srv/pool.img --dry-run"])]
+    Grow(PoolGrow),
+    /// Move everything off a device while all goes on; --dry-run says whether it fits
+    #[command(before_help = examples!["plimsoll pool evacuate tank --device /dev/sdb --rate 100M", "plimsoll pool evacuate tank --device /dev/sdb --cancel"])]
+    Evacuate(PoolEvacuate),
+    /// Take a device out of a pool, after moving everything off it
+    #[command(before_help = examples!["plimsoll pool remove-device tank --device /dev/sdb", "plimsoll pool remove-device tank --device /dev/sdb --dry-run"])]
+    RemoveDevice(PoolRemoveDevice),
+    /// Serve a pool that was made elsewhere, or try an unavailable one again
+    #[command(before_help = examples!["plimsoll pool import /dev/nvme0n1", "plimsoll pool import --name tank"])]
+    Import(PoolImport),
+    /// Close a pool and let it go
+    #[command(before_help = examples!["plimsoll pool export tank", "plimsoll pool export tank --yes"])]
+    Export {
+        pool: String,
+        #[command(flatten)]
+        danger: Danger,
+    },
+    /// Check all metadata of a pool; exit code 8 when there are findings
+    #[command(before_help = examples!["plimsoll pool check tank", "plimsoll pool check --device /dev/nvme0n1"])]
+    Check(PoolCheck),
+    /// Destroy a pool
+    #[command(visible_alias = "rm", before_help = examples!["plimsoll pool delete tank", "plimsoll pool delete tank --yes --force=not-empty"])]
+    Delete {
+        pool: String,
+        #[command(flatten)]
+        danger: Danger,
+        /// Succeed when it is not there
+        #[arg(long)]
+        if_exists: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PoolCreate {
+    /// Its name
+    pub(in crate::cli) pool: String,
+    /// A block device, or a regular file that exists; may be given several times
+    #[arg(long = "device", value_name = "PATH", required = true)]
+    pub(in crate::cli) devices: Vec<String>,
+    /// Unit of allocation: a power of two from 64K to 1M
+    #[arg(long, value_name = "SIZE")]
+    pub(in crate::cli) extent_size: Option<Size>,
+    /// Go through the page cache, for file systems without direct I/O
+    #[arg(long)]
+    pub(in crate::cli) buffered: bool,
+    #[command(flatten)]
+    pub(in crate::cli) force: Force,
+    #[command(flatten)]
+    pub(in crate::cli) how: DryRun,
+    /// Succeed when it is there already
+    #[arg(long)]
+    pub(in crate::cli) if_not_exists: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PoolSet {
+    pub(in crate::cli) pool: String,
+    /// What it may promise beyond what it has: 1.5x, a size, or none
+    #[arg(long, value_name = "LIMIT")]
+    pub(in crate::cli) overcommit_limit: Option<String>,
+    /// Levels of use at which events rise: 70%,85%,95%, sizes, off or default
+    #[arg(long, value_name = "LEVELS")]
+    pub(in crate::cli) thresholds: Option<String>,
+    /// How far below a level the use must fall before it is armed again
+    #[arg(long, value_name = "PERCENT")]
+    pub(in crate::cli) hysteresis: Option<u8>,
+    /// Times to full at which events rise: 24h,1h,5m, off or default
+    #[arg(long, value_name = "TIMES")]
+    pub(in crate::cli) horizons: Option<String>,
+    /// What held writes may take of the memory for I/O together; 0: a quarter
+    #[arg(long, value_name = "SIZE")]
+    pub(in crate::cli) hold_bytes: Option<Size>,
+    /// Grow when so much of it is used: 85%
+    #[arg(long, value_name = "PERCENT")]
+    pub(in crate::cli) auto_grow_at: Option<Size>,
+    /// A device that may be added then; may be given several times
+    #[arg(long = "spare", value_name = "PATH", requires = "auto_grow_at")]
+    pub(in crate::cli) spares: Vec<String>,
+    /// Enlarge the pool's last file then, up to this size
+    #[arg(long, value_name = "SIZE", requires = "auto_grow_at")]
+    pub(in crate::cli) grow_file_to: Option<Size>,
+    /// By how much at a time [default: an eighth, 64M at least]
+    #[arg(long, value_name = "SIZE", requires = "grow_file_to")]
+    pub(in crate::cli) grow_file_step: Option<Size>,
+    /// What of the file system is left free [default: 1G]
+    #[arg(long, value_name = "SIZE", requires = "grow_file_to")]
+    pub(in crate::cli) keep_free: Option<Size>,
+    /// Do not grow by itself any more
+    #[arg(long, conflicts_with = "auto_grow_at")]
+    pub(in crate::cli) no_auto_grow: bool,
+    #[command(flatten)]
+    pub(in crate::cli) how: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PoolGrow {
+    pub(in crate::cli) pool: String,
+    /// Only this device, by its path or UUID
+    #[arg(long = "device", value_name = "PATH")]
+    pub(in crate::cli) device: Option<String>,
+    #[command(flatten)]
+    pub(in crate::cli) how: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PoolEvacuate {
+    pub(in crate::cli) pool: String,
+    /// The device, by its path or UUID
+    #[arg(long = "device", value_name = "PATH")]
+    pub(in crate::cli) device: String,
+    /// Bytes a second at most; said again, it changes the pace
+    #[arg(long, value_name = "SIZE")]
+    pub(in crate::cli) rate: Option<Size>,
+    /// Keep the device; what has moved stays where it is
+    #[arg(long, conflicts_with = "rate")]
+    pub(in crate::cli) cancel: bool,
+    #[command(flatten)]
+    pub(in crate::cli) wait: Wait,
+    #[command(flatten)]
+    pub(in crate::cli) how: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PoolRemoveDevice {
+    pub(in crate::cli) pool: String,
+    /// The device, by its path or UUID
+    #[arg(long = "device", value_name = "PATH")]
+    pub(in crate::cli) device: String,
+    /// Bytes a second at most
+    #[arg(long, value_name = "SIZE")]
+    pub(in crate::cli) rate: Option<Size>,
+    #[command(flatten)]
+    pub(in crate::cli) wait: Wait,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(in crate::cli) yes: bool,
+    #[command(flatten)]
+    pub(in crate::cli) how: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PoolAddDevice {
+    pub(in crate::cli) pool: String,
+    /// A block device, or a regular file that exists
+    #[arg(long = "device", value_name = "PATH")]
+    pub(in crate::cli) device: String,
+    /// Go through the page cache, for file systems without direct I/O
+    #[arg(long)]
+    pub(in crate::cli) buffered: bool,
+    #[command(flatten)]
+    pub(in crate::cli) force: Force,
+    #[command(flatten)]
+    pub(in crate::cli) how: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PoolImport {
+    /// Paths of its devices; others are found by their labels
+    #[arg(value_name = "PATH", required_unless_present = "name")]
+    pub(in crate::cli) paths: Vec<String>,
+    /// A known pool that is unavailable
+    #[arg(long, value_name = "POOL")]
+    pub(in crate::cli) name: Option<String>,
+    /// Go through the page cache, for file systems without direct I/O
+    #[arg(long)]
+    pub(in crate::cli) buffered: bool,
+    #[command(flatten)]
+    pub(in crate::cli) how: DryRun,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PoolCheck {
+    /// The pool
+    #[arg(required_unless_present = "devices")]
+    pub(in crate::cli) pool: Option<String>,
+    /// Check offline, without a daemon, the pool on these devices
+    #[arg(long = "device", value_name = "PATH", conflicts_with = "pool")]
+    pub(in crate::cli) devices: Vec<String>,
+    /// List what a repair would do; with --yes, do it
+    #[arg(long)]
+    pub(in crate::cli) repair: bool,
+    /// Repair without asking
+    #[arg(short, long, requires = "repair")]
+    pub(in crate::cli) yes: bool,
+    /// Only list what a repair would do
+    #[arg(long, requires = "repair")]
+    pub(in crate::cli) dry_run: bool,
+    #[command(flatten)]
+    pub(in crate::cli) wait: Wait,
+}
