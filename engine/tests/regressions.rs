@@ -1,16 +1,18 @@
 //! Failures that were found once, each with the shortest way to it.
 mod support;
 
+use std::cell::Cell;
 use std::pin::pin;
+use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::future::{Either, join, join3, select};
+use futures_util::future::{Either, join, join_all, join3, select};
 use plimsoll_engine::{
     AlarmState, CreatePool, CreateVdisk, Error, Evacuate, OnFull, OpenPool, PatternSpec, PatternUse, Pool, SpaceEvent,
     Ticket, VdiskPolicy, WriteOptions, Zeroes, identify,
 };
 use plimsoll_hardware::Machine;
-use plimsoll_hardware::sim::{CrashKind, FaultKind, FaultProfile, FaultSite, SimMachine};
+use plimsoll_hardware::sim::{CrashKind, FaultKind, FaultProfile, FaultSite, SimDiskSpec, SimMachine, SimWorld};
 use support::{create, filled, live, open, vdisk, world};
 
 #[test]
@@ -352,4 +354,69 @@ fn a_device_that_takes_no_root_stops_the_pool_before_it_passes_for_an_old_copy()
         assert_eq!(back[0], 3, "what was flushed is there");
         pool.close().await.expect("a close");
     });
+}
+
+#[test]
+fn first_writes_under_way_when_the_first_device_with_a_cache_comes_survive_power_loss_once_flushed() {
+    let mut lived = 0;
+    for stop in 50..600 {
+        let disk = |name: &str, volatile| SimDiskSpec { volatile_cache: volatile, ..SimDiskSpec::new(name, 16 << 20) };
+        let world = SimWorld::new(stop, vec![disk("disk0", false), disk("disk1", true)]);
+        live(&world, |m| async move {
+            let pool = create(&m).await;
+            pool.create_vdisk(vdisk("v", 2 << 30)).await.expect("a vdisk");
+            pool.close().await.expect("a close");
+        });
+        let (machine, flushed) = (world.boot(), <Rc<[Cell<u64>; 4]>>::default());
+        let (m, count) = (machine.clone(), flushed.clone());
+        let ended = machine.run(async move {
+            let pool = open(&m, 1).await;
+            let v = pool.vdisk("v").expect("a vdisk");
+            let data = filled(&m, 5, 4096).await;
+            // Leaves that the checkpoint of the new device has to write: it takes a while.
+            for leaf in 1..40 {
+                v.write(leaf << 25, data.clone(), false).await.expect("a write");
+            }
+            m.crash_after_ops(stop);
+            let add = async { pool.add_device(m.open(1), false).await.expect("a device") };
+            let (written, added) = (<[Cell<u64>; 4]>::default(), Cell::new(false));
+            let add = async {
+                add.await;
+                added.set(true);
+            };
+            let write = async |writer: usize| {
+                while !added.get() && written[writer].get() < 60 {
+                    let write = written[writer].get();
+                    v.write((write * 4 + writer as u64) << 16, data.clone(), false).await.expect("a write");
+                    written[writer].set(write + 1);
+                }
+            };
+            let flush = async {
+                while !added.get() {
+                    m.sleep(Duration::from_micros(200 + stop)).await;
+                    let seen = written.each_ref().map(Cell::get);
+                    v.flush().await.expect("a flush");
+                    count.iter().zip(seen).for_each(|(count, seen)| count.set(seen));
+                }
+            };
+            join3(add, join_all((0..4).map(write)), flush).await;
+        });
+        lived += u64::from(ended.unless_crashed().is_some());
+        world.crash(CrashKind::Power);
+        live(&world, |m| async move {
+            let pool = open(&m, 2).await;
+            let v = pool.vdisk("v").expect("a vdisk");
+            for (writer, flushed) in flushed.iter().enumerate() {
+                for write in 0..flushed.get() {
+                    let offset = (write * 4 + writer as u64) << 16;
+                    let back = v.read(offset, m.buffers().alloc(4096).await).await.expect("a read");
+                    assert_eq!(
+                        back[0], 5,
+                        "stopped after {stop} operations, flushed write {write} of {writer} is gone"
+                    );
+                }
+            }
+        });
+    }
+    assert!((1..540).contains(&lived), "the stops are not spread over what happens: {lived} lived");
 }

@@ -105,7 +105,8 @@ impl<M: Machine> Store<M> {
         mut first: FirstWrite<M>,
         data: Frozen,
     ) -> Result<()> {
-        let proof = if self.media.is_volatile() { checksum(&[&data]) } else { 0 };
+        let volatile = self.media.is_volatile();
+        let proof = if volatile { checksum(&[&data]) } else { 0 };
         let mut in_flight = InFlight(Some(self.space.epochs.enter()));
         first.claim.writing = true;
         let (drive, offset) = &first.place;
@@ -117,6 +118,10 @@ impl<M: Machine> Store<M> {
         let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, at).await;
         let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
         assert!(!word.valid().overlaps(blocks), "blocks of extent {} were claimed and got contents from another", at.0);
+        if self.media.is_volatile() != volatile {
+            // The first device with a cache came meanwhile, and this write has no proof.
+            self.journal.void_proofs();
+        }
         let sequence = self.publish(vdisk, at, (word, first.extent, blocks), proof, &mut first.permit);
         drop((first, epoch));
         self.outlast(sequence).await

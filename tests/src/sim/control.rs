@@ -19,7 +19,7 @@ pub async fn run(session: &Session) {
         10..14 => resize(session).await,
         14 => super::verify::check_online(session).await,
         15 => super::members::add(session).await,
-        16..21 if session.setup.faults.is_none() => super::members::run(session).await,
+        16..21 if !session.setup.silent_damage() => super::members::run(session).await,
         21 => pattern(session).await,
         22 => detect(session).await,
         23 => reclaim(session).await,

@@ -6,6 +6,7 @@ use plimsoll_hardware::sim::SimMachine;
 
 use super::image::{Image, Work};
 use super::session::Session;
+use super::trace;
 
 /// What a seed did.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,10 +29,15 @@ const STARTS_MAX: u32 = 4;
 pub fn run(seed: u64) -> Tally {
     let mut image = Image::new(seed, false);
     let mut tally = Tally::default();
+    image.world.set_trace(trace::devices());
     for _ in 0..image.setup.lives {
         let session = start(&mut image, &mut tally);
         work(&mut image, &session);
         tally.closes += u64::from(image.closed);
+        if trace::devices() {
+            eprintln!("{}", image.world.trace());
+            image.world.set_trace(true);
+        }
         image.stop(image.below(2) == 0);
     }
     tally

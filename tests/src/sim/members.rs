@@ -51,7 +51,7 @@ pub async fn add(session: &Session) {
     let members = session.pool.info().devices;
     let free =
         (0..=session.setup.devices).find(|index| members.iter().all(|member| member.path != format!("disk{index}")));
-    let Some(index) = free.filter(|_| session.setup.faults.is_none() || members.len() == session.setup.devices) else {
+    let Some(index) = free.filter(|_| !session.setup.silent_damage() || members.len() == session.setup.devices) else {
         return;
     };
     let device = session.machine.open(index);

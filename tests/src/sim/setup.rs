@@ -83,6 +83,11 @@ impl Setup {
         self.faults.is_some_and(|faults| faults.flush_error > 0 || faults.write_error > 0 || faults.vanish > 0)
     }
 
+    /// Whether devices do damage without a word. Where it may strike is told by places, so the pool's devices must stay as they are.
+    pub fn silent_damage(&self) -> bool {
+        self.faults.is_some_and(|faults| faults.bit_flip > 0 || faults.misdirect > 0 || faults.lost > 0)
+    }
+
     /// Lets faults strike where the engine promises to bear them: silent damage only in the second copies of labels, roots and
     /// rings at the end of devices, and never both copies of anything there. Metadata pages have no fixed places: what
     /// a start cannot read of both copies is known by its counters.
@@ -110,17 +115,18 @@ fn ring_bytes(size: u64) -> u64 {
     (size / 256).clamp(128 << 10, 32 << 20)
 }
 
-/// Rates in ten-thousandths, each fault absent from half the seeds.
+/// Rates in ten-thousandths, each fault absent from half the seeds, and all silent ones from half of them.
 fn draw_faults(random: &mut Random) -> FaultProfile {
-    let mut rate = |bound: u64| if random.coin() { 0 } else { random.below(bound + 1) as u16 };
+    let silent = u64::from(random.coin());
+    let mut rate = |bound: u64| if bound == 0 || random.coin() { 0 } else { random.below(bound + 1) as u16 };
     FaultProfile {
         read_error: rate(300),
         write_error: rate(300),
         flush_error: rate(500),
         flush_lie: 0,
-        bit_flip: rate(1000),
-        misdirect: rate(1000),
-        lost: rate(1000),
+        bit_flip: rate(1000 * silent),
+        misdirect: rate(1000 * silent),
+        lost: rate(1000 * silent),
         slow: rate(1000),
         vanish: rate(30),
     }

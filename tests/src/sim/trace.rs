@@ -8,6 +8,11 @@ pub fn on() -> bool {
     *ON.get_or_init(|| std::env::var_os("PLIMSOLL_SIM_TRACE").is_some())
 }
 
+/// Whether to say also what the devices do, life by life: `PLIMSOLL_SIM_TRACE=devices`.
+pub fn devices() -> bool {
+    std::env::var_os("PLIMSOLL_SIM_TRACE").is_some_and(|what| what == "devices")
+}
+
 /// Says it.
 pub fn say(words: impl FnOnce() -> String) {
     if on() {
