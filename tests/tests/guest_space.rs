@@ -53,12 +53,6 @@ fn figure(daemon: &Daemon, name: &str) -> u64 {
     pool[name].as_u64().unwrap_or_else(|| panic!("{name} in {pool:#}"))
 }
 
-/// Events of an object, by kind.
-fn events(daemon: &Daemon, kind: &str, object: &str) -> Vec<Value> {
-    let list = daemon.json(&["event", "list", "--kind", kind, "--object", object]);
-    list["items"].as_array().unwrap_or_else(|| panic!("events in {list:#}")).clone()
-}
-
 #[test]
 fn a_guest_is_held_while_the_pool_is_full_and_its_neighbour_does_not_notice() {
     let (daemon, port) = tank(96);
@@ -87,8 +81,8 @@ fn a_guest_is_held_while_the_pool_is_full_and_its_neighbour_does_not_notice() {
         }
     }
     assert!(figure(&daemon, "held_writes") > 0, "nothing is held any more");
-    assert_eq!(events(&daemon, "vdisk-exhausted", "tank/grows").len(), 1, "told once");
-    assert!(events(&daemon, "vdisk-resumed", "tank/grows").is_empty());
+    assert_eq!(daemon.events("vdisk-exhausted", "tank/grows", 1).len(), 1, "told once");
+    assert!(daemon.events("vdisk-resumed", "tank/grows", 0).is_empty());
     assert!(grows.step_within(Duration::ZERO).is_none(), "the guest saw the end of a write that is held");
     println!("held for {:?}: {beats} rounds of the neighbour, the longest {longest:?}", held.elapsed());
     assert!(longest < GAP_MAX, "the neighbour waited {longest:?}");
@@ -99,11 +93,11 @@ fn a_guest_is_held_while_the_pool_is_full_and_its_neighbour_does_not_notice() {
     grows.finish();
     steady.go();
     steady.finish();
-    let resumed = events(&daemon, "vdisk-resumed", "tank/grows");
+    let resumed = daemon.events("vdisk-resumed", "tank/grows", 1);
     let lasted = resumed.first().and_then(|event| event["figures"]["lasted_seconds"].as_f64()).expect("resumed");
     assert!(resumed.len() == 1 && lasted >= HOLD_MIN.as_secs_f64(), "{resumed:#?}");
-    assert!(events(&daemon, "vdisk-exhausted", "tank/steady").is_empty(), "the neighbour needed no space");
-    assert!(events(&daemon, "vdisk-hold-expired", "tank").is_empty());
+    assert!(daemon.events("vdisk-exhausted", "tank/steady", 0).is_empty(), "the neighbour needed no space");
+    assert!(daemon.events("vdisk-hold-expired", "tank", 0).is_empty());
     daemon.assert_clean("tank");
 }
 
@@ -125,7 +119,7 @@ fn an_emulator_stops_its_guest_for_want_of_space_and_goes_on_when_there_is_some(
     assert_eq!(status["status"], "io-error", "{status}");
     let block = monitor.run("query-block");
     assert_eq!(block[0]["io-status"], "nospace", "{block}");
-    let exhausted = events(&daemon, "vdisk-exhausted", "tank/guest");
+    let exhausted = daemon.events("vdisk-exhausted", "tank/guest", 1);
     assert_eq!(exhausted.first().map(|event| &event["details"]["on_full"]), Some(&Value::from("fail")));
     // Without space it is stopped again at once.
     monitor.run("cont");
@@ -137,8 +131,8 @@ fn an_emulator_stops_its_guest_for_want_of_space_and_goes_on_when_there_is_some(
     monitor.run("cont");
     guest.until("written");
     guest.finish();
-    assert_eq!(events(&daemon, "vdisk-resumed", "tank/guest").len(), 1);
-    assert_eq!(events(&daemon, "vdisk-exhausted", "tank/guest").len(), 1, "told once");
+    assert_eq!(daemon.events("vdisk-resumed", "tank/guest", 1).len(), 1);
+    assert_eq!(daemon.events("vdisk-exhausted", "tank/guest", 1).len(), 1, "told once");
     daemon.assert_clean("tank");
 }
 
