@@ -94,6 +94,45 @@ fn alarms_alternate_and_none_is_lost_or_repeated_through_kill_9() {
     daemon.assert_clean("tank");
 }
 
+#[test]
+fn a_level_is_told_once_in_all_lives_of_the_daemon_and_anew_when_a_pool_comes_back() {
+    let mut daemon = Daemon::start(&["--bare"]);
+    let path = daemon.folder().join("a.img");
+    let path = path.to_str().expect("a path in UTF-8").to_owned();
+    File::create_new(&path).and_then(|file| file.set_len(POOL_MIB * MIB)).expect("make the pool's file");
+    daemon.done(&["pool", "create", "tank", "--device", &path]);
+    daemon.done(&["pool", "set", "tank", "--thresholds", "50%", "--horizons", "off"]);
+    daemon.done(&["vdisk", "create", "tank/v", "--size", "1G"]);
+    let connect = |daemon: &Daemon| {
+        NbdClient::connect(&Address::Unix(daemon.nbd_socket()), "tank/v", Options::default()).expect("connect")
+    };
+    let mut client = connect(&daemon);
+    for chunk in 0..POOL_MIB * 6 / 10 {
+        client.write(chunk * MIB, &[7; MIB as usize], 0).expect("a write");
+    }
+    daemon.events("pool-threshold", "tank", 1);
+    for life in 0..4 {
+        if life % 2 == 0 {
+            daemon.kill9();
+        } else {
+            assert!(daemon.terminate().success(), "a graceful stop\n{}", daemon.log());
+        }
+        daemon.restart();
+        // Behind this whatever the start had to tell is told.
+        daemon.done(&["vdisk", "set", "tank/v", "--thresholds", if life % 2 == 0 { "1%" } else { "off" }]);
+        daemon.events("vdisk-threshold", "tank/v", 1 + life / 2);
+        assert_eq!(daemon.events("pool-threshold", "tank", 1).len(), 1, "told again in life {life}");
+    }
+    daemon.done(&["pool", "export", "tank", "--yes"]);
+    daemon.done(&["pool", "import", &path]);
+    assert_eq!(daemon.events("pool-threshold", "tank", 2).len(), 2);
+    assert!(daemon.events("pool-threshold-cleared", "tank", 0).is_empty());
+    let mut client = connect(&daemon);
+    client.trim(0, (POOL_MIB * MIB) as u32).expect("a trim");
+    client.flush().expect("a flush");
+    assert_eq!(daemon.events("pool-threshold-cleared", "tank", 1).len(), 1);
+}
+
 /// Fills the vdisk to a random place and trims it from a random place, until the daemon is gone.
 fn fill_and_trim(address: &Address, mut random: Random) -> u64 {
     let mut rounds = 0;
