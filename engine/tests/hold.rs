@@ -454,6 +454,29 @@ fn what_was_discarded_is_available_when_a_flush_is_answered_and_levels_are_left_
 }
 
 #[test]
+fn writes_that_wait_for_the_same_flush_all_get_what_it_frees() {
+    live(&world(15, 1, 16), |m| async move {
+        let pool = full_pool(&m, failing()).await;
+        let hog = pool.vdisk("hog").expect("a vdisk");
+        for round in 0..8u64 {
+            // One more than they need, which metadata may take.
+            hog.discard(8 * round * EXTENT, 5 * EXTENT, false).await.expect("a discard");
+            // Whose flush it is does not matter: one of theirs, or a client's.
+            let writes = join_all((0..4).map(|index| write(&pool, &m, "v", (4 * round + index + 1) * EXTENT, 2)));
+            let flush = async {
+                if round % 2 == 1 {
+                    hog.flush().await.expect("a flush");
+                }
+            };
+            let (results, ()) = join(writes, flush).await;
+            assert!(results.iter().all(Result::is_ok), "round {round}: {results:?}");
+            fill(&pool, &m, "hog").await;
+        }
+        assert_clean(&pool, "after full pools").await;
+    });
+}
+
+#[test]
 fn levels_are_told_once_each_and_not_again_after_a_restart() {
     let world = world(13, 1, 32);
     let told = live(&world, |m| async move {
