@@ -425,6 +425,53 @@ fn a_deleted_vdisk_ends_its_held_writes_and_a_cut_one_too() {
 }
 
 #[test]
+fn what_was_discarded_is_available_when_a_flush_is_answered_and_levels_are_left_by_it() {
+    live(&world(14, 1, 32), |m| async move {
+        let pool = create(&m).await;
+        pool.arm(&AlarmState::default());
+        pool.create_vdisk(with("hog", failing())).await.expect("a vdisk");
+        let before = pool.info().available_bytes;
+        let extents = fill(&pool, &m, "hog").await;
+        let hog = pool.vdisk("hog").expect("a vdisk");
+        hog.flush().await.expect("a flush");
+        hog.discard(0, extents * EXTENT, false).await.expect("a discard");
+        hog.flush().await.expect("a flush");
+        let info = pool.info();
+        assert_eq!(info.quarantined_bytes, 0, "{info:?}");
+        assert!(info.available_bytes + 4 * EXTENT >= before, "{before} were available, {} are", info.available_bytes);
+        m.sleep(Duration::from_millis(100)).await;
+        let events = pool.events().await;
+        let of_pool = |event: &&SpaceEvent, up| matches!(event, SpaceEvent::Threshold { subject: plimsoll_engine::Subject::Pool, rising, .. } if *rising == up);
+        let [raised, left] = [true, false].map(|up| events.iter().filter(|event| of_pool(event, up)).count());
+        assert_eq!((raised, left), (3, 3), "{events:?}");
+        assert_clean(&pool, "after a discard").await;
+    });
+}
+
+#[test]
+fn writes_that_wait_for_the_same_flush_all_get_what_it_frees() {
+    live(&world(15, 1, 16), |m| async move {
+        let pool = full_pool(&m, failing()).await;
+        let hog = pool.vdisk("hog").expect("a vdisk");
+        for round in 0..8u64 {
+            // One more than they need, which metadata may take.
+            hog.discard(8 * round * EXTENT, 5 * EXTENT, false).await.expect("a discard");
+            // Whose flush it is does not matter: one of theirs, or a client's.
+            let writes = join_all((0..4).map(|index| write(&pool, &m, "v", (4 * round + index + 1) * EXTENT, 2)));
+            let flush = async {
+                if round % 2 == 1 {
+                    hog.flush().await.expect("a flush");
+                }
+            };
+            let (results, ()) = join(writes, flush).await;
+            assert!(results.iter().all(Result::is_ok), "round {round}: {results:?}");
+            fill(&pool, &m, "hog").await;
+        }
+        assert_clean(&pool, "after full pools").await;
+    });
+}
+
+#[test]
 fn levels_are_told_once_each_and_not_again_after_a_restart() {
     let world = world(13, 1, 32);
     let told = live(&world, |m| async move {

@@ -13,7 +13,7 @@ image=("$dir"/root/boot/vmlinuz-*)
 [ -e "${image[0]}" ] || { echo "build.sh: $dir holds no kernel; run fetch.sh $dir" >&2; exit 1; }
 version=${image[0]##*/vmlinuz-}
 
-stamp="$version $(cat "$here/build.sh" "$here/init" | cksum)"
+stamp="$version $(cat "$here/build.sh" "$here/init" "$here"/scenario/* | cksum)"
 [ "$(cat "$dir/built" 2>/dev/null)" = "$stamp" ] && exit 0
 
 # The payload of a bzImage is an xz stream somewhere behind the boot code.
@@ -46,7 +46,7 @@ cp /etc/mke2fs.conf "$tree/etc/"
 
 # The modules in the order in which they go in.
 depmod -b "$dir/root" "$version"
-for module in virtio_pci virtio_net nbd crc32c_generic ext4; do
+for module in virtio_pci virtio_net virtio_blk nbd crc32c_generic ext4; do
     modprobe -d "$dir/root" -S "$version" --show-depends "$module"
 done | awk '$1 == "insmod" && !seen[$2]++ { print $2 }' >"$tree/modules/paths"
 while read -r path; do
@@ -59,5 +59,6 @@ while read -r path; do
 done <"$tree/modules/paths"
 
 install -m 755 "$here/init" "$tree/init"
+cp -r "$here/scenario" "$tree/scenario"
 (cd "$tree" && find . | LC_ALL=C sort | cpio -o -H newc --quiet -R 0:0) >"$dir/initramfs.cpio"
 echo "$stamp" >"$dir/built"

@@ -214,6 +214,25 @@ impl Daemon {
         assert_eq!(leaked, Some(0), "pool check {pool} must report leaked_extents 0: {report:#}");
     }
 
+    /// Waits until there are so many events of a kind and an object, or more; gives all there are. An event is told before it is
+    /// written.
+    ///
+    /// # Panics
+    /// There are fewer for [`READY_TIMEOUT`].
+    #[track_caller]
+    pub fn events(&self, kind: &str, object: &str, least: usize) -> Vec<serde_json::Value> {
+        let began = Instant::now();
+        loop {
+            let list = self.json(&["event", "list", "--kind", kind, "--object", object]);
+            let events = list["items"].as_array().unwrap_or_else(|| panic!("events in {list:#}"));
+            if events.len() >= least {
+                return events.clone();
+            }
+            assert!(began.elapsed() < READY_TIMEOUT, "{kind} of {object} not {least} times: {list:#}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Kills it as `kill -9` does, and waits until it is gone.
     ///
     /// # Panics

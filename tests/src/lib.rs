@@ -6,6 +6,8 @@
 pub mod daemon;
 #[cfg(feature = "real")]
 pub mod fault_disk;
+#[cfg(feature = "real")]
+pub mod guest;
 pub mod load;
 pub mod nbd_client;
 pub mod random;

@@ -11,6 +11,8 @@ mod confirm;
 mod event;
 mod filter;
 mod growth;
+#[cfg(test)]
+pub(crate) mod hints;
 mod job;
 mod objects;
 mod offline;

@@ -127,8 +127,8 @@ fn threshold(
             format!("{left} of its quota are left: raise it (plimsoll vdisk set {object} --quota SIZE), or move the vdisk to another pool.")
         }
         (Subject::Tenant(_), _) => format!(
-            "{left} of its quota are left: raise it (plimsoll tenant set {object} --quota SIZE), or have the tenant \
-             delete something."
+            "{left} of its quota are left: raise it (plimsoll tenant set {object} --pool {pool} --quota SIZE), or have \
+             the tenant delete something."
         ),
     })
 }
@@ -175,8 +175,10 @@ fn exhausted(pool: &str, vdisk: &VdiskName, needed: u64, cause: Shortage, held: 
         ),
         Shortage::TenantQuota => (
             "its tenant is at its quota".to_owned(),
-            "Raise the tenant's quota (plimsoll tenant set TENANT --quota SIZE), or have the tenant delete something."
-                .to_owned(),
+            format!(
+                "Raise the tenant's quota (plimsoll tenant set TENANT --pool {pool} --quota SIZE), or have the tenant \
+                 delete something."
+            ),
         ),
         Shortage::Reserved => (
             format!("what is free in pool {pool} is reserved by others"),
@@ -219,7 +221,7 @@ fn limit_exceeded(pool: &str, subject: &Subject, limit: Limit, (used, allowed): 
     let command = match (subject, limit) {
         (Subject::Pool, _) => format!("plimsoll pool set {pool} --overcommit-limit LIMIT"),
         (Subject::Vdisk(_), _) => format!("plimsoll vdisk set {object} --quota SIZE"),
-        (Subject::Tenant(_), _) => format!("plimsoll tenant set {object} --quota SIZE"),
+        (Subject::Tenant(_), _) => format!("plimsoll tenant set {object} --pool {pool} --quota SIZE"),
     };
     let over = iec(used.saturating_sub(allowed));
     event
@@ -262,6 +264,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::cli::hints::assert_advice_can_be_followed;
 
     fn vdisk() -> VdiskName {
         VdiskName { name: "db1".into(), uuid: Uuid::from_u128(1), vm: Some("web".into()) }
@@ -303,7 +306,7 @@ mod tests {
             assert_eq!((event.vm.as_deref(), event.severity), (Some("web"), Severity::Critical));
             let said = event.cause.unwrap();
             assert!(said.contains("VM web") && said.contains("64 KiB") && said.contains("held"), "{said}");
-            assert!(event.advice.unwrap().contains("plimsoll "));
+            assert_advice_can_be_followed(&event.advice.unwrap());
         }
     }
 
@@ -318,6 +321,14 @@ mod tests {
             available_bytes: 1 << 30,
             rising: true,
         };
+        let threshold = |subject, measure, percent| SpaceEvent::Threshold {
+            subject,
+            measure,
+            level: Level::Percent(percent),
+            used_bytes: 95,
+            total_bytes: 100,
+            rising: true,
+        };
         let (held_for, writes, needed_bytes) = (Duration::from_secs(20), 3, 65_536);
         let all = [
             forecast(86_400),
@@ -327,11 +338,16 @@ mod tests {
             limited(Limit::Quota, Subject::Tenant("acme".into())),
             SpaceEvent::HoldExpired { vdisk: vdisk(), held_for, writes, needed_bytes },
             SpaceEvent::GrowthImpossible { reason: "no spare device is left".into() },
+            threshold(Subject::Pool, Measure::Physical, 70),
+            threshold(Subject::Pool, Measure::Physical, 95),
+            threshold(Subject::Vdisk(vdisk()), Measure::Designated, 95),
+            threshold(Subject::Vdisk(vdisk()), Measure::Quota, 70),
+            threshold(Subject::Tenant("acme".into()), Measure::Quota, 70),
         ];
         for event in &all {
             let event = describe("tank", event);
             assert!(event.severity >= Severity::Warning);
-            assert!(event.advice.as_ref().is_some_and(|advice| advice.contains("plimsoll ")), "{event:?}");
+            assert_advice_can_be_followed(event.advice.as_deref().unwrap_or_default());
             assert!(event.cause.is_some() && event.pool.as_deref() == Some("tank"));
         }
         assert_eq!(describe("tank", &all[0]).severity, Severity::Warning);

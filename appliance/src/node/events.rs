@@ -57,16 +57,27 @@ impl Node {
         let mut after = alarms.clone();
         events.iter().for_each(|event| after.apply(event));
         let described = events.iter().map(|event| describe(name, event)).collect();
-        let seqs = self.0.events.append(described, Some((uuid, after.clone()))).await?;
+        // No `await` between this and the log's taking it, so that nothing comes behind `forget_pool`.
+        let kept = (!self.0.gone.borrow().contains(&uuid)).then(|| (uuid, after.clone()));
+        let seqs = self.0.events.append(described, kept).await?;
         *alarms = after;
         Ok(seqs)
+    }
+
+    /// A pool was let go, and its alarms with it: when it comes back, what holds then is told.
+    pub(super) async fn forget_pool(&self, pool: Uuid) {
+        self.0.gone.borrow_mut().insert(pool);
+        if let Err(problem) = self.0.events.forget_alarms(pool).await {
+            tracing::warn!(%pool, reason = problem.detail, "the alarms of a pool that is gone stay behind");
+        }
     }
 
     /// Keeps what a pool tells, until it is closed. What was told in earlier lives is not told again.
     pub(super) fn listen_to(&self, pool: Pool<Handle>) {
         let node = self.clone();
+        let (name, uuid) = (pool.info().name, pool.info().uuid);
+        self.0.gone.borrow_mut().remove(&uuid);
         self.spawn(async move {
-            let (name, uuid) = (pool.info().name, pool.info().uuid);
             let mut alarms = node.alarms(uuid).await.unwrap_or_else(|problem| {
                 let reason = problem.detail;
                 tracing::error!(pool = name, reason, "what was told before is not known and may be told again");
@@ -117,6 +128,7 @@ mod tests {
     use plimsoll_hardware::{Reactor, ReactorConfig};
 
     use super::*;
+    use crate::model::{CreatePool, ImportPool};
 
     fn threshold(percent: u8, rising: bool) -> SpaceEvent {
         SpaceEvent::Threshold {
@@ -150,5 +162,41 @@ mod tests {
                 assert_eq!(node.status().unacknowledged_warnings, 2 + life);
             });
         }
+    }
+
+    #[test]
+    fn the_alarms_of_a_pool_go_with_it_and_what_it_tells_late_leaves_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = dir.path().join("device");
+        std::fs::File::create_new(&device).unwrap().set_len(128 << 20).unwrap();
+        let path = device.display().to_string();
+        let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
+        let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
+        reactor.block_on(async {
+            let (name, devices) = ("tank".to_owned(), vec![path.clone()]);
+            let pool = CreatePool { name, devices, extent_bytes: None, force: Vec::new(), buffered: true };
+            node.create_pool(pool).await.unwrap();
+            for deleted in [false, true] {
+                let uuid = node.pool("tank").unwrap().info().uuid;
+                let tell = async || {
+                    let mut alarms = AlarmState::default();
+                    node.record(("tank", uuid), &[threshold(85, true)], &mut alarms).await.unwrap();
+                    node.alarms(uuid).await.unwrap()
+                };
+                assert_eq!(tell().await.levels.len(), 1, "it is served");
+                if deleted {
+                    node.delete_pool("tank", &[]).await.unwrap();
+                } else {
+                    node.export_pool("tank", &[]).await.unwrap();
+                }
+                assert_eq!(node.alarms(uuid).await.unwrap(), AlarmState::default(), "deleted: {deleted}");
+                assert_eq!(tell().await, AlarmState::default(), "deleted: {deleted}");
+                if !deleted {
+                    let paths = vec![path.clone()];
+                    node.import_pool(ImportPool { paths, name: None, buffered: true }).await.unwrap();
+                }
+            }
+            node.close().await.unwrap();
+        });
     }
 }

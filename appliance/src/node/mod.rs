@@ -79,6 +79,8 @@ struct Inner {
     buffered: RefCell<BTreeSet<String>>,
     exports: exports::Exports,
     events: EventLog,
+    /// Pools that were let go: what still comes from them leaves no alarms behind.
+    gone: RefCell<BTreeSet<Uuid>>,
     webhooks: Webhooks,
     /// Pools that grow by themselves, and who waits for a change of how.
     growing: RefCell<BTreeMap<Uuid, growth::Growing>>,
@@ -118,6 +120,7 @@ impl Node {
             exports: exports::Exports::default(),
             webhooks: Webhooks::new(events.clone()),
             events,
+            gone: RefCell::default(),
             growing: RefCell::default(),
             growth_changed: tokio::sync::Notify::new(),
             ready: Cell::new(false),

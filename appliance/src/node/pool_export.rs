@@ -59,6 +59,7 @@ impl Node {
 
     /// Takes a pool out of service, closes it and forgets it. Answers it when it was open.
     pub(super) async fn let_go(&self, name: &str) -> Answer<Option<Pool<Handle>>> {
+        let uuid = self.0.state.borrow().pools.iter().find(|pool| pool.name == name).map(|pool| pool.uuid);
         let open = self.take_out(name).await;
         self.remember(|state| {
             state.pools.retain(|pool| pool.name != name);
@@ -66,6 +67,9 @@ impl Node {
             state.exports.retain(|export| !export.name.starts_with(&prefix));
         })
         .await?;
+        if let Some(uuid) = uuid {
+            self.forget_pool(uuid).await;
+        }
         Ok(open)
     }
 }

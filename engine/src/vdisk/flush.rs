@@ -13,6 +13,9 @@ impl<M: Machine> Store<M> {
         self.still_there(vdisk)?;
         self.writable()?;
         count(&self.counters.flushes, 1);
-        self.journal.flush().await.map_err(|failure| self.journal_failed(failure))
+        self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
+        // What was discarded before is available, and shows, when this is answered.
+        self.space.release_quarantine(self.journal.durable());
+        Ok(())
     }
 }

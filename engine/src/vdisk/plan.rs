@@ -205,7 +205,10 @@ impl<M: Machine> Store<M> {
             return Ok(self.space.epochs.wait().await);
         }
         self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
-        Ok(self.space.release_quarantine(self.journal.durable()))
+        // Nothing is released here when whoever waited for the same flush was faster, or when operations in flight keep it
+        // still. Either way the record is durable now, and it is worth looking again.
+        self.space.release_quarantine(self.journal.durable());
+        Ok(true)
     }
 
     /// Makes the whole contents of the first and last block of a claimed piece where the request has only a part of

@@ -1,0 +1,166 @@
+//! Linux guests in a pool that fills up: held while it grows, stopped by their emulator, giving zeros and patterns back.
+//! Checklist 0.05, 0.07, 0.09, 0.21-0.23, 2.08, 2.29, 2.30, 2.51, 2.53, 2.54.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use plimsoll_tests::daemon::Daemon;
+use plimsoll_tests::guest::{Disk, Guest, Monitor};
+use serde_json::Value;
+
+const MIB: u64 = 1 << 20;
+/// What is waited for takes a fraction of this.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Rounds of the neighbour while writes are held, and how long they are held at least.
+const BEATS_MIN: usize = 8;
+const HOLD_MIN: Duration = Duration::from_secs(10);
+/// The longest that the neighbour may take for a round: far less than the others wait, far more than an emulated guest
+/// on a busy machine takes.
+const GAP_MAX: Duration = Duration::from_secs(5);
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+fn file(daemon: &Daemon, name: &str, bytes: u64) -> PathBuf {
+    let path = daemon.folder().join(name);
+    File::create_new(&path).and_then(|file| file.set_len(bytes)).expect("make a file");
+    path
+}
+
+/// A daemon with a pool `tank` of so many MiB, and its TCP port.
+fn tank(mebibytes: u64) -> (Daemon, u16) {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+    let daemon = Daemon::start(&["--bare", "--nbd-listen", &format!("127.0.0.1:{port}")]);
+    let path = file(&daemon, "a.img", mebibytes * MIB);
+    daemon.done(&["pool", "create", "tank", "--device", text(&path)]);
+    (daemon, port)
+}
+
+fn vdisk(daemon: &Daemon, name: &str, on_full: &str) {
+    daemon.done(&["vdisk", "create", name, "--size", "1G", "--on-full", on_full]);
+}
+
+fn grow(daemon: &Daemon, mebibytes: u64) {
+    let path = file(daemon, "b.img", mebibytes * MIB);
+    daemon.done(&["pool", "add-device", "tank", "--device", text(&path)]);
+}
+
+fn figure(daemon: &Daemon, name: &str) -> u64 {
+    let pool = daemon.json(&["pool", "show", "tank"]);
+    pool[name].as_u64().unwrap_or_else(|| panic!("{name} in {pool:#}"))
+}
+
+#[test]
+fn a_guest_is_held_while_the_pool_is_full_and_its_neighbour_does_not_notice() {
+    let (daemon, port) = tank(96);
+    vdisk(&daemon, "tank/grows", "hold(10m)");
+    vdisk(&daemon, "tank/steady", "hold(10m)");
+    let mut steady = Guest::boot("steady", Disk::Own { port, export: "tank/steady" }, 8);
+    let mut grows = Guest::boot("fill", Disk::Own { port, export: "tank/grows" }, 128);
+    steady.until("ready");
+    grows.until("ready");
+    grows.go();
+
+    let began = Instant::now();
+    while figure(&daemon, "held_writes") == 0 {
+        assert!(began.elapsed() < PATIENCE, "the pool does not fill\n{}\n{}", grows.said(), daemon.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let held = Instant::now();
+    // What is full stays full, and whoever needs no space goes on.
+    let (mut last, mut longest, mut beats) = (held, Duration::ZERO, 0);
+    while beats < BEATS_MIN || held.elapsed() < HOLD_MIN {
+        let (at, step) = steady.step_within(GAP_MAX).expect("the neighbour stalls");
+        assert!(step.starts_with("beat"), "{step}");
+        if at > held {
+            longest = longest.max(at - last);
+            (last, beats) = (at, beats + 1);
+        }
+    }
+    assert!(figure(&daemon, "held_writes") > 0, "nothing is held any more");
+    assert_eq!(daemon.events("vdisk-exhausted", "tank/grows", 1).len(), 1, "told once");
+    assert!(daemon.events("vdisk-resumed", "tank/grows", 0).is_empty());
+    assert!(grows.step_within(Duration::ZERO).is_none(), "the guest saw the end of a write that is held");
+    println!("held for {:?}: {beats} rounds of the neighbour, the longest {longest:?}", held.elapsed());
+    assert!(longest < GAP_MAX, "the neighbour waited {longest:?}");
+
+    grow(&daemon, 192);
+    grows.until("written");
+    println!("written {:?} after it was held", held.elapsed());
+    grows.finish();
+    steady.go();
+    steady.finish();
+    let resumed = daemon.events("vdisk-resumed", "tank/grows", 1);
+    let lasted = resumed.first().and_then(|event| event["figures"]["lasted_seconds"].as_f64()).expect("resumed");
+    assert!(resumed.len() == 1 && lasted >= HOLD_MIN.as_secs_f64(), "{resumed:#?}");
+    assert!(daemon.events("vdisk-exhausted", "tank/steady", 0).is_empty(), "the neighbour needed no space");
+    assert!(daemon.events("vdisk-hold-expired", "tank", 0).is_empty());
+    daemon.assert_clean("tank");
+}
+
+#[test]
+fn an_emulator_stops_its_guest_for_want_of_space_and_goes_on_when_there_is_some() {
+    let (daemon, _) = tank(64);
+    vdisk(&daemon, "tank/guest", "fail");
+    let monitor = daemon.folder().join("monitor");
+    let disk = Disk::Emulated { socket: &daemon.nbd_socket(), export: "tank/guest", monitor: &monitor };
+    let mut guest = Guest::boot("fill", disk, 96);
+    let mut monitor = Monitor::connect(&monitor);
+    guest.until("ready");
+    guest.go();
+    let error = monitor.event("BLOCK_IO_ERROR");
+    println!("{error}");
+    assert_eq!((&error["nospace"], &error["action"]), (&Value::from(true), &Value::from("stop")), "{error}");
+    monitor.event("STOP");
+    let status = monitor.run("query-status");
+    assert_eq!(status["status"], "io-error", "{status}");
+    let block = monitor.run("query-block");
+    assert_eq!(block[0]["io-status"], "nospace", "{block}");
+    let exhausted = daemon.events("vdisk-exhausted", "tank/guest", 1);
+    assert_eq!(exhausted.first().map(|event| &event["details"]["on_full"]), Some(&Value::from("fail")));
+    // Without space it is stopped again at once.
+    monitor.run("cont");
+    monitor.event("RESUME");
+    monitor.event("STOP");
+    assert!(guest.step_within(Duration::ZERO).is_none(), "the guest went on without space");
+
+    grow(&daemon, 128);
+    monitor.run("cont");
+    guest.until("written");
+    guest.finish();
+    // At the edge a small write may still find what a large one did not.
+    let exhausted = daemon.events("vdisk-exhausted", "tank/guest", 1).len();
+    assert_eq!(daemon.events("vdisk-resumed", "tank/guest", exhausted).len(), exhausted, "what was told is over");
+    daemon.assert_clean("tank");
+}
+
+#[test]
+fn files_of_zeros_and_of_the_pattern_give_their_space_back_and_read_as_they_were_written() {
+    const MEBIBYTES: u64 = 32;
+    let (daemon, port) = tank(192);
+    vdisk(&daemon, "tank/guest", "fail");
+    daemon.done(&["pattern", "add", "tank", "--text", "PLIMSOLL"]);
+    daemon.done(&["vdisk", "set", "tank/guest", "--detect", "zeros=on,patterns=on"]);
+    let mut guest = Guest::boot("worthless", Disk::Own { port, export: "tank/guest" }, MEBIBYTES);
+    guest.until("written");
+    let mut available = figure(&daemon, "available_bytes");
+    for file in ["zeros", "pattern"] {
+        guest.go();
+        guest.until("overwritten");
+        let after = figure(&daemon, "available_bytes");
+        let returned = after.saturating_sub(available);
+        println!("{file}: {available} bytes were available, {after} are: {returned} of {} returned", MEBIBYTES * MIB);
+        assert!(returned * 100 >= MEBIBYTES * MIB * 95, "{file}: {returned} of {} bytes", MEBIBYTES * MIB);
+        available = after;
+    }
+    guest.go();
+    guest.until("rewritten");
+    let rewritten = figure(&daemon, "available_bytes");
+    println!("{rewritten} bytes are available when data has their place");
+    guest.go();
+    guest.finish();
+    daemon.assert_clean("tank");
+}
