@@ -143,7 +143,7 @@ fn pattern_records() -> impl Strategy<Value = PatternRecord> {
 fn records() -> impl Strategy<Value = Record> {
     let vdisk = || any::<u32>().prop_map(VdiskId);
     let at = || (0..1u64 << 38).prop_map(VirtualExtent);
-    let blocks = || any::<u16>().prop_map(Blocks);
+    let blocks = || (1u16..).prop_map(Blocks);
     prop_oneof![
         (vdisk(), at(), extents(), blocks(), any::<u32>(), any::<bool>()).prop_map(
             |(vdisk, at, extent, blocks, proof, over_fill)| Record::Map { vdisk, at, extent, blocks, proof, over_fill }
@@ -191,7 +191,7 @@ fn devices() -> impl Strategy<Value = Vec<DeviceSlot>> {
 }
 
 fn roots() -> impl Strategy<Value = RootPage> {
-    let start = (any::<u64>(), any::<u64>(), any::<u32>());
+    let start = (1u64.., any::<u64>(), any::<u32>());
     let numbers = (any::<[u64; 5]>(), any::<bool>(), any::<[u64; 2]>());
     (uuids(), numbers, start, (trees(), trees(), trees()), devices(), pool_policies()).prop_map(|all| {
         let (pool, (numbers, clean, rings), start, (groups, table, patterns), devices, policy) = all;
