@@ -420,3 +420,42 @@ fn first_writes_under_way_when_the_first_device_with_a_cache_comes_survive_power
     }
     assert!((1..540).contains(&lived), "the stops are not spread over what happens: {lived} lived");
 }
+
+#[test]
+fn a_device_that_goes_while_a_start_reads_the_journal_voids_crash_memory_at_that_moment() {
+    let mut cut_short = 0;
+    for moment in 0..40 {
+        let world = world(moment, 1, 16);
+        live(&world, |m| async move {
+            let pool = create(&m).await;
+            pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+            let v = pool.vdisk("v").expect("a vdisk");
+            v.write(0, filled(&m, 5, 4096).await, false).await.expect("a write");
+        });
+        world.crash(CrashKind::Process);
+        let machine = world.boot();
+        machine.crash_after_ops(14 + moment);
+        let (m, gone, operations) = (machine.clone(), &world, Cell::new(u64::MAX - 2));
+        let seen = &operations;
+        let ended = machine.run(async move {
+            let start = pin!(Pool::open(&m, OpenPool::default(), vec![m.open(0)]));
+            let vanish = pin!(async {
+                m.sleep(Duration::from_micros(300 + 50 * moment)).await;
+                gone.vanish(0);
+                seen.set(m.ops());
+                std::future::pending::<()>().await
+            });
+            select(start, vanish).await;
+        });
+        // It died knowing: two operations had ended since, and the second of them had begun when it was gone.
+        let knew = ended.unless_crashed().is_none() && machine.ops() >= operations.get() + 2;
+        world.crash(CrashKind::Process);
+        world.heal();
+        live(&world, |m| async move {
+            let recovery = open(&m, 1).await.info().recovery;
+            assert!(!knew || recovery.from_crash_memory == 0, "gone {moment}: {recovery:?}");
+        });
+        cut_short += u64::from(knew);
+    }
+    assert!(cut_short > 5, "{cut_short} starts died before they ended");
+}

@@ -53,9 +53,9 @@ pub(crate) struct Journal<M: Machine> {
     /// Where a ring is about to move.
     moving: RefCell<Option<Moving>>,
     state: RefCell<State>,
-    tail: OnceCell<Tail<M::CrashMemory>>,
+    tail: OnceCell<Rc<Tail<M::CrashMemory>>>,
     /// The tail of the life before, until this one has begun.
-    former_tail: RefCell<Option<Tail<M::CrashMemory>>>,
+    former_tail: RefCell<Option<Rc<Tail<M::CrashMemory>>>>,
     changed: WaitQueue,
     /// The ring is filling up: a checkpoint is wanted.
     pub(crate) pressure: WaitQueue,
@@ -221,7 +221,7 @@ impl<M: Machine> Journal<M> {
     }
 
     /// Takes the tail of the life before, which a failure on the way to the present one voids.
-    pub(crate) fn keep_former_tail(&self, tail: Option<Tail<M::CrashMemory>>) {
+    pub(crate) fn keep_former_tail(&self, tail: Option<Rc<Tail<M::CrashMemory>>>) {
         *self.former_tail.borrow_mut() = tail;
     }
 

@@ -23,12 +23,14 @@ use crate::format::DeviceSlot;
 pub(crate) struct Lossy {
     happened: Cell<bool>,
     act: OnceCell<Box<dyn Fn()>>,
+    /// What to do before there is a pool that could.
+    at_start: OnceCell<Box<dyn Fn()>>,
 }
 
 impl Lossy {
     fn tell(&self) {
         self.happened.set(true);
-        if let Some(act) = self.act.get() {
+        for act in [&self.at_start, &self.act].into_iter().filter_map(OnceCell::get) {
             act();
         }
     }
@@ -66,6 +68,11 @@ impl<M: Machine> Media<M> {
             buffers: machine.buffers().privileged(),
             machine,
         }
+    }
+
+    /// As [`Media::when_lossy`], from before the journal is read.
+    pub(crate) fn when_lossy_at_start(&self, act: impl Fn() + 'static) {
+        let _ = self.lossy.at_start.set(Box::new(act));
     }
 
     /// Says what to do, once, when a device may have lost what it had not flushed, whatever else says otherwise.

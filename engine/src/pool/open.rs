@@ -65,8 +65,11 @@ impl<M: Machine> Pool<M> {
         let frozen = options.inspect || found.read_only.is_some();
         media.pages.inspect.set(frozen);
         put_devices(&media, found.devices, &found.root);
+        let tail = if frozen { None } else { open_tail(machine, &found.label).map(Rc::new) };
+        if let Some(tail) = tail.clone() {
+            media.when_lossy_at_start(move || tail.forget());
+        }
         let recovered = Recovered::read(&media, &found.label, &found.root, frozen).await;
-        let tail = if frozen { None } else { open_tail(machine, &found.label) };
         let identity = Identity {
             name: found.label.name.clone(),
             uuid: found.label.pool,

@@ -55,7 +55,7 @@ impl<M: Machine> Store<M> {
     pub(super) async fn recover(
         self: &Rc<Self>,
         recovered: Recovered,
-        tail: Option<Tail<M::CrashMemory>>,
+        tail: Option<Rc<Tail<M::CrashMemory>>>,
         heal: Healing,
         info: &mut RecoveryInfo,
     ) -> Result<Vec<Warning>> {
@@ -63,10 +63,6 @@ impl<M: Machine> Store<M> {
         let root = self.root.borrow().clone();
         let life = recovered.batches.last().map_or(root.life, |batch| batch.header.life);
         let next = recovered.next.sequence;
-        if let Some(tail) = tail.as_ref().filter(|_| self.media.is_lossy()) {
-            // A device went away while the journal was read.
-            tail.forget();
-        }
         let survived = tail.as_ref().and_then(|tail| tail.recover(root.pool)).filter(|(owner, _)| *owner == life);
         let same_boot = survived.is_some();
         self.journal.keep_former_tail(tail);
