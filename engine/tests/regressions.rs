@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use futures_util::future::{Either, join, join_all, join3, select};
 use plimsoll_engine::{
-    AlarmState, CreatePool, CreateVdisk, Error, Evacuate, OnFull, OpenPool, PatternSpec, PatternUse, Pool, SpaceEvent,
-    Ticket, VdiskPolicy, WriteOptions, Zeroes, identify,
+    AlarmState, CreatePool, CreateVdisk, Error, Evacuate, JobState, OnFull, OpenPool, PatternSpec, PatternUse, Pool,
+    PoolPolicy, SpaceEvent, Ticket, VdiskPolicy, WriteOptions, Zeroes, identify,
 };
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, FaultKind, FaultProfile, FaultSite, SimDiskSpec, SimMachine, SimWorld};
-use support::{create, filled, live, open, vdisk, world};
+use support::{assert_clean, create, filled, live, open, vdisk, world};
 
 #[test]
 fn a_map_after_a_discard_in_the_same_leaf_survives() {
@@ -458,4 +458,158 @@ fn a_device_that_goes_while_a_start_reads_the_journal_voids_crash_memory_at_that
         cut_short += u64::from(knew);
     }
     assert!(cut_short > 5, "{cut_short} starts died before they ended");
+}
+
+#[test]
+fn the_metadata_of_held_writes_that_go_on_together_takes_nothing_that_others_were_promised() {
+    live(&world(1, 1, 32), |m| async move {
+        let pool = create(&m).await;
+        let promised = VdiskPolicy { on_full: OnFull::Fail, reservation: 32 << 16, ..VdiskPolicy::default() };
+        pool.create_vdisk(CreateVdisk { policy: promised, ..vdisk("r", 1 << 30) }).await.expect("a vdisk");
+        pool.create_vdisk(vdisk("v", 1 << 50)).await.expect("a vdisk");
+        fill(&pool, &m, "hog").await;
+        let (v, data) = (pool.vdisk("v").expect("a vdisk"), filled(&m, 2, 4096).await);
+        // Each in a leaf, and under nodes, of its own.
+        let held = join_all((0..150u64).map(|write| v.write(write << 40, data.clone(), false)));
+        let relief = async {
+            m.sleep(Duration::from_secs(1)).await;
+            assert_eq!(pool.info().held_writes, 150);
+            pool.vdisk("hog").expect("a vdisk").discard(0, 150 << 16, true).await.expect("a discard");
+            m.sleep(Duration::from_secs(1)).await;
+            let r = pool.vdisk("r").expect("a vdisk");
+            for extent in 0..32u64 {
+                let written = r.write(extent << 25, data.clone(), false).await;
+                written.unwrap_or_else(|error| panic!("extent {extent} of a reservation: {error}"));
+            }
+        };
+        let (held, ()) = join(held, relief).await;
+        assert!(held.iter().any(Result::is_ok), "none went on");
+        let refused = |result: &Result<(), Error>| matches!(result, Ok(()) | Err(Error::OutOfSpace { .. }));
+        assert!(held.iter().all(refused), "{held:?}");
+        assert_eq!(pool.info().read_only, None);
+        assert_clean(&pool, "in the end").await;
+    });
+}
+
+#[test]
+fn who_is_behind_a_write_that_waits_for_its_quota_keeps_nobody_else_up() {
+    live(&world(1, 1, 16), |m| async move {
+        let pool = create(&m).await;
+        let quota = VdiskPolicy { quota: Some(4 << 16), ..VdiskPolicy::default() };
+        pool.create_vdisk(CreateVdisk { policy: quota, ..vdisk("a", 1 << 30) }).await.expect("a vdisk");
+        let failing = VdiskPolicy { on_full: OnFull::Fail, ..VdiskPolicy::default() };
+        pool.create_vdisk(CreateVdisk { policy: failing, ..vdisk("b", 1 << 30) }).await.expect("a vdisk");
+        let (a, b) = (pool.vdisk("a").expect("a vdisk"), pool.vdisk("b").expect("a vdisk"));
+        let (large, small) = (filled(&m, 1, 6 << 16).await, filled(&m, 2, 4096).await);
+        let one = a.write(0, large, false);
+        let behind = async {
+            m.sleep(Duration::from_secs(1)).await;
+            a.write(64 << 16, small.clone(), false).await
+        };
+        let beside = async {
+            m.sleep(Duration::from_secs(1)).await;
+            for extent in 0..50u64 {
+                b.write(extent << 16, small.clone(), false).await.expect("there is space for another vdisk");
+            }
+        };
+        let (one, behind, ()) = join3(one, behind, beside).await;
+        assert!(matches!(one, Err(Error::QuotaExceeded { .. })), "{one:?}");
+        assert!(behind.is_ok(), "it fits once the one before it has given up: {behind:?}");
+    });
+}
+
+#[test]
+fn held_writes_of_all_pools_leave_half_of_the_memory_to_others() {
+    let world = world(1, 4, 16);
+    live(&world, |m| async move {
+        let mut writes = Vec::new();
+        let memory = m.buffers().bytes() as u64;
+        let mut pools = Vec::new();
+        for disk in 0..4 {
+            let name = format!("tank{disk}");
+            let pool = Pool::create(&m, CreatePool::named(&name), vec![m.open(disk)]).await.expect("a pool");
+            let policy = PoolPolicy { hold_bytes: Some(memory / 2), ..PoolPolicy::default() };
+            pool.set_policy(policy).await.expect("a policy");
+            pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+            fill(&pool, &m, "hog").await;
+            pools.push(pool);
+        }
+        let data = filled(&m, 1, 64 << 10).await;
+        for pool in &pools {
+            let v = pool.vdisk("v").expect("a vdisk");
+            for write in 0..memory / (3 * 65_536) {
+                let (v, data) = (v.clone(), data.clone());
+                writes.push(async move { v.write(write << 17, data, false).await });
+            }
+        }
+        let look = async {
+            m.sleep(Duration::from_secs(1)).await;
+            let held: u64 = pools.iter().map(|pool| pool.info().held_writes_bytes).sum();
+            assert!(held > memory / 3 && held <= memory / 2, "{held} of {memory} bytes are held");
+        };
+        let (ends, ()) = join(join_all(writes), look).await;
+        assert!(ends.iter().all(|end| matches!(end, Err(Error::OutOfSpace { .. }))), "no space came");
+    });
+}
+
+#[test]
+fn a_device_that_is_emptied_slowly_goes_on_at_once_at_a_new_pace() {
+    for faster in [None, Some(0), Some(64 << 20)] {
+        live(&world(1, 2, 16), |m| async move {
+            let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0), m.open(1)]).await.expect("a pool");
+            pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+            let v = pool.vdisk("v").expect("a vdisk");
+            for extent in 0..20u64 {
+                v.write(extent << 16, filled(&m, 1, 4096).await, false).await.expect("a write");
+            }
+            let device = pool.info().devices[0].uuid;
+            pool.evacuate_device(device, Evacuate { rate: Some(1024) }).await.expect("it begins");
+            m.sleep(Duration::from_secs(1)).await;
+            pool.set_evacuation_rate(device, Evacuate { rate: faster }).await.expect("a new pace");
+            m.sleep(Duration::from_secs(10)).await;
+            let job = pool.jobs().pop().expect("a job");
+            assert_eq!(job.state, JobState::Done, "at {faster:?}");
+        });
+    }
+}
+
+#[test]
+fn a_vdisk_whose_writers_gave_up_is_told_again_when_it_runs_out_again() {
+    live(&world(1, 1, 16), |m| async move {
+        let pool = create(&m).await;
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        fill(&pool, &m, "hog").await;
+        pool.arm(&AlarmState::default());
+        let (v, hog, data) = (pool.vdisk("v").expect("v"), pool.vdisk("hog").expect("hog"), filled(&m, 1, 4096).await);
+        let mut exhausted = 0;
+        for round in 0..2u64 {
+            let ticket = Ticket::default();
+            let options = WriteOptions { ticket: Some(ticket.clone()), ..WriteOptions::default() };
+            let gone = async {
+                m.sleep(Duration::from_secs(1)).await;
+                ticket.cancel();
+            };
+            let (held, ()) = join(v.write_with(round << 20, data.clone(), &options), gone).await;
+            assert!(matches!(held, Err(Error::Cancelled)), "{held:?}");
+            hog.discard(round << 20, 1 << 20, true).await.expect("a discard");
+            m.sleep(Duration::from_secs(120)).await;
+            assert_eq!(v.info().exhausted_since, None, "there is space, and nobody waits");
+            let told = pool.events().await;
+            exhausted += told
+                .iter()
+                .filter(|event| matches!(event, SpaceEvent::Exhausted { vdisk, .. } if vdisk.name == "v"))
+                .count();
+            fill_again(&hog, &data).await;
+        }
+        assert_eq!(exhausted, 2);
+    });
+}
+
+/// Takes all space that is left for extents that were discarded.
+async fn fill_again(vdisk: &plimsoll_engine::Vdisk<SimMachine>, data: &plimsoll_hardware::Frozen) {
+    for extent in 0.. {
+        if vdisk.write((1 << 29) + (extent << 16), data.clone(), false).await.is_err() {
+            return;
+        }
+    }
 }

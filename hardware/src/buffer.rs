@@ -44,6 +44,8 @@ struct Region {
     /// Who waits for memory, by ticket, first come first: those with a privileged handle, and the others.
     waiters: [RefCell<BTreeMap<u64, Waker>>; 2],
     next_ticket: Cell<u64>,
+    /// Bytes that are handed out for long.
+    parked: Cell<usize>,
 }
 
 /// Free runs by order, as doubly linked lists threaded through arrays, so that a buddy is unlinked in constant time.
@@ -151,6 +153,7 @@ impl BufferPool {
                 buddies: RefCell::new(buddies),
                 waiters: Default::default(),
                 next_ticket: Cell::new(0),
+                parked: Cell::new(0),
             }),
         })
     }
@@ -208,6 +211,22 @@ impl BufferPool {
     /// A handle to the same region that may use all of it, for I/O that others' requests wait for.
     pub fn privileged(&self) -> Self {
         BufferPool { region: self.region.clone(), kept_pages: 0 }
+    }
+
+    /// Says that so many bytes stay handed out for long; to be taken back with [`BufferPool::unpark`]. A count that its users keep, whatever
+    /// handle they have: who parks much keeps everybody else waiting.
+    pub fn park(&self, bytes: usize) {
+        self.region.parked.set(self.region.parked.get() + bytes);
+    }
+
+    /// Takes back what was said by [`BufferPool::park`].
+    pub fn unpark(&self, bytes: usize) {
+        self.region.parked.set(self.region.parked.get() - bytes);
+    }
+
+    /// Bytes that are parked.
+    pub fn parked(&self) -> usize {
+        self.region.parked.get()
     }
 
     /// Bytes that are not handed out.

@@ -1,5 +1,7 @@
 //! `plimsoll pattern`: what blocks repeat that are stored by a number.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -12,6 +14,9 @@ use super::run::Context;
 use super::table;
 use crate::model::{AddPattern, PatternUse, SetPattern};
 use crate::problem::{Answer, Problem};
+
+/// Bytes of the longest unit.
+const UNIT_BYTES_MAX: u64 = 4096;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Pattern {
@@ -141,7 +146,10 @@ fn add(cx: &Context<'_>, args: Add) -> Answer<()> {
         Unit { text: Some(text), .. } => Some(digits(text.as_bytes())),
         Unit { file, .. } => {
             let path = file.unwrap_or_default();
-            let bytes = std::fs::read(&path)
+            let mut bytes = Vec::new();
+            // One more than a unit may have is enough to be refused for.
+            File::open(&path)
+                .and_then(|file| file.take(UNIT_BYTES_MAX + 1).read_to_end(&mut bytes))
                 .map_err(|error| Problem::new("invalid-argument", format!("{}: {error}", path.display())))?;
             Some(digits(&bytes))
         }

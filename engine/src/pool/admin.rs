@@ -195,6 +195,13 @@ impl<M: Machine> Pool<M> {
                     let reason = "it is still giving back what lay beyond its last size; see plimsoll job list".into();
                     return Err(Error::Busy { object, reason });
                 }
+                if size < entry.policy.reservation {
+                    return Err(Error::InvalidArgument(format!(
+                        "{object} has a reservation of {} bytes, which is more than {size}; lower that first (plimsoll vdisk set \
+                         {object} --reservation SIZE)",
+                        entry.policy.reservation
+                    )));
+                }
                 if size < entry.size && !discard_tail {
                     if backed > 0 {
                         return Err(Error::WouldCutOff { vdisk: object, size, backed });

@@ -181,7 +181,7 @@ pub(super) fn device_slot(label: &LabelPage) -> DeviceSlot {
 
 /// Zeros both ends of a device of `size` bytes, so that nothing of a former pool or file system is found there.
 pub(super) async fn wipe<M: Machine>(machine: &M, device: &M::Device, size: u64) -> Result<()> {
-    let zeros = machine.buffers().zeroed(super::layout::END_BYTES as usize).await.freeze();
+    let zeros = machine.buffers().privileged().zeroed(super::layout::END_BYTES as usize).await.freeze();
     for place in label_places(size) {
         device.write(place, zeros.clone(), Durability::Cached).await?;
     }
@@ -191,7 +191,7 @@ pub(super) async fn wipe<M: Machine>(machine: &M, device: &M::Device, size: u64)
 /// Writes zeros over a ring: in a sparse file that gives it its space, so the journal never meets a full file system.
 pub(super) async fn clear_ring<M: Machine>(machine: &M, device: &M::Device, ring: &RingPlace) -> Result<()> {
     let (mut page, end) = (ring.page, ring.page + ring.pages);
-    let zeros = machine.buffers().zeroed(CLEAR_BYTES).await.freeze();
+    let zeros = machine.buffers().privileged().zeroed(CLEAR_BYTES).await.freeze();
     while page < end {
         let bytes = CLEAR_BYTES.min((end - page) as usize * PAGE_BYTES);
         device.write(page * PAGE_BYTES as u64, zeros.slice(0..bytes), Durability::Cached).await?;
@@ -201,7 +201,7 @@ pub(super) async fn clear_ring<M: Machine>(machine: &M, device: &M::Device, ring
 }
 
 pub(super) async fn write_label<M: Machine>(machine: &M, device: &M::Device, label: &LabelPage) -> Result<()> {
-    let mut page = machine.buffers().zeroed(PAGE_BYTES).await;
+    let mut page = machine.buffers().privileged().zeroed(PAGE_BYTES).await;
     label.encode(&mut page);
     let page = page.freeze();
     for place in label_places(label.size) {

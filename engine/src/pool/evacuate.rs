@@ -18,7 +18,7 @@ use crate::vdisk::Store;
 /// How a device is emptied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Evacuate {
-    /// Bytes of data moved in a second at most, in whole KiB; `None` is as fast as it goes.
+    /// Bytes of data moved in a second at most, in whole KiB; `None` and 0 are as fast as it goes.
     pub rate: Option<u64>,
 }
 
@@ -252,5 +252,5 @@ impl<M: Machine> Store<M> {
 }
 
 fn rate_kib(how: Evacuate) -> u32 {
-    how.rate.map_or(0, |rate| u32::try_from(rate / 1024).unwrap_or(u32::MAX).max(1))
+    how.rate.filter(|&rate| rate > 0).map_or(0, |rate| u32::try_from(rate / 1024).unwrap_or(u32::MAX).max(1))
 }

@@ -103,7 +103,7 @@ pub(super) async fn read_page<M: Machine>(
 ) -> std::result::Result<Buffer, IoError> {
     let mut tried = 1;
     loop {
-        let buffer = machine.buffers().alloc(PAGE_BYTES).await;
+        let buffer = machine.buffers().privileged().alloc(PAGE_BYTES).await;
         match device.read(offset, buffer).await {
             // A label or root that cannot be read for a moment must not be taken for one that is not there.
             Err(IoError::Failed { .. }) if tried < READ_ATTEMPTS => tried += 1,

@@ -36,6 +36,8 @@ struct MoveOut<M: Machine> {
     total: u64,
     /// When the next extent may be read.
     next: Cell<Duration>,
+    /// Bytes a second by which that was reckoned.
+    pace: Cell<u64>,
 }
 
 /// What a pass did.
@@ -60,7 +62,8 @@ impl<M: Machine> Store<M> {
         let total = member.taken(self) * self.media.extent_bytes;
         let job = self.add_job(KIND, object, total);
         let next = Cell::new(Duration::ZERO);
-        let work = MoveOut { store: self.clone(), member: member.clone(), job: job.clone(), total, next };
+        let work =
+            MoveOut { store: self.clone(), member: member.clone(), job: job.clone(), total, next, pace: Cell::new(0) };
         let running = job.clone();
         self.media.machine.spawn(async move {
             running.end(match work.run().await {
@@ -245,6 +248,10 @@ impl<M: Machine> MoveOut<M> {
         loop {
             let rate = u64::from(self.member.drives[0].slot().rate_kib) * 1024;
             let now = machine.now();
+            if self.pace.replace(rate) != rate {
+                // What the former pace would still have waited for is nobody's wish any more.
+                self.next.set(now);
+            }
             if rate == 0 || self.next.get() <= now || !self.goes_on() {
                 let cost = (self.store.media.extent_bytes * 1_000_000_000).checked_div(rate).unwrap_or(0);
                 self.next.set(self.next.get().max(now) + Duration::from_nanos(cost));

@@ -27,7 +27,8 @@ impl<M: Machine> Space<M> {
         granted: bool,
     ) -> Result<ExtentId, Shortage> {
         loop {
-            if let Some(shortage) = self.shortage(account, 1).filter(|_| !granted) {
+            let shortage = if granted { self.eaten_up(account) } else { self.shortage(account, 1) };
+            if let Some(shortage) = shortage {
                 return Err(shortage);
             }
             match self.find(vdisk, at) {

@@ -293,6 +293,11 @@ impl Ledger {
         }
     }
 
+    /// What other accounts' reservations keep from `account`.
+    pub(super) fn withheld_by_others(&self, account: &Account) -> u64 {
+        self.unfilled.get() - account.withheld()
+    }
+
     /// Promised by reservations and not in use.
     pub(crate) fn unfilled(&self) -> u64 {
         self.unfilled.get()

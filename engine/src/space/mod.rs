@@ -203,6 +203,13 @@ impl<M: Machine> Space<M> {
         self.ledger.shortage(account, extents, self.spare(), self.margin())
     }
 
+    /// Why `account` cannot have an extent that was granted to it: the metadata of others that were granted some at the same time, or
+    /// before, has taken so much that only its reserve and reservations are left. `None`: it can.
+    fn eaten_up(&self, account: &Account) -> Option<Shortage> {
+        let kept = self.reserved() + self.ledger.withheld_by_others(account);
+        (self.unused() <= kept).then_some(Shortage::PoolFull)
+    }
+
     /// Extents more that would have to be free for `terms` to be promised; `None`: they can be.
     pub(crate) fn short_of(&self, account: &Account, terms: &Terms) -> Option<u64> {
         let added = self.ledger.added_by(account, terms);

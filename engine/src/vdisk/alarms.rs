@@ -346,6 +346,7 @@ async fn keep_watching<M: Machine>(store: Rc<Store<M>>) {
             // Freed extents whose record somebody else's flush made durable, or that were still read when it was.
             store.space.release_quarantine(store.journal.durable());
             store.look_ahead();
+            store.note_relieved();
             let policy = store.policy.borrow().clone();
             next = now + horizons(&policy).unwrap_or_default().tick();
         }

@@ -41,6 +41,17 @@ impl<M: Machine> Store<M> {
         self.alarms.raise(SpaceEvent::Resumed { vdisk: vdisk.event_name(), lasted, writes });
     }
 
+    /// Vdisks that could write again, if anybody still wanted to: those who waited have given up.
+    pub(super) fn note_relieved(&self) {
+        let vdisks: Vec<_> =
+            self.vdisks.borrow().values().filter(|vdisk| vdisk.exhausted.get().is_some()).cloned().collect();
+        for vdisk in vdisks {
+            if self.space.shortage(&vdisk.mapping.account, 1).is_none() {
+                self.note_resumed(&vdisk);
+            }
+        }
+    }
+
     /// A held write came to its bound.
     pub(super) fn note_expired(&self, vdisk: &VdiskCore, need: &Need, held_for: Duration) {
         let needed_bytes = need.extents * self.media.extent_bytes;

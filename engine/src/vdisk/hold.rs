@@ -22,7 +22,7 @@ use super::ticket::{Ticket, WriteOptions};
 use super::{Store, VdiskCore, count};
 use crate::error::{Error, Result};
 use crate::event::Shortage;
-use crate::format::OnFull;
+use crate::format::{OnFull, PAGE_BYTES};
 use crate::space::Account;
 
 /// Writes of a pool that wait for space.
@@ -43,6 +43,7 @@ struct Waiter {
     vdisk: Rc<VdiskCore>,
     extents: u64,
     bytes: u64,
+    shortage: Shortage,
     granted: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -107,6 +108,7 @@ impl<M: Machine> Drop for Place<'_, M> {
             store.space.ledger.take_back(&waiter.vdisk.mapping.account, waiter.extents);
         }
         queue.bytes.set(queue.bytes.get() - waiter.bytes);
+        store.media.machine.buffers().unpark(parked(waiter.bytes));
         waiter.vdisk.held.set((waiter.vdisk.held.get().0 - 1, waiter.vdisk.held.get().1 - waiter.bytes));
         if let Some(ticket) = self.ticket {
             ticket.left(waiter.bytes);
@@ -134,6 +136,13 @@ impl HoldQueue {
         if waiters.get(at).is_some_and(|other| other.number == number) {
             waiters.remove(at);
         }
+    }
+
+    /// What those lack who are in the way of a write of `vdisk`.
+    pub(super) fn lack_before(&self, vdisk: &VdiskCore) -> Shortage {
+        let waiters = self.waiters.borrow();
+        let own = waiters.iter().find(|waiter| waiter.vdisk.id == vdisk.id);
+        own.map_or(Shortage::PoolFull, |waiter| waiter.shortage)
     }
 
     /// Whether a write of `vdisk` has to wait because others came first.
@@ -164,7 +173,10 @@ impl<M: Machine> Store<M> {
     ) -> Result<Grant<M>> {
         let policy = how.on_full.unwrap_or_else(|| vdisk.entry.borrow().policy.on_full);
         let queue = &self.holds;
-        let fits = queue.bytes.get() + need.bytes <= self.hold_bytes_max();
+        let buffers = self.media.machine.buffers();
+        // The memory is that of all pools of the machine: half of it is always left to I/O that does not wait.
+        let fits = queue.bytes.get() + need.bytes <= self.hold_bytes_max()
+            && buffers.parked() + parked(need.bytes) <= buffers.bytes() / 2;
         let may_wait = policy != OnFull::Fail && fits;
         self.note_exhausted(vdisk, &need, may_wait);
         self.space.note_filling();
@@ -207,6 +219,7 @@ impl<M: Machine> Store<M> {
             vdisk: vdisk.clone(),
             extents: need.extents,
             bytes: need.bytes,
+            shortage: need.shortage,
             granted: Cell::new(false),
             waker: RefCell::default(),
         });
@@ -215,6 +228,7 @@ impl<M: Machine> Store<M> {
         waiters.insert(at, waiter.clone());
         drop(waiters);
         queue.bytes.set(queue.bytes.get() + need.bytes);
+        self.media.machine.buffers().park(parked(need.bytes));
         queue.short_of_pool.set(queue.short_of_pool.get() + usize::from(of_pool(need.shortage)));
         vdisk.held.set((vdisk.held.get().0 + 1, vdisk.held.get().1 + need.bytes));
         if let Some(ticket) = ticket {
@@ -313,6 +327,11 @@ impl<M: Machine> Store<M> {
     }
 }
 
+/// Memory behind a write of so many bytes: buffers are powers of two, of a page at least.
+fn parked(bytes: u64) -> usize {
+    bytes.max(PAGE_BYTES as u64).next_power_of_two() as usize
+}
+
 /// Whether it is the pool's space that is not enough.
 fn of_pool(shortage: Shortage) -> bool {
     matches!(shortage, Shortage::PoolFull | Shortage::Reserved)
@@ -327,6 +346,9 @@ async fn serve<M: Machine>(store: Rc<Store<M>>) {
             store.grant_what_can_be();
             let done = store.holds.waiters.borrow().iter().all(|waiter| waiter.granted.get());
             if done || !store.is_writable() {
+                break;
+            }
+            if store.holds.short_of_pool.get() == 0 {
                 break;
             }
             // Freed extents that only wait for their record to be durable: nobody else may be about to flush.

@@ -168,7 +168,8 @@ impl<M: Machine> Store<M> {
         loop {
             let drawn = grant.filter(|grant| grant.draw());
             if drawn.is_none() && self.holds.is_behind(vdisk) {
-                return Err(Refused::Short(self.space.shortage(account, 1).unwrap_or(Shortage::PoolFull)));
+                let lacking = self.space.shortage(account, 1).unwrap_or_else(|| self.holds.lack_before(vdisk));
+                return Err(Refused::Short(lacking));
             }
             match self.space.take(account, vdisk.id, at, drawn.is_some()).await {
                 Ok(extent) => return Ok(extent),

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use io_uring::opcode;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 
 use super::{Descriptor, Handle, Message, entry_on};
@@ -198,6 +199,13 @@ impl Stream {
             spare.push(message);
         }
         Ok(())
+    }
+
+    /// Whether the other end has closed the connection, or will send no more, as far as is known at this moment.
+    pub fn is_hung_up(&self) -> bool {
+        let flags = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        let mut look = [PollFd::from_borrowed_fd(self.inner.descriptor.as_fd(), flags)];
+        poll(&mut look, Some(&Timespec::default())).is_ok() && look[0].revents().intersects(flags)
     }
 
     /// Ends the connection in both directions; whoever receives or sends on it here is answered.

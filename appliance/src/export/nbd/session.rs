@@ -113,6 +113,11 @@ impl Session {
         self.ended.get()
     }
 
+    /// Whether some of its writes wait for space.
+    pub(super) fn has_held_writes(&self) -> bool {
+        self.held.borrow().held() > 0
+    }
+
     /// Closes the connection now. Operations that were handed to the engine go on, but for writes that wait for space; their
     /// answers are dropped.
     pub(super) fn end(&self) {
