@@ -195,7 +195,7 @@ impl<M: Machine> Pool<M> {
                     let reason = "it is still giving back what lay beyond its last size; see plimsoll job list".into();
                     return Err(Error::Busy { object, reason });
                 }
-                if size < entry.policy.reservation {
+                if size < entry.size && size < entry.policy.reservation {
                     return Err(Error::InvalidArgument(format!(
                         "{object} has a reservation of {} bytes, which is more than {size}; lower that first (plimsoll vdisk set \
                          {object} --reservation SIZE)",

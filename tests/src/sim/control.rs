@@ -241,6 +241,7 @@ async fn resize(session: &Session) {
     say(|| format!("resize {name} ({serial}) from {old} to {size}"));
     let result = session.ask(session.pool.resize_vdisk(&name, size, discard_tail)).await;
     say(|| format!("resize {name}: {result:?}"));
+    let reservation = session.pool.vdisk(&name).map_or(0, |vdisk| vdisk.info().policy.reservation);
     let failed = {
         let model = &mut session.state.borrow_mut().model;
         let Some(disk) = model.disks.get_mut(&serial) else { return };
@@ -255,6 +256,10 @@ async fn resize(session: &Session) {
             }
             // A larger vdisk may need more metadata behind its reservation.
             Err(Error::Busy { .. } | Error::LimitExceeded { .. }) => {
+                (disk.size_asked, disk.exclusive) = (None, false);
+                None
+            }
+            Err(Error::InvalidArgument(_)) if size < reservation => {
                 (disk.size_asked, disk.exclusive) = (None, false);
                 None
             }
