@@ -11,8 +11,8 @@ use plimsoll_engine::{CreatePool, Pool, ReclaimSpec};
 use plimsoll_hardware::{Machine, OpenOptions, Reactor, ReactorConfig, SharedMemory};
 
 use crate::area::Area;
-use crate::memory::{MemoryDevice, MemoryMachine};
-use crate::meter::{Histogram, Measured, Meter};
+use crate::memory::{self, MemoryDevice, MemoryMachine};
+use crate::meter::Measured;
 use crate::options::Options;
 use crate::pairs::Line;
 use crate::report::Report;
@@ -75,18 +75,7 @@ fn in_memory(run: &Run, detection: bool) -> Result<Measured, Box<dyn Error>> {
         let pool = Pool::create(&machine, CreatePool::named("bench"), vec![device]).await?;
         let vdisk = engine::prepare(&pool, run).await?;
         pool.set_detection("v", Some(detection), Some(detection)).await?;
-        let mut buffer = machine.buffers().alloc(run.case.block as usize).await;
-        buffer.fill(0x5a);
-        let (data, mut offsets, mut operations) = (buffer.freeze(), run.offsets(), 0u64);
-        let meter = Meter::start();
-        while let Some(offset) = offsets.next() {
-            if operations.is_multiple_of(64) && meter.began.elapsed() >= run.time {
-                break;
-            }
-            vdisk.write(offset, data.clone(), false).await?;
-            operations += 1;
-        }
-        Ok(meter.stop(operations, &Histogram::new()))
+        memory::writes(&machine, &vdisk, run).await
     })
 }
 

@@ -14,8 +14,8 @@ use plimsoll_engine::{AlarmState, CreatePool, CreateVdisk, Levels, OnFull, Pool,
 use plimsoll_hardware::{Machine, OpenOptions, Reactor, ReactorConfig, SharedMemory};
 
 use crate::area::Area;
-use crate::memory::{MemoryDevice, MemoryMachine};
-use crate::meter::{Histogram, Measured, Meter};
+use crate::memory::{self, MemoryDevice, MemoryMachine};
+use crate::meter::{Histogram, Measured};
 use crate::options::Options;
 use crate::pairs::{self, Line};
 use crate::report::Report;
@@ -88,18 +88,7 @@ fn first_writes(run: &Run, promises: bool) -> Result<Measured, Box<dyn Error>> {
             pool.set_vdisk_policy("v", policy).await?;
         }
         pool.arm(&AlarmState::default());
-        let mut buffer = machine.buffers().alloc(run.case.block as usize).await;
-        buffer.fill(0x5a);
-        let (data, mut offsets, mut operations) = (buffer.freeze(), run.offsets(), 0u64);
-        let meter = Meter::start();
-        while let Some(offset) = offsets.next() {
-            if operations.is_multiple_of(64) && meter.began.elapsed() >= run.time {
-                break;
-            }
-            vdisk.write(offset, data.clone(), false).await?;
-            operations += 1;
-        }
-        let measured = meter.stop(operations, &Histogram::new());
+        let measured = memory::writes(&machine, &vdisk, run).await?;
         pool.close().await?;
         Ok(measured)
     })

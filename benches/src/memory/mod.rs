@@ -12,7 +12,7 @@ pub(crate) use machine::MemoryMachine;
 use std::error::Error;
 use std::time::Instant;
 
-use plimsoll_engine::{CreatePool, Pool};
+use plimsoll_engine::{CreatePool, Pool, Vdisk};
 use plimsoll_hardware::{Device as _, Durability, Machine};
 
 use crate::engine;
@@ -21,6 +21,26 @@ use crate::work::{Kind, Run};
 
 /// Memory behind a device.
 const WINDOW: u64 = 256 << 20;
+
+/// Writes of data by one task, for as long as the run lasts; none of them is timed by itself.
+pub(crate) async fn writes(
+    machine: &MemoryMachine,
+    vdisk: &Vdisk<MemoryMachine>,
+    run: &Run,
+) -> Result<Measured, Box<dyn Error>> {
+    let mut buffer = machine.buffers().alloc(run.case.block as usize).await;
+    buffer.fill(0x5a);
+    let (data, mut offsets, mut operations) = (buffer.freeze(), run.offsets(), 0u64);
+    let meter = Meter::start();
+    while let Some(offset) = offsets.next() {
+        if operations.is_multiple_of(64) && meter.began.elapsed() >= run.time {
+            break;
+        }
+        vdisk.write(offset, data.clone(), false).await?;
+        operations += 1;
+    }
+    Ok(meter.stop(operations, &Histogram::new()))
+}
 
 /// Does the work on the device itself.
 pub(crate) fn bare(size: u64, run: &Run) -> Result<Measured, Box<dyn Error>> {
