@@ -38,8 +38,10 @@ async fn byte_at(pool: &Pool<SimMachine>, m: &SimMachine, name: &str, offset: u6
 
 /// Writes a block to extent after extent until there is no space; answers how many there were.
 async fn fill(pool: &Pool<SimMachine>, m: &SimMachine, name: &str) -> u64 {
+    // Whole extents, in which nothing could be put together.
+    let (vdisk, data) = (pool.vdisk(name).expect("a vdisk"), filled(m, 7, EXTENT as usize).await);
     for extent in 0.. {
-        match write(pool, m, name, extent * EXTENT, 7).await {
+        match vdisk.write(extent * EXTENT, data.clone(), false).await {
             Ok(()) => {}
             Err(Error::OutOfSpace { .. } | Error::QuotaExceeded { .. }) => return extent,
             Err(error) => panic!("extent {extent}: {error}"),

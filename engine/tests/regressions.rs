@@ -203,7 +203,8 @@ async fn fill(pool: &Pool<SimMachine>, m: &SimMachine, name: &str) {
     let policy = VdiskPolicy { on_full: OnFull::Fail, ..VdiskPolicy::default() };
     pool.create_vdisk(CreateVdisk { policy, ..vdisk(name, 1 << 30) }).await.expect("a vdisk");
     let v = pool.vdisk(name).expect("a vdisk");
-    let data = filled(m, 7, 4096).await;
+    // Whole extents, in which nothing could be put together.
+    let data = filled(m, 7, 64 << 10).await;
     for extent in 0.. {
         match v.write(extent << 16, data.clone(), false).await {
             Ok(()) => {}

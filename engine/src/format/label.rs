@@ -17,11 +17,13 @@ use super::{Cursor, EXTENT_BYTES, FormatError, GROUP_EXTENTS, NAME_BYTES_MAX, PA
 const MAGIC: &[u8; 8] = b"PLIMSOLL";
 const VERSION: u32 = 1;
 /// Features that this version knows of the three kinds.
-pub(crate) const KNOWN_FEATURES: [u64; 3] = [FEATURE_FILL, 0, 0];
+pub(crate) const KNOWN_FEATURES: [u64; 3] = [FEATURE_FILL | FEATURE_PACKED, 0, 0];
 /// Features in the labels of pools that this version makes.
-pub(crate) const WRITTEN_FEATURES: [u64; 3] = [FEATURE_FILL, 0, 0];
+pub(crate) const WRITTEN_FEATURES: [u64; 3] = [FEATURE_FILL | FEATURE_PACKED, 0, 0];
 /// Words may be fills, and there may be a pattern table: whoever does not know these must not open the pool.
 const FEATURE_FILL: u64 = 1 << 2;
+/// Words of one leaf may share an extent.
+const FEATURE_PACKED: u64 = 1 << 3;
 
 /// Where one copy of the journal lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,13 +34,13 @@ pub(crate) use pattern::{
 };
 pub use policy::{Levels, OnFull, OvercommitLimit, PoolPolicy, VdiskPolicy};
 pub(crate) use policy::{POOL_POLICY_BYTES, VDISK_POLICY_BYTES};
-pub(crate) use record::{FILL_RECORD_BYTES, MAP_RECORD_BYTES, MOVE_RECORD_BYTES, Record};
+pub(crate) use record::{FILL_RECORD_BYTES, MAP_RECORD_BYTES, MOVE_RECORD_BYTES, Record, remap_record_bytes};
 pub(crate) use reference::{PageRef, PageType, Payload};
 pub(crate) use root::{DeviceSlot, JournalStart, RootPage, Standing};
 pub(crate) use table::{TABLE_ENTRIES, TablePage};
 pub(crate) use tail::{HALF_HEADER_BYTES, TAIL_HEADER_BYTES, TailHeader, load_half};
 pub(crate) use units::{Blocks, ExtentId, PageAddr, PatternId, VdiskId, VirtualExtent};
-pub(crate) use word::Word;
+pub(crate) use word::{TURN_BLOCKS, Word};
 
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,8 @@
 //! 8 FILL    u8 8  u8 0  u16 blocks  u32 vdisk  u64 virtual extent  u64 freed + 1  u16 pattern  6 zero      32 bytes
 //! 12 PATTERN u8 12 u8 0 u16 pattern u8 state u8 0 u16 unit bytes  u64 created, ms  the unit, up to 8s  16 + n bytes
 //! 10 MOVE   u8 10 u8 0  u16 blocks  u32 vdisk  u64 virtual extent  u64 from  u64 to  u32 proof  u32 zero   40 bytes
+//! 11 REMAP  u8 11 u8 0  u16 places  u32 vdisk  u64 leaf  u64 to  u32 proof  u32 count
+//!           count x (u16 slot  u16 blocks  u8 turn / 2  u8 packed  u16 zero)                          32 + 8n bytes
 //! ```
 //! MAP adds blocks to what an extent holds for a virtual extent (and puts the extent there when it is not yet); its
 //! proof is the checksum of the blocks' contents, and bit 0 of its last word says that it takes the place of a fill, all of whose
@@ -19,12 +21,14 @@
 //! which pages of a metadata extent are in use once the checkpoint of that generation stands; with another
 //! generation it says nothing. DROPPED names a MAP or MOVE whose proof failed once and that must never be believed again. MOVE
 //! says that a virtual extent's blocks, all it has, are in another extent now; its proof is the checksum of their contents there.
+//! REMAP says so of words of one leaf, packed ones before or after; what they named before is free when no word of the leaf names it
+//! any more. Its proof is that of the places that were written, in order.
 
 use bytes::BufMut;
 
 use super::{
-    Blocks, Cursor, ENTRY_BYTES, Entry, ExtentId, FormatError, POOL_POLICY_BYTES, PatternId, PatternRecord, PoolPolicy,
-    VDISK_BYTES_MAX, VdiskId, VirtualExtent,
+    Blocks, Cursor, ENTRY_BYTES, Entry, ExtentId, FormatError, LEAF_WORDS, POOL_POLICY_BYTES, PatternId, PatternRecord,
+    PoolPolicy, TURN_BLOCKS, VDISK_BYTES_MAX, VdiskId, VirtualExtent, Word,
 };
 
 pub(crate) const MAP_RECORD_BYTES: usize = 32;
@@ -32,6 +36,11 @@ pub(crate) const FILL_RECORD_BYTES: usize = 32;
 /// Bit of a MAP's last word: the word was a fill.
 const MAP_OVER_FILL: u32 = 1;
 pub(crate) const MOVE_RECORD_BYTES: usize = 40;
+
+/// Bytes of a REMAP of so many words.
+pub(crate) fn remap_record_bytes(words: usize) -> usize {
+    32 + 8 * words
+}
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +99,16 @@ pub(crate) enum Record {
         blocks: Blocks,
         proof: u32,
     },
+    Remap {
+        vdisk: VdiskId,
+        leaf: u64,
+        to: ExtentId,
+        /// Places of `to` that were written.
+        places: Blocks,
+        proof: u32,
+        /// Slots of the leaf, and their words now: all of `to`.
+        words: Vec<(u16, Word)>,
+    },
 }
 
 impl Record {
@@ -106,6 +125,7 @@ impl Record {
             Record::Fill { .. } => FILL_RECORD_BYTES,
             Record::Pattern { now, .. } => now.encoded_len(),
             Record::Move { .. } => MOVE_RECORD_BYTES,
+            Record::Remap { words, .. } => remap_record_bytes(words.len()),
         }
     }
 
@@ -171,6 +191,20 @@ impl Record {
                 out.put_u64_le(to.0);
                 out.put_u32_le(*proof);
                 out.put_u32_le(0);
+            }
+            Record::Remap { vdisk, leaf, to, places, proof, words } => {
+                head(11, places.0, vdisk.0);
+                out.put_u64_le(*leaf);
+                out.put_u64_le(to.0);
+                out.put_u32_le(*proof);
+                out.put_u32_le(words.len() as u32);
+                for (slot, word) in words {
+                    out.put_u16_le(*slot);
+                    out.put_u16_le(word.valid().0);
+                    out.put_u8((word.turn() / TURN_BLOCKS) as u8);
+                    out.put_u8(u8::from(word.is_packed()));
+                    out.put_u16_le(0);
+                }
             }
         }
     }
@@ -246,8 +280,36 @@ impl Record {
                 some(blocks)?;
                 Record::Move { vdisk, at, from, to, blocks, proof }
             }
+            11 => Self::decode_remap(vdisk, blocks, cursor)?,
             kind => return Err(FormatError::Field { field: "record kind", value: u64::from(kind) }),
         })
+    }
+
+    fn decode_remap(vdisk: VdiskId, places: Blocks, cursor: &mut Cursor<'_>) -> Result<Self, FormatError> {
+        let leaf = cursor.u64()?;
+        if leaf >= VIRTUAL_EXTENTS_MAX / LEAF_WORDS as u64 {
+            return Err(FormatError::Field { field: "leaf of a record", value: leaf });
+        }
+        let to = extent(cursor.u64()?)?;
+        let proof = cursor.u32()?;
+        let count = cursor.u32()?;
+        if count == 0 || count as usize > LEAF_WORDS.min(cursor.remaining() / 8) {
+            return Err(FormatError::Field { field: "words of a record", value: u64::from(count) });
+        }
+        some(places)?;
+        let mut words = Vec::with_capacity(count as usize);
+        for _ in 0..count {
+            let (slot, blocks, turn) = (cursor.u16()?, Blocks(cursor.u16()?), u32::from(cursor.u8()?) * TURN_BLOCKS);
+            let (packed, zero) = (cursor.u8()?, cursor.u16()?);
+            let sound = usize::from(slot) < LEAF_WORDS && turn < 16 && zero == 0;
+            if !sound || packed > 1 || (packed == 0 && turn > 0) {
+                return Err(FormatError::Field { field: "word of a record", value: u64::from(slot) });
+            }
+            some(blocks)?;
+            let word = if packed == 1 { Word::packed(to, blocks, turn) } else { Word::mapped(to, blocks) };
+            words.push((slot, word));
+        }
+        Ok(Record::Remap { vdisk, leaf, to, places, proof, words })
     }
 
     /// All records of a batch's payload.

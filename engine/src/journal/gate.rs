@@ -5,7 +5,7 @@ use std::rc::Rc;
 use plimsoll_hardware::Machine;
 
 use super::{Journal, JournalFailed};
-use crate::format::{Blocks, ExtentId};
+use crate::format::{BATCH_HEADER_BYTES, Blocks, ExtentId};
 
 /// Whether blocks may be overwritten now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,16 @@ impl<M: Machine> Journal<M> {
         let unproven = state.unproven.get(&extent);
         self.media.is_lossy()
             && unproven.is_some_and(|known| known.newest > state.confirmed && known.blocks.overlaps(blocks))
+    }
+
+    /// Waits until no record that was appended before this call needs its proof any more.
+    pub(crate) async fn confirm_all(self: &Rc<Self>) -> Result<(), JournalFailed> {
+        let last = {
+            let state = self.state.borrow();
+            let sealed = if state.committing { state.pending_sequence - 1 } else { state.written };
+            if state.pending.len() > BATCH_HEADER_BYTES { state.pending_sequence } else { sealed }
+        };
+        self.confirm(last).await
     }
 
     /// Waits until batch `wanted` is confirmed.

@@ -3,7 +3,7 @@
 use plimsoll_hardware::Machine;
 
 use super::{Cache, Mapping};
-use crate::format::{LEAF_WORDS, VirtualExtent, Word};
+use crate::format::{ExtentId, LEAF_WORDS, VirtualExtent, Word};
 use crate::media::Media;
 use crate::tree::{Found, load};
 
@@ -59,6 +59,14 @@ impl Mapping {
             cache.admit(self.vdisk, leaf);
         }
         Ok(())
+    }
+
+    /// Whether a word of a leaf in memory names `extent`: the words of a leaf may share one.
+    pub(crate) fn names(&self, leaf: u64, extent: ExtentId) -> bool {
+        match self.tree.borrow().get(leaf) {
+            Found::Page(page) => page.iter().any(|word| word.is_mapped() && word.extent() == extent),
+            _ => false,
+        }
     }
 
     /// Changes a word whose leaf is in memory or absent.

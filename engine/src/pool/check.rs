@@ -14,7 +14,7 @@ use super::Pool;
 use super::mend::Mend;
 use super::warning::Warning;
 use crate::error::Result;
-use crate::format::{Detail, ExtentId, GROUP_EXTENTS, LEAF_WORDS, PageRef, PageType, Payload, Word};
+use crate::format::{Blocks, Detail, ExtentId, GROUP_EXTENTS, LEAF_WORDS, PageRef, PageType, Payload, Word};
 use crate::tree::{Found, Loader, PageSeen, Tree, load, load_nodes};
 use crate::vdisk::{Store, VdiskCore};
 
@@ -252,9 +252,20 @@ impl<'a, M: Machine> Checker<'a, M> {
                 Found::Page(page) => page.iter().collect(),
                 _ => continue,
             };
+            let mut packed: BTreeMap<ExtentId, Blocks> = BTreeMap::new();
             for (slot, word) in words.into_iter().enumerate() {
                 let offset = (index * LEAF_WORDS as u64 + slot as u64) * extent_bytes;
-                if word.is_mapped() {
+                if word.is_packed() {
+                    let known = packed.entry(word.extent()).or_default();
+                    let (others, places) = (*known, word.places(word.valid()));
+                    *known = others.with(places);
+                    if others.is_empty() {
+                        backed += 1;
+                        self.own(&name, offset, word.extent());
+                    } else if others.overlaps(places) {
+                        self.share_a_place(&name, offset, word.extent());
+                    }
+                } else if word.is_mapped() {
                     backed += 1;
                     self.own(&name, offset, word.extent());
                 } else if word.is_fill() {
@@ -293,6 +304,12 @@ impl<'a, M: Machine> Checker<'a, M> {
             let message = format!("extent {} behind {vdisk} at {offset} is behind something else too", extent.0);
             self.refuse("doubly-owned-extent", place, message);
         }
+    }
+
+    fn share_a_place(&mut self, vdisk: &str, offset: u64, extent: ExtentId) {
+        let place = Some((vdisk.to_owned(), offset, self.store.media.extent_bytes));
+        let message = format!("places of extent {} behind {vdisk} at {offset} are behind something else too", extent.0);
+        self.refuse("doubly-owned-extent", place, message);
     }
 
     /// Looks for labels, roots and journal batches that have lost a copy.

@@ -72,7 +72,7 @@ impl<M: Machine> Store<M> {
         let cut = self.journal.cut(|| self.snapshot()).await;
         let (start, snapshot) = cut.map_err(|failure| self.journal_failed(failure))?;
         // What was freed before the cut is durable now, and may be what the new pages need.
-        self.space.release_quarantine(self.journal.durable());
+        self.release_freed();
         let generation = self.root.borrow().generation + 1;
         if self.space.prepare_meta(snapshot.pages).await.is_err() {
             return Err(self.give_up(self.no_meta_space()));

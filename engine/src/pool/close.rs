@@ -24,7 +24,8 @@ impl<M: Machine> Pool<M> {
         store.checkpoint.request.notify();
         store.checkpoint.done.notify();
         store.checkpoint.members.notify();
-        store.space.filling.notify();
+        store.space.filling.reached.notify();
+        store.space.scarce.reached.notify();
         while store.checkpoint.running.get() || store.promised.get() > 0 {
             store.checkpoint.done.changed().await;
         }

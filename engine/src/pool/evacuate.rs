@@ -234,7 +234,7 @@ impl<M: Machine> Pool<M> {
         }
         member.set(store, Standing::InUse, 0);
         store.after_checkpoint().await?;
-        store.space.release_moved(store.journal.confirmed());
+        store.release_freed();
         Ok(())
     }
 }
@@ -244,8 +244,7 @@ impl<M: Machine> Store<M> {
     async fn free_quarantine(self: &Rc<Self>) -> Result<()> {
         if self.space.quarantined() > 0 {
             self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
-            self.space.release_quarantine(self.journal.durable());
-            self.space.release_moved(self.journal.confirmed());
+            self.release_freed();
         }
         Ok(())
     }

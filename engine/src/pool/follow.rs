@@ -24,8 +24,7 @@ impl<M: Machine> Pool<M> {
             if space.available() <= left {
                 return true;
             }
-            space.filling_at.set(Some(left));
-            space.filling.changed().await;
+            space.filling.wait(left).await;
         }
         false
     }

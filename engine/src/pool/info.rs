@@ -84,6 +84,8 @@ pub struct PoolCounters {
     pub zero_bytes: u64,
     /// Bytes of patterns that were written, or found by a reclaim, and are stored by their number.
     pub pattern_bytes: u64,
+    /// Bytes of space that came free because thinly used extents were put together.
+    pub packed_bytes: u64,
     /// Checkpoints written.
     pub checkpoints: u64,
     /// Metadata pages read.
@@ -246,6 +248,7 @@ impl<M: Machine> Pool<M> {
             discards: counters.discards.get(),
             zero_bytes: counters.zero_bytes.get(),
             pattern_bytes: counters.pattern_bytes.get(),
+            packed_bytes: counters.packed_bytes.get(),
             flushes: counters.flushes.get(),
             journal_commits: store.journal.commits.get(),
             checkpoints: counters.checkpoints.get(),

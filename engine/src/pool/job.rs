@@ -20,9 +20,9 @@ pub enum JobState {
 pub struct JobInfo {
     /// Its number, unique in this life of the pool.
     pub id: u64,
-    /// `vdisk-delete`, `vdisk-shrink`, `reclaim` or `device-evacuate`.
+    /// `vdisk-delete`, `vdisk-shrink`, `reclaim`, `compact` or `device-evacuate`.
     pub kind: &'static str,
-    /// POOL/VDISK, or the pool and a device's path with a space between them.
+    /// POOL/VDISK, the pool, or the pool and a device's path with a space between them.
     pub object: String,
     /// Units done, at most `total`.
     pub done: u64,

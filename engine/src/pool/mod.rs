@@ -7,6 +7,7 @@ mod background;
 mod check;
 mod checkpoint;
 mod close;
+mod compact;
 mod create;
 mod ends;
 mod evacuate;

@@ -91,7 +91,7 @@ impl<M: Machine> MoveOut<M> {
             }
             self.leaving()?;
             store.after_checkpoint().await?;
-            store.space.release_moved(store.journal.confirmed());
+            store.release_freed();
             if self.member.journal_copies(store) > 0 {
                 store.move_rings(&self.member).await?;
             }

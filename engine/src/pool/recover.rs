@@ -10,7 +10,7 @@
 //!    served. It is proven, so what was believed once is never judged again.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use plimsoll_hardware::{Buffer, Machine};
@@ -19,7 +19,9 @@ use super::RecoveryInfo;
 use super::open::Healing;
 use super::warning::Warning;
 use crate::error::Result;
-use crate::format::{Batch, Blocks, ExtentId, JournalStart, LabelPage, Record, RootPage, VdiskId, VirtualExtent};
+use crate::format::{
+    Batch, Blocks, ExtentId, JournalStart, LEAF_WORDS, LabelPage, Record, RootPage, VdiskId, VirtualExtent,
+};
 use crate::journal::{self, Beginning, Tail};
 use crate::media::{Drive, Media};
 use crate::vdisk::Store;
@@ -87,12 +89,16 @@ impl<M: Machine> Store<M> {
                     continue;
                 }
                 info.records_replayed += 1;
-                self.replay(&undone.corrected(record), root.generation).await;
+                for record in undone.corrected(record) {
+                    self.replay(&record, root.generation).await;
+                }
             }
         }
         for record in halves.iter().flat_map(|(_, records)| records) {
             info.from_crash_memory += 1;
-            self.replay(&undone.corrected(record), root.generation).await;
+            for record in undone.corrected(record) {
+                self.replay(&record, root.generation).await;
+            }
         }
         info.records_dropped = new_drops.len() as u64;
         if recovered.one_sided > 0 {
@@ -159,19 +165,21 @@ impl<M: Machine> Store<M> {
             let judged = !batch.header.proven && batch.header.sequence > covered;
             for (index, record) in batch.records.iter().enumerate() {
                 let key = (batch.header.sequence, index as u32);
-                let (vdisk, at, builds_on, holds, base) = match record {
-                    Record::Map { vdisk, at, extent, blocks, proof, over_fill } => {
-                        (*vdisk, *at, *extent, (*extent, *blocks, *proof), over_fill.then_some(*extent))
+                let (builds_on, holds) = match record {
+                    Record::Map { vdisk, at, extent, blocks, proof, .. } => {
+                        (Some((*vdisk, *at, *extent)), (*extent, *blocks, *proof))
                     }
                     Record::Move { vdisk, at, from, to, blocks, proof } => {
-                        (*vdisk, *at, *from, (*to, *blocks, *proof), Some(*to))
+                        (Some((*vdisk, *at, *from)), (*to, *blocks, *proof))
                     }
+                    // It has all blocks of its words, and what they leave shows in the leaf.
+                    Record::Remap { to, places, proof, .. } => (None, (*to, *places, *proof)),
                     _ => continue,
                 };
                 let was_dropped = known.contains(&key);
                 let mut drop_it = was_dropped;
                 if judged && !was_dropped {
-                    let dependent = baseless.contains(&(vdisk, at, builds_on));
+                    let dependent = builds_on.is_some_and(|base| baseless.contains(&base));
                     drop_it = dependent && !cfg!(feature = "planted-keep-dependents");
                     if !drop_it {
                         let held = self.holds(holds.0, holds.1, holds.2).await;
@@ -181,8 +189,8 @@ impl<M: Machine> Store<M> {
                     failed.extend(drop_it.then_some(key));
                 }
                 // Behind a batch that covers one dropped before, nothing builds on it: the place may have been taken anew.
-                if let Some(extent) = base.filter(|_| judged && drop_it) {
-                    baseless.insert((vdisk, at, extent));
+                if judged && drop_it {
+                    baseless.extend(begun_by(record));
                 }
             }
         }
@@ -215,35 +223,50 @@ impl<M: Machine> Store<M> {
     }
 }
 
+/// What a record made a word name, where that took the place of another extent or of a fill.
+fn begun_by(record: &Record) -> Vec<(VdiskId, VirtualExtent, ExtentId)> {
+    match record {
+        Record::Map { vdisk, at, extent, over_fill: true, .. } => vec![(*vdisk, *at, *extent)],
+        Record::Move { vdisk, at, to, .. } => vec![(*vdisk, *at, *to)],
+        Record::Remap { vdisk, leaf, to, words, .. } => {
+            let first = leaf * LEAF_WORDS as u64;
+            words.iter().map(|(slot, _)| (*vdisk, VirtualExtent(first + u64::from(*slot)), *to)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// Moves that were dropped. A FILL that came after one names the extent that was moved to; what it frees is the one before, which the
-/// word still has, and which cannot be looked up without reading its leaf.
+/// word still has: that shows in the leaf, which an UNMAP looks at.
 #[derive(Default)]
-struct Undone(HashMap<(VdiskId, VirtualExtent, ExtentId), ExtentId>);
+struct Undone(HashSet<(VdiskId, VirtualExtent, ExtentId)>);
 
 impl Undone {
     fn note_dropped(&mut self, record: &Record) {
-        if let Record::Move { vdisk, at, from, to, .. } = record {
-            let before = self.0.get(&(*vdisk, *at, *from)).copied().unwrap_or(*from);
-            self.0.insert((*vdisk, *at, *to), before);
+        if !matches!(record, Record::Map { .. }) {
+            self.0.extend(begun_by(record));
         }
     }
 
     /// A record that is believed, as it is to be applied.
-    fn corrected<'a>(&mut self, record: &'a Record) -> Cow<'a, Record> {
+    fn corrected<'a>(&mut self, record: &'a Record) -> Vec<Cow<'a, Record>> {
         match record {
             // The place was taken anew, and this counts.
             Record::Map { vdisk, at, extent, .. } => drop(self.0.remove(&(*vdisk, *at, *extent))),
-            Record::Move { vdisk, at, to, .. } => drop(self.0.remove(&(*vdisk, *at, *to))),
-            Record::Fill { vdisk, at, freed: Some(freed), blocks, pattern } => {
-                if let Some(&before) = self.0.get(&(*vdisk, *at, *freed)) {
-                    let (freed, pattern) = (Some(before), *pattern);
-                    let fill = Record::Fill { vdisk: *vdisk, at: *at, blocks: *blocks, pattern, freed };
-                    return Cow::Owned(fill);
-                }
+            Record::Move { .. } | Record::Remap { .. } => {
+                let counts = begun_by(record);
+                self.0.retain(|undone| !counts.contains(undone));
+            }
+            Record::Fill { vdisk, at, freed: Some(freed), blocks, pattern }
+                if self.0.contains(&(*vdisk, *at, *freed)) =>
+            {
+                let unmap = Record::Unmap { vdisk: *vdisk, first: *at, count: 1 };
+                let fill = Record::Fill { vdisk: *vdisk, at: *at, blocks: *blocks, pattern: *pattern, freed: None };
+                return vec![Cow::Owned(unmap), Cow::Owned(fill)];
             }
             _ => {}
         }
-        Cow::Borrowed(record)
+        vec![Cow::Borrowed(record)]
     }
 }
 
@@ -273,11 +296,16 @@ mod tests {
         Record::Move { vdisk: VDISK, at: AT, from, to, blocks: Blocks::ALL, proof: 1 }
     }
 
-    fn frees(undone: &mut Undone, extent: u64) -> u64 {
+    /// Whether a FILL that says it freed `extent` is applied so.
+    fn is_true(undone: &mut Undone, extent: u64) -> bool {
         let freed = Some(ExtentId(extent));
         let fill = Record::Fill { vdisk: VDISK, at: AT, blocks: Blocks::ALL, pattern: PatternId(1), freed };
-        match &*undone.corrected(&fill) {
-            Record::Fill { freed: Some(freed), .. } => freed.0,
+        let applied = undone.corrected(&fill);
+        match &applied[..] {
+            [Cow::Borrowed(_)] => true,
+            [Cow::Owned(Record::Unmap { first: AT, count: 1, .. }), Cow::Owned(Record::Fill { freed: None, .. })] => {
+                false
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -287,14 +315,14 @@ mod tests {
         let mut undone = Undone::default();
         undone.note_dropped(&moved(1, 2));
         undone.note_dropped(&moved(2, 3));
-        assert_eq!([frees(&mut undone, 3), frees(&mut undone, 2), frees(&mut undone, 9)], [1, 1, 9]);
+        assert_eq!([is_true(&mut undone, 3), is_true(&mut undone, 2), is_true(&mut undone, 9)], [false, false, true]);
         // A move to the same place that is believed counts, and so does a first write.
         undone.corrected(&moved(1, 3));
-        assert_eq!(frees(&mut undone, 3), 3);
+        assert!(is_true(&mut undone, 3));
         let proof = 1;
         let map =
             Record::Map { vdisk: VDISK, at: AT, extent: ExtentId(2), blocks: Blocks::ALL, proof, over_fill: false };
         undone.corrected(&map);
-        assert_eq!(frees(&mut undone, 2), 2);
+        assert!(is_true(&mut undone, 2));
     }
 }

@@ -27,6 +27,10 @@ impl<M: Machine> Store<M> {
                 let Some(vdisk) = self.core(*vdisk) else { return };
                 self.replay_move(&vdisk, *at, (*from, *to), *blocks).await;
             }
+            Record::Remap { vdisk, leaf, to, words, .. } => {
+                let Some(vdisk) = self.core(*vdisk) else { return };
+                self.replay_remap(&vdisk, *leaf, *to, words).await;
+            }
             Record::Unmap { vdisk, first, count } => {
                 let Some(vdisk) = self.core(*vdisk) else { return };
                 let last = first.0.saturating_add(count.saturating_sub(1));
@@ -86,6 +90,35 @@ impl<M: Machine> Store<M> {
         vdisk.mapping.postpone_move(at, to, blocks);
     }
 
+    /// What a word had before is free when no word of the leaf has it any more.
+    async fn replay_remap(&self, vdisk: &VdiskCore, leaf: u64, to: ExtentId, words: &[(u16, Word)]) {
+        let mapping = &vdisk.mapping;
+        if mapping.load_leaf(&self.media, &self.cache, leaf).await.is_err() {
+            return;
+        }
+        if self.space.load_group(to.0 / crate::format::GROUP_EXTENTS).await.is_ok() && self.space.replay_allocate(to) {
+            mapping.account.backed.set(mapping.account.backed.get() + 1);
+        }
+        for &(slot, word) in words {
+            let at = VirtualExtent(leaf * LEAF_WORDS as u64 + u64::from(slot));
+            let Some(Ok(before)) = mapping.peek(at) else { continue };
+            mapping.set(&self.cache, at, word);
+            self.replay_left(vdisk, at, before).await;
+        }
+    }
+
+    /// `before` is no more the word of `at`: its extent is free unless another word of the leaf has it.
+    async fn replay_left(&self, vdisk: &VdiskCore, at: VirtualExtent, before: Word) {
+        if !before.is_mapped() || vdisk.mapping.names(at.leaf(), before.extent()) {
+            return;
+        }
+        let backed = &vdisk.mapping.account.backed;
+        backed.set(backed.get().saturating_sub(1));
+        if self.space.load_group(before.extent().0 / crate::format::GROUP_EXTENTS).await.is_ok() {
+            self.space.replay_free(before.extent());
+        }
+    }
+
     fn core(&self, id: VdiskId) -> Option<Rc<VdiskCore>> {
         self.vdisks.borrow().get(&id).cloned()
     }
@@ -117,11 +150,8 @@ impl<M: Machine> Store<M> {
         }
         let left = word.without(blocks);
         vdisk.mapping.set(&self.cache, at, left);
-        if word.is_mapped() && left == Word::UNMAPPED {
-            vdisk.mapping.account.backed.set(vdisk.mapping.account.backed.get().saturating_sub(1));
-            if self.space.load_group(word.extent().0 / crate::format::GROUP_EXTENTS).await.is_ok() {
-                self.space.replay_free(word.extent());
-            }
+        if left == Word::UNMAPPED {
+            self.replay_left(vdisk, at, word).await;
         }
     }
 

@@ -117,7 +117,7 @@ impl<M: Machine> Store<M> {
     /// Waits until the writes that are under way have ended: none that is submitted later reaches what was cut off.
     async fn settle_writes(&self) {
         let epoch = self.space.epochs.advance();
-        while !self.space.epochs.is_over(epoch) && self.space.epochs.wait().await {}
+        self.space.epochs.until_over(epoch).await;
     }
 
     /// Waits until a checkpoint that began after this call stands.

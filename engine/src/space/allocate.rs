@@ -4,7 +4,7 @@ use plimsoll_hardware::Machine;
 
 use super::group::{Bits, place};
 use super::lanes::RUN;
-use super::{Account, Space};
+use super::{Account, Rest, Space};
 use crate::event::Shortage;
 use crate::format::{ExtentId, GROUP_EXTENTS, VdiskId, VirtualExtent};
 
@@ -153,16 +153,27 @@ impl<M: Machine> Space<M> {
         self.unbar(extent);
     }
 
-    /// An extent of data is named no more: `sequence` is the batch of the record that says so. Its group must be loaded.
-    pub(crate) fn free(&self, account: &Account, extents: Vec<ExtentId>, sequence: u64) {
+    /// Extents of data are named no more: `sequence` is the batch of the record that says so. Their groups must be loaded.
+    pub(crate) fn free(&self, account: &Account, extents: Vec<ExtentId>, sequence: u64, rest: Rest) {
+        if extents.is_empty() {
+            return;
+        }
         for &extent in &extents {
             self.change_group(extent, |group, slot| group.set_free(slot));
         }
         self.data.set(self.data.get() - extents.len() as u64);
         let freed = extents.len() as u64;
-        let epoch = self.epochs.advance();
-        self.quarantine.borrow_mut().push(extents, sequence, epoch);
+        self.put_to_rest(extents, sequence, rest);
         self.ledger.freed(account, freed);
+    }
+
+    pub(super) fn put_to_rest(&self, extents: Vec<ExtentId>, sequence: u64, rest: Rest) {
+        let epoch = self.epochs.advance();
+        let quarantine = match rest {
+            Rest::Durable => &self.quarantine,
+            Rest::Confirmed => &self.moved,
+        };
+        quarantine.borrow_mut().push(extents, sequence, epoch);
     }
 
     /// An extent of data is named no more, but a write under way goes on using it: held again.
@@ -174,16 +185,16 @@ impl<M: Machine> Space<M> {
     }
 
     /// A held extent that a record once named is given up: `sequence` is a batch not before that which freed it.
-    pub(crate) fn quarantine_held(&self, account: &Account, extent: ExtentId, sequence: u64) {
+    pub(crate) fn quarantine_held(&self, account: &Account, extent: ExtentId, sequence: u64, rest: Rest) {
         self.held.set(self.held.get() - 1);
-        let epoch = self.epochs.advance();
-        self.quarantine.borrow_mut().push(vec![extent], sequence, epoch);
+        self.put_to_rest(vec![extent], sequence, rest);
         self.ledger.gave_up(account);
     }
 
-    /// Lets go what may be used again; answers whether anything was.
-    pub(crate) fn release_quarantine(&self, durable: u64) -> bool {
-        let released = self.quarantine.borrow_mut().release(durable, &self.epochs);
+    /// Lets go what may be used again, with batches up to these durable and confirmed; answers whether anything was.
+    pub(crate) fn release_quarantine(&self, durable: u64, confirmed: u64) -> bool {
+        let mut released = self.quarantine.borrow_mut().release(durable, &self.epochs);
+        released.append(&mut self.moved.borrow_mut().release(confirmed, &self.epochs));
         for &extent in &released {
             self.unbar(extent);
         }

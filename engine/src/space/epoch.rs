@@ -73,6 +73,12 @@ impl Epochs {
         true
     }
 
+    /// Waits until every operation of `epoch` and before has ended; `false`: one never will.
+    pub(crate) async fn until_over(&self, epoch: u64) -> bool {
+        while !self.is_over(epoch) && self.wait().await {}
+        self.is_over(epoch)
+    }
+
     /// Operations in flight.
     pub(crate) fn in_flight(&self) -> u64 {
         self.0.state.borrow().active.iter().map(|&count| u64::from(count)).sum()

@@ -5,8 +5,8 @@
 
 use plimsoll_hardware::Machine;
 
-use super::Space;
 use super::allocate::Search;
+use super::{Rest, Space};
 use crate::format::{ExtentId, VdiskId, VirtualExtent};
 
 impl<M: Machine> Space<M> {
@@ -70,18 +70,6 @@ impl<M: Machine> Space<M> {
         self.change_group(from, |group, slot| group.set_free(slot));
         self.held.set(self.held.get() - 1);
         self.change_group(to, |group, slot| group.set_data(slot));
-        let epoch = self.epochs.advance();
-        self.moved.borrow_mut().push(vec![from], sequence, epoch);
-    }
-
-    /// Lets go the extents whose contents were moved by records that need no proof any more.
-    pub(crate) fn release_moved(&self, confirmed: u64) {
-        let released = self.moved.borrow_mut().release(confirmed, &self.epochs);
-        for &extent in &released {
-            self.unbar(extent);
-        }
-        if !released.is_empty() {
-            self.ledger.eased.notify();
-        }
+        self.put_to_rest(vec![from], sequence, Rest::Confirmed);
     }
 }

@@ -85,6 +85,8 @@ pub(crate) struct Terms {
 pub(crate) struct Ledger {
     /// Promised by reservations and not in use, with the metadata that goes with it.
     unfilled: Cell<u64>,
+    /// Of all reservations.
+    reserved: Cell<u64>,
     /// Granted to held writes and not taken yet.
     pub(super) granted: Cell<u64>,
     /// Bytes promised to guests.
@@ -106,6 +108,7 @@ impl Default for Ledger {
     fn default() -> Self {
         Ledger {
             unfilled: Cell::new(0),
+            reserved: Cell::new(0),
             granted: Cell::new(0),
             designated: Cell::new(0),
             tenants: RefCell::default(),
@@ -187,12 +190,14 @@ impl Ledger {
     /// Changes an account, and the sums with it.
     pub(crate) fn shift(&self, account: &Account, change: impl FnOnce(&Account)) {
         let (used, withheld, designated) = (account.in_use(), account.withheld(), account.designated.get());
+        let reserved = account.reservation.get();
         change(account);
         let now = account.in_use();
         if now != used {
             self.used(account, used, now);
         }
         self.unfilled.set(self.unfilled.get() + account.withheld() - withheld);
+        self.reserved.set(self.reserved.get() + account.reservation.get() - reserved);
         self.designated.set(self.designated.get() + account.designated.get() - designated);
     }
 
@@ -303,6 +308,11 @@ impl Ledger {
         self.unfilled.get()
     }
 
+    /// Promised by reservations, in use or not.
+    pub(crate) fn reserved(&self) -> u64 {
+        self.reserved.get()
+    }
+
     pub(crate) fn designated(&self) -> u64 {
         self.designated.get()
     }
@@ -311,25 +321,27 @@ impl Ledger {
     pub(crate) fn recount<'a>(&self, accounts: impl Iterator<Item = &'a Account>) -> bool {
         let before = self.sums();
         self.tenants.borrow().values().for_each(|tenant| tenant.used.set(0));
-        let (mut unfilled, mut designated, mut in_use) = (0, 0, 0);
+        let (mut unfilled, mut reserved, mut designated, mut in_use) = (0, 0, 0, 0);
         for account in accounts {
             in_use += account.in_use();
             unfilled += account.withheld();
+            reserved += account.reservation.get();
             designated += account.designated.get();
             if let Some(tenant) = &*account.tenant.borrow() {
                 tenant.used.set(tenant.used.get() + account.in_use());
             }
         }
         self.unfilled.set(unfilled);
+        self.reserved.set(reserved);
         self.designated.set(designated);
         self.in_use.set(in_use);
         self.eased.notify();
         before == self.sums()
     }
 
-    fn sums(&self) -> ([u64; 3], Vec<u64>) {
+    fn sums(&self) -> ([u64; 4], Vec<u64>) {
         let tenants = self.tenants.borrow().values().map(|tenant| tenant.used.get()).collect();
-        ([self.unfilled.get(), self.designated.get(), self.in_use.get()], tenants)
+        ([self.unfilled.get(), self.reserved.get(), self.designated.get(), self.in_use.get()], tenants)
     }
 }
 

@@ -18,7 +18,9 @@ mod meta;
 mod quarantine;
 #[cfg(test)]
 mod tests;
+mod thinned;
 mod threshold;
+mod waterline;
 
 pub(crate) use epoch::{EpochGuard, Epochs};
 pub(crate) use forecast::Forecast;
@@ -26,7 +28,7 @@ pub use forecast::{HORIZON_MAX, HORIZON_MIN, HORIZONS_MAX, HorizonError, Horizon
 pub(crate) use lanes::Lanes;
 pub(crate) use ledger::{Account, Ledger, Terms};
 pub(crate) use meta::MetaPages;
-pub(crate) use quarantine::Quarantine;
+pub(crate) use quarantine::{Quarantine, Rest};
 pub(crate) use threshold::Levels as Watch;
 pub use threshold::{LEVELS_MAX, ThresholdError, Thresholds};
 
@@ -36,11 +38,12 @@ use std::rc::Rc;
 use plimsoll_hardware::Machine;
 
 use crate::event::Shortage;
-use crate::format::{Group, META_PAGES_PER_EXTENT, TreeRoot};
+use crate::format::{Group, META_PAGES_PER_EXTENT, TreeRoot, VdiskId};
 use crate::media::Media;
 use crate::tree::{Loader, PageCounts, Tree};
-use crate::wait::WaitQueue;
 use group::{GroupInfo, resize_group};
+use thinned::Thinned;
+use waterline::Waterline;
 
 /// The space of an open pool.
 pub(crate) struct Space<M: Machine> {
@@ -51,11 +54,11 @@ pub(crate) struct Space<M: Machine> {
     lanes: RefCell<Lanes>,
     pub(crate) meta: RefCell<MetaPages>,
     pub(crate) quarantine: RefCell<Quarantine>,
-    /// Extents whose contents were moved: not used again before the record of that needs no proof.
-    moved: RefCell<Quarantine>,
-    /// Available extents at or below which `filling` is told, once.
-    pub(crate) filling_at: Cell<Option<u64>>,
-    pub(crate) filling: WaitQueue,
+    /// Extents whose contents were moved: they rest until the record of that needs no proof.
+    pub(crate) moved: RefCell<Quarantine>,
+    /// When growth is wanted, and when packing is.
+    pub(crate) filling: Waterline,
+    pub(crate) scarce: Waterline,
     /// Free extents of devices that are leaving: nobody gets them.
     closed_free: Cell<u64>,
     pub(crate) epochs: Epochs,
@@ -67,6 +70,8 @@ pub(crate) struct Space<M: Machine> {
     meta_extents: Cell<u64>,
     held: Cell<u64>,
     reserve_pages: Cell<u64>,
+    /// Where extents have lost blocks and kept others: what packing could give back.
+    pub(crate) thinned: Thinned,
     /// A group could not be read: what it says is unknown, and nothing is allocated from it.
     pub(crate) lost_groups: Cell<u64>,
 }
@@ -82,8 +87,8 @@ impl<M: Machine> Space<M> {
             meta: RefCell::default(),
             quarantine: RefCell::default(),
             moved: RefCell::default(),
-            filling_at: Cell::new(None),
-            filling: WaitQueue::default(),
+            filling: Waterline::default(),
+            scarce: Waterline::default(),
             closed_free: Cell::new(0),
             epochs: Epochs::default(),
             ledger: Ledger::default(),
@@ -92,6 +97,7 @@ impl<M: Machine> Space<M> {
             meta_extents: Cell::new(meta),
             held: Cell::new(0),
             reserve_pages: Cell::new(0),
+            thinned: Thinned::default(),
             lost_groups: Cell::new(0),
         };
         space.resize();
@@ -118,7 +124,8 @@ impl<M: Machine> Space<M> {
         self.reserve_pages.set(reserve_pages(total));
         self.lanes.borrow_mut().resize(&self.media);
         self.ledger.eased.notify();
-        self.filling.notify();
+        self.filling.reached.notify();
+        self.scarce.reached.notify();
     }
 
     /// Most dirty metadata pages that may gather before a checkpoint has to write them.
@@ -171,13 +178,10 @@ impl<M: Machine> Space<M> {
         self.unused().saturating_sub(self.reserved() + self.ledger.granted.get())
     }
 
-    /// Extents of metadata that may become necessary for what is in memory and was never placed, while there are reservations to keep.
+    /// Extents of metadata that may become necessary for what is in memory and was never placed, while there are reservations to keep;
+    /// also filled ones: what is freed of them is their vdisk's again.
     fn margin(&self) -> u64 {
-        if self.ledger.unfilled() == 0 {
-            0
-        } else {
-            (2 * self.dirty_max() as u64).div_ceil(u64::from(META_PAGES_PER_EXTENT))
-        }
+        if self.ledger.reserved() == 0 { 0 } else { margin(self.dirty_max()) }
     }
 
     /// Extents that a vdisk without a reservation can still get.
@@ -187,10 +191,14 @@ impl<M: Machine> Space<M> {
 
     /// Tells who waits for the pool to fill when it has. To be called whenever less may have become available.
     pub(crate) fn note_filling(&self) {
-        if self.filling_at.get().is_some_and(|left| self.available() <= left) {
-            self.filling_at.set(None);
-            self.filling.notify();
-        }
+        self.filling.look(|| self.available());
+        self.scarce.look(|| self.available());
+    }
+
+    /// Says that an extent of a leaf has lost blocks and has others.
+    pub(crate) fn note_thinned(&self, vdisk: VdiskId, leaf: u64) {
+        self.thinned.note(vdisk, leaf);
+        self.scarce.look(|| self.available());
     }
 
     /// Extents kept for reservations: what is not in use of them, and the metadata that may go with it.
@@ -212,11 +220,23 @@ impl<M: Machine> Space<M> {
 
     /// Extents more that would have to be free for `terms` to be promised; `None`: they can be.
     pub(crate) fn short_of(&self, account: &Account, terms: &Terms) -> Option<u64> {
-        let added = self.ledger.added_by(account, terms);
-        let margin = if added > 0 && self.ledger.unfilled() == 0 { self.dirty_max() as u64 / 8 } else { 0 };
-        let missing = (added + margin).saturating_sub(self.available() + self.quarantined());
-        (added > 0 && missing > 0).then_some(missing)
+        let first = terms.reservation > 0 && self.ledger.reserved() == 0;
+        let added = self.ledger.added_by(account, terms) + if first { margin(self.dirty_max()) } else { 0 };
+        let missing = added.saturating_sub(self.available() + self.coming());
+        (missing > 0).then_some(missing)
     }
+
+    /// Extents in quarantine that somebody may have when they come out of it.
+    fn coming(&self) -> u64 {
+        let groups = self.groups.borrow();
+        let stays = |extent| !groups[group::place(extent).0 as usize].closed;
+        self.quarantine.borrow().count(stays) + self.moved.borrow().count(stays)
+    }
+}
+
+/// Extents for two copies of so many dirty pages.
+fn margin(dirty: usize) -> u64 {
+    (2 * dirty as u64).div_ceil(u64::from(META_PAGES_PER_EXTENT))
 }
 
 /// A sixteenth of the extents as dirty pages, 32 to 16,384 (64 MiB): large pools gather many changes per page written.

@@ -5,6 +5,15 @@ use std::collections::VecDeque;
 use super::Epochs;
 use crate::format::ExtentId;
 
+/// What must be so of the batch that freed an extent before it is used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// It is durable.
+    Durable,
+    /// It needs no proof: a start that drops a record which moved contents goes back to the extent where they were.
+    Confirmed,
+}
+
 struct Lot {
     extents: Vec<ExtentId>,
     /// The batch with the record that freed them.
@@ -31,12 +40,17 @@ impl Quarantine {
         self.extents
     }
 
-    /// Takes out what may be used again: its record is durable and its epoch over.
-    pub(crate) fn release(&mut self, durable: u64, epochs: &Epochs) -> Vec<ExtentId> {
+    /// How many of its extents are so.
+    pub(crate) fn count(&self, so: impl Fn(ExtentId) -> bool) -> u64 {
+        self.lots.iter().flat_map(|lot| &lot.extents).filter(|&&extent| so(extent)).count() as u64
+    }
+
+    /// Takes out what may be used again: its record is in a batch up to `safe`, and its epoch is over.
+    pub(crate) fn release(&mut self, safe: u64, epochs: &Epochs) -> Vec<ExtentId> {
         let mut released = Vec::new();
         while let Some(lot) = self.lots.front() {
             let early = cfg!(feature = "planted-reuse-quarantined");
-            if !early && (lot.sequence > durable || !epochs.is_over(lot.epoch)) {
+            if !early && (lot.sequence > safe || !epochs.is_over(lot.epoch)) {
                 break;
             }
             if let Some(lot) = self.lots.pop_front() {
@@ -47,7 +61,7 @@ impl Quarantine {
         released
     }
 
-    /// The batch that must become durable before the oldest lot can be released.
+    /// The batch that must become safe before the oldest lot can be released.
     pub(crate) fn waits_for(&self) -> Option<u64> {
         self.lots.front().map(|lot| lot.sequence)
     }

@@ -7,7 +7,7 @@ use plimsoll_hardware::sim::{SimDiskSpec, SimMachine, SimWorld};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::{Account, EpochGuard, Epochs, Quarantine, Space};
+use super::{Account, EpochGuard, Epochs, Quarantine, Rest, Space};
 use crate::event::Shortage;
 use crate::format::{DeviceSlot, ExtentId, Standing, TreeRoot, VdiskId, VirtualExtent};
 use crate::media::{Disk, Drive, Media};
@@ -63,6 +63,7 @@ fn steps() -> impl Strategy<Value = Step> {
 struct Freed {
     sequence: u64,
     running: HashSet<u64>,
+    rest: Rest,
 }
 
 #[derive(Default)]
@@ -74,13 +75,15 @@ struct Model {
     operations: u64,
     sequence: u64,
     durable: u64,
+    confirmed: u64,
 }
 
 impl Model {
     fn may_be_given(&self, extent: ExtentId) -> bool {
         let owned = self.held.contains(&extent) || self.allocated.contains(&extent);
         let barred = self.freed.get(&extent).is_some_and(|freed| {
-            freed.sequence > self.durable || self.running.iter().any(|(number, _)| freed.running.contains(number))
+            let safe = if freed.rest == Rest::Durable { self.durable } else { self.confirmed };
+            freed.sequence > safe || self.running.iter().any(|(number, _)| freed.running.contains(number))
         });
         !owned && !barred
     }
@@ -122,9 +125,10 @@ async fn play(space: &Space<SimMachine>, steps: Vec<Step>, extents: u64) {
             Step::Free(n) => {
                 if let Some(n) = pick(n, model.allocated.len()) {
                     let extent = model.allocated.swap_remove(n);
-                    space.free(&account, vec![extent], model.sequence);
+                    let rest = if n % 2 == 0 { Rest::Durable } else { Rest::Confirmed };
+                    space.free(&account, vec![extent], model.sequence, rest);
                     let running = model.running.iter().map(|(number, _)| *number).collect();
-                    model.freed.insert(extent, Freed { sequence: model.sequence, running });
+                    model.freed.insert(extent, Freed { sequence: model.sequence, running, rest });
                 }
             }
             Step::Enter => {
@@ -137,11 +141,12 @@ async fn play(space: &Space<SimMachine>, steps: Vec<Step>, extents: u64) {
                 }
             }
             Step::Durable => {
+                model.confirmed = model.durable;
                 model.durable = model.sequence;
                 model.sequence += 1;
             }
         }
-        space.release_quarantine(model.durable);
+        space.release_quarantine(model.durable, model.confirmed);
         let (held, data) = (model.held.len() as u64, model.allocated.len() as u64);
         assert_eq!(space.data(), data);
         assert_eq!(space.unused() + data + held + space.quarantined(), extents, "the sums do not add up");
@@ -149,7 +154,7 @@ async fn play(space: &Space<SimMachine>, steps: Vec<Step>, extents: u64) {
     }
     // Whatever was freed comes back when everything has ended and is durable.
     model.running.clear();
-    space.release_quarantine(model.sequence);
+    space.release_quarantine(model.sequence, model.sequence);
     assert_eq!(space.quarantined(), 0);
 }
 

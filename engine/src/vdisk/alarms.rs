@@ -344,7 +344,7 @@ async fn keep_watching<M: Machine>(store: Rc<Store<M>>) {
         let now = machine.now();
         if now >= next {
             // Freed extents whose record somebody else's flush made durable, or that were still read when it was.
-            store.space.release_quarantine(store.journal.durable());
+            store.release_freed();
             store.look_ahead();
             store.note_relieved();
             let policy = store.policy.borrow().clone();

@@ -13,9 +13,10 @@ use crate::error::Result;
 use crate::format::{Blocks, ExtentId, FILL_RECORD_BYTES, PatternId, Record, VirtualExtent, Word};
 use crate::journal::Permit;
 use crate::mapping::apply_fill;
+use crate::space::Rest;
 
-/// Bytes of records that one scattered change may need: a FILL and a CLEAR.
-const CHANGE_BYTES: usize = FILL_RECORD_BYTES + 16;
+/// Bytes of records that one scattered change may need: a FILL, and an UNMAP or a CLEAR.
+const CHANGE_BYTES: usize = FILL_RECORD_BYTES + 24;
 
 /// A word as it is and as it is to be. It may lose blocks, or its blocks become a fill.
 pub(super) struct Change {
@@ -25,8 +26,8 @@ pub(super) struct Change {
 }
 
 impl Change {
-    /// The extent that nothing names afterwards.
-    pub(super) fn freed(&self) -> Option<ExtentId> {
+    /// The extent that it names no more; a packed one may have other names.
+    pub(super) fn leaves(&self) -> Option<ExtentId> {
         (self.before.is_mapped() && !self.after.is_mapped()).then(|| self.before.extent())
     }
 }
@@ -146,7 +147,7 @@ impl<M: Machine> Store<M> {
 
     /// Reads the groups of what `changes` would free.
     pub(super) async fn load_groups(&self, changes: &[Change]) -> Result<()> {
-        if let Err(lost) = self.space.load_groups_of(changes.iter().filter_map(Change::freed)).await {
+        if let Err(lost) = self.space.load_groups_of(changes.iter().filter_map(Change::leaves)).await {
             tracing::error!(?lost, "an allocation group is lost; extents in it cannot be freed until a repair");
             return Err(self.group_lost());
         }
@@ -160,21 +161,21 @@ impl<M: Machine> Store<M> {
 
     /// Makes scattered changes with their records; `None`, and nothing changed, when a group was not read.
     pub(super) fn change_now(&self, vdisk: &VdiskCore, changes: &[Change], permit: &mut Permit<M>) -> Option<Freed> {
-        if !changes.iter().filter_map(Change::freed).all(|extent| self.space.is_loaded(extent)) {
+        if !changes.iter().filter_map(Change::leaves).all(|extent| self.space.is_loaded(extent)) {
             return None;
         }
         let mut freed = Freed::default();
         for change in changes {
-            freed.extents += u64::from(change.freed().is_some());
             let kept = if change.after.is_fill() { change.after.filled() } else { change.after.valid() };
             freed.zeros += u64::from(change.before.contents().without(kept).count());
             freed.filled += u64::from(change.after.filled().without(change.before.filled()).count());
         }
-        freed.sequence = self.apply(vdisk, changes, &records_of(vdisk, changes), permit);
+        (freed.sequence, freed.extents) = self.apply(vdisk, changes, &records_of(vdisk, changes), permit);
         Some(freed)
     }
 
-    /// Changes words, groups and counts, and appends `records`, which say so. Answers their batch, 0 when there is nothing to do.
+    /// Changes words, groups and counts, and appends `records`, which say so. Answers their batch, 0 when there is nothing to do, and
+    /// how many extents came free.
     /// The groups of all extents that are freed must be in memory.
     pub(super) fn apply(
         &self,
@@ -182,11 +183,11 @@ impl<M: Machine> Store<M> {
         changes: &[Change],
         records: &[Record],
         permit: &mut Permit<M>,
-    ) -> u64 {
+    ) -> (u64, u64) {
         if changes.is_empty() {
-            return 0;
+            return (0, 0);
         }
-        let (account, mut freed) = (&vdisk.mapping.account, Vec::new());
+        let (account, mut freed, mut freed_packed, mut held) = (&vdisk.mapping.account, Vec::new(), Vec::new(), 0);
         let epoch = self.space.epochs.advance();
         let in_flight = !self.space.epochs.is_over(epoch);
         let mut settling = vdisk.mapping.settling.borrow_mut();
@@ -200,23 +201,32 @@ impl<M: Machine> Store<M> {
             // Overwrites of what is lost may be in flight. They must not land on the next first contents of these blocks, which
             // lie in the same extent when that stays: because it has other blocks, or because a first write under way has it.
             let mut stays = change.after.is_mapped();
-            if let Some(extent) = change.freed() {
+            let shared = |extent| change.before.is_packed() && vdisk.mapping.names(change.at.leaf(), extent);
+            if let Some(extent) = change.leaves().filter(|&extent| !shared(extent)) {
                 stays = vdisk.mapping.claims.note_freed(change.at, self.journal.pending_sequence());
                 assert!(!(stays && change.after.is_fill()), "extent {} became a fill under a claim", change.at.0);
                 match stays {
                     true => self.space.free_but_hold(account, extent),
+                    false if change.before.is_packed() => freed_packed.push(extent),
                     false => freed.push(extent),
                 }
+                held += u64::from(stays);
             }
             if stays && in_flight {
                 settling.insert(change.at, epoch);
             }
+            if change.after.is_mapped() || change.before.is_packed() {
+                self.space.note_thinned(vdisk.id, change.at.leaf());
+            }
         }
         drop(settling);
         let sequence = self.journal.append(permit, records);
-        self.space.free(account, freed, sequence);
-        self.space.release_quarantine(self.journal.durable());
-        sequence
+        let extents = held + (freed.len() + freed_packed.len()) as u64;
+        self.space.free(account, freed, sequence, Rest::Durable);
+        // A word that left one of these may be back after a start that drops the record of that.
+        self.space.free(account, freed_packed, sequence, Rest::Confirmed);
+        self.release_freed();
+        (sequence, extents)
     }
 }
 
@@ -225,7 +235,11 @@ fn records_of(vdisk: &VdiskCore, changes: &[Change]) -> Vec<Record> {
     let mut records: Vec<Record> = Vec::with_capacity(changes.len());
     for &Change { at, before, after } in changes {
         if after.is_fill() && !(before.is_fill() && after.pattern() == before.pattern()) {
-            let freed = before.is_mapped().then(|| before.extent());
+            if before.is_packed() {
+                // Whether its extent is free then shows in the leaf, which an UNMAP looks at.
+                records.push(Record::Unmap { vdisk: vdisk.id, first: at, count: 1 });
+            }
+            let freed = (before.is_mapped() && !before.is_packed()).then(|| before.extent());
             let (blocks, pattern) = (after.filled(), after.pattern());
             records.push(Record::Fill { vdisk: vdisk.id, at, blocks, pattern, freed });
             continue;

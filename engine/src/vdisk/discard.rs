@@ -90,8 +90,8 @@ impl<M: Machine> Store<M> {
             let Some(cuts) = self.cuts(vdisk, offset, length) else { continue };
             let records = records_of(vdisk, &cuts);
             let changes: Vec<Change> = cuts.into_iter().map(|(change, _)| change).collect();
-            if changes.iter().filter_map(Change::freed).all(|extent| self.space.is_loaded(extent)) {
-                let sequence = self.apply(vdisk, &changes, &records, &mut permit);
+            if changes.iter().filter_map(Change::leaves).all(|extent| self.space.is_loaded(extent)) {
+                let (sequence, _) = self.apply(vdisk, &changes, &records, &mut permit);
                 self.trim_cache();
                 drop((permit, room));
                 return self.outlast(sequence).await;

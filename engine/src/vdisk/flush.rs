@@ -15,7 +15,7 @@ impl<M: Machine> Store<M> {
         count(&self.counters.flushes, 1);
         self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
         // What was discarded before is available, and shows, when this is answered.
-        self.space.release_quarantine(self.journal.durable());
+        self.release_freed();
         Ok(())
     }
 }

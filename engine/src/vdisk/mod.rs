@@ -10,6 +10,7 @@ mod exhaustion;
 mod flush;
 mod handle;
 mod hold;
+mod pack;
 mod plan;
 mod range;
 mod read;

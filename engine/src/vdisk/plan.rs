@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::event::Shortage;
 use crate::format::{Blocks, ExtentId, VirtualExtent, Word};
 use crate::mapping::{Claimed, LostRange, Pattern};
+use crate::space::Rest;
 
 /// Claimed blocks of one piece. Dropped without being published, it gives everything back.
 pub(crate) struct ClaimGuard<M: Machine> {
@@ -20,6 +21,8 @@ pub(crate) struct ClaimGuard<M: Machine> {
     pub(crate) piece: Piece,
     pub(crate) blocks: Blocks,
     pub(crate) extent: Option<ExtentId>,
+    /// The extent is that of a packed word: only blocks with contents may be written.
+    pub(super) packed: bool,
     /// A write to the extent is under way and must not be forgotten.
     pub(crate) writing: bool,
     /// Claimed blocks that had no contents when the write was submitted.
@@ -35,6 +38,8 @@ pub(crate) struct ClaimGuard<M: Machine> {
 pub(super) enum Refused {
     /// There is no extent for it.
     Short(Shortage),
+    /// The word is packed, and blocks without contents need an extent of its own: see `Store::unpack`.
+    Packed(VirtualExtent),
     Failed(Error),
 }
 
@@ -75,6 +80,13 @@ impl<M: Machine> Drop for ClaimGuard<M> {
         }
         let Some(claim) = self.vdisk.mapping.claims.release(self.piece.at, self.blocks) else { return };
         let Some(extent) = claim.extent else { return };
+        let account = &self.vdisk.mapping.account;
+        if self.packed {
+            if let Some(sequence) = claim.freed {
+                self.store.space.quarantine_held(account, extent, sequence, Rest::Confirmed);
+            }
+            return;
+        }
         let mapped = match self.vdisk.mapping.peek(self.piece.at) {
             Some(Ok(word)) => word.is_mapped() && word.extent() == extent,
             // The leaf left memory or was lost. While a claim stands its extent is either held or data of this word.
@@ -83,9 +95,8 @@ impl<M: Machine> Drop for ClaimGuard<M> {
         if mapped {
             return;
         }
-        let account = &self.vdisk.mapping.account;
         match claim.freed {
-            Some(sequence) => self.store.space.quarantine_held(account, extent, sequence),
+            Some(sequence) => self.store.space.quarantine_held(account, extent, sequence, Rest::Durable),
             None => self.store.space.forfeit(account, extent),
         }
     }
@@ -121,9 +132,12 @@ impl<M: Machine> Store<M> {
             }
             // Deleting waits for the claims it finds; none may come after.
             self.still_there(vdisk)?;
+            if word.is_packed() && !word.valid().contains(blocks) {
+                return Err(Refused::Packed(piece.at));
+            }
             let mapped = word.is_mapped().then(|| word.extent());
-            // What takes the place of a fill does so for all its blocks.
-            let blocks = if word.is_fill() { Blocks::ALL } else { blocks };
+            // What takes the place of a fill does so for all its blocks. To a packed extent nobody adds under a claim.
+            let blocks = if word.is_fill() || word.is_packed() { Blocks::ALL } else { blocks };
             let claimed = vdisk.mapping.claims.claim(piece.at, blocks, mapped);
             if claimed == Claimed::Taken {
                 vdisk.mapping.claims.released.changed().await;
@@ -135,6 +149,7 @@ impl<M: Machine> Store<M> {
                 piece,
                 blocks: if claimed == Claimed::Empty { Blocks::ALL } else { blocks },
                 extent: None,
+                packed: word.is_packed(),
                 writing: false,
                 new: Cell::default(),
                 edges: Vec::new(),
@@ -158,7 +173,7 @@ impl<M: Machine> Store<M> {
 
     /// An extent for a first write: one that was granted, or one that nobody who waits has come before. Space that is only waiting for a
     /// flush is waited for.
-    async fn take_extent(
+    pub(super) async fn take_extent(
         self: &Rc<Self>,
         vdisk: &VdiskCore,
         at: VirtualExtent,
@@ -197,19 +212,28 @@ impl<M: Machine> Store<M> {
 
     /// Makes freed extents usable that only wait for their record to be durable; `false` when that gained nothing.
     pub(super) async fn recover_quarantine(self: &Rc<Self>) -> Result<bool> {
-        if self.space.release_quarantine(self.journal.durable()) {
+        if self.release_freed() {
             return Ok(true);
         }
-        let Some(sequence) = self.space.quarantine.borrow().waits_for() else { return Ok(false) };
-        if sequence <= self.journal.durable() {
+        let freed = self.space.quarantine.borrow().waits_for();
+        let moved = self.space.moved.borrow().waits_for();
+        let done = match (freed, moved) {
+            (None, None) => return Ok(false),
+            (Some(sequence), _) if sequence > self.journal.durable() => self.journal.flush().await,
+            (_, Some(sequence)) if sequence > self.journal.confirmed() => self.journal.confirm(sequence).await,
             // Only operations in flight keep it; none of them waits for space.
-            return Ok(self.space.epochs.wait().await);
-        }
-        self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
+            _ => return Ok(self.space.epochs.wait().await),
+        };
+        done.map_err(|failure| self.journal_failed(failure))?;
         // Nothing is released here when whoever waited for the same flush was faster, or when operations in flight keep it
-        // still. Either way the record is durable now, and it is worth looking again.
-        self.space.release_quarantine(self.journal.durable());
+        // still. Either way the record is safe now, and it is worth looking again.
+        self.release_freed();
         Ok(true)
+    }
+
+    /// Makes usable what was freed and need not rest any more; `false`: nothing.
+    pub(crate) fn release_freed(&self) -> bool {
+        self.space.release_quarantine(self.journal.durable(), self.journal.confirmed())
     }
 
     /// Makes the whole contents of the first and last block of a claimed piece where the request has only a part of
@@ -230,7 +254,7 @@ impl<M: Machine> Store<M> {
             let mut contents = self.media.buffers().alloc(block_bytes as usize).await;
             if word.valid().has(block) {
                 self.settle_narrow_writes().await;
-                contents = self.read_block(word.extent(), start, contents).await?;
+                contents = self.read_block(word, block, contents).await?;
             } else if valid {
                 self.pattern_of(vdisk, piece.at, word)?.fill(&mut contents, 0);
             } else {
@@ -274,10 +298,13 @@ impl<M: Machine> Store<M> {
         }
     }
 
-    async fn read_block(&self, extent: ExtentId, inside: u64, buffer: Buffer) -> std::result::Result<Buffer, IoError> {
+    async fn read_block(&self, word: Word, block: u32, buffer: Buffer) -> std::result::Result<Buffer, IoError> {
         let _epoch = self.space.epochs.enter();
-        match self.media.locate(extent) {
-            Some((drive, start)) => drive.read(start + inside, buffer).await,
+        let place = word.places(Blocks::range(block, block + 1)).iter().next();
+        match self.media.locate(word.extent()).zip(place) {
+            Some(((drive, start), place)) => {
+                drive.read(start + u64::from(place) * self.media.block_bytes(), buffer).await
+            }
             None => Ok(buffer),
         }
     }

@@ -53,7 +53,8 @@ impl<M: Machine> Store<M> {
     fn refuse_doubtful(&self, vdisk: &VdiskCore, offset: u64, length: u64) -> Result<()> {
         for piece in pieces(offset, length, self.media.extent_bytes) {
             let Some(Ok(word)) = vdisk.mapping.peek(piece.at) else { continue };
-            if word.is_mapped() && self.journal.doubts(word.extent(), piece.blocks(self.media.block_bytes())) {
+            let places = word.places(piece.blocks(self.media.block_bytes()));
+            if word.is_mapped() && self.journal.doubts(word.extent(), places) {
                 let located = self.media.locate(word.extent());
                 return Err(Error::Device(IoError::Failed {
                     path: located.map_or_else(String::new, |(drive, _)| drive.device.geometry().path.clone()),
@@ -130,11 +131,12 @@ impl<M: Machine> Store<M> {
         let block_bytes = self.media.block_bytes();
         let touched = piece.blocks(block_bytes);
         if word.valid().contains(touched) {
-            self.push_run(runs, Some((word.extent(), piece.offset)), piece.length);
+            self.push_contents(runs, word, piece.offset, piece.length);
             return;
         }
-        each_run(piece, word.valid(), block_bytes, |valid, at, length| {
-            self.push_run(runs, valid.then(|| (word.extent(), at)), length);
+        each_run(piece, word.valid(), block_bytes, |valid, at, length| match valid {
+            true => self.push_contents(runs, word, at, length),
+            false => self.push_run(runs, None, length),
         });
     }
 
@@ -148,6 +150,12 @@ impl<M: Machine> Store<M> {
             false => self.push_run(runs, None, length),
         });
         Ok(())
+    }
+
+    fn push_contents(&self, runs: &mut Vec<Run<M::Device>>, word: Word, at: u64, length: u64) {
+        for (place, length) in word.parts(at, length, self.media.extent_bytes) {
+            self.push_run(runs, Some((word.extent(), place)), length);
+        }
     }
 
     fn push_run(&self, runs: &mut Vec<Run<M::Device>>, from: Option<(ExtentId, u64)>, length: u64) {

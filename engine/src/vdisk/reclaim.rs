@@ -14,7 +14,7 @@ use plimsoll_hardware::{Buffer, Machine};
 use super::change::{Freed, Judged, Wanted};
 use super::detect::Held;
 use super::{Store, VdiskCore, count};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::format::{Blocks, Detection, PatternId, VirtualExtent, Word};
 use crate::mapping::{LostRange, Watch};
 use crate::media::Drive;
@@ -114,11 +114,8 @@ impl<M: Machine> Store<M> {
             return Ok(None);
         }
         let epoch = self.space.epochs.advance();
-        while !self.space.epochs.is_over(epoch) && self.space.epochs.wait().await {}
-        if !self.space.epochs.is_over(epoch) {
-            let object = format!("{}/{}", self.identity.name, vdisk.name());
-            let reason = "a write was abandoned in flight; close the pool and open it again".to_owned();
-            return Err(Error::Busy { object, reason });
+        if !self.space.epochs.until_over(epoch).await {
+            return Err(self.abandoned(vdisk));
         }
         Ok(Some(looks))
     }
@@ -162,7 +159,7 @@ impl<M: Machine> Store<M> {
         let mut wanted = Wanted { at: look.at, zeros: Blocks::NONE, fill: None };
         for block in look.word.valid().iter().filter(|&block| look.blocks.has(block)) {
             let one = Blocks::range(block, block + 1);
-            let start = block as usize * block_bytes;
+            let start = look.word.places(one).iter().next().map_or(0, |place| place as usize * block_bytes);
             match self.held(Detection::ON, own, &bytes[start..start + block_bytes]) {
                 Held::Data => {}
                 Held::Zeros => wanted.zeros = wanted.zeros.with(one),

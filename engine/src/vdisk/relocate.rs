@@ -17,13 +17,14 @@ use crate::error::{Error, Result};
 use crate::format::{Blocks, ExtentId, GROUP_EXTENTS, MOVE_RECORD_BYTES, Record, VirtualExtent, Word};
 use crate::journal::{Gate, Permit};
 use crate::mapping::{Claimed, LostRange};
+use crate::space::Rest;
 
 /// Copies that overwrites may spoil before they are held for the next one.
 const COPIES_UNHELD: u32 = 3;
 /// Attempts at reading, and extents tried for writing, before it is given up.
 const ATTEMPTS: u32 = 3;
 /// Bytes copied at once.
-const RUN_BYTES: u64 = 256 << 10;
+pub(super) const RUN_BYTES: u64 = 256 << 10;
 /// Dirty pages that a move may cause: a leaf, the nodes above it, two groups and their nodes, a table page and its node.
 const PAGES: usize = 12;
 
@@ -37,11 +38,13 @@ pub(crate) enum Relocated {
 }
 
 /// A virtual extent claimed whole, and what stands behind it.
-struct Hold<M: Machine> {
+pub(super) struct Hold<M: Machine> {
     store: Rc<Store<M>>,
     vdisk: Rc<VdiskCore>,
-    at: VirtualExtent,
-    extent: ExtentId,
+    pub(super) at: VirtualExtent,
+    pub(super) extent: ExtentId,
+    /// Other words may have, or have had, the extent too.
+    pub(super) packed: bool,
 }
 
 impl<M: Machine> Drop for Hold<M> {
@@ -49,16 +52,17 @@ impl<M: Machine> Drop for Hold<M> {
         let Some(claim) = self.vdisk.mapping.claims.release(self.at, Blocks::ALL) else { return };
         // Discarded whole meanwhile: it was held for us alone.
         if let (Some(sequence), Some(extent)) = (claim.freed, claim.extent) {
-            self.store.space.quarantine_held(&self.vdisk.mapping.account, extent, sequence);
+            let rest = if self.packed { Rest::Confirmed } else { Rest::Durable };
+            self.store.space.quarantine_held(&self.vdisk.mapping.account, extent, sequence, rest);
         }
     }
 }
 
 /// An extent taken for the copy; given back unless it was used.
-struct Target<M: Machine> {
+pub(super) struct Target<M: Machine> {
     store: Rc<Store<M>>,
-    extent: ExtentId,
-    used: bool,
+    pub(super) extent: ExtentId,
+    pub(super) used: bool,
 }
 
 impl<M: Machine> Drop for Target<M> {
@@ -82,10 +86,16 @@ impl<M: Machine> Store<M> {
         leaves: &dyn Fn(ExtentId) -> bool,
     ) -> Result<Relocated> {
         self.writable()?;
+        let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, at).await;
+        let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
+        if word.is_packed() && leaves(word.extent()) {
+            return self.relocate_packed(vdisk, at.leaf(), word.extent()).await;
+        }
         let _room = self.room(PAGES).await?;
         let permit = self.journal.reserve(MOVE_RECORD_BYTES).await;
         let mut permit = permit.map_err(|failure| self.journal_failed(failure))?;
-        let Some(mut hold) = self.claim_whole(vdisk, at, leaves).await? else { return Ok(Relocated::Nothing) };
+        let own = |word: Word| !word.is_packed() && leaves(word.extent());
+        let Some(mut hold) = self.claim_whole(vdisk, at, &own).await? else { return Ok(Relocated::Nothing) };
         let mut target = self.take_target(vdisk, at).await?;
         let (mut copies, mut failures) = (0, 0);
         loop {
@@ -132,24 +142,24 @@ impl<M: Machine> Store<M> {
         }
     }
 
-    /// Claims all blocks of `at`, if it is behind an extent that leaves.
-    async fn claim_whole(
+    /// Claims all blocks of `at`, if it has an extent and its word is `wanted`.
+    pub(super) async fn claim_whole(
         self: &Rc<Self>,
         vdisk: &Rc<VdiskCore>,
         at: VirtualExtent,
-        leaves: &dyn Fn(ExtentId) -> bool,
+        wanted: &dyn Fn(Word) -> bool,
     ) -> Result<Option<Hold<M>>> {
         loop {
             let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, at).await;
             let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
             // What is being deleted goes without us, and waits for no claim that comes later.
-            if !word.is_mapped() || !leaves(word.extent()) || !vdisk.ready.get() {
+            if !word.is_mapped() || !wanted(word) || !vdisk.ready.get() {
                 return Ok(None);
             }
             match vdisk.mapping.claims.claim(at, Blocks::ALL, Some(word.extent())) {
                 Claimed::In(extent) => {
                     let (store, vdisk) = (self.clone(), vdisk.clone());
-                    return Ok(Some(Hold { store, vdisk, at, extent }));
+                    return Ok(Some(Hold { store, vdisk, at, extent, packed: word.is_packed() }));
                 }
                 _ => vdisk.mapping.claims.released.changed().await,
             }
@@ -157,7 +167,7 @@ impl<M: Machine> Store<M> {
     }
 
     /// An extent for the copy. Space that is only waiting for a flush is waited for.
-    async fn take_target(self: &Rc<Self>, vdisk: &VdiskCore, at: VirtualExtent) -> Result<Target<M>> {
+    pub(super) async fn take_target(self: &Rc<Self>, vdisk: &VdiskCore, at: VirtualExtent) -> Result<Target<M>> {
         loop {
             if let Some(extent) = self.space.take_for_move(vdisk.id, at).await {
                 return Ok(Target { store: self.clone(), extent, used: false });
@@ -170,21 +180,20 @@ impl<M: Machine> Store<M> {
     }
 
     /// Waits until every overwrite has ended that began before the watch.
-    async fn settle_overwrites(&self, vdisk: &VdiskCore) -> Result<()> {
+    pub(super) async fn settle_overwrites(&self, vdisk: &VdiskCore) -> Result<()> {
         let epoch = self.space.epochs.advance();
-        while !self.space.epochs.is_over(epoch) && self.space.epochs.wait().await {}
-        if self.space.epochs.is_over(epoch) { Ok(()) } else { Err(self.abandoned(vdisk)) }
+        if self.space.epochs.until_over(epoch).await { Ok(()) } else { Err(self.abandoned(vdisk)) }
     }
 
     /// The word, if it is still that of the claim.
-    async fn word_of(&self, hold: &Hold<M>) -> Result<Option<Word>> {
+    pub(super) async fn word_of(&self, hold: &Hold<M>) -> Result<Option<Word>> {
         let looked_up = hold.vdisk.mapping.lookup(&self.media, &self.cache, hold.at).await;
         let word = looked_up.map_err(|lost| self.damaged(&hold.vdisk, lost))?;
         Ok((word.is_mapped() && word.extent() == hold.extent).then_some(word))
     }
 
     /// The contents of an extent's blocks, in runs, each with its place in the extent.
-    async fn read_extent(&self, hold: &Hold<M>, blocks: Blocks) -> Result<Vec<(u64, Frozen)>> {
+    pub(super) async fn read_extent(&self, hold: &Hold<M>, blocks: Blocks) -> Result<Vec<(u64, Frozen)>> {
         let Some((drive, start)) = self.media.locate(hold.extent) else {
             return Err(self.damaged(&hold.vdisk, LostRange { first: hold.at, count: 1 }));
         };
@@ -251,7 +260,7 @@ impl<M: Machine> Store<M> {
         sequence
     }
 
-    fn doubtful(&self, vdisk: &VdiskCore, at: VirtualExtent) -> Error {
+    pub(super) fn doubtful(&self, vdisk: &VdiskCore, at: VirtualExtent) -> Error {
         Error::Device(IoError::Failed {
             path: format!("{}/{}", self.identity.name, vdisk.name()),
             operation: "move an extent",

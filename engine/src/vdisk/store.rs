@@ -94,6 +94,7 @@ pub(crate) struct Counters {
     /// Bytes of zeros, and of patterns, that were written and need no space.
     pub(crate) zero_bytes: Cell<u64>,
     pub(crate) pattern_bytes: Cell<u64>,
+    pub(crate) packed_bytes: Cell<u64>,
     pub(crate) flushes: Cell<u64>,
     pub(crate) checkpoints: Cell<u64>,
 }

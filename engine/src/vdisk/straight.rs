@@ -49,6 +49,7 @@ impl<M: Machine> Store<M> {
             let word = vdisk.mapping.peek(piece.at)?.ok()?;
             let touched = piece.blocks(block_bytes);
             let simple = word.valid().contains(touched)
+                && !word.is_packed()
                 && !(overwrite && self.journal.gate(word.extent(), touched) != Gate::Open)
                 && (!overwrite || vdisk.mapping.watches.pass(piece.at));
             if !simple {
@@ -80,8 +81,8 @@ impl<M: Machine> Store<M> {
             return None;
         }
         let word = vdisk.mapping.peek(piece.at)?.ok()?;
-        if word.contents().overlaps(blocks) || word.is_fill() || vdisk.mapping.settling.borrow().contains_key(&piece.at)
-        {
+        let plain = !word.is_fill() && !word.is_packed();
+        if word.contents().overlaps(blocks) || !plain || vdisk.mapping.settling.borrow().contains_key(&piece.at) {
             return None;
         }
         let room = self.room_at_once(pages_for(1))?;
@@ -140,6 +141,7 @@ impl<M: Machine> Store<M> {
             piece,
             blocks,
             extent: Some(extent),
+            packed: false,
             writing: false,
             new: Cell::new(blocks),
             edges: Vec::new(),

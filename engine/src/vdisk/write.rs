@@ -53,6 +53,13 @@ impl Drop for InFlight {
     }
 }
 
+/// What a write lacks to claim its pieces.
+enum Lack {
+    Space(Shortage),
+    /// The word of this one shares its extent.
+    OwnExtent(VirtualExtent),
+}
+
 /// What a look at all words, just before submitting, comes to.
 enum Plan<D> {
     Go(Vec<Io<D>>),
@@ -144,8 +151,7 @@ impl<M: Machine> Store<M> {
                 }
                 Plan::Held => vdisk.mapping.watches.released.changed().await,
                 Plan::Settle(epoch) => {
-                    while !self.space.epochs.is_over(epoch) && self.space.epochs.wait().await {}
-                    if !self.space.epochs.is_over(epoch) {
+                    if !self.space.epochs.until_over(epoch).await {
                         return Err(self.abandoned(vdisk));
                     }
                 }
@@ -160,18 +166,26 @@ impl<M: Machine> Store<M> {
                     if means.is_none() {
                         means = Some(self.means(parts.len()).await?);
                     }
-                    let mut shortage = self.claim_all(vdisk, parts, &mut claims, &data, None).await?;
-                    while let Some(short) = shortage {
+                    let mut lacking = self.claim_all(vdisk, parts, &mut claims, &data, None).await?;
+                    while let Some(lack) = lacking {
                         // Who waits for space has nothing that others could need.
                         claims.iter_mut().for_each(|claim| drop(claim.take()));
                         drop(means.take());
-                        let need = self.need(vdisk, parts, short, data.len());
-                        let grant = self.hold(vdisk, need, how, &mut patience).await?;
+                        let grant = match lack {
+                            Lack::Space(shortage) => {
+                                let need = self.need(vdisk, parts, shortage, data.len());
+                                Some(self.hold(vdisk, need, how, &mut patience).await?)
+                            }
+                            Lack::OwnExtent(at) => {
+                                Box::pin(self.unpack(vdisk, at, data.len(), how, &mut patience)).await?;
+                                None
+                            }
+                        };
                         if bounded {
                             self.check_range(vdisk, "a write", offset, data.len() as u64)?;
                         }
                         means = Some(self.means(parts.len()).await?);
-                        shortage = self.claim_all(vdisk, parts, &mut claims, &data, Some(&grant)).await?;
+                        lacking = self.claim_all(vdisk, parts, &mut claims, &data, grant.as_ref()).await?;
                     }
                 }
             }
@@ -199,7 +213,7 @@ impl<M: Machine> Store<M> {
         Ok(())
     }
 
-    /// Claims every piece in order; answers what is lacking when there is not enough space, with some claims taken.
+    /// Claims every piece in order; answers what is lacking for that, with some claims taken.
     async fn claim_all(
         self: &Rc<Self>,
         vdisk: &Rc<VdiskCore>,
@@ -207,11 +221,12 @@ impl<M: Machine> Store<M> {
         claims: &mut [Option<ClaimGuard<M>>],
         data: &Frozen,
         grant: Option<&Grant<M>>,
-    ) -> Result<Option<Shortage>> {
+    ) -> Result<Option<Lack>> {
         for (part, claim) in parts.iter().zip(claims) {
             *claim = match self.claim(vdisk, *part, data, grant).await {
                 Ok(claim) => claim,
-                Err(Refused::Short(shortage)) => return Ok(Some(shortage)),
+                Err(Refused::Short(shortage)) => return Ok(Some(Lack::Space(shortage))),
+                Err(Refused::Packed(at)) => return Ok(Some(Lack::OwnExtent(at))),
                 Err(Refused::Failed(error)) => return Err(error),
             };
         }
@@ -257,6 +272,10 @@ impl<M: Machine> Store<M> {
                 return Err(self.damaged(vdisk, LostRange { first: piece.at, count: 1 }));
             }
             let extent = match claim {
+                // Packed before it was claimed: unless it is as it was, all must start again.
+                Some(claim) if claim.packed && !(word.is_packed() && word.valid().contains(touched)) => {
+                    return Ok(Plan::Claim);
+                }
                 Some(claim) => {
                     // An edge that was read and then discarded, or is to be zeros and was written: start again.
                     let same = claim.edges.iter().all(|edge| word.contents().has(edge.block) == edge.was_valid);
@@ -282,8 +301,10 @@ impl<M: Machine> Store<M> {
             {
                 return Ok(Plan::Settle(epoch));
             }
+            // Where its blocks lie; also those without contents yet.
+            let lie = if word.is_packed() { word } else { Word::mapped(extent, Blocks::ALL) };
             // Also blocks without contents: those they had before a discard may still need their proof.
-            if let Gate::Closed(batch) = self.journal.gate(extent, touched.with(word.filled())) {
+            if let Gate::Closed(batch) = self.journal.gate(extent, lie.places(touched.with(word.filled()))) {
                 return Ok(Plan::Confirm(batch));
             }
             match claim {
@@ -292,7 +313,7 @@ impl<M: Machine> Store<M> {
                 None if vdisk.mapping.watches.pass(piece.at) => {}
                 None => return Ok(Plan::Held),
             }
-            if !self.add_ios(&mut ios, piece, claim.as_ref(), extent, data) {
+            if !self.add_ios(&mut ios, piece, claim.as_ref(), lie, data) {
                 return Err(self.damaged(vdisk, LostRange { first: piece.at, count: 1 }));
             }
         }
@@ -306,11 +327,11 @@ impl<M: Machine> Store<M> {
         ios: &mut Vec<Io<M::Device>>,
         piece: &Piece,
         claim: Option<&ClaimGuard<M>>,
-        extent: ExtentId,
+        lie: Word,
         data: &Frozen,
     ) -> bool {
-        let Some((drive, start)) = self.media.locate(extent) else { return false };
-        let block_bytes = self.media.block_bytes();
+        let Some((drive, start)) = self.media.locate(lie.extent()) else { return false };
+        let (block_bytes, extent_bytes) = (self.media.block_bytes(), self.media.extent_bytes);
         let (mut from, mut until) = (piece.offset, piece.offset + piece.length);
         if let Some((blocks, backdrop)) = claim.and_then(|claim| claim.backdrop.as_ref()) {
             for run in blocks.runs() {
@@ -326,25 +347,33 @@ impl<M: Machine> Store<M> {
             } else {
                 until = edge_start;
             }
-            let data = edge.contents.clone();
-            ios.push(Io { drive: drive.clone(), offset: start + edge_start, data, from: None });
+            for (place, _) in lie.parts(edge_start, block_bytes, extent_bytes) {
+                let data = edge.contents.clone();
+                ios.push(Io { drive: drive.clone(), offset: start + place, data, from: None });
+            }
         }
         if from >= until {
             return true;
         }
-        for (from, length) in piece.runs(from, until, block_bytes) {
-            let source = piece.from + from - piece.offset;
+        let runs = piece.runs(from, until, block_bytes).flat_map(|(from, length)| {
+            let mut source = piece.from + from - piece.offset;
+            lie.parts(from, length, extent_bytes).map(move |(place, length)| {
+                source += length;
+                (source - length, place, length)
+            })
+        });
+        for (source, place, length) in runs {
             if let Some(last) = ios.last_mut()
                 && let Some(before) = last.from
                 && Rc::ptr_eq(&last.drive, &drive)
-                && last.offset + last.data.len() as u64 == start + from
+                && last.offset + last.data.len() as u64 == start + place
                 && before + last.data.len() as u64 == source
             {
                 last.data = data.slice(before as usize..(source + length) as usize);
                 continue;
             }
             let slice = data.slice(source as usize..(source + length) as usize);
-            ios.push(Io { drive: drive.clone(), offset: start + from, data: slice, from: Some(source) });
+            ios.push(Io { drive: drive.clone(), offset: start + place, data: slice, from: Some(source) });
         }
         true
     }

@@ -13,7 +13,7 @@ use super::window::Window;
 
 /// Does one thing.
 pub async fn run(session: &Session) {
-    match session.below(24) {
+    match session.below(26) {
         0..6 => create(session).await,
         6..10 => delete(session).await,
         10..14 => resize(session).await,
@@ -23,6 +23,7 @@ pub async fn run(session: &Session) {
         21 => pattern(session).await,
         22 => detect(session).await,
         23 => reclaim(session).await,
+        24..26 => compact(session),
         _ => create(session).await,
     }
 }
@@ -200,6 +201,15 @@ async fn reclaim(session: &Session) {
     match result {
         Ok(()) | Err(Error::Busy { .. } | Error::NotFound { .. } | Error::InvalidArgument(_)) => {}
         Err(error) => session.bear("a reclaim", &error),
+    }
+}
+
+/// Puts thin extents together.
+fn compact(session: &Session) {
+    let result = session.pool.compact();
+    say(|| format!("compaction: {result:?}"));
+    if let Err(error) = result {
+        session.bear("a compaction", &error);
     }
 }
 

@@ -60,6 +60,7 @@ fn layout_tables_have_the_sizes_of_the_code() {
         ("FILL", FILL_RECORD_BYTES),
         ("POLICY", record(Record::Policy(Box::default()))),
         ("MOVE", MOVE_RECORD_BYTES),
+        ("REMAP", remap_record_bytes(1)),
         ("PATTERN", record(Record::Pattern { pattern: PatternId(1), now: super::samples::pattern() })),
         ("tail", 32),
         ("half", HALF_HEADER_BYTES),

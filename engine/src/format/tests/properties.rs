@@ -163,6 +163,22 @@ fn records() -> impl Strategy<Value = Record> {
         pool_policies().prop_map(|policy| Record::Policy(Box::new(policy))),
         (vdisk(), at(), (extents(), extents()), blocks(), any::<u32>())
             .prop_map(|(vdisk, at, (from, to), blocks, proof)| Record::Move { vdisk, at, from, to, blocks, proof }),
+        (
+            vdisk(),
+            0..1u64 << 29,
+            extents(),
+            blocks(),
+            any::<u32>(),
+            vec((0u16..512, blocks(), option::of(0u32..8)), 1..40)
+        )
+            .prop_map(|(vdisk, leaf, to, places, proof, words)| {
+                let word = |blocks, turn: Option<u32>| match turn {
+                    Some(turn) => Word::packed(to, blocks, turn * 2),
+                    None => Word::mapped(to, blocks),
+                };
+                let words = words.into_iter().map(|(slot, blocks, turn)| (slot, word(blocks, turn))).collect();
+                Record::Remap { vdisk, leaf, to, places, proof, words }
+            }),
     ]
 }
 
@@ -271,6 +287,23 @@ proptest! {
         let word = Word::mapped(extent, Blocks(blocks));
         prop_assert!(word.is_mapped() && word.verify().is_ok());
         prop_assert_eq!((word.extent(), word.valid()), (extent, Blocks(blocks)));
+    }
+
+    #[test]
+    fn a_packed_word_says_what_it_was_told(extent in extents(), blocks in 1u16.., turn in 0u32..8) {
+        let (valid, turn) = (Blocks(blocks), turn * 2);
+        let word = Word::packed(extent, valid, turn);
+        prop_assert!(word.is_mapped() && word.is_packed() && !word.is_fill() && word.verify().is_ok());
+        prop_assert_eq!((word.extent(), word.valid(), word.turn()), (extent, valid, turn));
+        prop_assert!(!Word::mapped(extent, valid).is_packed());
+        // Every byte of a block lies in the place of its block, wherever a range is cut.
+        for block in valid.iter() {
+            let place = word.places(Blocks::range(block, block + 1)).iter().next();
+            let parts: Vec<_> = word.parts(u64::from(block) * 4096 + 7, 100, 65_536).collect();
+            prop_assert_eq!(parts, vec![(u64::from(place.unwrap()) * 4096 + 7, 100)]);
+        }
+        let whole: Vec<_> = word.parts(0, 65_536, 65_536).collect();
+        prop_assert_eq!(whole.iter().map(|(_, length)| length).sum::<u64>(), 65_536);
     }
 
     #[test]

@@ -152,6 +152,18 @@ pub(super) fn records() -> Vec<Record> {
             blocks: Blocks(0x00FF),
             proof: 0x8765_4321,
         },
+        Record::Remap {
+            vdisk,
+            leaf: 3,
+            to: ExtentId(20_001),
+            places: Blocks(0x0FF0),
+            proof: 0x1234_5678,
+            words: vec![
+                (0, Word::packed(ExtentId(20_001), Blocks(0x000F), 0)),
+                (511, Word::packed(ExtentId(20_001), Blocks(0x03FC), 2)),
+                (7, Word::mapped(ExtentId(20_001), Blocks(0x8000))),
+            ],
+        },
     ]
 }
 
@@ -184,6 +196,7 @@ pub(super) fn leaf() -> Leaf {
     leaf.set(0, Word::mapped(ExtentId(0), Blocks::ALL));
     leaf.set(1, Word::mapped(ExtentId(ExtentId::MAX), Blocks(1)));
     leaf.set(2, Word::fill(PatternId(7), Blocks(0xFF00)));
+    leaf.set(3, Word::packed(ExtentId(0x12_3457), Blocks(0x00F0), 14));
     leaf.set(511, Word::mapped(ExtentId(0x12_3456), Blocks(0x5555)));
     leaf
 }

@@ -1,0 +1,155 @@
+//! Compaction: a job that puts the contents of thinly used extents together, so that scattered small discards give space back too.
+//!
+//! It goes through the vdisks leaf by leaf (`mapping/packing.rs` plans, `vdisk/pack.rs` does it), as often as it is asked to, and by
+//! itself where extents have become thinner, when the pool is short of space. Nothing is written down of it: what it has done stays,
+//! and what it has not is found again.
+
+use std::collections::BTreeSet;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use plimsoll_hardware::Machine;
+
+use super::{Job, JobInfo, JobState, Pool};
+use crate::error::{Error, Result};
+use crate::format::{ExtentId, LEAF_WORDS, VdiskId};
+use crate::mapping::plan;
+use crate::tree::Found;
+use crate::vdisk::{Store, VdiskCore, count};
+
+/// What the job is called.
+const KIND: &str = "compact";
+/// One in so many extents available, or fewer, is short of space: 95 % in use, the last of the default levels.
+const SHORT: u64 = 20;
+/// Time between two compactions that begin by themselves: what is discarded meanwhile is put together at once.
+const REST: Duration = Duration::from_secs(1);
+
+/// Leaves to look at; `None`: all there are.
+type Scope = Option<BTreeSet<(VdiskId, u64)>>;
+
+impl<M: Machine> Pool<M> {
+    /// Puts thinly used extents of all vdisks together, as far as that frees some, in the job that is answered; the one that is under
+    /// way, if there is one. Overwrites and reads go on; a first write to an extent that is just being copied waits for it.
+    ///
+    /// # Errors
+    /// `ReadOnly`, `Closing`.
+    pub fn compact(&self) -> Result<JobInfo> {
+        self.store.writable()?;
+        Ok(self.store.start_compacting(None))
+    }
+}
+
+impl<M: Machine> Store<M> {
+    fn compaction(&self) -> Option<Rc<Job>> {
+        let jobs = self.jobs.borrow();
+        jobs.iter().find(|job| job.is_running() && job.is_of(KIND, &self.identity.name)).cloned()
+    }
+
+    fn start_compacting(self: &Rc<Self>, scope: Scope) -> JobInfo {
+        let (pool, leaf_bytes) = (self.identity.name.clone(), self.leaf_bytes());
+        if let Some(job) = self.compaction() {
+            return job.info();
+        }
+        let total = match &scope {
+            Some(leaves) => leaves.len() as u64 * leaf_bytes,
+            None => self.vdisks.borrow().values().map(|vdisk| vdisk.size.get().next_multiple_of(leaf_bytes)).sum(),
+        };
+        let job = self.add_job(KIND, pool, total);
+        let (store, running) = (self.clone(), job.clone());
+        self.media.machine.spawn(async move {
+            let ended = match scope {
+                Some(leaves) => store.compact_leaves(&leaves, &running).await,
+                None => store.compact_all(&running).await,
+            };
+            running.end(match ended {
+                Ok(()) => JobState::Done,
+                Err(error) => JobState::Failed(error.to_string()),
+            });
+            store.space.scarce.reached.notify();
+        });
+        job.info()
+    }
+
+    async fn compact_all(self: &Rc<Self>, job: &Job) -> Result<()> {
+        let vdisks: Vec<_> = self.vdisks.borrow().values().cloned().collect();
+        let mut passed = 0;
+        for vdisk in &vdisks {
+            let mut next = vdisk.mapping.next_present(0);
+            while let Some(leaf) = next
+                && vdisk.ready.get()
+            {
+                self.compact_leaf(vdisk, leaf).await?;
+                job.progress(passed + (leaf + 1) * self.leaf_bytes());
+                next = vdisk.mapping.next_present(leaf + 1);
+            }
+            passed += vdisk.size.get().next_multiple_of(self.leaf_bytes());
+        }
+        Ok(())
+    }
+
+    async fn compact_leaves(self: &Rc<Self>, leaves: &BTreeSet<(VdiskId, u64)>, job: &Job) -> Result<()> {
+        for (passed, (vdisk, leaf)) in leaves.iter().enumerate() {
+            let vdisk = self.vdisks.borrow().get(vdisk).filter(|vdisk| vdisk.ready.get()).cloned();
+            if let Some(vdisk) = vdisk {
+                self.compact_leaf(&vdisk, *leaf).await?;
+            }
+            job.progress((passed as u64 + 1) * self.leaf_bytes());
+        }
+        Ok(())
+    }
+
+    async fn compact_leaf(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, leaf: u64) -> Result<()> {
+        let freed = match self.pack_leaf(vdisk, leaf).await {
+            Ok(freed) => freed,
+            // What cannot be read or found is left as it is; a check tells of it.
+            Err(Error::Damaged { .. } | Error::Device(_)) => return self.writable(),
+            Err(error) => return Err(error),
+        };
+        count(&self.counters.packed_bytes, freed * self.media.extent_bytes);
+        self.trim_cache();
+        Ok(())
+    }
+
+    /// Answers how many extents came free.
+    async fn pack_leaf(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, leaf: u64) -> Result<u64> {
+        let loaded = vdisk.mapping.load_leaf(&self.media, &self.cache, leaf).await;
+        loaded.map_err(|lost| self.damaged(vdisk, lost))?;
+        let plan = {
+            let tree = vdisk.mapping.tree.borrow();
+            let Found::Page(page) = tree.get(leaf) else { return Ok(0) };
+            plan(page, |extent| self.is_to_stay(extent))
+        };
+        if plan.is_empty() { Ok(0) } else { self.pack(vdisk, leaf, &plan).await }
+    }
+
+    /// Whether an extent is on a device that does not leave.
+    fn is_to_stay(&self, extent: ExtentId) -> bool {
+        self.media.locate(extent).is_some_and(|(drive, _)| !drive.is_leaving())
+    }
+
+    /// Bytes of a vdisk that a leaf covers.
+    fn leaf_bytes(&self) -> u64 {
+        LEAF_WORDS as u64 * self.media.extent_bytes
+    }
+}
+
+/// Compacts a pool by itself, until it is closed or forgotten.
+pub(super) async fn when_scarce<M: Machine>(weak: Weak<Store<M>>) {
+    while let Some(store) = weak.upgrade()
+        && !store.closing.get()
+        && !store.inspect
+    {
+        let short = store.space.total() / SHORT;
+        let reached = std::pin::pin!(store.space.scarce.wait(short));
+        if store.space.available() <= short
+            && store.is_writable()
+            && store.compaction().is_none()
+            && let Some(scope) = store.space.thinned.take()
+        {
+            store.start_compacting(scope);
+            store.media.machine.sleep(REST).await;
+            continue;
+        }
+        reached.await;
+    }
+}
