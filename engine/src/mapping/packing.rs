@@ -114,7 +114,7 @@ mod tests {
     fn carried_out(leaf: &Leaf, plan: &[Packing]) -> Leaf {
         let mut after = leaf.clone();
         for packing in plan {
-            for slot in packing.owner {
+            if let Some(slot) = packing.owner {
                 let word = leaf.get(slot);
                 after.set(slot, Word::packed(packing.host, word.valid(), 0));
             }
