@@ -34,6 +34,8 @@ mod scan;
 mod space;
 pub mod state;
 mod status;
+#[cfg(test)]
+mod tests;
 mod vdisk_create;
 mod vdisk_delete;
 mod vdisk_list;

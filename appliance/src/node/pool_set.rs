@@ -18,13 +18,15 @@ impl Node {
     /// # Errors
     /// `not-found`, `unavailable`, `invalid-argument`, and the pool's reasons.
     pub async fn set_pool(&self, name: &str, request: SetPool) -> Answer<PoolView> {
+        // In turn, so that what is checked here still holds when it is put in force.
+        let _turn = self.0.changes.lock().await;
         let pool = self.pool(name)?;
-        let decided = policy_of(pool.policy(), &request)?;
-        if let Some(growth) = request.growth {
+        let decided = decided_for(&pool, &request)?;
+        if let Some(growth) = request.growth.clone() {
             self.set_growth(&pool, growth).await?;
         }
         if decided != pool.policy() {
-            pool.set_policy(decided).await?;
+            pool.change_policy(|now| policy_of(now, &request)).await?;
             tracing::info!(pool = pool.info().name, "the pool's policy was changed");
         }
         self.pool_view(name)
@@ -36,7 +38,7 @@ impl Node {
     /// As [`Node::set_pool`].
     pub fn plan_set_pool(&self, name: &str, request: &SetPool) -> Answer<Plan> {
         let pool = self.pool(name)?;
-        let decided = policy_of(pool.policy(), request)?;
+        let decided = decided_for(&pool, request)?;
         let mut plan = Plan::of([]);
         if decided != pool.policy() {
             plan.steps.push(format!("change the policy of pool {}", pool.info().name));
@@ -112,6 +114,12 @@ fn tenants_of(pool: &Pool<Handle>) -> Vec<TenantView> {
         }
     };
     pool.tenants().into_iter().map(view).collect()
+}
+
+fn decided_for(pool: &Pool<Handle>, request: &SetPool) -> Answer<PoolPolicy> {
+    let decided = policy_of(pool.policy(), request)?;
+    Pool::<Handle>::check_policy(&decided)?;
+    Ok(decided)
 }
 
 fn policy_of(before: PoolPolicy, change: &SetPool) -> Answer<PoolPolicy> {

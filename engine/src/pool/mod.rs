@@ -4,6 +4,7 @@ mod add_device;
 mod admin;
 mod alarm;
 mod background;
+mod change_vdisk;
 mod check;
 mod checkpoint;
 mod close;
@@ -37,6 +38,7 @@ mod tests;
 mod warning;
 
 pub use admin::CreateVdisk;
+pub use change_vdisk::VdiskSettings;
 pub use check::{CheckReport, Finding};
 pub use create::CreatePool;
 pub use evacuate::{Evacuate, EvacuationPlan};
