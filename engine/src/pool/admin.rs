@@ -213,7 +213,7 @@ impl<M: Machine> Store<M> {
         let job = Rc::new(super::Job::new(id, kind, object, total));
         jobs.push_back(job.clone());
         while jobs.len() > JOBS_MAX {
-            let Some(ended) = jobs.iter().position(|job| !job.is_running()) else { break };
+            let Some(ended) = jobs.iter().position(|job| job.has_ended()) else { break };
             jobs.remove(ended);
         }
         job

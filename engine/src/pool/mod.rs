@@ -27,6 +27,7 @@ mod pattern;
 mod policy;
 mod promise;
 mod reclaim;
+mod reclaim_job;
 mod recover;
 mod repair;
 mod replay;
