@@ -75,6 +75,7 @@ fn policy(args: &PoolSet, at: Size) -> Answer<GrowthPolicy> {
         grow_file_to_bytes: rate(args.grow_file_to)?,
         step_bytes: rate(args.grow_file_step)?,
         keep_free_bytes: rate(args.keep_free)?,
+        force: args.force.force.clone(),
     })
 }
 

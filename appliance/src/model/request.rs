@@ -79,12 +79,15 @@ pub struct GrowthPolicy {
     /// Enlarge the last file that the pool is made of, up to this size.
     #[serde(default)]
     pub grow_file_to_bytes: Option<u64>,
-    /// Bytes by which it is enlarged at a time; an eighth of its size when absent, 64 MiB at least.
+    /// Bytes by which it is enlarged at a time, 64 MiB at least; an eighth of its size, or that, when absent.
     #[serde(default)]
     pub step_bytes: Option<u64>,
     /// Bytes of the file system that are left free; a gibibyte when absent.
     #[serde(default)]
     pub keep_free_bytes: Option<u64>,
+    /// Checks to override when spares are named and added: `foreign`.
+    #[serde(default)]
+    pub force: Vec<String>,
 }
 
 /// Tells null, which ends something, from what is absent.

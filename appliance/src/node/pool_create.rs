@@ -81,12 +81,16 @@ impl Node {
 
     /// Opens a device that is to be overwritten; refuses one that holds something unless forced.
     pub(super) async fn open_new(&self, path: &str, force: bool) -> Answer<Device> {
-        let path = absolute(path);
-        if let Some(pool) = self.pool_on(&path) {
+        self.look_at_new(&absolute(path), Purpose::Serve, force).await
+    }
+
+    /// As [`Node::open_new`], also without taking the device yet.
+    pub(super) async fn look_at_new(&self, path: &str, purpose: Purpose, force: bool) -> Answer<Device> {
+        if let Some(pool) = self.pool_on(path) {
             return Err(Problem::new("in-use", format!("{path} is a device of pool {pool}"))
                 .hint(format!("plimsoll pool show {pool}")));
         }
-        let (device, label) = self.open_labelled(&path, Purpose::Serve).await?;
+        let (device, label) = self.open_labelled(path, purpose).await?;
         if force {
             return Ok(device);
         }

@@ -36,15 +36,15 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::set_pool`].
-    pub fn plan_set_pool(&self, name: &str, request: &SetPool) -> Answer<Plan> {
+    pub async fn plan_set_pool(&self, name: &str, request: SetPool) -> Answer<Plan> {
         let pool = self.pool(name)?;
-        let decided = decided_for(&pool, request)?;
+        let decided = decided_for(&pool, &request)?;
         let mut plan = Plan::of([]);
         if decided != pool.policy() {
             plan.steps.push(format!("change the policy of pool {}", pool.info().name));
         }
-        if let Some(growth) = &request.growth {
-            plan.steps.extend(self.plan_growth(&pool, growth.as_ref())?);
+        if let Some(growth) = request.growth {
+            plan.steps.extend(self.plan_growth(&pool, growth).await?);
         }
         Ok(plan)
     }

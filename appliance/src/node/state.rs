@@ -189,6 +189,7 @@ mod tests {
                     grow_file_to_bytes: None,
                     step_bytes: None,
                     keep_free_bytes: None,
+                    force: Vec::new(),
                 },
             }],
         }

@@ -6,7 +6,9 @@ use futures_util::future::join;
 use plimsoll_hardware::{Reactor, ReactorConfig};
 
 use super::Node;
-use crate::model::{CreatePool, CreateVdisk, SetPool, SetVdisk, VdiskPolicyChange, VdiskView};
+use crate::model::{
+    AddDevice, CreatePool, CreateVdisk, GrowthPolicy, LeaveDevice, SetPool, SetVdisk, VdiskPolicyChange, VdiskView,
+};
 use crate::name::VdiskName;
 use crate::problem::Answer;
 
@@ -96,18 +98,19 @@ fn of_a_change_that_is_refused_nothing_is_in_force() {
             assert_eq!((now.version, now.zero_detection), (before.version.clone(), true), "{expected}");
         }
         // Of a pool, both ways round: the growth and the rest.
-        let growth = crate::model::GrowthPolicy {
+        let growth = GrowthPolicy {
             at_pct: 80,
             spares: Vec::new(),
             grow_file_to_bytes: Some(1 << 30),
             step_bytes: None,
             keep_free_bytes: None,
+            force: Vec::new(),
         };
         let thresholds = |text: &str| Some(text.to_owned());
         let wrong =
             SetPool { thresholds: thresholds("80%,70%"), growth: Some(Some(growth.clone())), ..SetPool::default() };
         assert_eq!(code(node.set_pool("tank", wrong).await).as_deref(), Some("invalid-argument"));
-        let growth = Some(Some(crate::model::GrowthPolicy { at_pct: 0, ..growth }));
+        let growth = Some(Some(GrowthPolicy { at_pct: 0, ..growth }));
         let wrong = SetPool { thresholds: thresholds("60%"), growth, ..SetPool::default() };
         assert_eq!(code(node.set_pool("tank", wrong).await).as_deref(), Some("invalid-argument"));
         let pool = node.pool_view("tank").unwrap();
@@ -126,5 +129,96 @@ fn changes_of_a_pool_that_come_at_once_are_all_in_force() {
         second.unwrap();
         let pool = node.pool_view("tank").unwrap();
         assert_eq!((pool.thresholds.as_deref(), pool.overcommit_limit.as_deref()), (Some("60%"), Some("20x")));
+    });
+}
+
+fn growing(spares: &[&str], grow_file_to_bytes: Option<u64>) -> GrowthPolicy {
+    GrowthPolicy {
+        at_pct: 99,
+        spares: spares.iter().map(|path| (*path).to_owned()).collect(),
+        grow_file_to_bytes,
+        step_bytes: None,
+        keep_free_bytes: Some(0),
+        force: Vec::new(),
+    }
+}
+
+fn sizes(node: &Node) -> Vec<Option<u64>> {
+    node.pool_view("tank").unwrap().devices.iter().map(|device| device.size_bytes.map(|bytes| bytes / MIB)).collect()
+}
+
+#[test]
+fn a_file_that_was_enlarged_right_before_a_crash_is_grown_into() {
+    with_node(|node, dir| async move {
+        tank(&node, &dir).await;
+        let file = std::fs::File::options().write(true).open(dir.join("tank.img")).unwrap();
+        file.set_len(192 * MIB).unwrap();
+        let pool = node.pool("tank").unwrap();
+        let policy = growing(&[], Some(192 * MIB));
+        node.grow_by(&pool, &policy).await.unwrap();
+        assert_eq!(sizes(&node), [Some(192)]);
+        assert!(node.grow_by(&pool, &policy).await.is_err_and(|problem| problem.detail.contains("the most")));
+        // What somebody else made larger than it may become is left alone.
+        file.set_len(256 * MIB).unwrap();
+        assert!(node.grow_by(&pool, &policy).await.is_err());
+        assert_eq!(sizes(&node), [Some(192)]);
+    });
+}
+
+#[test]
+fn a_file_that_is_leaving_is_not_enlarged() {
+    with_node(|node, dir| async move {
+        tank(&node, &dir).await;
+        let path = file(&dir, "second.img", 128 * MIB);
+        let second = AddDevice { path: path.clone(), force: Vec::new(), buffered: true };
+        node.add_device("tank", second).await.unwrap();
+        node.evacuate_device("tank", LeaveDevice { device: path, rate_bytes: None }).await.unwrap();
+        node.grow_by(&node.pool("tank").unwrap(), &growing(&[], Some(192 * MIB))).await.unwrap();
+        assert_eq!(sizes(&node), [Some(192), Some(128)]);
+    });
+}
+
+#[test]
+fn spares_and_steps_that_could_not_be_used_are_refused_when_they_are_named() {
+    with_node(|node, dir| async move {
+        tank(&node, &dir).await;
+        let good = file(&dir, "good.img", 64 * MIB);
+        let (small, foreign) = (file(&dir, "small.img", MIB), file(&dir, "foreign.img", 64 * MIB));
+        let mut bytes = vec![0; 4096];
+        bytes[1080..1082].copy_from_slice(b"\x53\xef");
+        let at = std::fs::File::options().write(true).open(&foreign).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&at, &bytes, 0).unwrap();
+        let other = file(&dir, "other.img", 64 * MIB);
+        let (name, devices) = ("other".into(), vec![other.clone()]);
+        let pool = CreatePool { name, devices, extent_bytes: None, force: Vec::new(), buffered: true };
+        node.create_pool(pool).await.unwrap();
+        let none = dir.join("none.img").display().to_string();
+        node.allow_buffered([&good, &small, &foreign]);
+        let set = |growth| SetPool { growth: Some(Some(growth)), ..SetPool::default() };
+        for (spare, expected, words) in [
+            (&none, "not-found", "does not exist"),
+            (&small, "too-small", "small.img"),
+            (&foreign, "in-use", "holds an ext"),
+            (&other, "in-use", "is a device of pool other"),
+        ] {
+            let growth = growing(&[&good, spare], None);
+            let planned = node.plan_set_pool("tank", set(growth.clone())).await;
+            assert_eq!(code(planned).as_deref(), Some(expected), "{spare}");
+            let problem = node.set_pool("tank", set(growth)).await.unwrap_err();
+            assert!(problem.code == expected && problem.detail.contains(words), "{problem:?}");
+        }
+        assert_eq!(node.pool_view("tank").unwrap().growth, None);
+        let forced = GrowthPolicy { force: vec!["foreign".into()], ..growing(&[&good, &foreign], None) };
+        node.set_pool("tank", set(forced.clone())).await.unwrap();
+        let problem = node.set_pool("other", set(growing(&[&good], None))).await.unwrap_err();
+        assert!(problem.code == "in-use" && problem.detail.contains("spare of pool tank"), "{problem:?}");
+        let only = GrowthPolicy { spares: vec![foreign], ..forced };
+        node.grow_by(&node.pool("tank").unwrap(), &only).await.unwrap();
+        assert_eq!(sizes(&node), [Some(128), Some(64)]);
+        for step in [1, 64 * MIB - 1, 193 * MIB] {
+            let growth = GrowthPolicy { step_bytes: Some(step), ..growing(&[], Some(192 * MIB)) };
+            let problem = node.set_pool("tank", set(growth)).await.unwrap_err();
+            assert!(problem.detail.contains("64 MiB to 192 MiB"), "{problem:?}");
+        }
     });
 }

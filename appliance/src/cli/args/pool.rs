@@ -115,6 +115,8 @@ pub(in crate::cli) struct PoolSet {
     #[arg(long, conflicts_with = "auto_grow_at")]
     pub(in crate::cli) no_auto_grow: bool,
     #[command(flatten)]
+    pub(in crate::cli) force: Force,
+    #[command(flatten)]
     pub(in crate::cli) how: DryRun,
 }
 
