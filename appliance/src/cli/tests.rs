@@ -430,3 +430,24 @@ fn patterns_are_added_and_removed_and_a_vdisk_is_reclaimed() {
         (&json!(false), &json!(100.0), &json!(0))
     );
 }
+
+#[test]
+fn many_ranges_are_taken_and_too_many_are_refused_with_advice() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    daemon.make_pool(dir.path());
+    daemon.send("POST", "/api/v1/pools/tank/vdisks", json!({"name": "a", "designated_bytes": 1 << 30})).unwrap();
+    let reclaim = "/api/v1/pools/tank/vdisks/a/reclaim";
+    let ranges: Vec<_> = (0..60_000).map(|at| json!({"offset_bytes": at * 8192, "length_bytes": 4096})).collect();
+    let job = daemon.send("POST", reclaim, json!({ "ranges": ranges })).unwrap();
+    let ended = watch_answer(&daemon.client, &job).unwrap();
+    assert_eq!((&ended["done"], &ended["done_pct"]), (&json!(60_000 * 4096), &json!(100.0)));
+    // By their number, and by their bytes: that is refused before all of it was sent.
+    let one = json!({"offset_bytes": 0, "length_bytes": 1});
+    for body in [json!({ "ranges": vec![one; 500_001] }), json!("x".repeat(api::RECLAIM_BODY_BYTES_MAX))] {
+        let client = Client::new(dir.path());
+        let problem = client.send(Request::new("POST", reclaim).body(&body).unwrap()).unwrap_err();
+        assert_eq!((problem.code.as_str(), problem.status), ("too-large", 413), "{}", problem.detail);
+        assert!(problem.hint.is_some_and(|hint| hint.contains("500,000 at a time")));
+    }
+}
