@@ -88,7 +88,10 @@ pub(super) enum Command {
     /// Vdisks: virtual disks that take space when they are written
     #[command(subcommand, before_help = examples!["plimsoll vdisk create tank/db1 --size 2T", "plimsoll vdisk list"])]
     Vdisk(Vdisk),
-    /// Show who has the space of the pools
+    /// Show who has the space of the pools: a line for each use, together all of it
+    ///
+    /// metadata-reserve is kept so that metadata never runs out; reserved is promised and not in use; held is for writes under way;
+    /// quarantine was freed and can be used as soon as that is durable.
     #[command(before_help = examples!["plimsoll space", "plimsoll space --pool tank --sort -physical_bytes"])]
     Space {
         /// Only of this pool

@@ -139,9 +139,9 @@ pub(super) fn exact(size: Size) -> Answer<u64> {
 pub(super) fn tenant(cx: &Context<'_>, command: Tenant) -> Answer<()> {
     match command {
         Tenant::List => cx.render.list(&table::TENANT, cx.client.get("/api/v1/tenants")?),
-        Tenant::Set { tenant, pool, quota, how } => {
+        Tenant::Set { tenant, pool, quota, thresholds, how } => {
             let at = with(&format!("{}/tenants/{}", target(&pool), segment(&tenant)), how.dry_run);
-            let request = SetTenant { quota_bytes: exact(quota)? };
+            let request = SetTenant { quota_bytes: quota.map(exact).transpose()?, thresholds };
             let answer = cx.client.send(Request::new("PUT", &at).body(&request)?)?;
             if how.dry_run {
                 return cx.render.plan(&answer);

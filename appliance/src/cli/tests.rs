@@ -194,7 +194,8 @@ fn a_restart_finds_its_pools_also_when_a_device_was_renamed_and_says_so_when_it_
     assert_eq!((&pool["state"], &pool["reason_code"]), (&json!("unavailable"), &json!("device-missing")));
     assert!(pool["reason"].as_str().is_some_and(|reason| reason.contains("b.img")), "{pool}");
     assert_eq!(pool["physical_bytes"], json!(null));
-    assert_eq!(daemon.get("/api/v1/status")["health"], "degraded");
+    let status = daemon.get("/api/v1/status");
+    assert_eq!((&status["health"], &status["findings"][0]["object"]), (&json!("critical"), &json!("tank")));
     assert!(daemon.send("GET", "/api/v1/pools/tank/vdisks", json!({})).is_err_and(|code| code == "unavailable"));
     let again = daemon.send("POST", "/api/v1/pools/import", json!({"name": "tank"}));
     assert_eq!(again.map(|_| ()), Err("device-missing".to_owned()));

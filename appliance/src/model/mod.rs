@@ -32,7 +32,7 @@ pub use request::{
     SetPool, SetTenant, SetVdisk, VdiskPolicyChange, WriteCache,
 };
 pub use space::{SpaceView, TenantView};
-pub use status::{Health, StatusView};
+pub use status::{Health, HealthFinding, Probe, StatusView};
 pub use vdisk::{VdiskState, VdiskView};
 pub use webhook::{AddWebhook, WebhookState, WebhookTested, WebhookView};
 

@@ -190,12 +190,16 @@ pub struct SetPool {
     pub growth: Option<Option<GrowthPolicy>>,
 }
 
-/// What an operator decides for a tenant of a pool.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+/// What an operator decides for a tenant of a pool; what is absent stays as it is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetTenant {
     /// Physical space that its vdisks in the pool may not exceed together; 0: as much as they like.
-    pub quota_bytes: u64,
+    #[serde(default)]
+    pub quota_bytes: Option<u64>,
+    /// Levels of its use against its quota: `70%,85%,95%`, `off`, `default`.
+    #[serde(default)]
+    pub thresholds: Option<String>,
 }
 
 /// Changes to a vdisk (a merge patch: what is absent stays).

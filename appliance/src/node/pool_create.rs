@@ -48,7 +48,7 @@ impl Node {
 
     async fn prepare_pool(&self, request: &CreatePool) -> Answer<(engine::CreatePool, Vec<Device>)> {
         name::check("pool", &request.name)?;
-        if self.0.pools.borrow().contains_key(&request.name) {
+        if self.is_taken(&request.name) {
             return Err(Problem::new("exists", format!("pool {} exists", request.name))
                 .hint(format!("plimsoll pool show {}", request.name)));
         }
@@ -124,7 +124,8 @@ impl Node {
 
     /// Serves an open pool that is remembered.
     pub(super) fn serve(&self, name: String, pool: Pool<Handle>) {
-        self.tell_quotas(&pool);
+        self.tell_tenants(&pool);
+        self.0.repaired.borrow_mut().remove(&pool.info().uuid);
         self.listen_to(pool.clone());
         self.follow_members(&pool);
         self.follow_growth(&pool);

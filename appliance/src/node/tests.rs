@@ -7,10 +7,11 @@ use plimsoll_hardware::{Reactor, ReactorConfig};
 
 use super::Node;
 use crate::model::{
-    AddDevice, CreatePool, CreateVdisk, GrowthPolicy, LeaveDevice, SetPool, SetVdisk, VdiskPolicyChange, VdiskView,
+    AddDevice, CreatePool, CreateVdisk, GrowthPolicy, Health, LeaveDevice, SetPool, SetTenant, SetVdisk,
+    VdiskPolicyChange, VdiskView,
 };
 use crate::name::VdiskName;
-use crate::problem::Answer;
+use crate::problem::{Answer, Problem};
 
 const MIB: u64 = 1 << 20;
 
@@ -220,5 +221,89 @@ fn spares_and_steps_that_could_not_be_used_are_refused_when_they_are_named() {
             let problem = node.set_pool("tank", set(growth)).await.unwrap_err();
             assert!(problem.detail.contains("64 MiB to 192 MiB"), "{problem:?}");
         }
+    });
+}
+
+#[test]
+fn thresholds_of_a_tenant_are_kept_beside_its_quota_and_told_to_the_pool_again() {
+    let dir = tempfile::tempdir().unwrap();
+    for life in 0..2 {
+        let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
+        let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
+        reactor.block_on(async {
+            if life == 0 {
+                tank(&node, dir.path()).await;
+                let quota = SetTenant { quota_bytes: Some(64 * MIB), thresholds: None };
+                let thresholds = |text: &str| SetTenant { quota_bytes: None, thresholds: Some(text.into()) };
+                node.set_tenant("tank", "acme", quota).await.unwrap();
+                node.set_tenant("tank", "acme", thresholds("50%,80%")).await.unwrap();
+                for wrong in [SetTenant::default(), thresholds("80%,50%"), thresholds("1G"), thresholds("x")] {
+                    let planned = node.plan_set_tenant("tank", "acme", &wrong);
+                    assert_eq!(code(planned).as_deref(), Some("invalid-argument"), "{wrong:?}");
+                    let refused = node.set_tenant("tank", "acme", wrong).await;
+                    assert_eq!(code(refused).as_deref(), Some("invalid-argument"));
+                }
+            } else {
+                node.open_known_pools().await;
+            }
+            let [acme] = &node.tenants()[..] else { panic!("{:?}", node.tenants()) };
+            assert_eq!((acme.quota_bytes, acme.thresholds.as_str()), (Some(64 * MIB), "50%,80%"), "life {life}");
+            node.close().await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn the_lines_of_the_space_report_are_the_pools_figures_and_together_all_of_it() {
+    with_node(|node, dir| async move {
+        let a = tank(&node, &dir).await;
+        let reserve = VdiskPolicyChange { reservation_bytes: Some(16 * MIB), ..VdiskPolicyChange::default() };
+        node.set_vdisk(&a, set(reserve), None).await.unwrap();
+        let (pool, lines) = (node.pool_view("tank").unwrap(), node.space(None).unwrap());
+        let line = |what: &str| lines.iter().find(|line| line.what == what).map(|line| line.physical_bytes);
+        assert_eq!(line("metadata-reserve"), pool.metadata_reserve_bytes);
+        assert_eq!((line("reserved"), line("available")), (pool.reserved_bytes, pool.available_bytes));
+        assert_eq!(lines.iter().map(|line| line.physical_bytes).sum::<u64>(), pool.physical_bytes.unwrap());
+    });
+}
+
+#[test]
+fn health_is_what_is_wrong_now_with_its_reason_and_what_to_do() {
+    with_node(|node, dir| async move {
+        let a = tank(&node, &dir).await;
+        let health = |object: &str, words: &str| {
+            let status = node.status();
+            let finding = status.findings.first().cloned().expect("a finding");
+            assert!(finding.object == object && finding.reason.contains(words), "{:?}", status.findings);
+            crate::cli::hints::assert_advice_can_be_followed(&finding.advice);
+            assert_eq!(finding.health, status.health);
+            status.health
+        };
+        assert_eq!((node.status().health, node.status().findings.len()), (Health::Ok, 0));
+        // A reservation takes what others may have.
+        let take = |bytes| set(VdiskPolicyChange { reservation_bytes: Some(bytes), ..VdiskPolicyChange::default() });
+        let available = node.pool_view("tank").unwrap().available_bytes.unwrap();
+        node.set_vdisk(&a, take(available * 3 / 4), None).await.unwrap();
+        assert_eq!(health("tank", "nearly full"), Health::Warning);
+        let off = |text: &str| SetPool { thresholds: Some(text.into()), ..SetPool::default() };
+        node.set_pool("tank", off("off")).await.unwrap();
+        assert_eq!(node.status().health, Health::Ok);
+        node.set_pool("tank", off("default")).await.unwrap();
+        let mut left = node.pool_view("tank").unwrap().available_bytes.unwrap();
+        while left > 0 {
+            let reserved = node.vdisk(&a).unwrap().reservation_bytes;
+            node.set_vdisk(&a, take(reserved + (left / 2).max(65_536)), None).await.unwrap();
+            left = node.pool_view("tank").unwrap().available_bytes.unwrap();
+        }
+        assert_eq!(health("tank", "is full"), Health::Critical);
+        node.set_vdisk(&a, take(0), None).await.unwrap();
+        assert_eq!(node.status().health, Health::Ok);
+        // One that is only in the configuration.
+        node.note_not_served("gone", Problem::new("not-found", "/dev/x does not exist").hint("plimsoll device list"));
+        assert_eq!(health("gone", "is not served: /dev/x does not exist"), Health::Critical);
+        let devices = vec![file(&dir, "gone.img", 64 * MIB)];
+        let pool = CreatePool { name: "gone".into(), devices, extent_bytes: None, force: Vec::new(), buffered: true };
+        node.create_pool(pool).await.unwrap();
+        assert_eq!(node.status().health, Health::Ok);
     });
 }

@@ -4,7 +4,8 @@ use plimsoll_hardware::Machine;
 
 use super::Pool;
 use crate::error::{Error, Result};
-use crate::format::{PoolPolicy, Record, VdiskPolicy};
+use crate::event::Level;
+use crate::format::{Levels, PoolPolicy, Record, VdiskPolicy};
 use crate::vdisk::{horizons, thresholds};
 
 /// A tenant: all vdisks that carry its label.
@@ -16,6 +17,8 @@ pub struct TenantInfo {
     pub used_bytes: u64,
     /// Physical bytes that it may not exceed.
     pub quota_bytes: Option<u64>,
+    /// Levels of its use against its quota.
+    pub levels: Levels,
 }
 
 /// Refuses what makes no sense.
@@ -89,6 +92,31 @@ impl<M: Machine> Pool<M> {
         store.space.ledger.eased.notify();
     }
 
+    /// Decides at which shares of a tenant's quota something is told. Not kept on the devices either.
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    pub fn set_tenant_levels(&self, tenant: &str, levels: Levels) -> Result<()> {
+        Self::check_tenant_levels(&levels)?;
+        let tenant = self.store.space.ledger.tenant(tenant);
+        tenant.levels.replace(levels);
+        self.store.watch_tenant_anew(&tenant);
+        Ok(())
+    }
+
+    /// Says whether levels of a tenant make sense.
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    pub fn check_tenant_levels(levels: &Levels) -> Result<()> {
+        if matches!(levels, Levels::At(levels) if levels.iter().any(|level| matches!(level, Level::Bytes(_)))) {
+            return Err(Error::InvalidArgument(
+                "thresholds of a tenant are per cents of its quota, such as 70%".to_owned(),
+            ));
+        }
+        thresholds(levels, None).map(drop).map_err(|error| Error::InvalidArgument(error.to_string()))
+    }
+
     /// Tenants that are named by a vdisk or have a quota, by name.
     pub fn tenants(&self) -> Vec<TenantInfo> {
         let extent = self.store.media.extent_bytes;
@@ -97,6 +125,7 @@ impl<M: Machine> Pool<M> {
             name: tenant.name.clone(),
             used_bytes: tenant.used.get() * extent,
             quota_bytes: Some(tenant.quota.get()).filter(|&quota| quota != u64::MAX).map(|quota| quota * extent),
+            levels: tenant.levels.borrow().clone(),
         });
         info.collect()
     }

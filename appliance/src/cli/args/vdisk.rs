@@ -158,8 +158,11 @@ pub(in crate::cli) enum Tenant {
         #[arg(long)]
         pool: String,
         /// Physical space that its vdisks there may not exceed together; 0: no bound
-        #[arg(long)]
-        quota: Size,
+        #[arg(long, value_name = "SIZE", required_unless_present = "thresholds")]
+        quota: Option<Size>,
+        /// Shares of its quota at which events rise: 70%,85%,95%, off or default
+        #[arg(long, value_name = "LEVELS")]
+        thresholds: Option<String>,
         #[command(flatten)]
         how: DryRun,
     },
