@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use futures_util::future::join;
-use plimsoll_hardware::{Reactor, ReactorConfig};
+use plimsoll_hardware::{Machine as _, Reactor, ReactorConfig};
 
 use super::Node;
 use crate::model::{
@@ -305,5 +305,50 @@ fn health_is_what_is_wrong_now_with_its_reason_and_what_to_do() {
         let pool = CreatePool { name: "gone".into(), devices, extent_bytes: None, force: Vec::new(), buffered: true };
         node.create_pool(pool).await.unwrap();
         assert_eq!(node.status().health, Health::Ok);
+    });
+}
+
+#[test]
+fn a_vdisk_without_space_is_critical() {
+    with_node(|node, dir| async move {
+        let a = tank(&node, &dir).await;
+        let policy = VdiskPolicyChange {
+            quota_bytes: Some(65_536),
+            on_full: Some("fail".into()),
+            ..VdiskPolicyChange::default()
+        };
+        node.set_vdisk(&a, set(policy), None).await.unwrap();
+        let vdisk = node.pool("tank").unwrap().vdisk("a").unwrap();
+        let write = async |offset| {
+            let mut buffer = node.machine().buffers().alloc(4096).await;
+            buffer.fill(1);
+            vdisk.write(offset, buffer.freeze(), false).await
+        };
+        write(0).await.unwrap();
+        write(65_536).await.unwrap_err();
+        let status = node.status();
+        let [finding] = &status.findings[..] else { panic!("{:?}", status.findings) };
+        assert_eq!((status.health, finding.object.as_str()), (Health::Critical, "tank/a"));
+        assert!(finding.reason.contains("of its quota of 64 KiB") && finding.advice.contains("--quota"), "{finding}");
+    });
+}
+
+#[test]
+fn a_plan_of_an_evacuation_that_does_not_fit_is_refused_as_the_evacuation_is() {
+    with_node(|node, dir| async move {
+        let a = tank(&node, &dir).await;
+        let path = file(&dir, "second.img", 64 * MIB);
+        let second = AddDevice { path: path.clone(), force: Vec::new(), buffered: true };
+        node.add_device("tank", second).await.unwrap();
+        let leave = |device: &str| LeaveDevice { device: device.to_owned(), rate_bytes: None };
+        let plan = node.plan_evacuation("tank", leave(&path), true).await.unwrap();
+        assert!(plan.steps.iter().all(|step| ["move ", "let ", "leave "].iter().any(|verb| step.starts_with(verb))));
+        let reserve = VdiskPolicyChange { reservation_bytes: Some(100 * MIB), ..VdiskPolicyChange::default() };
+        node.set_vdisk(&a, set(reserve), None).await.unwrap();
+        let first = dir.join("tank.img").display().to_string();
+        let planned = node.plan_evacuation("tank", leave(&first), false).await.unwrap_err();
+        let refused = node.evacuate_device("tank", leave(&first)).await.unwrap_err();
+        assert_eq!((planned.code.as_str(), planned.exit_code()), ("would-not-fit", 7));
+        assert_eq!(planned, refused);
     });
 }

@@ -11,6 +11,10 @@ pub(in crate::cli) enum Pool {
     #[command(visible_alias = "ls", before_help = examples!["plimsoll pool list", "plimsoll pool list --filter 'used_pct>80'"])]
     List,
     /// Show a pool
+    ///
+    /// physical is utilized (data), metadata, metadata reserve (kept so that metadata never runs out), reserved (promised and not in use),
+    /// held (space for writes under way), quarantined (freed, usable as soon as that is durable) and available. held writes wait for
+    /// space, with their data in memory. designated is what all vdisks may come to; overcommit is designated minus physical.
     #[command(before_help = examples!["plimsoll pool show tank", "plimsoll pool show tank --json"])]
     Show { pool: String },
     /// Make a pool

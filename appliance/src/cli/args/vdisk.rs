@@ -16,6 +16,8 @@ pub(in crate::cli) enum Vdisk {
         pool: Option<String>,
     },
     /// Show a vdisk
+    ///
+    /// backed is the physical space behind it; the reservation is space that is its own, reserved what of that is not in use yet.
     #[command(before_help = examples!["plimsoll vdisk show tank/db1", "plimsoll vdisk show tank/db1 --bytes"])]
     Show { vdisk: VdiskName },
     /// Make a vdisk
