@@ -9,6 +9,9 @@ use crate::model::{Health, HealthFinding};
 use crate::problem::Problem;
 use crate::units::iec;
 
+/// Vdisks of a pool that are named one by one.
+const VDISKS_MAX: usize = 10;
+
 impl Node {
     /// All that is wrong, the worst first.
     pub(super) fn findings(&self) -> Vec<HealthFinding> {
@@ -51,9 +54,14 @@ impl Node {
             let advice = format!("plimsoll pool add-device {name} --device PATH");
             findings.push(about(Health::Warning, format!("pool {name} cannot grow by itself: {reason}"), advice));
         }
-        findings.extend(
-            pool.vdisks().iter().filter(|vdisk| vdisk.exhausted_since.is_some()).map(|vdisk| exhausted(name, vdisk)),
-        );
+        let vdisks = pool.vdisks();
+        let mut without = vdisks.iter().filter(|vdisk| vdisk.exhausted_since.is_some());
+        findings.extend(without.by_ref().take(VDISKS_MAX).map(|vdisk| exhausted(name, vdisk)));
+        let more = without.count();
+        if more > 0 {
+            let reason = format!("there is no space for writes to {more} more vdisks of pool {name}");
+            findings.push(about(Health::Critical, reason, format!("plimsoll pool add-device {name} --device PATH")));
+        }
         findings
     }
 

@@ -68,6 +68,8 @@ pub(crate) struct Reclaim {
     pub(super) total: u64,
     pub(super) running: Cell<bool>,
     pub(super) paused: Cell<bool>,
+    /// Nothing is left to be done, or it never began.
+    pub(super) over: Cell<bool>,
     /// When the next stretch may be read.
     next: Cell<Duration>,
     /// It is to look whether it still goes on, or has ended.
@@ -84,6 +86,7 @@ impl Reclaim {
             total,
             running: Cell::new(false),
             paused: Cell::new(false),
+            over: Cell::new(false),
             next: Cell::default(),
             stirred: WaitQueue::default(),
         };
@@ -101,10 +104,11 @@ impl Reclaim {
         self.done.get()
     }
 
-    /// What an entry says of it.
-    pub(super) fn state(&self) -> ReclaimState {
+    /// What an entry says of it: nothing when it is over, or of ranges, which are not kept.
+    pub(super) fn state(&self) -> Option<ReclaimState> {
         let (cursor, paused) = (self.done.get(), self.paused.get());
-        ReclaimState { cursor, paused, rate_mib: (self.spec.rate / RATE_BYTES) as u32 }
+        let state = ReclaimState { cursor, paused, rate_mib: (self.spec.rate / RATE_BYTES) as u32 };
+        (self.spec.ranges.is_none() && !self.over.get()).then_some(state)
     }
 
     /// Waits until another `bytes` may be read, or it is stirred.
@@ -146,11 +150,10 @@ impl<M: Machine> Pool<M> {
             None => store.add_job("reclaim", object, total),
         };
         job.go_on(total);
-        let kept = spec.ranges.is_none();
         let reclaim = Reclaim::new(spec, job, total, 0);
         reclaim.running.set(true);
         store.reclaims.borrow_mut().insert(vdisk.id, reclaim.clone());
-        let written_down = store.keep_reclaim(&vdisk, kept.then(|| reclaim.state())).await;
+        let written_down = store.keep_reclaim(&vdisk).await;
         written_down.inspect_err(|error| reclaim.give_up(error))?;
         Ok(store.start_reclaim(&vdisk, reclaim))
     }
@@ -176,7 +179,7 @@ impl<M: Machine> Pool<M> {
         }
         reclaim.paused.set(true);
         reclaim.stirred.notify();
-        self.store.keep_place(&vdisk, &reclaim).await?;
+        self.store.keep_reclaim(&vdisk).await?;
         Ok(self.describe_reclaim(&vdisk, &reclaim))
     }
 
@@ -204,7 +207,7 @@ impl<M: Machine> Pool<M> {
         reclaim.next.set(Duration::ZERO);
         reclaim.job.go_on(reclaim.total);
         reclaim.job.progress(reclaim.done());
-        let written_down = store.keep_place(&vdisk, &reclaim).await;
+        let written_down = store.keep_reclaim(&vdisk).await;
         written_down.inspect_err(|error| reclaim.give_up(error))?;
         Ok(store.start_reclaim(&vdisk, reclaim))
     }

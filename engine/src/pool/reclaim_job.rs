@@ -8,7 +8,7 @@ use plimsoll_hardware::Machine;
 use super::reclaim::{Reclaim, ReclaimSpec};
 use super::{JobInfo, JobState};
 use crate::error::{Error, Result};
-use crate::format::{Blocks, Entry, EntryState, LEAF_WORDS, ReclaimState, VirtualExtent};
+use crate::format::{Blocks, Entry, EntryState, LEAF_WORDS, VirtualExtent};
 use crate::tree::Found;
 use crate::vdisk::{Part, Store, VdiskCore, pieces};
 
@@ -23,6 +23,7 @@ impl Reclaim {
     /// It could not be begun.
     pub(super) fn give_up(&self, error: &Error) {
         self.running.set(false);
+        self.over.set(true);
         self.job.end(JobState::Failed(error.to_string()));
         self.stirred.notify();
     }
@@ -45,27 +46,18 @@ impl<M: Machine> Store<M> {
         }
     }
 
-    /// Writes down where a reclaim of a whole vdisk is, or that there is none.
-    pub(super) async fn keep_reclaim(
-        self: &Rc<Self>,
-        vdisk: &Rc<VdiskCore>,
-        state: Option<ReclaimState>,
-    ) -> Result<()> {
-        if vdisk.entry.borrow().reclaim == state {
+    /// Writes down how the last reclaim of a vdisk stands.
+    pub(super) async fn keep_reclaim(self: &Rc<Self>, vdisk: &Rc<VdiskCore>) -> Result<()> {
+        // By what is the case when it is written: it may have ended meanwhile, or be another.
+        let state = || self.reclaims.borrow().get(&vdisk.id).and_then(|known| known.state());
+        if vdisk.entry.borrow().reclaim == state() {
             return Ok(());
         }
         let kept = self.put_entry(vdisk, |entry| {
             self.still_there(vdisk)?;
-            Ok(Entry { reclaim: state, ..entry })
+            Ok(Entry { reclaim: state(), ..entry })
         });
         kept.await
-    }
-
-    pub(super) async fn keep_place(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: &Reclaim) -> Result<()> {
-        match reclaim.spec.ranges {
-            None => self.keep_reclaim(vdisk, Some(reclaim.state())).await,
-            Some(_) => Ok(()),
-        }
     }
 
     pub(super) fn start_reclaim(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: Rc<Reclaim>) -> JobInfo {
@@ -96,11 +88,10 @@ impl<M: Machine> Store<M> {
         }
         // What is said to be free is free for good.
         self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
-        if reclaim.spec.ranges.is_none() {
-            self.keep_reclaim(vdisk, None).await?;
-        }
         // One that was told to wait at its very end has nothing to wait for.
+        reclaim.over.set(true);
         reclaim.paused.set(false);
+        self.keep_reclaim(vdisk).await?;
         reclaim.pass(reclaim.total);
         Ok(true)
     }
@@ -126,7 +117,7 @@ impl<M: Machine> Store<M> {
             reclaim.pass((leaf + 1) * leaf_bytes);
             if reclaim.progress.read.get() - written_down >= CURSOR_BYTES {
                 written_down = reclaim.progress.read.get();
-                self.keep_place(vdisk, reclaim).await?;
+                self.keep_reclaim(vdisk).await?;
             }
             next = vdisk.mapping.next_present(leaf + 1);
         }
