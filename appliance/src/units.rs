@@ -64,6 +64,9 @@ impl FromStr for Size {
     fn from_str(text: &str) -> Result<Self, SizeError> {
         let refuse = |reason| SizeError { text: text.to_owned(), reason };
         let trimmed = text.trim();
+        if trimmed.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit() || c == '.')) {
+            return Err(refuse("it is negative"));
+        }
         if let Some(share) = trimmed.strip_suffix('%') {
             let hundredths = scaled(share, 100).map_err(refuse)?;
             return u32::try_from(hundredths).map(Size::Share).map_err(|_| refuse("the share is too large"));

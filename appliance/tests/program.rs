@@ -131,7 +131,21 @@ fn probes_and_metrics_say_how_it_is() {
     let daemon = Daemon::start();
     let device = daemon.file("a.img");
     daemon.says(&["pool", "create", "tank", "--device", &device, "--buffered"]);
-    daemon.says(&["vdisk", "create", "tank/a", "--size", "1G"]);
+    daemon.says(&[
+        "vdisk",
+        "create",
+        "tank/a",
+        "--size",
+        "1G",
+        "--reservation",
+        "1M",
+        "--quota",
+        "8M",
+        "--tenant",
+        "acme",
+    ]);
+    daemon.says(&["tenant", "set", "acme", "--pool", "tank", "--quota", "32M", "--thresholds", "80%"]);
+    daemon.says(&["pool", "set", "tank", "--overcommit-limit", "20x"]);
     for target in ["/healthz", "/readyz"] {
         let answer = daemon.get(target);
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("{\"status\":\"ok\"}"), "{target}: {answer}");
@@ -142,10 +156,36 @@ fn probes_and_metrics_say_how_it_is() {
         "plimsoll_pool_online{pool=\"tank\"} 1.0",
         "plimsoll_vdisk_designated_bytes{pool=\"tank\",vdisk=\"a\"} 1073741824.0",
         "plimsoll_vdisk_clients{pool=\"tank\",vdisk=\"a\"} 0.0",
+        "plimsoll_vdisk_reservation_bytes{pool=\"tank\",vdisk=\"a\"} 1048576.0",
+        "plimsoll_vdisk_reserved_bytes{pool=\"tank\",vdisk=\"a\"} 1048576.0",
+        "plimsoll_vdisk_quota_bytes{pool=\"tank\",vdisk=\"a\"} 8388608.0",
+        "plimsoll_vdisk_exhausted{pool=\"tank\",vdisk=\"a\"} 0.0",
+        "plimsoll_tenant_used_bytes{pool=\"tank\",tenant=\"acme\"} 0.0",
+        "plimsoll_tenant_quota_bytes{pool=\"tank\",tenant=\"acme\"} 33554432.0",
+        "plimsoll_tenant_reservation_bytes{pool=\"tank\",tenant=\"acme\"} 1048576.0",
+        "plimsoll_pool_held_writes{pool=\"tank\"} 0.0",
+        "plimsoll_pool_held_writes_bytes{pool=\"tank\"} 0.0",
+        "plimsoll_pool_writes_held_total{pool=\"tank\"} 0",
+        "plimsoll_pool_writes_held_bytes_total{pool=\"tank\"} 0",
+        "plimsoll_node_health{} 0.0",
         "# EOF",
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} is not in {metrics}");
     }
+    let pool = daemon.json(&["pool", "show", "tank"]);
+    for (name, field) in [("overcommit_bytes", "overcommit_bytes"), ("designated_max_bytes", "designated_bytes_max")] {
+        let line = format!("plimsoll_pool_{name}{{pool=\"tank\"}} {:.1}", pool[field].as_f64().unwrap());
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in {metrics}");
+    }
+    // Each family says what it is, once.
+    let families: Vec<_> = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    let named: std::collections::BTreeSet<_> = families.iter().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(named.len(), families.len(), "{families:?}");
+    for line in metrics.lines().filter(|line| line.starts_with("plimsoll")) {
+        let name = line.split('{').next().unwrap();
+        assert!(named.contains(name.strip_suffix("_total").unwrap_or(name)), "{line}");
+    }
+    assert!(named.iter().all(|name| metrics.contains(&format!("# HELP {name} "))));
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.child.id())).unwrap();
     let files: Vec<_> =
         limits.lines().find(|line| line.starts_with("Max open files")).unwrap().split_whitespace().collect();

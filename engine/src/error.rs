@@ -193,7 +193,7 @@ pub enum Error {
 }
 
 /// What the engine's operations answer.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// A stable kebab-case word for programs.

@@ -25,7 +25,7 @@ pub use format::{Levels, OnFull, OvercommitLimit, PoolPolicy, VdiskPolicy};
 pub use pool::{
     CheckReport, CreatePool, CreateVdisk, DEVICE_BYTES_MIN, DeviceInfo, DeviceState, Evacuate, EvacuationPlan, Finding,
     GrowthPlan, JobInfo, JobState, Label, OpenPool, PatternInfo, PatternSpec, PatternUse, Pool, PoolCounters, PoolInfo,
-    ReclaimInfo, ReclaimSpec, RecoveryInfo, TenantInfo, identify,
+    ReclaimInfo, ReclaimSpec, RecoveryInfo, TenantInfo, VdiskSettings, identify,
 };
 pub use space::{
     HORIZON_MAX, HORIZON_MIN, HORIZONS_MAX, HorizonError, Horizons, LEVELS_MAX, ThresholdError, Thresholds,

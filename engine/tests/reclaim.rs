@@ -81,7 +81,7 @@ fn alone<F>(work: impl FnOnce(SimMachine) -> F)
 where
     F: Future<Output = ()>,
 {
-    let world = world(3, 1, 16);
+    let world = world(3, 1, 64);
     let machine = world.boot();
     machine.run(work(machine.clone())).done();
 }
@@ -226,6 +226,7 @@ fn a_reclaim_is_paused_and_goes_on_where_it_was_also_after_a_start() {
         let pool = open(&m, 1).await;
         let info = pool.reclaim_info("a").expect("a vdisk").expect("the reclaim");
         assert!(info.paused && !info.running && info.done_bytes > 0 && info.rate == 1 << 20, "{info:?}");
+        assert_eq!(pool.jobs().pop().map(|job| (job.kind, job.state)), Some(("reclaim", JobState::Paused)));
         pool.resume_reclaim("a").await.expect("it goes on");
     });
     // It dies while it goes on, and does so again without being asked.
@@ -237,6 +238,128 @@ fn a_reclaim_is_paused_and_goes_on_where_it_was_also_after_a_start() {
         assert_eq!(pool.vdisk("a").expect("a vdisk").info().backed_bytes, 0);
         assert_clean(&pool, "in the end").await;
         pool.close().await.expect("a close");
+    });
+}
+
+/// A slow reclaim of 640 extents, some way into it.
+async fn slow(pool: &Pool<SimMachine>, disk: &Vdisk<SimMachine>, m: &SimMachine, ranges: Option<Vec<(u64, u64)>>) {
+    for extent in 0..640 {
+        put(disk, m, extent * EXTENT, EXTENT, What::Data(9)).await;
+    }
+    pool.reclaim("a", ReclaimSpec { ranges, rate: 1 << 20, ..ReclaimSpec::default() }).await.expect("a reclaim");
+    m.sleep(Duration::from_millis(1500)).await;
+}
+
+#[test]
+fn a_slow_reclaim_stops_when_it_is_told_to_and_not_when_it_may_read_again() {
+    alone(|m| async move {
+        let (pool, disk) = prepared(&m).await;
+        slow(&pool, &disk, &m, None).await;
+        let stops = async |what: &str| {
+            let began = m.now();
+            ended(&pool, &m).await;
+            let took = m.now() - began;
+            assert!(took < Duration::from_millis(100), "{what}: {took:?}");
+        };
+        pool.pause_reclaim("a").await.expect("a pause");
+        stops("paused").await;
+        pool.resume_reclaim("a").await.expect("it goes on");
+        m.sleep(Duration::from_millis(1500)).await;
+        pool.close().await.expect("a close");
+        stops("closed").await;
+    });
+}
+
+#[test]
+fn a_reclaim_has_one_job_however_often_it_is_paused() {
+    alone(|m| async move {
+        let (pool, disk) = prepared(&m).await;
+        slow(&pool, &disk, &m, None).await;
+        let job = pool.jobs().pop().expect("its job");
+        let paused = async || {
+            pool.pause_reclaim("a").await.expect("a pause");
+            ended(&pool, &m).await;
+            let jobs: Vec<_> = pool.jobs().into_iter().map(|job| (job.id, job.state)).collect();
+            assert_eq!(jobs, [(job.id, JobState::Paused)]);
+        };
+        paused().await;
+        assert_eq!(pool.resume_reclaim("a").await.expect("it goes on").id, job.id);
+        m.sleep(Duration::from_millis(1500)).await;
+        paused().await;
+        // A new one takes the place of one that waits.
+        assert_eq!(reclaim(&pool, &m, ReclaimSpec::default()).await.scanned_bytes, 640 * EXTENT);
+        assert_eq!(pool.jobs().len(), 1);
+        // And one that waits does not outlive its vdisk.
+        pool.reclaim("a", ReclaimSpec { rate: 1 << 20, ..ReclaimSpec::default() }).await.expect("a reclaim");
+        m.sleep(Duration::from_millis(1500)).await;
+        pool.pause_reclaim("a").await.expect("a pause");
+        ended(&pool, &m).await;
+        pool.delete_vdisk("a").await.expect("it is deleted");
+        assert!(pool.jobs().iter().all(|job| job.state != JobState::Paused), "{:?}", pool.jobs());
+    });
+}
+
+#[test]
+fn ranges_go_on_after_a_pause_and_no_more_is_done_than_there_is() {
+    alone(|m| async move {
+        let (pool, disk) = prepared(&m).await;
+        // In pieces that do not adjoin.
+        let ranges: Vec<_> = (0..80).map(|range| (range * 8 * EXTENT, 7 * EXTENT)).collect();
+        slow(&pool, &disk, &m, Some(ranges)).await;
+        m.sleep(Duration::from_secs(20)).await;
+        pool.pause_reclaim("a").await.expect("a pause");
+        let half = ended(&pool, &m).await;
+        assert!(half.done_bytes > 0 && half.done_bytes < half.total_bytes, "{half:?}");
+        pool.resume_reclaim("a").await.expect("it goes on");
+        let info = ended(&pool, &m).await;
+        assert_eq!((info.done_bytes, info.total_bytes), (560 * EXTENT, 560 * EXTENT));
+        // What was under way at the pause is read again; what had been passed is not.
+        assert!(info.scanned_bytes <= half.scanned_bytes + info.total_bytes - half.done_bytes, "{half:?} {info:?}");
+        let job = pool.jobs().pop().expect("its job");
+        assert_eq!((job.state, job.done, job.total), (JobState::Done, 560 * EXTENT, 560 * EXTENT));
+    });
+}
+
+#[test]
+fn a_rate_is_kept_as_it_was_said_or_refused() {
+    alone(|m| async move {
+        let (pool, _) = prepared(&m).await;
+        for rate in [1, 512 << 10, (3 << 20) + 1, u64::MAX, 1 << 60] {
+            let refused = pool.reclaim("a", ReclaimSpec { rate, ..ReclaimSpec::default() }).await;
+            let error = refused.expect_err("it could not be written down").to_string();
+            assert!(error.contains("whole number of MiB"), "{error}");
+        }
+    });
+}
+
+#[test]
+fn holes_in_ranges_are_not_waited_for() {
+    alone(|m| async move {
+        let (pool, disk) = prepared(&m).await;
+        put(&disk, &m, 511 * EXTENT, EXTENT, What::Zeros).await;
+        let began = m.now();
+        let spec = ReclaimSpec { ranges: Some(vec![(0, 1 << 30)]), rate: 1 << 20, ..ReclaimSpec::default() };
+        let info = reclaim(&pool, &m, spec).await;
+        assert_eq!((info.done_bytes, info.scanned_bytes, info.freed_bytes), (1 << 30, EXTENT, EXTENT));
+        assert!(m.now() - began < Duration::from_secs(1), "{:?}", m.now() - began);
+    });
+}
+
+#[test]
+fn ranges_of_single_blocks_are_looked_at_together() {
+    alone(|m| async move {
+        let (pool, disk) = prepared(&m).await;
+        put(&disk, &m, 0, EXTENT, What::Pattern).await;
+        // The other way round, half of a block at a time; and all of an extent but for what is not stored.
+        let ranges = (0..32).rev().map(|half| (half * BLOCK / 2, BLOCK / 2)).collect();
+        let info = reclaim(&pool, &m, ReclaimSpec { ranges: Some(ranges), ..ReclaimSpec::default() }).await;
+        assert_eq!((info.pattern_bytes, info.freed_bytes, backed(&disk)), (EXTENT, EXTENT, 0));
+        put(&disk, &m, EXTENT, 4 * BLOCK, What::Pattern).await;
+        put(&disk, &m, EXTENT + 8 * BLOCK, 8 * BLOCK, What::Pattern).await;
+        let ranges = Some(vec![(EXTENT, 4 * BLOCK), (EXTENT + 8 * BLOCK, 8 * BLOCK)]);
+        let info = reclaim(&pool, &m, ReclaimSpec { ranges, ..ReclaimSpec::default() }).await;
+        assert_eq!((info.pattern_bytes, info.freed_bytes, backed(&disk)), (12 * BLOCK, EXTENT, 0));
+        assert_clean(&pool, "reclaimed").await;
     });
 }
 

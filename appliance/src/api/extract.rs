@@ -3,29 +3,34 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Query, Request};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::BODY_BYTES_MAX;
+use super::{BODY_BYTES_MAX, RECLAIM_BODY_BYTES_MAX};
+use crate::model::RANGES_ADVICE;
 use crate::problem::{Answer, Problem};
 
-/// A body of at most 1 MiB comes through a local socket in milliseconds; who takes longer has stopped.
+/// A body comes through a local socket in milliseconds, the longest in less than a second; who takes longer has stopped.
 const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// All of a request's body, within [`BODY_TIME_MAX`] and [`BODY_BYTES_MAX`].
+/// All of a request's body, within [`BODY_TIME_MAX`] and what its route takes.
 ///
 /// # Errors
 /// `timeout`, `too-large`, `invalid-request` when the connection broke.
-pub(super) async fn read_body(request: Request) -> Answer<Bytes> {
+pub(super) async fn read_body(mut request: Request) -> Answer<Bytes> {
+    let reclaims = request.uri().path().ends_with("/reclaim");
+    let bytes_max = if reclaims { RECLAIM_BODY_BYTES_MAX } else { BODY_BYTES_MAX };
+    DefaultBodyLimit::max(bytes_max).apply(&mut request);
     tokio::time::timeout(BODY_TIME_MAX, Bytes::from_request(request, &()))
         .await
         .map_err(|_| Problem::new("timeout", format!("the body did not come within {BODY_TIME_MAX:?}")))?
         .map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => {
-                Problem::new("too-large", format!("the body has more than {BODY_BYTES_MAX} bytes"))
+                let problem = Problem::new("too-large", format!("the body has more than {bytes_max} bytes"));
+                if reclaims { problem.hint(RANGES_ADVICE) } else { problem }
             }
             _ => Problem::new("invalid-request", rejection.body_text()),
         })

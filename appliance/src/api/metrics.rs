@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::event::Summary;
-use crate::model::{CountersView, PoolState, PoolView, Severity, StatusView, VdiskView};
+use crate::model::{CountersView, PoolState, PoolView, Severity, StatusView, TenantView, VdiskView};
 use crate::node::NodeLink;
 use crate::problem::{Answer, Problem};
 
@@ -29,18 +29,28 @@ pub(super) fn router() -> OpenApiRouter<NodeLink> {
 #[utoipa::path(get, path = "/metrics", tag = "status", operation_id = "metrics",
     responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
 async fn metrics(State(node): State<NodeLink>) -> Answer<Response> {
-    let figures = |node: crate::node::Node| async move { Ok((node.status(), node.pools(), node.vdisks(None)?)) };
-    let (status, pools, vdisks) = node.call(figures).await?;
-    let text = encode(&status, &pools, &vdisks, &node.events().summary())?;
+    let figures = |node: crate::node::Node| async move {
+        Ok(Figures { status: node.status(), pools: node.pools(), vdisks: node.vdisks(None)?, tenants: node.tenants() })
+    };
+    let text = encode(&node.call(figures).await?, &node.events().summary())?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
-fn encode(status: &StatusView, pools: &[PoolView], vdisks: &[VdiskView], events: &Summary) -> Answer<String> {
+/// What the node knows.
+struct Figures {
+    status: StatusView,
+    pools: Vec<PoolView>,
+    vdisks: Vec<VdiskView>,
+    tenants: Vec<TenantView>,
+}
+
+fn encode(figures: &Figures, events: &Summary) -> Answer<String> {
     let mut registry = Registry::with_prefix("plimsoll");
-    node_metrics(&mut registry, status);
-    pool_metrics(&mut registry, pools);
-    vdisk_metrics(&mut registry, vdisks);
+    node_metrics(&mut registry, &figures.status);
+    pool_metrics(&mut registry, &figures.pools);
+    vdisk_metrics(&mut registry, &figures.vdisks);
+    tenant_metrics(&mut registry, &figures.tenants);
     event_metrics(&mut registry, events);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)
@@ -59,6 +69,7 @@ fn gauge(registry: &mut Registry, name: &str, help: &str, values: impl Iterator<
 fn node_metrics(registry: &mut Registry, status: &StatusView) {
     let mut one = |name, help, value: f64| gauge(registry, name, help, [(Labels::new(), value)].into_iter());
     one("node_ready", "1 when it serves", f64::from(u8::from(status.ready)));
+    one("node_health", "0 ok, 1 warning, 2 critical", status.health.level());
     one("node_clients", "Connected clients", status.clients as f64);
     one("node_jobs_running", "Jobs under way", status.jobs_running as f64);
     one("node_buffer_bytes", "Memory for I/O", status.buffer_bytes as f64);
@@ -70,19 +81,36 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
     let online = pools.iter().map(|pool| (labels(pool), f64::from(u8::from(pool.state == PoolState::Online))));
     gauge(registry, "pool_online", "1 when it is open and writable", online);
     type Figure = fn(&PoolView) -> Option<f64>;
-    let figures: [(&str, &str, Figure); 14] = [
+    let figures: [(&str, &str, Figure); 17] = [
         ("pool_physical_bytes", "Space on all devices", |pool| pool.physical_bytes.map(|n| n as f64)),
-        ("pool_available_bytes", "Neither allocated nor reserved", |pool| pool.available_bytes.map(|n| n as f64)),
+        ("pool_available_bytes", "What vdisks without a reservation can still get", |pool| {
+            pool.available_bytes.map(|n| n as f64)
+        }),
         ("pool_utilized_bytes", "Allocated to data", |pool| pool.utilized_bytes.map(|n| n as f64)),
         ("pool_metadata_bytes", "Allocated to metadata", |pool| pool.metadata_bytes.map(|n| n as f64)),
         ("pool_metadata_reserve_bytes", "Kept back for metadata", |pool| pool.metadata_reserve_bytes.map(|n| n as f64)),
-        ("pool_reserved_bytes", "Promised by reservations", |pool| pool.reserved_bytes.map(|n| n as f64)),
+        ("pool_reserved_bytes", "Promised by reservations and not in use yet", |pool| {
+            pool.reserved_bytes.map(|n| n as f64)
+        }),
+        ("pool_held_bytes", "Space taken for writes under way and granted to held ones", |pool| {
+            pool.held_bytes.map(|n| n as f64)
+        }),
         ("pool_held_writes", "Writes that wait for space", |pool| pool.held_writes.map(|n| n as f64)),
-        ("pool_held_writes_bytes", "Bytes of these", |pool| pool.held_writes_bytes.map(|n| n as f64)),
-        ("pool_time_to_full_seconds", "At the measured rate", |pool| pool.time_to_full_seconds),
-        ("pool_growth_bytes_per_second", "Measured", |pool| pool.growth_bytes_per_second.map(|n| n as f64)),
-        ("pool_quarantined_bytes", "Freed, not yet reusable", |pool| pool.quarantined_bytes.map(|n| n as f64)),
+        ("pool_held_writes_bytes", "Data of writes that wait for space", |pool| {
+            pool.held_writes_bytes.map(|n| n as f64)
+        }),
+        ("pool_time_to_full_seconds", "When it is full at the measured rate", |pool| pool.time_to_full_seconds),
+        ("pool_growth_bytes_per_second", "Rate at which its use grows", |pool| {
+            pool.growth_bytes_per_second.map(|n| n as f64)
+        }),
+        ("pool_quarantined_bytes", "Freed, and usable as soon as that is durable", |pool| {
+            pool.quarantined_bytes.map(|n| n as f64)
+        }),
         ("pool_designated_bytes", "Promised to guests", |pool| pool.designated_bytes.map(|n| n as f64)),
+        ("pool_designated_max_bytes", "What the overcommit limit allows to be promised to guests", |pool| {
+            pool.designated_bytes_max.map(|n| n as f64)
+        }),
+        ("pool_overcommit_bytes", "Designated minus physical", |pool| pool.overcommit_bytes.map(|n| n as f64)),
         ("pool_overcommit_ratio", "Designated by physical", |pool| pool.overcommit_ratio),
         ("pool_vdisks", "Vdisks", |pool| pool.vdisks.map(|n| n as f64)),
     ];
@@ -95,7 +123,7 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
     });
     gauge(registry, "device_size_bytes", "Size of a device", sizes);
     type Count = fn(&CountersView) -> u64;
-    let counts: [(&str, &str, Count); 11] = [
+    let counts: [(&str, &str, Count); 13] = [
         ("pool_reads", "Reads", |counters| counters.reads),
         ("pool_read_bytes", "Bytes read", |counters| counters.read_bytes),
         ("pool_writes", "Writes", |counters| counters.writes),
@@ -105,6 +133,8 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
         ("pool_flushes", "Flushes", |counters| counters.flushes),
         ("pool_journal_commits", "Commits of the journal", |counters| counters.journal_commits),
         ("pool_checkpoints", "Checkpoints", |counters| counters.checkpoints),
+        ("pool_writes_held", "Writes that had to wait for space", |counters| counters.held_writes),
+        ("pool_writes_held_bytes", "Data of writes that had to wait for space", |counters| counters.held_write_bytes),
         ("pool_pages_healed", "Metadata pages healed from their copy", |counters| counters.pages_healed),
         ("pool_pages_lost", "Metadata pages with both copies gone", |counters| counters.pages_lost),
     ];
@@ -121,12 +151,39 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
 
 fn vdisk_metrics(registry: &mut Registry, vdisks: &[VdiskView]) {
     let labels = |vdisk: &VdiskView| vec![("pool", vdisk.pool.clone()), ("vdisk", vdisk.vdisk.clone())];
-    let designated = vdisks.iter().map(|vdisk| (labels(vdisk), vdisk.designated_bytes as f64));
-    gauge(registry, "vdisk_designated_bytes", "Size shown to the guest", designated);
-    let backed = vdisks.iter().map(|vdisk| (labels(vdisk), vdisk.backed_bytes as f64));
-    gauge(registry, "vdisk_backed_bytes", "Physical space behind it", backed);
-    let clients = vdisks.iter().map(|vdisk| (labels(vdisk), vdisk.clients as f64));
-    gauge(registry, "vdisk_clients", "Connected clients", clients);
+    type Figure = fn(&VdiskView) -> Option<u64>;
+    let figures: [(&str, &str, Figure); 9] = [
+        ("vdisk_designated_bytes", "Size shown to the guest", |vdisk| Some(vdisk.designated_bytes)),
+        ("vdisk_backed_bytes", "Physical space behind it", |vdisk| Some(vdisk.backed_bytes)),
+        ("vdisk_reservation_bytes", "Physical space that is its own", |vdisk| Some(vdisk.reservation_bytes)),
+        ("vdisk_reserved_bytes", "Of its reservation, what is not in use yet", |vdisk| Some(vdisk.reserved_bytes)),
+        ("vdisk_quota_bytes", "Physical space that it may not exceed", |vdisk| vdisk.quota_bytes),
+        ("vdisk_held_writes", "Writes that wait for space", |vdisk| Some(vdisk.held_writes)),
+        ("vdisk_held_writes_bytes", "Data of writes that wait for space", |vdisk| Some(vdisk.held_writes_bytes)),
+        ("vdisk_exhausted", "1 when there is no space for its writes", |vdisk| Some(vdisk.exhausted.into())),
+        ("vdisk_clients", "Connected clients", |vdisk| Some(vdisk.clients)),
+    ];
+    for (name, help, figure) in figures {
+        let values = vdisks.iter().filter_map(|vdisk| Some((labels(vdisk), figure(vdisk)? as f64)));
+        gauge(registry, name, help, values);
+    }
+}
+
+fn tenant_metrics(registry: &mut Registry, tenants: &[TenantView]) {
+    let labels = |tenant: &TenantView| vec![("pool", tenant.pool.clone()), ("tenant", tenant.name.clone())];
+    type Figure = fn(&TenantView) -> Option<u64>;
+    let figures: [(&str, &str, Figure); 6] = [
+        ("tenant_used_bytes", "Physical space that its vdisks have", |tenant| Some(tenant.used_bytes)),
+        ("tenant_quota_bytes", "Physical space that they may not exceed together", |tenant| tenant.quota_bytes),
+        ("tenant_reservation_bytes", "Sum of their reservations", |tenant| Some(tenant.reservation_bytes)),
+        ("tenant_reserved_bytes", "Of these, what is not in use yet", |tenant| Some(tenant.reserved_bytes)),
+        ("tenant_designated_bytes", "Sum of their sizes", |tenant| Some(tenant.designated_bytes)),
+        ("tenant_vdisks", "Its vdisks", |tenant| Some(tenant.vdisks)),
+    ];
+    for (name, help, figure) in figures {
+        let values = tenants.iter().filter_map(|tenant| Some((labels(tenant), figure(tenant)? as f64)));
+        gauge(registry, name, help, values);
+    }
 }
 
 fn event_metrics(registry: &mut Registry, events: &Summary) {

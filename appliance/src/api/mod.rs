@@ -22,17 +22,19 @@ mod vdisks;
 mod webhooks;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
 use axum::routing::get;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
+use crate::model::RANGES_MAX;
 use crate::node::NodeLink;
 use crate::problem::Problem;
 pub use server::{ApiServer, serve};
 
 /// Largest body of a request: the longest sensible one lists a thousand device paths of 255 bytes.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
+/// Largest body that begins a reclaim: two numbers of 17 digits, as a vdisk may be 16 PiB, and 40 bytes around them for each range.
+pub const RECLAIM_BODY_BYTES_MAX: usize = RANGES_MAX * 80;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -83,7 +85,6 @@ pub fn router(node: NodeLink) -> Router {
                 .hint("see /api/openapi.json")
         })
         .layer(axum::middleware::from_fn(idempotency::Replies::default().layer()))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(node)
 }
 

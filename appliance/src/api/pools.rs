@@ -89,7 +89,7 @@ async fn set(
 ) -> Answer<Change<PoolView>> {
     node.call(move |node| async move {
         if how.dry_run {
-            return node.plan_set_pool(&pool, &request).map(Change::Planned);
+            return node.plan_set_pool(&pool, request).await.map(Change::Planned);
         }
         node.set_pool(&pool, request).await.map(Change::Done)
     })

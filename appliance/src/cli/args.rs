@@ -18,7 +18,8 @@ mod vdisk;
 
 pub(super) use event::{Event, Events, Webhook, WebhookAdd};
 pub(super) use pool::{
-    Pool, PoolAddDevice, PoolCheck, PoolCreate, PoolEvacuate, PoolGrow, PoolImport, PoolRemoveDevice, PoolSet,
+    Leaving, Pool, PoolAddDevice, PoolCheck, PoolCreate, PoolEnd, PoolEvacuate, PoolGrow, PoolImport, PoolRemoveDevice,
+    PoolSet,
 };
 pub(super) use vdisk::{Detected, Tenant, Vdisk, VdiskCreate, VdiskPromises, VdiskSet};
 
@@ -88,7 +89,10 @@ pub(super) enum Command {
     /// Vdisks: virtual disks that take space when they are written
     #[command(subcommand, before_help = examples!["plimsoll vdisk create tank/db1 --size 2T", "plimsoll vdisk list"])]
     Vdisk(Vdisk),
-    /// Show who has the space of the pools
+    /// Show who has the space of the pools: a line for each use, together all of it
+    ///
+    /// metadata-reserve is kept so that metadata never runs out; reserved is promised and not in use; held is for writes under way;
+    /// quarantine was freed and can be used as soon as that is durable.
     #[command(before_help = examples!["plimsoll space", "plimsoll space --pool tank --sort -physical_bytes"])]
     Space {
         /// Only of this pool
@@ -271,8 +275,27 @@ mod tests {
         assert_eq!(danger.force.force, ["in-use"]);
         let cli = parse("plimsoll pool create tank --device a --device b --force").unwrap();
         let Some(Command::Pool(Pool::Create(create))) = cli.command else { panic!("not a create") };
-        assert_eq!((create.devices.len(), create.force.force), (2, vec!["all".to_owned()]));
+        assert_eq!((create.devices.len(), create.taken.force.force), (2, vec!["all".to_owned()]));
         assert!(parse("plimsoll").unwrap().command.is_none());
+    }
+
+    #[test]
+    fn a_negative_size_is_called_negative() {
+        for line in [
+            "vdisk create tank/a --size -10G",
+            "vdisk set tank/a --size -1",
+            "vdisk set tank/a --quota -1G",
+            "vdisk set tank/a --reservation -5%",
+            "pool create tank --device a --extent-size -64K",
+            "pool set tank --hold-bytes -1M",
+            "pool set tank --auto-grow-at -85%",
+            "pool evacuate tank --device a --rate -100M",
+            "tenant set acme --pool tank --quota -2T",
+            "reclaim tank/a --rate -1M",
+        ] {
+            let error = parse(&format!("plimsoll {line}")).unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains("it is negative"), "{line}: {error}");
+        }
     }
 
     #[test]
@@ -291,6 +314,7 @@ mod tests {
             "plimsoll reclaim tank/db1 --worthless",
             "plimsoll reclaim tank/db1 --pause --resume",
             "plimsoll serve --nbd-listen nowhere",
+            "plimsoll pool set tank --hysteresis 100",
             "plimsoll pol list",
         ] {
             assert_eq!(parse(line).err().map(|error| error.exit_code()), Some(2), "{line}");

@@ -127,8 +127,13 @@ impl Client {
         if request.body.is_some() {
             head += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
         }
-        stream.write_all(format!("{head}\r\n{body}").as_bytes())?;
-        read_answer(BufReader::new(stream))
+        let sent = stream.write_all(format!("{head}\r\n{body}").as_bytes());
+        let answer = read_answer(BufReader::new(stream));
+        match sent {
+            // What is too large is refused before all of it was read: the answer says why.
+            Err(error) => answer.map_err(|_| error),
+            Ok(()) => answer,
+        }
     }
 
     fn explain(&self, path: &Path, error: &io::Error) -> Problem {

@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use super::args::{PoolEvacuate, PoolGrow, PoolRemoveDevice, PoolSet, Wait};
+use super::args::{Leaving, PoolEvacuate, PoolGrow, PoolRemoveDevice, PoolSet, Wait};
 use super::client::Request;
 use super::confirm::confirm;
 use super::job::watch_answer;
-use super::pool::{absolute, target, with};
+use super::pool::{absolute, exact, target, with};
 use super::render::steps;
 use super::run::Context;
 use crate::model::{GrowPool, GrowthPolicy, LeaveDevice};
@@ -15,43 +15,39 @@ use crate::units::Size;
 
 pub(super) fn grow(cx: &Context<'_>, args: &PoolGrow) -> Answer<()> {
     let request = GrowPool { device: args.device.as_deref().map(device) };
-    let at = with(&format!("{}/grow", target(&args.pool)), args.how.dry_run);
-    let answer = cx.client.send(Request::new("POST", &at).body(&request)?)?;
-    if args.how.dry_run {
-        return cx.render.plan(&answer);
-    }
-    cx.render.changed(&format!("pool {} uses all of its devices", args.pool), &answer)
+    let (pool, how) = (&args.change.pool, &args.change.how);
+    let done = format!("pool {pool} uses all of its devices");
+    cx.changed(("POST", &format!("{}/grow", target(pool))), how, &request, &done)
 }
 
 pub(super) fn evacuate(cx: &Context<'_>, args: &PoolEvacuate) -> Answer<()> {
-    let request = LeaveDevice { device: device(&args.device), rate_bytes: rate(args.rate)? };
+    let (pool, how, named) = (&args.change.pool, &args.change.how, &args.leaving.device);
+    let request = leave(&args.leaving)?;
     if args.cancel {
-        let at = with(&format!("{}/cancel-evacuation", target(&args.pool)), args.how.dry_run);
-        let answer = cx.client.send(Request::new("POST", &at).body(&request)?)?;
-        if args.how.dry_run {
-            return cx.render.plan(&answer);
-        }
-        return cx.render.changed(&format!("{} stays in pool {}", args.device, args.pool), &answer);
+        let at = format!("{}/cancel-evacuation", target(pool));
+        return cx.changed(("POST", &at), how, &request, &format!("{named} stays in pool {pool}"));
     }
-    let at = with(&format!("{}/evacuate", target(&args.pool)), args.how.dry_run);
-    let answer = cx.client.send(Request::new("POST", &at).body(&request)?)?;
-    if args.how.dry_run {
-        return cx.render.plan(&answer);
+    match cx.change("POST", &format!("{}/evacuate", target(pool)), how, &request)? {
+        Some(job) => ended(cx, &args.leaving.wait, &job, &format!("{named} of pool {pool} is empty")),
+        None => Ok(()),
     }
-    ended(cx, &args.wait, &answer, &format!("{} of pool {} is empty", args.device, args.pool))
 }
 
 pub(super) fn remove_device(cx: &Context<'_>, args: &PoolRemoveDevice) -> Answer<()> {
-    let request = LeaveDevice { device: device(&args.device), rate_bytes: rate(args.rate)? };
-    let at = format!("{}/remove-device", target(&args.pool));
+    let (pool, named) = (&args.change.pool, &args.leaving.device);
+    let request = leave(&args.leaving)?;
+    let at = format!("{}/remove-device", target(pool));
     let plan = cx.client.send(Request::new("POST", &with(&at, true)).body(&request)?)?;
-    if args.how.dry_run {
+    if args.change.how.dry_run {
         return cx.render.plan(&plan);
     }
-    let command = format!("plimsoll pool remove-device {} --device {}", args.pool, args.device);
-    confirm(args.yes, &steps(&plan), &command)?;
+    confirm(args.yes, &steps(&plan), &format!("plimsoll pool remove-device {pool} --device {named}"))?;
     let answer = cx.client.send(Request::new("POST", &at).body(&request)?)?;
-    ended(cx, &args.wait, &answer, &format!("{} has left pool {}", args.device, args.pool))
+    ended(cx, &args.leaving.wait, &answer, &format!("{named} has left pool {pool}"))
+}
+
+fn leave(leaving: &Leaving) -> Answer<LeaveDevice> {
+    Ok(LeaveDevice { device: device(&leaving.device), rate_bytes: leaving.rate.map(exact).transpose()? })
 }
 
 /// What `pool set` says of how a pool grows by itself; `None`: nothing.
@@ -63,18 +59,21 @@ pub(super) fn decided(args: &PoolSet) -> Answer<Option<Option<GrowthPolicy>>> {
 }
 
 fn policy(args: &PoolSet, at: Size) -> Answer<GrowthPolicy> {
-    let Size::Share(hundredths) = at else {
-        return Err(
-            Problem::new("invalid-argument", "--auto-grow-at is a share of the pool").hint("say --auto-grow-at 85%")
-        );
+    let hundredths = match at {
+        Size::Share(hundredths) if hundredths.is_multiple_of(100) => hundredths,
+        _ => {
+            let detail = "--auto-grow-at is a share of the pool in whole per cents";
+            return Err(Problem::new("invalid-argument", detail).hint("say --auto-grow-at 85%"));
+        }
     };
     Ok(GrowthPolicy {
         // What is too large for the field is too large for the daemon as well.
         at_pct: u8::try_from(hundredths / 100).unwrap_or(u8::MAX),
         spares: args.spares.iter().map(|path| absolute(path)).collect(),
-        grow_file_to_bytes: rate(args.grow_file_to)?,
-        step_bytes: rate(args.grow_file_step)?,
-        keep_free_bytes: rate(args.keep_free)?,
+        grow_file_to_bytes: args.grow_file_to.map(exact).transpose()?,
+        step_bytes: args.grow_file_step.map(exact).transpose()?,
+        keep_free_bytes: args.keep_free.map(exact).transpose()?,
+        force: args.force.force.clone(),
     })
 }
 
@@ -90,9 +89,4 @@ fn ended(cx: &Context<'_>, wait: &Wait, job: &Value, done: &str) -> Answer<()> {
 fn device(text: &str) -> String {
     let is_path = text.contains('/') || std::path::Path::new(text).exists();
     if is_path { absolute(text) } else { text.to_owned() }
-}
-
-fn rate(size: Option<Size>) -> Answer<Option<u64>> {
-    let exact = |size: Size| size.exact().map_err(|error| Problem::new("invalid-argument", error.to_string()));
-    size.map(exact).transpose()
 }

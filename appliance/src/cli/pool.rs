@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::args::{Danger, Pool, PoolAddDevice, PoolCreate, PoolImport, PoolSet, Tenant};
+use super::args::{Danger, Pool, PoolAddDevice, PoolCreate, PoolEnd, PoolImport, PoolSet, Tenant};
 use super::client::{Request, segment};
 use super::confirm::confirm;
 use super::render::steps;
@@ -10,7 +10,7 @@ use super::run::Context;
 use super::{growth, table};
 use crate::model::{AddDevice, CreatePool, ImportPool, SetPool, SetTenant};
 use crate::problem::{Answer, Problem};
-use crate::units::Size;
+use crate::units::{Size, iec};
 
 pub(super) fn run(cx: &Context<'_>, command: Pool) -> Answer<()> {
     match command {
@@ -23,12 +23,12 @@ pub(super) fn run(cx: &Context<'_>, command: Pool) -> Answer<()> {
         Pool::Evacuate(args) => growth::evacuate(cx, &args),
         Pool::RemoveDevice(args) => growth::remove_device(cx, &args),
         Pool::Import(args) => import(cx, args),
-        Pool::Export { pool, danger } => {
+        Pool::Export(PoolEnd { pool, danger }) => {
             let target = format!("{}/export", target(&pool));
             destroy(cx, "POST", &target, &danger, &format!("plimsoll pool export {pool}"))?
                 .map_or(Ok(()), |value| cx.render.changed(&format!("pool {pool} exported"), &value))
         }
-        Pool::Delete { pool, danger, if_exists } => {
+        Pool::Delete { end: PoolEnd { pool, danger }, if_exists } => {
             let command = format!("plimsoll pool delete {pool}");
             match destroy(cx, "DELETE", &target(&pool), &danger, &command) {
                 Err(problem) if if_exists && problem.code == "not-found" => Ok(()),
@@ -87,48 +87,36 @@ pub(super) fn absolute(path: &str) -> String {
 }
 
 fn create(cx: &Context<'_>, args: PoolCreate) -> Answer<()> {
-    let extent_bytes = match args.extent_size {
-        None => None,
-        Some(size) => {
-            let bytes = size.exact().map_err(|error| Problem::new("invalid-argument", error.to_string()))?;
-            Some(u32::try_from(bytes).unwrap_or(u32::MAX))
-        }
-    };
+    let (pool, how) = (args.change.pool, args.change.how);
     let request = CreatePool {
-        name: args.pool.clone(),
+        name: pool.clone(),
         devices: args.devices.iter().map(|path| absolute(path)).collect(),
-        extent_bytes,
-        force: args.force.force,
-        buffered: args.buffered,
+        extent_bytes: args.extent_size.map(|size| small("extent", size)).transpose()?,
+        force: args.taken.force.force,
+        buffered: args.taken.buffered,
     };
-    let at = with("/api/v1/pools", args.how.dry_run);
-    match cx.client.send(Request::new("POST", &at).body(&request)?) {
+    match cx.change("POST", "/api/v1/pools", &how, &request) {
         Err(problem) if args.if_not_exists && problem.code == "exists" => {
-            cx.render.changed(&format!("pool {} exists", args.pool), &cx.client.get(&target(&args.pool))?)
+            cx.render.changed(&format!("pool {pool} exists"), &cx.client.get(&target(&pool))?)
         }
         Err(problem) => Err(problem),
-        Ok(plan) if args.how.dry_run => cx.render.plan(&plan),
-        Ok(pool) => cx.render.changed(&format!("pool {} created", args.pool), &pool),
+        Ok(None) => Ok(()),
+        Ok(Some(answer)) => cx.render.changed(&format!("pool {pool} created"), &answer),
     }
 }
 
 fn set(cx: &Context<'_>, args: PoolSet) -> Answer<()> {
-    let hold_bytes_max = args.hold_bytes.map(exact).transpose()?;
     let growth = growth::decided(&args)?;
     let request = SetPool {
         overcommit_limit: args.overcommit_limit,
         thresholds: args.thresholds,
         hysteresis_pct: args.hysteresis,
         horizons: args.horizons,
-        hold_bytes_max,
+        hold_bytes_max: args.hold_bytes.map(exact).transpose()?,
         growth,
     };
-    let at = with(&target(&args.pool), args.how.dry_run);
-    let answer = cx.client.send(Request::new("PATCH", &at).body(&request)?)?;
-    if args.how.dry_run {
-        return cx.render.plan(&answer);
-    }
-    cx.render.changed(&format!("pool {} changed", args.pool), &answer)
+    let pool = &args.change.pool;
+    cx.changed(("PATCH", &target(pool)), &args.change.how, &request, &format!("pool {pool} changed"))
 }
 
 /// Bytes of a size that may not be relative.
@@ -136,17 +124,20 @@ pub(super) fn exact(size: Size) -> Answer<u64> {
     size.exact().map_err(|error| Problem::new("invalid-argument", error.to_string()))
 }
 
+/// Bytes of something that has few: more than 32 bits hold make no sense.
+pub(super) fn small(what: &str, size: Size) -> Answer<u32> {
+    let bytes = exact(size)?;
+    let beyond = |_| Problem::new("invalid-argument", format!("{} are too much for one {what}", iec(bytes)));
+    u32::try_from(bytes).map_err(beyond)
+}
+
 pub(super) fn tenant(cx: &Context<'_>, command: Tenant) -> Answer<()> {
     match command {
         Tenant::List => cx.render.list(&table::TENANT, cx.client.get("/api/v1/tenants")?),
-        Tenant::Set { tenant, pool, quota, how } => {
-            let at = with(&format!("{}/tenants/{}", target(&pool), segment(&tenant)), how.dry_run);
-            let request = SetTenant { quota_bytes: exact(quota)? };
-            let answer = cx.client.send(Request::new("PUT", &at).body(&request)?)?;
-            if how.dry_run {
-                return cx.render.plan(&answer);
-            }
-            cx.render.changed(&format!("tenant {tenant} of pool {pool} changed"), &answer)
+        Tenant::Set { tenant, pool, quota, thresholds, how } => {
+            let at = format!("{}/tenants/{}", target(&pool), segment(&tenant));
+            let request = SetTenant { quota_bytes: quota.map(exact).transpose()?, thresholds };
+            cx.changed(("PUT", &at), &how, &request, &format!("tenant {tenant} of pool {pool} changed"))
         }
     }
 }
@@ -157,23 +148,17 @@ pub(super) fn space(cx: &Context<'_>, pool: Option<&str>) -> Answer<()> {
 }
 
 fn add_device(cx: &Context<'_>, args: PoolAddDevice) -> Answer<()> {
-    let request = AddDevice { path: absolute(&args.device), force: args.force.force, buffered: args.buffered };
-    let at = with(&format!("{}/devices", target(&args.pool)), args.how.dry_run);
-    let answer = cx.client.send(Request::new("POST", &at).body(&request)?)?;
-    if args.how.dry_run {
-        return cx.render.plan(&answer);
-    }
-    cx.render.changed(&format!("{} added to pool {}", args.device, args.pool), &answer)
+    let taken = args.taken;
+    let request = AddDevice { path: absolute(&args.device), force: taken.force.force, buffered: taken.buffered };
+    let pool = &args.change.pool;
+    let done = format!("{} added to pool {pool}", args.device);
+    cx.changed(("POST", &format!("{}/devices", target(pool))), &args.change.how, &request, &done)
 }
 
 fn import(cx: &Context<'_>, args: PoolImport) -> Answer<()> {
     let paths = args.paths.iter().map(|path| absolute(path)).collect();
     let request = ImportPool { paths, name: args.name, buffered: args.buffered };
-    let at = with("/api/v1/pools/import", args.how.dry_run);
-    let answer = cx.client.send(Request::new("POST", &at).body(&request)?)?;
-    if args.how.dry_run {
-        return cx.render.plan(&answer);
-    }
+    let Some(answer) = cx.change("POST", "/api/v1/pools/import", &args.how, &request)? else { return Ok(()) };
     let name = answer.get("name").and_then(Value::as_str).unwrap_or("?").to_owned();
     cx.render.changed(&format!("pool {name} imported"), &answer)
 }

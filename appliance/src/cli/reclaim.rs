@@ -22,14 +22,14 @@ use crate::units::{Size, iec};
 #[derive(Debug, Args)]
 pub(super) struct Reclaim {
     pub(super) vdisk: VdiskName,
-    /// Only these ranges: a file (- for standard input) with OFFSET LENGTH a line, in bytes (4K) or sectors (8s)
+    /// Only these ranges: a file (- for standard input) with OFFSET LENGTH a line, in bytes (4K) or sectors (8s), at most 500,000
     #[arg(long, value_name = "FILE")]
     ranges: Option<PathBuf>,
     /// What the ranges hold is not needed, whatever it is: it reads as zeros afterwards
     #[arg(long, requires = "ranges")]
     worthless: bool,
-    /// Read at most so much in a second
-    #[arg(long, value_name = "SIZE")]
+    /// Read at most so much in a second, whole MiB
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     rate: Option<Size>,
     /// Make the reclaim that goes on wait
     #[arg(long, conflicts_with_all = ["ranges", "rate", "resume", "show"])]
@@ -77,11 +77,13 @@ pub(super) fn run(cx: &Context<'_>, args: Reclaim) -> Answer<()> {
     if !args.wait.or(Wait::by_default()) {
         return cx.render.changed(&format!("reclaim of {} begun", args.vdisk), &job);
     }
-    watch_answer(&cx.client, &job)?;
+    let job = watch_answer(&cx.client, &job)?;
     let result = cx.client.get(&at)?;
     let bytes = |field: &str| iec(result.get(field).and_then(Value::as_u64).unwrap_or(0));
+    let paused = job.get("state").and_then(Value::as_str) == Some("paused");
+    let so_far = if paused { "paused; so far " } else { "" };
     let what = format!(
-        "{} of {} looked through: {} of zeros and {} of patterns are not stored any more, {} of the pool came free",
+        "{so_far}{} of {} looked through: {} of zeros and {} of patterns are not stored any more, {} of the pool came free",
         bytes("scanned_bytes"),
         args.vdisk,
         bytes("zero_bytes"),

@@ -119,6 +119,9 @@ impl<'a> Render<'a> {
             return self.object(plan);
         }
         let mut lines: String = steps(plan).iter().map(|step| format!("would {step}\n")).collect();
+        if lines.is_empty() {
+            lines = "would change nothing\n".to_owned();
+        }
         for (field, word) in [("frees_bytes", "frees"), ("needs_bytes", "needs")] {
             if let Some(bytes) = plan.get(field).filter(|bytes| !bytes.is_null()) {
                 lines += &format!("{word} {}\n", table::human(field, bytes, self.global.bytes));

@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::args::{Command, Device, Event, Export, Global, Job, Pool, Tenant, Vdisk, Webhook};
-use super::client::Client;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::args::{Command, Device, DryRun, Event, Export, Global, Job, Pool, PoolEnd, Tenant, Vdisk, Webhook};
+use super::client::{Client, Request};
 use super::render::Render;
 use super::{check, event, objects, pattern, pool, reclaim, vdisk, webhook};
 use crate::daemon::STATE_DIR_DEFAULT;
@@ -14,6 +17,35 @@ use crate::problem::Answer;
 pub(super) struct Context<'a> {
     pub(super) client: Client,
     pub(super) render: Render<'a>,
+}
+
+impl Context<'_> {
+    /// Asks for a change. Prints the plan when only that is wanted, and answers `None` then.
+    pub(super) fn change(
+        &self,
+        method: &'static str,
+        target: &str,
+        how: &DryRun,
+        request: &impl Serialize,
+    ) -> Answer<Option<Value>> {
+        let at = pool::with(target, how.dry_run);
+        let answer = self.client.send(Request::new(method, &at).body(request)?)?;
+        if how.dry_run {
+            return self.render.plan(&answer).map(|()| None);
+        }
+        Ok(Some(answer))
+    }
+
+    /// As [`Context::change`], and says what was done.
+    pub(super) fn changed(
+        &self,
+        (method, target): (&'static str, &str),
+        how: &DryRun,
+        request: &impl Serialize,
+        done: &str,
+    ) -> Answer<()> {
+        self.change(method, target, how, request)?.map_or(Ok(()), |answer| self.render.changed(done, &answer))
+    }
 }
 
 pub(super) fn run(global: &Global, command: Command) -> (String, Answer<ExitCode>) {
@@ -46,19 +78,19 @@ fn named_pool(command: &Pool) -> String {
     match command {
         Pool::List => "list pools".to_owned(),
         Pool::Show { pool } => format!("show pool {pool}"),
-        Pool::Create(args) => format!("create pool {}", args.pool),
-        Pool::Grow(args) => format!("grow pool {}", args.pool),
-        Pool::Evacuate(args) => format!("evacuate {} of pool {}", args.device, args.pool),
-        Pool::RemoveDevice(args) => format!("remove {} from pool {}", args.device, args.pool),
-        Pool::Set(args) => format!("change pool {}", args.pool),
-        Pool::AddDevice(args) => format!("add {} to pool {}", args.device, args.pool),
+        Pool::Create(args) => format!("create pool {}", args.change.pool),
+        Pool::Grow(args) => format!("grow pool {}", args.change.pool),
+        Pool::Evacuate(args) => format!("evacuate {} of pool {}", args.leaving.device, args.change.pool),
+        Pool::RemoveDevice(args) => format!("remove {} from pool {}", args.leaving.device, args.change.pool),
+        Pool::Set(args) => format!("change pool {}", args.change.pool),
+        Pool::AddDevice(args) => format!("add {} to pool {}", args.device, args.change.pool),
         Pool::Import(args) => match &args.name {
             Some(name) => format!("import pool {name}"),
             None => format!("import a pool from {}", args.paths.join(" ")),
         },
-        Pool::Export { pool, .. } => format!("export pool {pool}"),
+        Pool::Export(PoolEnd { pool, .. }) => format!("export pool {pool}"),
         Pool::Check(_) => "check a pool".to_owned(),
-        Pool::Delete { pool, .. } => format!("delete pool {pool}"),
+        Pool::Delete { end: PoolEnd { pool, .. }, .. } => format!("delete pool {pool}"),
     }
 }
 

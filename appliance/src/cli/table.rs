@@ -56,7 +56,7 @@ pub(super) const SPACE: Columns = Columns {
 };
 pub(super) const TENANT: Columns = Columns {
     normal: &["name", "pool", "used_bytes", "quota_bytes", "used_pct", "vdisks", "designated_bytes"],
-    wide: &[],
+    wide: &["reservation_bytes", "reserved_bytes", "thresholds"],
 };
 pub(super) const EXPORT: Columns =
     Columns { normal: &["name", "protocol", "visible", "read_only", "clients"], wide: &["implicit", "uris"] };

@@ -194,7 +194,8 @@ fn a_restart_finds_its_pools_also_when_a_device_was_renamed_and_says_so_when_it_
     assert_eq!((&pool["state"], &pool["reason_code"]), (&json!("unavailable"), &json!("device-missing")));
     assert!(pool["reason"].as_str().is_some_and(|reason| reason.contains("b.img")), "{pool}");
     assert_eq!(pool["physical_bytes"], json!(null));
-    assert_eq!(daemon.get("/api/v1/status")["health"], "degraded");
+    let status = daemon.get("/api/v1/status");
+    assert_eq!((&status["health"], &status["findings"][0]["object"]), (&json!("critical"), &json!("tank")));
     assert!(daemon.send("GET", "/api/v1/pools/tank/vdisks", json!({})).is_err_and(|code| code == "unavailable"));
     let again = daemon.send("POST", "/api/v1/pools/import", json!({"name": "tank"}));
     assert_eq!(again.map(|_| ()), Err("device-missing".to_owned()));
@@ -429,4 +430,25 @@ fn patterns_are_added_and_removed_and_a_vdisk_is_reclaimed() {
         (&found["running"], &found["done_pct"], &found["freed_bytes"]),
         (&json!(false), &json!(100.0), &json!(0))
     );
+}
+
+#[test]
+fn many_ranges_are_taken_and_too_many_are_refused_with_advice() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    daemon.make_pool(dir.path());
+    daemon.send("POST", "/api/v1/pools/tank/vdisks", json!({"name": "a", "designated_bytes": 1 << 30})).unwrap();
+    let reclaim = "/api/v1/pools/tank/vdisks/a/reclaim";
+    let ranges: Vec<_> = (0..60_000).map(|at| json!({"offset_bytes": at * 8192, "length_bytes": 4096})).collect();
+    let job = daemon.send("POST", reclaim, json!({ "ranges": ranges })).unwrap();
+    let ended = watch_answer(&daemon.client, &job).unwrap();
+    assert_eq!((&ended["done"], &ended["done_pct"]), (&json!(60_000 * 4096), &json!(100.0)));
+    // By their number, and by their bytes: that is refused before all of it was sent.
+    let one = json!({"offset_bytes": 0, "length_bytes": 1});
+    for body in [json!({ "ranges": vec![one; 500_001] }), json!("x".repeat(api::RECLAIM_BODY_BYTES_MAX))] {
+        let client = Client::new(dir.path());
+        let problem = client.send(Request::new("POST", reclaim).body(&body).unwrap()).unwrap_err();
+        assert_eq!((problem.code.as_str(), problem.status), ("too-large", 413), "{}", problem.detail);
+        assert!(problem.hint.is_some_and(|hint| hint.contains("500,000 at a time")));
+    }
 }

@@ -6,7 +6,7 @@ use super::args::{Detected, Vdisk, VdiskCreate, VdiskPromises, VdiskSet, Wait};
 use super::client::{Request, segment};
 use super::confirm::confirm;
 use super::job::watch_answer;
-use super::pool::{destroy_version, exact, with};
+use super::pool::{destroy_version, exact, small, with};
 use super::render::steps;
 use super::run::Context;
 use super::{pool, table};
@@ -75,13 +75,7 @@ fn create(cx: &Context<'_>, args: VdiskCreate) -> Answer<()> {
             .hint(format!("plimsoll vdisk create {name} --size 10G")));
     }
     let designated_bytes = bytes_of(cx, args.size, &pool::target(&name.pool), "physical_bytes")?;
-    let sector_bytes = match args.sector {
-        None => None,
-        Some(size) => {
-            let bytes = size.exact().map_err(|error| Problem::new("invalid-argument", error.to_string()))?;
-            Some(u32::try_from(bytes).unwrap_or(u32::MAX))
-        }
-    };
+    let sector_bytes = args.sector.map(|size| small("sector", size)).transpose()?;
     let write_cache = args.write_cache.map(|word| if word == "off" { WriteCache::Off } else { WriteCache::On });
     let policy = promises(args.promises)?;
     let request = CreateVdisk { name: name.vdisk.clone(), designated_bytes, sector_bytes, write_cache, policy };

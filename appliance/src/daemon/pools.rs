@@ -33,6 +33,7 @@ pub(super) async fn configured(node: &Node, config: &Config) {
         };
         if let Err(problem) = result {
             tracing::error!(pool = pool.name, reason = problem.detail, "the configured pool is not served");
+            node.note_not_served(&pool.name, problem);
         }
     }
 }

@@ -132,7 +132,7 @@ async fn start(
     let notes = bound.serve(node, config.nbd_limits(), raise_limit());
     let _inside = runtime.enter();
     let server = api::serve(&control_socket(node.dir()), api::router(node.link()))?;
-    lines.extend(node.status().warnings);
+    lines.extend(node.status().findings.iter().map(ToString::to_string));
     lines.extend(notes);
     lines.push(format!("NBD at {}", node.nbd_uris().join(" and ")));
     lines.push("try:".to_owned());

@@ -9,7 +9,7 @@ use crate::model::Severity;
 use crate::units::iec;
 
 /// A level of so much of the total is critical, a lower one a warning.
-const CRITICAL_PCT: f64 = 95.0;
+pub const CRITICAL_PCT: f64 = 95.0;
 /// Nobody orders a drive in less time than this.
 const CRITICAL_HORIZON: Duration = Duration::from_secs(15 * 60);
 

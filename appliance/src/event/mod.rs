@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-pub use describe::describe;
+pub use describe::{CRITICAL_PCT, describe};
 pub use log::{EventLimits, EventLog, Summary};
 pub use query::{EventQuery, PAGE_DEFAULT, PAGE_MAX};
 pub use webhook::Webhooks;

@@ -78,17 +78,23 @@ pub struct Range {
     pub length_bytes: u64,
 }
 
+/// Ranges of one reclaim at most: sorting so many holds the reactor up for some hundredths of a second.
+pub const RANGES_MAX: usize = 500_000;
+/// What to do with more.
+pub const RANGES_ADVICE: &str = "merge ranges that adjoin, or give at most 500,000 at a time, one reclaim after the other: \
+    split -l 500000 FILE, then plimsoll reclaim POOL/VDISK --ranges FILE --wait for each part";
+
 /// A reclaim to be begun.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BeginReclaim {
-    /// Parts of the vdisk; absent: all of it.
+    /// Parts of the vdisk, at most 500,000; absent: all of it.
     #[serde(default)]
     pub ranges: Option<Vec<Range>>,
     /// What the ranges hold is not needed, whatever it is.
     #[serde(default)]
     pub worthless: bool,
-    /// Bytes read in a second at most; absent or 0: no limit.
+    /// Bytes read in a second at most, whole MiB; absent or 0: no limit.
     #[serde(default)]
     pub rate_bytes: Option<u64>,
 }
@@ -112,13 +118,13 @@ pub struct ReclaimView {
     pub paused: bool,
     /// Bytes read in a second at most; null: no limit.
     pub rate_bytes: Option<u64>,
-    /// Bytes of the vdisk, or of the ranges, that it has passed.
+    /// Bytes of the vdisk, or of the ranges, that it has passed; holes count as what is stored does.
     pub done_bytes: u64,
-    /// Bytes in all.
+    /// Bytes of the vdisk, or of the ranges, when it began.
     pub total_bytes: u64,
     /// 100 * done / total.
     pub done_pct: f64,
-    /// Bytes read.
+    /// Bytes read since the pool was opened, by whole extents; holes are not read.
     pub scanned_bytes: u64,
     /// Bytes of zeros that are not stored any more; of anything, when it was worthless.
     pub zero_bytes: u64,

@@ -12,7 +12,7 @@ use crate::problem::Problem;
 pub enum JobState {
     /// Under way.
     Running,
-    /// Waits to be resumed, by another job.
+    /// Waits to be resumed.
     Paused,
     /// Ended well.
     Done,

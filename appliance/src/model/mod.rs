@@ -20,7 +20,10 @@ mod webhook;
 pub use device::{DeviceView, PoolDeviceView};
 pub use event::{AcknowledgeEvents, Acknowledged, CloudEvent, EventPage, EventView, Severity};
 pub use export::ExportView;
-pub use fill::{AddPattern, BeginReclaim, PatternUse, PatternView, Range, ReclaimView, SetPattern, SetReclaim};
+pub use fill::{
+    AddPattern, BeginReclaim, PatternUse, PatternView, RANGES_ADVICE, RANGES_MAX, Range, ReclaimView, SetPattern,
+    SetReclaim,
+};
 pub use job::{CheckView, FindingView, JobState, JobView, RepairView};
 pub use list::{List, Listed};
 pub use pool::{CountersView, GrowthView, PoolState, PoolView, RecoveryView};
@@ -29,7 +32,7 @@ pub use request::{
     SetPool, SetTenant, SetVdisk, VdiskPolicyChange, WriteCache,
 };
 pub use space::{SpaceView, TenantView};
-pub use status::{Health, StatusView};
+pub use status::{Health, HealthFinding, Probe, StatusView};
 pub use vdisk::{VdiskState, VdiskView};
 pub use webhook::{AddWebhook, WebhookState, WebhookTested, WebhookView};
 

@@ -38,7 +38,8 @@ pub struct PoolView {
     pub block_bytes: Option<u64>,
     /// Space for data and metadata on all devices.
     pub physical_bytes: Option<u64>,
-    /// Neither allocated nor reserved.
+    /// What vdisks without a reservation can still get: physical without utilized, metadata, metadata reserve, reserved, held and
+    /// quarantined.
     pub available_bytes: Option<u64>,
     /// Allocated to data.
     pub utilized_bytes: Option<u64>,
@@ -48,13 +49,13 @@ pub struct PoolView {
     pub metadata_reserve_bytes: Option<u64>,
     /// Promised to vdisks by reservations and not in use yet.
     pub reserved_bytes: Option<u64>,
-    /// Held for writes under way.
+    /// Space taken for writes under way and for metadata not yet named, and granted to held writes.
     pub held_bytes: Option<u64>,
-    /// Writes that wait for space.
+    /// Writes that wait for space; they have none yet.
     pub held_writes: Option<u64>,
-    /// Bytes of their data.
+    /// Bytes of their data, in memory.
     pub held_writes_bytes: Option<u64>,
-    /// Freed, not yet reusable.
+    /// Freed, and usable as soon as that is durable.
     pub quarantined_bytes: Option<u64>,
     /// Sum of the sizes of all vdisks.
     pub designated_bytes: Option<u64>,
@@ -62,6 +63,8 @@ pub struct PoolView {
     pub overcommit_bytes: Option<i64>,
     /// Designated by physical.
     pub overcommit_ratio: Option<f64>,
+    /// Designated space that the overcommit limit allows; null when there is none.
+    pub designated_bytes_max: Option<u64>,
     /// 100 * (1 - available / physical).
     pub used_pct: Option<f64>,
     /// What it may promise beyond what it has.
@@ -131,6 +134,8 @@ pub struct CountersView {
     pub flushes: u64,
     pub journal_commits: u64,
     pub checkpoints: u64,
+    pub held_writes: u64,
+    pub held_write_bytes: u64,
     pub pages_healed: u64,
     pub pages_lost: u64,
     pub cached_mapping_bytes: u64,

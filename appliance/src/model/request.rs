@@ -79,12 +79,15 @@ pub struct GrowthPolicy {
     /// Enlarge the last file that the pool is made of, up to this size.
     #[serde(default)]
     pub grow_file_to_bytes: Option<u64>,
-    /// Bytes by which it is enlarged at a time; an eighth of its size when absent, 64 MiB at least.
+    /// Bytes by which it is enlarged at a time, 64 MiB at least; an eighth of its size, or that, when absent.
     #[serde(default)]
     pub step_bytes: Option<u64>,
     /// Bytes of the file system that are left free; a gibibyte when absent.
     #[serde(default)]
     pub keep_free_bytes: Option<u64>,
+    /// Checks to override when spares are named and added: `foreign`.
+    #[serde(default)]
+    pub force: Vec<String>,
 }
 
 /// Tells null, which ends something, from what is absent.
@@ -187,12 +190,16 @@ pub struct SetPool {
     pub growth: Option<Option<GrowthPolicy>>,
 }
 
-/// What an operator decides for a tenant of a pool.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+/// What an operator decides for a tenant of a pool; what is absent stays as it is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetTenant {
     /// Physical space that its vdisks in the pool may not exceed together; 0: as much as they like.
-    pub quota_bytes: u64,
+    #[serde(default)]
+    pub quota_bytes: Option<u64>,
+    /// Levels of its use against its quota: `70%,85%,95%`, `off`, `default`.
+    #[serde(default)]
+    pub thresholds: Option<String>,
 }
 
 /// Changes to a vdisk (a merge patch: what is absent stays).

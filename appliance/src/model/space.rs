@@ -10,8 +10,10 @@ use super::Listed;
 pub struct SpaceView {
     /// The pool.
     pub pool: String,
-    /// `vdisk` (one of them), `metadata`, `metadata-reserve`, `reserved` (promised and not in use), `held` (for writes under way),
-    /// `quarantine` (freed, usable as soon as that is durable), `available`. Together they are the pool's physical space.
+    /// `vdisk` (one of them), `metadata`, `metadata-reserve` (kept so that metadata never runs out; less than the pool says where metadata
+    /// has taken of it), `reserved` (promised and not in use, with the metadata for that; less where it only waits for freed space),
+    /// `held` (for writes under way), `quarantine` (freed, usable as soon as that is durable), `available`. Together they are the
+    /// pool's physical space.
     pub what: String,
     /// POOL/VDISK, for a vdisk.
     pub name: Option<String>,
@@ -52,10 +54,16 @@ pub struct TenantView {
     pub quota_bytes: Option<u64>,
     /// 100 * used / quota.
     pub used_pct: Option<f64>,
+    /// Levels of that at which events rise.
+    pub thresholds: String,
     /// Its vdisks there.
     pub vdisks: u64,
     /// Sum of their sizes.
     pub designated_bytes: u64,
+    /// Sum of their reservations.
+    pub reservation_bytes: u64,
+    /// What of these is not in use yet, and kept for them.
+    pub reserved_bytes: u64,
 }
 
 impl Listed for TenantView {

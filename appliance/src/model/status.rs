@@ -10,10 +10,10 @@ pub struct StatusView {
     pub schema: String,
     /// It serves.
     pub ready: bool,
-    /// `ok`, or `degraded` when a pool is not online.
-    pub health: String,
-    /// What degrades it.
-    pub warnings: Vec<String>,
+    /// The worst of the findings.
+    pub health: Health,
+    /// What is wrong now, the worst first.
+    pub findings: Vec<HealthFinding>,
     /// Version of the program.
     pub version: String,
     /// Its process.
@@ -52,9 +52,48 @@ pub struct StatusView {
     pub buffer_bytes: u64,
 }
 
+/// How the daemon and its pools are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// Nothing is to be done.
+    #[default]
+    Ok,
+    /// Somebody should act before long.
+    Warning,
+    /// Guests are affected, or will be before long.
+    Critical,
+}
+
+impl Health {
+    /// 0, 1, 2.
+    pub fn level(self) -> f64 {
+        f64::from(self as u8)
+    }
+}
+
+/// Something that is wrong now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HealthFinding {
+    /// How bad it is.
+    pub health: Health,
+    /// POOL or POOL/VDISK.
+    pub object: String,
+    /// What is wrong, with the figures.
+    pub reason: String,
+    /// A command that helps.
+    pub advice: String,
+}
+
+impl std::fmt::Display for HealthFinding {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(to, "{}; {}", self.reason, self.advice)
+    }
+}
+
 /// Answer of `/healthz` and `/readyz`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct Health {
+pub struct Probe {
     /// `ok` or `not-ready`.
     pub status: String,
 }

@@ -60,7 +60,7 @@ mod tests {
     use rustix::fs::{MemfdFlags, SealFlags};
 
     use super::*;
-    use crate::model::{CreatePool, CreateVdisk};
+    use crate::model::{CreatePool, CreateVdisk, Health};
 
     #[test]
     fn a_pool_whose_device_fails_at_the_end_is_said_to_be_not_closed() {
@@ -81,9 +81,13 @@ mod tests {
                 write_cache: None,
                 policy: Default::default(),
             };
-            node.create_vdisk("tank", vdisk).await.unwrap();
+            node.create_vdisk("tank", vdisk.clone()).await.unwrap();
             // From now on every write fails.
             rustix::fs::fcntl_add_seals(&device, SealFlags::WRITE).unwrap();
+            node.create_vdisk("tank", CreateVdisk { name: "b".into(), ..vdisk }).await.unwrap_err();
+            let status = node.status();
+            let finding = status.findings.first().map(|finding| finding.reason.as_str()).unwrap_or_default();
+            assert!(status.health == Health::Critical && finding.contains("read-only"), "{finding}");
             let problem = node.close().await.unwrap_err();
             assert_eq!((problem.code.as_str(), problem.exit_code()), ("not-closed", 1));
             assert!(problem.detail.contains("pool tank"), "{}", problem.detail);

@@ -1,4 +1,5 @@
-//! Pools that grow by themselves: when so much of one is used, a spare device is added, or the file that it is made of enlarged.
+//! Pools that grow by themselves: when so much of one is used, a spare device is added, or the file that it is made of enlarged. A spare
+//! that could not be added is refused when it is named.
 //!
 //! One task for each open pool waits for the level to be reached; nothing is asked again and again but, after it could not grow,
 //! whether it can by now. What could not be done is said once, and once more when the reason changes.
@@ -7,13 +8,14 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::time::Duration;
 
-use plimsoll_engine::{Pool, SpaceEvent};
-use plimsoll_hardware::Machine as _;
+use plimsoll_engine::{DEVICE_BYTES_MIN, DeviceInfo, DeviceState, GrowthPlan, Pool, SpaceEvent};
 use plimsoll_hardware::reactor::Handle;
+use plimsoll_hardware::{Device as _, Machine as _};
 use uuid::Uuid;
 
 use super::Node;
-use super::machine::absolute;
+use super::machine::{Purpose, absolute, same_file};
+use super::pool_create::force_of;
 use super::state::GrowthRecord;
 use crate::model::{AddDevice, GrowPool, GrowthPolicy, GrowthView};
 use crate::problem::{Answer, Problem};
@@ -43,7 +45,10 @@ impl Node {
     /// Decides anew how a pool grows by itself.
     pub(super) async fn set_growth(&self, pool: &Pool<Handle>, growth: Option<GrowthPolicy>) -> Answer<()> {
         let info = pool.info();
-        let policy = growth.map(|policy| self.checked(&info.name, &policy)).transpose()?;
+        let policy = match growth {
+            Some(policy) => Some(self.checked(pool, policy).await?),
+            None => None,
+        };
         self.remember(|state| {
             state.growth.retain(|known| known.pool != info.uuid);
             state.growth.extend(policy.map(|policy| GrowthRecord { pool: info.uuid, policy }));
@@ -55,12 +60,12 @@ impl Node {
     }
 
     /// What [`Node::set_growth`] would lead to, a sentence each.
-    pub(super) fn plan_growth(&self, pool: &Pool<Handle>, growth: Option<&GrowthPolicy>) -> Answer<Vec<String>> {
+    pub(super) async fn plan_growth(&self, pool: &Pool<Handle>, growth: Option<GrowthPolicy>) -> Answer<Vec<String>> {
         let name = pool.info().name;
         let Some(policy) = growth else {
             return Ok(vec![format!("let pool {name} grow only when it is told to")]);
         };
-        let policy = self.checked(&name, policy)?;
+        let policy = self.checked(pool, policy).await?;
         let mut steps = vec![format!("grow pool {name} when {} % of it are used", policy.at_pct)];
         steps.extend(policy.spares.iter().map(|path| format!("then add {path}, which loses what is on it")));
         steps
@@ -68,25 +73,57 @@ impl Node {
         Ok(steps)
     }
 
-    fn checked(&self, pool: &str, policy: &GrowthPolicy) -> Answer<GrowthPolicy> {
+    async fn checked(&self, pool: &Pool<Handle>, policy: GrowthPolicy) -> Answer<GrowthPolicy> {
+        let name = pool.info().name;
         let refuse = |detail: String| Err(Problem::new("invalid-argument", detail).hint("plimsoll pool set --help"));
         if !(1..=99).contains(&policy.at_pct) {
             return refuse(format!("a pool cannot grow at {} %; 1 to 99 make sense", policy.at_pct));
         }
         if policy.spares.is_empty() && policy.grow_file_to_bytes.is_none() {
             return refuse(format!(
-                "pool {pool} has nothing to grow by: neither a spare device nor a size of its file"
+                "pool {name} has nothing to grow by: neither a spare device nor a size of its file"
+            ));
+        }
+        let limit = policy.grow_file_to_bytes.unwrap_or(u64::MAX);
+        if let Some(step) = policy.step_bytes.filter(|step| !(STEP_BYTES_MIN.min(limit)..=limit).contains(step)) {
+            return refuse(format!(
+                "a file cannot grow by {} at a time; {} to {} make sense",
+                iec(step),
+                iec(STEP_BYTES_MIN.min(limit)),
+                iec(limit)
             ));
         }
         let spares: Vec<String> = policy.spares.iter().map(|path| absolute(path)).collect();
-        if let Some(twice) = spares.iter().enumerate().find(|(index, path)| spares[..*index].contains(path)) {
-            return refuse(format!("{} is named twice", twice.1));
+        if let Some((_, twice)) = spares.iter().enumerate().find(|(index, path)| spares[..*index].contains(path)) {
+            return refuse(format!("{twice} is named twice"));
         }
-        if let Some((path, user)) = spares.iter().find_map(|path| self.pool_on(path).map(|user| (path, user))) {
-            return Err(Problem::new("in-use", format!("{path} is a device of pool {user}"))
-                .hint(format!("plimsoll pool show {user}")));
+        let force = force_of(&policy.force, &["foreign"])?.contains(&"foreign");
+        for path in &spares {
+            self.check_spare(pool.info().uuid, path, force).await?;
         }
-        Ok(GrowthPolicy { spares, ..policy.clone() })
+        Ok(GrowthPolicy { spares, ..policy })
+    }
+
+    /// Refuses a spare that could not be added if it were needed now, and one that somebody else counts on.
+    async fn check_spare(&self, pool: Uuid, path: &str, force: bool) -> Answer<()> {
+        let promised = self.0.state.borrow().growth.iter().find_map(|known| {
+            let named = known.pool != pool && known.policy.spares.iter().any(|spare| same_file(spare, path));
+            named.then_some(known.pool)
+        });
+        if let Some(other) = promised.and_then(|other| self.name_of(other)) {
+            return Err(Problem::new("in-use", format!("{path} is a spare of pool {other}"))
+                .hint(format!("plimsoll pool show {other}")));
+        }
+        let device = self.look_at_new(path, Purpose::Look, force).await?;
+        let (size, minimum) = (device.geometry().size, DEVICE_BYTES_MIN);
+        if size < minimum {
+            return Err(plimsoll_engine::Error::TooSmall { path: path.to_owned(), size, minimum }.into());
+        }
+        Ok(())
+    }
+
+    fn name_of(&self, pool: Uuid) -> Option<String> {
+        self.0.state.borrow().pools.iter().find(|known| known.uuid == pool).map(|known| known.name.clone())
     }
 
     fn growth_policy(&self, pool: Uuid) -> Option<GrowthPolicy> {
@@ -140,13 +177,20 @@ impl Node {
         growing.impossible.is_none()
     }
 
-    /// Grows a pool by one step: the first spare that can be added, else its file.
-    async fn grow_by(&self, pool: &Pool<Handle>, policy: &GrowthPolicy) -> Answer<()> {
+    /// Grows a pool by one step: what its file has become larger by, the first spare that can be added, else a larger file.
+    pub(super) async fn grow_by(&self, pool: &Pool<Handle>, policy: &GrowthPolicy) -> Answer<()> {
         let name = pool.info().name;
+        // A crash may have come between making it larger and using that.
+        if let (Some(limit), Some(file)) = (policy.grow_file_to_bytes, last_file(pool)?)
+            && file.gained_bytes > 0
+            && file.found_bytes <= limit
+        {
+            return self.use_growth(&name, &file).await;
+        }
         let mut problem = None;
         for path in &policy.spares {
-            let request = AddDevice { path: path.clone(), force: Vec::new(), buffered: self.is_buffered(path) };
-            match self.add_device(&name, request).await {
+            let (force, buffered) = (policy.force.clone(), self.is_buffered(path));
+            match self.add_device(&name, AddDevice { path: path.clone(), force, buffered }).await {
                 Ok(_) => {
                     let uuid = pool.info().uuid;
                     let used = |state: &mut super::state::State| {
@@ -169,18 +213,28 @@ impl Node {
 
     /// Enlarges the pool's last file by a step, and uses that.
     async fn enlarge(&self, pool: &Pool<Handle>, limit: u64, policy: &GrowthPolicy) -> Answer<()> {
-        let info = pool.info();
-        let Some(device) = info.devices.iter().rev().find(|device| is_file(&device.path)) else {
-            return Err(Problem::new(
-                "conflict",
-                format!("pool {} is made of no file that could be enlarged", info.name),
-            ));
+        let name = pool.info().name;
+        let Some(file) = last_file(pool)? else {
+            let detail = format!("pool {name} is made of no file that could be enlarged and stays in it");
+            return Err(Problem::new("conflict", detail));
         };
-        let step = policy.step_bytes.unwrap_or(device.size_bytes / 8).max(STEP_BYTES_MIN.min(limit));
-        let (path, keep) = (device.path.clone(), policy.keep_free_bytes.unwrap_or(KEEP_FREE_BYTES));
+        let step = policy.step_bytes.unwrap_or_else(|| (file.size_bytes / 8).max(STEP_BYTES_MIN.min(limit)));
+        let (path, keep) = (file.path.clone(), policy.keep_free_bytes.unwrap_or(KEEP_FREE_BYTES));
         self.blocking(move || extend_file(&path, step, limit, keep)).await??;
-        self.grow_pool(&info.name, GrowPool { device: Some(device.uuid.to_string()) }).await.map(drop)
+        self.use_growth(&name, &file).await
     }
+
+    async fn use_growth(&self, pool: &str, file: &GrowthPlan) -> Answer<()> {
+        self.grow_pool(pool, GrowPool { device: Some(file.device.to_string()) }).await.map(drop)
+    }
+}
+
+/// The last device of a pool that is a file and is not leaving it.
+fn last_file(pool: &Pool<Handle>) -> Answer<Option<GrowthPlan>> {
+    let (info, plans) = (pool.info(), pool.growth_plans()?);
+    let stays = |device: &&DeviceInfo| device.state == DeviceState::InUse && is_file(&device.path);
+    let last = info.devices.iter().rev().find(stays);
+    Ok(last.and_then(|device| plans.into_iter().find(|plan| plan.device == device.uuid)))
 }
 
 fn is_file(path: &str) -> bool {

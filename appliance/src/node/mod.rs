@@ -14,6 +14,7 @@ pub mod directory;
 mod events;
 mod exports;
 mod growth;
+mod health;
 mod jobs;
 mod link;
 mod machine;
@@ -34,6 +35,9 @@ mod scan;
 mod space;
 pub mod state;
 mod status;
+mod tenant_set;
+#[cfg(test)]
+mod tests;
 mod vdisk_create;
 mod vdisk_delete;
 mod vdisk_list;
@@ -85,6 +89,8 @@ struct Inner {
     /// Pools that grow by themselves, and who waits for a change of how.
     growing: RefCell<BTreeMap<Uuid, growth::Growing>>,
     growth_changed: tokio::sync::Notify,
+    /// Metadata pages of a pool that were lost before its last repair.
+    repaired: RefCell<BTreeMap<Uuid, u64>>,
     ready: Cell<bool>,
     closing: Cell<bool>,
 }
@@ -123,6 +129,7 @@ impl Node {
             gone: RefCell::default(),
             growing: RefCell::default(),
             growth_changed: tokio::sync::Notify::new(),
+            repaired: RefCell::default(),
             ready: Cell::new(false),
             closing: Cell::new(false),
         })))

@@ -29,8 +29,12 @@ impl Node {
         let pool = self.pool(name)?;
         let name = pool.info().name;
         let kind = if plan_only { "plan-repair" } else { "repair" };
+        let node = self.clone();
         Ok(self.start_job(kind, &name.clone(), async move {
             let steps = if plan_only { pool.repair_plan().await? } else { pool.repair().await? };
+            if !plan_only {
+                node.note_repaired(&pool);
+            }
             Ok(Outcome::Repair(repair_view(&name, !plan_only, steps)))
         }))
     }

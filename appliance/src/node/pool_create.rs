@@ -48,7 +48,7 @@ impl Node {
 
     async fn prepare_pool(&self, request: &CreatePool) -> Answer<(engine::CreatePool, Vec<Device>)> {
         name::check("pool", &request.name)?;
-        if self.0.pools.borrow().contains_key(&request.name) {
+        if self.is_taken(&request.name) {
             return Err(Problem::new("exists", format!("pool {} exists", request.name))
                 .hint(format!("plimsoll pool show {}", request.name)));
         }
@@ -81,12 +81,16 @@ impl Node {
 
     /// Opens a device that is to be overwritten; refuses one that holds something unless forced.
     pub(super) async fn open_new(&self, path: &str, force: bool) -> Answer<Device> {
-        let path = absolute(path);
-        if let Some(pool) = self.pool_on(&path) {
+        self.look_at_new(&absolute(path), Purpose::Serve, force).await
+    }
+
+    /// As [`Node::open_new`], also without taking the device yet.
+    pub(super) async fn look_at_new(&self, path: &str, purpose: Purpose, force: bool) -> Answer<Device> {
+        if let Some(pool) = self.pool_on(path) {
             return Err(Problem::new("in-use", format!("{path} is a device of pool {pool}"))
                 .hint(format!("plimsoll pool show {pool}")));
         }
-        let (device, label) = self.open_labelled(&path, Purpose::Serve).await?;
+        let (device, label) = self.open_labelled(path, purpose).await?;
         if force {
             return Ok(device);
         }
@@ -120,7 +124,8 @@ impl Node {
 
     /// Serves an open pool that is remembered.
     pub(super) fn serve(&self, name: String, pool: Pool<Handle>) {
-        self.tell_quotas(&pool);
+        self.tell_tenants(&pool);
+        self.0.repaired.borrow_mut().remove(&pool.info().uuid);
         self.listen_to(pool.clone());
         self.follow_members(&pool);
         self.follow_growth(&pool);

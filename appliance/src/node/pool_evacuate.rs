@@ -54,7 +54,12 @@ impl Node {
     pub async fn plan_evacuation(&self, name: &str, request: LeaveDevice, remove: bool) -> Answer<Plan> {
         let (pool, device) = self.member(name, &request.device)?;
         let plan = pool.evacuation_plan(device).await?;
-        Ok(described(&pool.info().name, &plan, remove))
+        let pool = pool.info().name;
+        if plan.missing_bytes > 0 {
+            let EvacuationPlan { device, needed_bytes: needed, free_bytes: free, missing_bytes: missing, .. } = plan;
+            return Err(plimsoll_engine::Error::WouldNotFit { pool, device, needed, free, missing }.into());
+        }
+        Ok(described(&pool, &plan, remove))
     }
 
     /// What [`Node::cancel_evacuation`] would do.
@@ -118,9 +123,6 @@ fn described(pool: &str, plan: &EvacuationPlan, remove: bool) -> Plan {
     if remove {
         steps.push(format!("let {} go and wipe its labels", plan.device));
     }
-    steps.push(match plan.missing_bytes {
-        0 => format!("it fits: {} are free there", iec(plan.free_bytes)),
-        missing => format!("it does not fit: {} are free there, {} are missing", iec(plan.free_bytes), iec(missing)),
-    });
+    steps.push(format!("leave {} free there", iec(plan.free_bytes.saturating_sub(plan.needed_bytes))));
     Plan { steps, needs_bytes: Some(plan.needed_bytes), ..Plan::of([]) }
 }

@@ -32,7 +32,7 @@ impl Node {
     pub fn plan_grow_pool(&self, name: &str, request: &GrowPool) -> Answer<Plan> {
         let (pool, plans) = self.growth(name, request)?;
         let name = pool.info().name;
-        let mut steps: Vec<String> = plans
+        let steps: Vec<String> = plans
             .iter()
             .filter(|plan| plan.gained_bytes > 0)
             .map(|plan| {
@@ -40,10 +40,7 @@ impl Node {
                 format!("use {} of {to} instead of {from}: {more} more for pool {name}", plan.path)
             })
             .collect();
-        if steps.is_empty() {
-            steps.push(format!("nothing: no device of pool {name} is larger than what is used of it"));
-        }
-        Ok(Plan { steps, ..Plan::of([]) })
+        Ok(Plan::of(steps))
     }
 
     fn growth(&self, name: &str, request: &GrowPool) -> Answer<(Pool<Handle>, Vec<GrowthPlan>)> {

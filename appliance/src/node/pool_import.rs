@@ -35,7 +35,7 @@ impl Node {
             drop(found);
             return self.retry(&known.name, &paths).await;
         }
-        if self.0.pools.borrow().contains_key(&label.pool_name) {
+        if self.is_taken(&label.pool_name) {
             let detail = format!("another pool named {} is here already", label.pool_name);
             return Err(Problem::new("exists", detail).hint(format!("plimsoll pool export {}", label.pool_name)));
         }

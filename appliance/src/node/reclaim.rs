@@ -4,7 +4,7 @@ use plimsoll_engine::{ReclaimInfo, ReclaimSpec};
 
 use super::Node;
 use super::pool_list::percent;
-use crate::model::{BeginReclaim, JobView, Plan, ReclaimView};
+use crate::model::{BeginReclaim, JobView, Plan, RANGES_ADVICE, RANGES_MAX, ReclaimView};
 use crate::name::VdiskName;
 use crate::problem::{Answer, Problem};
 use crate::units::iec;
@@ -13,10 +13,10 @@ impl Node {
     /// Begins a reclaim.
     ///
     /// # Errors
-    /// `not-found`, `busy` while one goes on, `invalid-argument` for ranges that make no sense.
+    /// `not-found`, `busy` while one goes on, `invalid-argument` for ranges that make no sense, `too-large` for too many.
     pub async fn begin_reclaim(&self, name: &VdiskName, request: BeginReclaim) -> Answer<JobView> {
         let (pool, info) = self.find_vdisk(name)?;
-        let job = pool.reclaim(&info.name, spec(request)).await?;
+        let job = pool.reclaim(&info.name, spec(request)?).await?;
         tracing::info!(vdisk = info.name, job = job.id, "reclaim begun");
         Ok(super::jobs::view(&pool.info().name, &job))
     }
@@ -27,7 +27,7 @@ impl Node {
     /// As [`Node::begin_reclaim`].
     pub fn plan_begin_reclaim(&self, name: &VdiskName, request: BeginReclaim) -> Answer<Plan> {
         let (pool, info) = self.find_vdisk(name)?;
-        let spec = spec(request);
+        let spec = spec(request)?;
         pool.check_reclaim(&info.name, &spec)?;
         let vdisk = format!("{}/{}", pool.info().name, info.name);
         let what = match &spec.ranges {
@@ -69,12 +69,17 @@ impl Node {
     }
 }
 
-fn spec(request: BeginReclaim) -> ReclaimSpec {
+fn spec(request: BeginReclaim) -> Answer<ReclaimSpec> {
+    let count = request.ranges.as_ref().map_or(0, Vec::len);
+    if count > RANGES_MAX {
+        let detail = format!("{count} ranges are more than one reclaim takes, {RANGES_MAX}");
+        return Err(Problem::new("too-large", detail).hint(RANGES_ADVICE));
+    }
     let ranges = request.ranges.map(|ranges| {
         let ranges = ranges.into_iter();
         ranges.map(|range| (range.offset_bytes, range.length_bytes)).collect()
     });
-    ReclaimSpec { ranges, worthless: request.worthless, rate: request.rate_bytes.unwrap_or(0) }
+    Ok(ReclaimSpec { ranges, worthless: request.worthless, rate: request.rate_bytes.unwrap_or(0) })
 }
 
 fn view(pool: &str, info: &ReclaimInfo) -> ReclaimView {

@@ -52,14 +52,15 @@ fn space_of(pool: &Pool<Handle>) -> Vec<SpaceView> {
     });
     let mut lines: Vec<SpaceView> = vdisks.collect();
     lines.sort_by_key(|line| std::cmp::Reverse(line.physical_bytes));
+    // In this order: metadata may have taken of its reserve, and what frees for promises may only wait for a flush.
     let named =
-        info.utilized_bytes + info.metadata_bytes + info.quarantined_bytes + info.held_bytes + info.available_bytes;
-    // What is promised or kept may be more than is left, while freed space waits for a flush.
+        info.utilized_bytes + info.metadata_bytes + info.held_bytes + info.quarantined_bytes + info.available_bytes;
     let kept = info.physical_bytes.saturating_sub(named);
-    let reserved = info.reserved_bytes.min(kept);
+    let reserve = info.metadata_reserve_bytes.min(kept);
+    let reserved = info.reserved_bytes.min(kept - reserve);
     lines.extend([
         line("metadata", info.metadata_bytes),
-        line("metadata-reserve", kept - reserved),
+        line("metadata-reserve", reserve),
         line("reserved", reserved),
         line("held", info.held_bytes),
         line("quarantine", info.quarantined_bytes),

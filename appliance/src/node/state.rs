@@ -32,7 +32,7 @@ pub struct State {
     /// Exports that differ from the default.
     #[serde(default)]
     pub exports: Vec<ExportRecord>,
-    /// Quotas of tenants.
+    /// What was decided for tenants.
     #[serde(default)]
     pub tenants: Vec<TenantRecord>,
     /// How pools grow by themselves.
@@ -40,15 +40,18 @@ pub struct State {
     pub growth: Vec<GrowthRecord>,
 }
 
-/// What a tenant may use of a pool.
+/// What was decided for a tenant of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantRecord {
     /// UUID of the pool.
     pub pool: Uuid,
     /// Its name.
     pub tenant: String,
-    /// Physical bytes.
+    /// Physical bytes that it may not exceed; 0: none.
     pub quota_bytes: u64,
+    /// Shares of that at which something is told; the usual ones when absent.
+    #[serde(default)]
+    pub thresholds: Option<String>,
 }
 
 /// How a pool grows by itself.
@@ -180,7 +183,12 @@ mod tests {
                 hidden: false,
                 read_only: true,
             }],
-            tenants: vec![TenantRecord { pool: Uuid::from_u128(7), tenant: "acme".into(), quota_bytes: 1 << 40 }],
+            tenants: vec![TenantRecord {
+                pool: Uuid::from_u128(7),
+                tenant: "acme".into(),
+                quota_bytes: 1 << 40,
+                thresholds: Some("80%".into()),
+            }],
             growth: vec![GrowthRecord {
                 pool: Uuid::from_u128(7),
                 policy: GrowthPolicy {
@@ -189,6 +197,7 @@ mod tests {
                     grow_file_to_bytes: None,
                     step_bytes: None,
                     keep_free_bytes: None,
+                    force: Vec::new(),
                 },
             }],
         }

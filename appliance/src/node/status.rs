@@ -15,23 +15,13 @@ impl Node {
     pub fn status(&self) -> StatusView {
         let pools = self.pools();
         let sum = |figure: fn(&crate::model::PoolView) -> Option<u64>| pools.iter().filter_map(figure).sum::<u64>();
-        let not_online = pools.iter().filter(|pool| pool.state != PoolState::Online);
-        let mut warnings: Vec<String> = not_online
-            .map(|pool| {
-                let state = if pool.state == PoolState::ReadOnly { "read-only" } else { "unavailable" };
-                let reason = pool.reason.as_deref().unwrap_or("no reason is known");
-                let reason = reason.strip_prefix(&format!("pool {}: ", pool.name)).unwrap_or(reason);
-                format!("pool {} is {state}: {reason}", pool.name)
-            })
-            .collect();
-        let health = if warnings.is_empty() { "ok" } else { "degraded" };
-        warnings.extend(pools.iter().filter_map(|pool| pool.recovery.as_ref()).flat_map(|done| done.warnings.clone()));
+        let findings = self.findings();
         let events = self.events().summary();
         StatusView {
             schema: "status/v1".to_owned(),
             ready: self.is_ready(),
-            health: health.to_owned(),
-            warnings,
+            health: findings.first().map(|finding| finding.health).unwrap_or_default(),
+            findings,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started_at: time_of(self.0.started_ms),

@@ -59,7 +59,7 @@ impl Node {
         let force = force_of(force, &["in-use"])?;
         let (pool, info) = self.find_vdisk(name)?;
         let full = format!("{}/{}", pool.info().name, info.name);
-        check_version(&self.vdisk_view(&pool.info().name, &info), version)?;
+        check_version(&self.vdisk_view(&pool.info().name, &info), version.as_deref())?;
         let clients = self.clients_of(&full);
         if clients > 0 && !force.contains(&"in-use") {
             return Err(Problem::new("in-use", format!("{clients} clients are connected to vdisk {full}"))

@@ -1,6 +1,7 @@
-//! `vdisk set`: another size for a vdisk, other promises, and what its writes are looked through for.
+//! `vdisk set`: another size for a vdisk, other promises, and what its writes are looked through for. All that is asked for at once is
+//! done in one step of the engine, or nothing of it.
 
-use plimsoll_engine::{Pool, VdiskInfo, VdiskPolicy};
+use plimsoll_engine::{Pool, VdiskInfo, VdiskPolicy, VdiskSettings};
 use plimsoll_hardware::Handle;
 
 use super::Node;
@@ -21,31 +22,21 @@ impl Node {
     /// `would-cut-off` when backed blocks lie beyond the new size and `discard_tail` is not said; `version-mismatch`.
     pub async fn set_vdisk(&self, name: &VdiskName, request: SetVdisk, version: Option<String>) -> Answer<VdiskView> {
         let (pool, info) = self.find_vdisk(name)?;
-        let before = self.vdisk_view(&pool.info().name, &info);
-        check_version(&before, version)?;
-        let info = set_detection(&pool, info, &request).await?;
-        let decided = policy_of(info.policy.clone(), &request.policy)?;
-        // The size first when it grows: a larger reservation may need it.
-        let bytes = request.designated_bytes.unwrap_or(info.size);
-        check_size(bytes, info.sector, &before.name)?;
-        if decided != info.policy && bytes <= info.size {
-            pool.set_vdisk_policy(&info.name, decided.clone()).await?;
-        }
-        if bytes == info.size {
-            return self.vdisk(name);
-        }
-        let after = pool.resize_vdisk(&info.name, bytes, request.discard_tail).await.map_err(|error| {
-            let hint = format!("plimsoll vdisk set {} --size {bytes} --discard-tail", before.name);
-            let cuts = matches!(error, plimsoll_engine::Error::WouldCutOff { .. });
-            let problem = Problem::from(error);
-            if cuts { problem.hint(hint) } else { problem }
+        let in_pool = pool.info().name;
+        let full = format!("{in_pool}/{}", info.name);
+        let change = |now: &VdiskInfo| {
+            check_version(&self.vdisk_view(&in_pool, now), version.as_deref())?;
+            settings_of(&full, now, &request)
+        };
+        let changed = pool.change_vdisk(&info.name, request.discard_tail, change).await;
+        let after = changed.map_err(|problem: Problem| match (problem.code.as_str(), request.designated_bytes) {
+            ("would-cut-off", Some(bytes)) => {
+                problem.hint(format!("plimsoll vdisk set {full} --size {bytes} --discard-tail"))
+            }
+            _ => problem,
         })?;
-        tracing::info!(vdisk = before.name, from = info.size, to = bytes, "vdisk resized");
-        if decided != info.policy && bytes > info.size {
-            pool.set_vdisk_policy(&info.name, decided).await?;
-            return self.vdisk(name);
-        }
-        Ok(self.vdisk_view(&before.pool, &after))
+        tracing::info!(vdisk = full, bytes = after.size, "vdisk changed");
+        Ok(self.vdisk_view(&in_pool, &after))
     }
 
     /// What [`Node::set_vdisk`] would do.
@@ -55,31 +46,29 @@ impl Node {
     pub async fn plan_set_vdisk(&self, name: &VdiskName, request: SetVdisk, version: Option<String>) -> Answer<Plan> {
         let (pool, info) = self.find_vdisk(name)?;
         let view = self.vdisk_view(&pool.info().name, &info);
-        check_version(&view, version)?;
-        let bytes = request.designated_bytes.unwrap_or(info.size);
-        check_size(bytes, info.sector, &view.name)?;
-        let decided = policy_of(info.policy.clone(), &request.policy)?;
+        check_version(&view, version.as_deref())?;
+        let decided = settings_of(&view.name, &info, &request)?;
+        let (bytes, policy) = (decided.size, decided.policy.clone());
+        pool.check_change(&info.name, decided.clone())?;
         let mut plan = Plan::of([]);
         if bytes != info.size {
             plan.steps.push(format!("resize vdisk {} from {} to {}", view.name, iec(info.size), iec(bytes)));
         }
-        if decided != info.policy {
+        let (keep_zeros, keep_patterns) = (info.policy.keep_zeros, info.policy.keep_patterns);
+        if (VdiskPolicy { keep_zeros, keep_patterns, ..policy.clone() }) != info.policy {
             plan.steps.push(format!("change what is decided for vdisk {}", view.name));
-            let more = decided.reservation.saturating_sub(info.policy.reservation);
+            let more = policy.reservation.saturating_sub(info.policy.reservation);
             plan.needs_bytes = (more > 0).then_some(more);
         }
-        let word = |on: bool| if on { "on" } else { "off" };
-        let detections = [("zeros", request.zero_detection), ("patterns", request.pattern_detection)];
-        for (what, on) in detections.into_iter().filter_map(|(what, on)| Some((what, on?))) {
-            plan.steps.push(format!("turn detection of {what} {} for vdisk {}", word(on), view.name));
+        let detections = [("zeros", keep_zeros, policy.keep_zeros), ("patterns", keep_patterns, policy.keep_patterns)];
+        for (what, _, kept) in detections.into_iter().filter(|(_, before, kept)| before != kept) {
+            let word = if kept { "off" } else { "on" };
+            plan.steps.push(format!("turn detection of {what} {word} for vdisk {}", view.name));
         }
-        match request.pattern {
-            None => {}
-            Some(0) => plan.steps.push(format!("give vdisk {} no pattern of its own", view.name)),
-            Some(number) => {
-                pool.pattern(number)?;
-                plan.steps.push(format!("make pattern {number} the own one of vdisk {}", view.name));
-            }
+        match decided.pattern {
+            pattern if pattern == info.pattern => {}
+            None => plan.steps.push(format!("give vdisk {} no pattern of its own", view.name)),
+            Some(number) => plan.steps.push(format!("make pattern {number} the own one of vdisk {}", view.name)),
         }
         if bytes < info.size {
             let cut_off = backed_between(&pool, &info.name, bytes, info.size).await?;
@@ -94,16 +83,21 @@ impl Node {
     }
 }
 
-/// Changes what a vdisk's writes are looked through for, where that is asked for.
-async fn set_detection(pool: &Pool<Handle>, mut info: VdiskInfo, request: &SetVdisk) -> Answer<VdiskInfo> {
-    if let Some(number) = request.pattern {
-        info = pool.set_own_pattern(&info.name, (number > 0).then_some(number)).await?;
-    }
-    if request.zero_detection.is_some() || request.pattern_detection.is_some() {
-        info = pool.set_detection(&info.name, request.zero_detection, request.pattern_detection).await?;
-        tracing::info!(vdisk = info.name, info.zero_detection, info.pattern_detection, "detection changed");
-    }
-    Ok(info)
+/// What a vdisk has with what a request changes of it.
+fn settings_of(name: &str, now: &VdiskInfo, request: &SetVdisk) -> Answer<VdiskSettings> {
+    let size = request.designated_bytes.unwrap_or(now.size);
+    check_size(size, now.sector, name)?;
+    let policy = policy_of(now.policy.clone(), &request.policy)?;
+    let kept = |asked: Option<bool>, kept| asked.map_or(kept, |on| !on);
+    Ok(VdiskSettings {
+        size,
+        pattern: request.pattern.map_or(now.pattern, |number| (number > 0).then_some(number)),
+        policy: VdiskPolicy {
+            keep_zeros: kept(request.zero_detection, policy.keep_zeros),
+            keep_patterns: kept(request.pattern_detection, policy.keep_patterns),
+            ..policy
+        },
+    })
 }
 
 /// `before` with what a request changes of it.
@@ -126,7 +120,7 @@ pub(super) fn policy_of(before: VdiskPolicy, change: &VdiskPolicyChange) -> Answ
     })
 }
 
-pub(super) fn check_version(vdisk: &VdiskView, asked: Option<String>) -> Answer<()> {
+pub(super) fn check_version(vdisk: &VdiskView, asked: Option<&str>) -> Answer<()> {
     match asked {
         Some(asked) if asked != vdisk.version && asked != "*" => {
             let detail = format!("vdisk {} has version {}, not {asked}", vdisk.name, vdisk.version);

@@ -1,4 +1,4 @@
-//! Creating, finding, resizing and deleting vdisks. Each is one record, durable before it is answered.
+//! Creating, finding and deleting vdisks, and how entries change. Each is one record, durable before it is answered.
 
 use std::rc::Rc;
 
@@ -13,8 +13,6 @@ use crate::vdisk::{PUT_BYTES, Store, Vdisk, VdiskCore, VdiskInfo};
 
 /// Dirty pages of a change to the vdisk table: a page and the nodes above it.
 const TABLE_PAGES: usize = 6;
-/// Looks for what a smaller size would cut off, before a vdisk that is written all the while is called busy.
-const LOOKS_MAX: u32 = 16;
 /// Jobs remembered after they have ended.
 const JOBS_MAX: usize = 64;
 
@@ -40,6 +38,15 @@ impl<M: Machine> Store<M> {
         vdisk: &Rc<VdiskCore>,
         change: impl FnOnce(Entry) -> Result<Entry>,
     ) -> Result<()> {
+        self.change_entry(vdisk, change).await
+    }
+
+    /// As [`Store::put_entry`], refused with errors of the caller's own.
+    pub(super) async fn change_entry<E: From<Error>>(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        change: impl FnOnce(Entry) -> Result<Entry, E>,
+    ) -> Result<(), E> {
         let _room = self.room(TABLE_PAGES).await?;
         let permit = self.journal.reserve(PUT_BYTES).await;
         let mut permit = permit.map_err(|failure| self.journal_failed(failure))?;
@@ -47,7 +54,7 @@ impl<M: Machine> Store<M> {
         let entry = change(vdisk.entry.borrow().clone())?;
         self.put_now(vdisk, entry, &mut permit);
         drop(permit);
-        self.journal.flush().await.map_err(|failure| self.journal_failed(failure))
+        self.journal.flush().await.map_err(|failure| self.journal_failed(failure).into())
     }
 
     fn put_now(&self, vdisk: &Rc<VdiskCore>, entry: Entry, permit: &mut crate::journal::Permit<M>) {
@@ -71,7 +78,7 @@ impl<M: Machine> Store<M> {
         free
     }
 
-    fn check_size(&self, size: u64, sector: u32) -> Result<()> {
+    pub(super) fn check_size(&self, size: u64, sector: u32) -> Result<()> {
         let problem = if size == 0 {
             "a vdisk of 0 bytes makes no sense".to_owned()
         } else if size > VDISK_BYTES_MAX {
@@ -168,77 +175,6 @@ impl<M: Machine> Pool<M> {
         })
     }
 
-    /// Changes the designated size. Smaller: refused when that would cut off backed blocks, unless `discard_tail`; then
-    /// the size is cut at once and the space comes back in a job.
-    ///
-    /// # Errors
-    /// `NotFound`, `InvalidArgument`, `Busy` while it is shrinking, `WouldCutOff`, `LimitExceeded` and `WouldNotFit` when the pool may not
-    /// promise so much, `OutOfSpace` and `QuotaExceeded` when its last block is part of a fill and needs an extent, `ReadOnly`, `Device`.
-    pub async fn resize_vdisk(&self, name: &str, size: u64, discard_tail: bool) -> Result<VdiskInfo> {
-        let store = &self.store;
-        let vdisk = self.find(name)?;
-        store.check_size(size, vdisk.sector.get())?;
-        let mut looks = 0;
-        loop {
-            looks += 1;
-            let seen = vdisk.first_writes.get();
-            let backed = store.backed_beyond(&vdisk, size).await?;
-            let old = vdisk.size.get();
-            if size > old {
-                store.zero_tail(&vdisk).await?;
-            }
-            let mut again = false;
-            let resized = store.put_entry(&vdisk, |entry| {
-                store.still_there(&vdisk)?;
-                let object = format!("{}/{}", store.identity.name, entry.name);
-                if entry.state != EntryState::Ready {
-                    let reason = "it is still giving back what lay beyond its last size; see plimsoll job list".into();
-                    return Err(Error::Busy { object, reason });
-                }
-                if size < entry.size && size < entry.policy.reservation {
-                    return Err(Error::InvalidArgument(format!(
-                        "{object} has a reservation of {} bytes, which is more than {size}; lower that first (plimsoll vdisk set \
-                         {object} --reservation SIZE)",
-                        entry.policy.reservation
-                    )));
-                }
-                if size < entry.size && !discard_tail {
-                    if backed > 0 {
-                        return Err(Error::WouldCutOff { vdisk: object, size, backed });
-                    }
-                    // What was written since the look may lie beyond the new size.
-                    again = vdisk.first_writes.get() != seen;
-                    if again {
-                        let reason = "it is being written all the while; try again when it is quiet".into();
-                        return Err(Error::Busy { object, reason });
-                    }
-                }
-                again = again || (size > entry.size && entry.size != old);
-                if again {
-                    let reason = "it is being resized all the while; try again when it is quiet".into();
-                    return Err(Error::Busy { object, reason });
-                }
-                let before = entry.clone();
-                match size < entry.size {
-                    false => {
-                        let entry = Entry { size, ..entry };
-                        store.check_promises(&vdisk, Some(&before), &entry)?;
-                        Ok(entry)
-                    }
-                    true => Ok(Entry { size, state: EntryState::Shrinking, discard_from: entry.size, ..entry }),
-                }
-            });
-            match resized.await {
-                Err(_) if again && looks < LOOKS_MAX => {}
-                result => break result?,
-            }
-        }
-        if vdisk.entry.borrow().state == EntryState::Shrinking {
-            store.start_giving_back(&vdisk);
-        }
-        Ok(vdisk.info(store.media.extent_bytes))
-    }
-
     /// Deletes a vdisk: it is gone when this returns, and its space comes back in the job that is answered.
     ///
     /// # Errors
@@ -277,7 +213,7 @@ impl<M: Machine> Store<M> {
         let job = Rc::new(super::Job::new(id, kind, object, total));
         jobs.push_back(job.clone());
         while jobs.len() > JOBS_MAX {
-            let Some(ended) = jobs.iter().position(|job| !job.is_running()) else { break };
+            let Some(ended) = jobs.iter().position(|job| job.has_ended()) else { break };
             jobs.remove(ended);
         }
         job

@@ -19,6 +19,7 @@ impl<M: Machine> Pool<M> {
             return Ok(());
         }
         store.holds.look_again();
+        store.stir_reclaims();
         store.space.ledger.eased.notify();
         store.alarms.raised.notify();
         store.checkpoint.request.notify();

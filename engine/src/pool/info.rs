@@ -88,6 +88,10 @@ pub struct PoolCounters {
     pub packed_bytes: u64,
     /// Checkpoints written.
     pub checkpoints: u64,
+    /// Writes that had to wait for space.
+    pub held_writes: u64,
+    /// Bytes of these.
+    pub held_write_bytes: u64,
     /// Metadata pages read.
     pub pages_read: u64,
     /// Metadata pages written.
@@ -139,6 +143,8 @@ pub struct PoolInfo {
     pub overcommit_bytes: i64,
     /// Designated over physical.
     pub overcommit_ratio: f64,
+    /// Sum of the vdisks' sizes that the overcommit limit allows; `None` when there is none.
+    pub designated_bytes_max: Option<u64>,
     /// Number of vdisks, those being deleted included.
     pub vdisks: u64,
     /// When the pool is full at the measured rate; `None` when its use does not grow, or nothing is measured.
@@ -189,6 +195,7 @@ impl<M: Machine> Pool<M> {
             designated_bytes: designated,
             overcommit_bytes: designated as i64 - physical as i64,
             overcommit_ratio: designated as f64 / physical as f64,
+            designated_bytes_max: Some(store.promises_max()).filter(|&bytes| bytes != u64::MAX),
             vdisks: store.vdisks.borrow().len() as u64,
             time_to_full,
             growth_bytes_per_s,
@@ -252,6 +259,8 @@ impl<M: Machine> Pool<M> {
             flushes: counters.flushes.get(),
             journal_commits: store.journal.commits.get(),
             checkpoints: counters.checkpoints.get(),
+            held_writes: counters.held_writes.get(),
+            held_write_bytes: counters.held_write_bytes.get(),
             pages_read: pages.read.get(),
             pages_written: pages.written.get(),
             pages_healed: pages.healed.get(),

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 pub enum JobState {
     /// It goes on, or will when the pool is opened again.
     Running,
-    /// It waits to be resumed, by another job.
+    /// It waits to be resumed.
     Paused,
     /// It has ended well.
     Done,
@@ -39,23 +39,31 @@ pub(crate) struct Job {
     id: u64,
     kind: &'static str,
     object: String,
-    total: u64,
+    total: Cell<u64>,
     done: Cell<u64>,
     state: RefCell<JobState>,
 }
 
 impl Job {
     pub(super) fn new(id: u64, kind: &'static str, object: String, total: u64) -> Self {
-        Job { id, kind, object, total, done: Cell::new(0), state: RefCell::new(JobState::Running) }
+        let state = RefCell::new(JobState::Running);
+        Job { id, kind, object, total: Cell::new(total), done: Cell::new(0), state }
     }
 
     pub(super) fn progress(&self, done: u64) {
-        self.done.set(done.min(self.total));
+        self.done.set(done.min(self.total.get()));
+    }
+
+    /// What was paused goes on, or begins anew.
+    pub(super) fn go_on(&self, total: u64) {
+        self.total.set(total);
+        self.done.set(0);
+        *self.state.borrow_mut() = JobState::Running;
     }
 
     pub(super) fn end(&self, state: JobState) {
         if state == JobState::Done {
-            self.done.set(self.total);
+            self.done.set(self.total.get());
         }
         *self.state.borrow_mut() = state;
     }
@@ -68,13 +76,17 @@ impl Job {
         *self.state.borrow() == JobState::Running
     }
 
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(*self.state.borrow(), JobState::Done | JobState::Failed(_))
+    }
+
     pub(super) fn info(&self) -> JobInfo {
         JobInfo {
             id: self.id,
             kind: self.kind,
             object: self.object.clone(),
             done: self.done.get(),
-            total: self.total,
+            total: self.total.get(),
             unit: "bytes",
             state: self.state.borrow().clone(),
         }

@@ -16,7 +16,7 @@ use crate::format::{
 };
 use crate::mapping::Pattern;
 use crate::tree::Found;
-use crate::vdisk::{Store, VdiskCore, VdiskInfo};
+use crate::vdisk::{Store, VdiskCore};
 
 /// Dirty pages of a change to the table: a pattern, the directory, the node above them.
 const PATTERN_PAGES: usize = 4;
@@ -186,38 +186,7 @@ impl<M: Machine> Pool<M> {
         store.journal.flush().await.map_err(|failure| store.journal_failed(failure))
     }
 
-    /// Changes what writes to a vdisk are looked through for; `None` leaves it as it is.
-    ///
-    /// # Errors
-    /// `NotFound`, `ReadOnly`, `Device`.
-    pub async fn set_detection(&self, vdisk: &str, zeros: Option<bool>, patterns: Option<bool>) -> Result<VdiskInfo> {
-        let vdisk = self.find(vdisk)?;
-        let changed = self.store.put_entry(&vdisk, |mut entry| {
-            self.store.still_there(&vdisk)?;
-            entry.policy.keep_zeros = zeros.map_or(entry.policy.keep_zeros, |on| !on);
-            entry.policy.keep_patterns = patterns.map_or(entry.policy.keep_patterns, |on| !on);
-            Ok(entry)
-        });
-        changed.await?;
-        Ok(vdisk.info(self.store.media.extent_bytes))
-    }
-
-    /// Makes a pattern the vdisk's own, or takes that away.
-    ///
-    /// # Errors
-    /// `NotFound` for vdisk and pattern, `ReadOnly`, `Device`.
-    pub async fn set_own_pattern(&self, vdisk: &str, pattern: Option<u16>) -> Result<VdiskInfo> {
-        let vdisk = self.find(vdisk)?;
-        let changed = self.store.put_entry(&vdisk, |mut entry| {
-            self.store.still_there(&vdisk)?;
-            entry.pattern = pattern.map(|number| self.known_pattern(number).map(|pattern| pattern.id)).transpose()?;
-            Ok(entry)
-        });
-        changed.await?;
-        Ok(vdisk.info(self.store.media.extent_bytes))
-    }
-
-    fn known_pattern(&self, number: u16) -> Result<Rc<Pattern>> {
+    pub(super) fn known_pattern(&self, number: u16) -> Result<Rc<Pattern>> {
         let known = self.store.patterns.get(PatternId(number));
         let name = || format!("{number} of pool {}", self.store.identity.name);
         known.ok_or_else(|| Error::NotFound { kind: "pattern", name: name() })

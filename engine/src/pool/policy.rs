@@ -1,11 +1,12 @@
-//! What an operator decides while the pool is open: for the pool, for a vdisk, for a tenant.
+//! What an operator decides while the pool is open: for the pool, for a tenant.
 
 use plimsoll_hardware::Machine;
 
 use super::Pool;
 use crate::error::{Error, Result};
-use crate::format::{Entry, EntryState, PoolPolicy, Record, VdiskPolicy};
-use crate::vdisk::{VdiskInfo, horizons, thresholds};
+use crate::event::Level;
+use crate::format::{Levels, PoolPolicy, Record, VdiskPolicy};
+use crate::vdisk::{horizons, thresholds};
 
 /// A tenant: all vdisks that carry its label.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct TenantInfo {
     pub used_bytes: u64,
     /// Physical bytes that it may not exceed.
     pub quota_bytes: Option<u64>,
+    /// Levels of its use against its quota.
+    pub levels: Levels,
 }
 
 /// Refuses what makes no sense.
@@ -27,6 +30,13 @@ pub(super) fn verify(policy: &VdiskPolicy) -> Result<()> {
     Ok(())
 }
 
+fn verify_pool(policy: &PoolPolicy) -> Result<()> {
+    policy.verify().map_err(Error::InvalidArgument)?;
+    let levels = thresholds(&policy.levels, policy.hysteresis_pct);
+    levels.map_err(|error| Error::InvalidArgument(error.to_string()))?;
+    horizons(policy).map(drop).map_err(|error| Error::InvalidArgument(error.to_string()))
+}
+
 impl<M: Machine> Pool<M> {
     /// What was decided for the pool.
     pub fn policy(&self) -> PoolPolicy {
@@ -36,45 +46,40 @@ impl<M: Machine> Pool<M> {
     /// Decides anew. Limits below what is in use are taken: nothing is lost, and nothing more is promised.
     ///
     /// # Errors
-    /// `InvalidArgument`, `ReadOnly`, `Device`.
+    /// As [`Pool::change_policy`].
     pub async fn set_policy(&self, policy: PoolPolicy) -> Result<()> {
+        self.change_policy(|_| Ok(policy)).await
+    }
+
+    /// As [`Pool::set_policy`], given what is decided now: nothing else can happen in between.
+    ///
+    /// # Errors
+    /// What `change` answers. `InvalidArgument`, `ReadOnly`, `Device`.
+    pub async fn change_policy<E: From<Error>>(
+        &self,
+        change: impl FnOnce(PoolPolicy) -> Result<PoolPolicy, E>,
+    ) -> Result<(), E> {
         let store = &self.store;
-        policy.verify().map_err(Error::InvalidArgument)?;
-        let levels = thresholds(&policy.levels, policy.hysteresis_pct);
-        levels.map_err(|error| Error::InvalidArgument(error.to_string()))?;
-        horizons(&policy).map_err(|error| Error::InvalidArgument(error.to_string()))?;
         store.writable()?;
-        let record = Record::Policy(Box::new(policy.clone()));
-        let permit = store.journal.reserve(record.encoded_len()).await;
+        let permit = store.journal.reserve(Record::Policy(Box::default()).encoded_len()).await;
         let mut permit = permit.map_err(|failure| store.journal_failed(failure))?;
-        *store.policy.borrow_mut() = policy;
-        store.journal.append(&mut permit, &[record]);
+        // No `await` from the look at the policy to the change.
+        let policy = change(self.policy())?;
+        verify_pool(&policy)?;
+        *store.policy.borrow_mut() = policy.clone();
+        store.journal.append(&mut permit, &[Record::Policy(Box::new(policy))]);
         drop(permit);
         store.watch_pool_anew();
         store.space.ledger.eased.notify();
-        store.journal.flush().await.map_err(|failure| store.journal_failed(failure))
+        store.journal.flush().await.map_err(|failure| store.journal_failed(failure).into())
     }
 
-    /// Decides anew for a vdisk.
+    /// Says whether a policy makes sense.
     ///
     /// # Errors
-    /// `NotFound`, `InvalidArgument`, `LimitExceeded` when its reservation cannot be promised, `ReadOnly`, `Device`.
-    pub async fn set_vdisk_policy(&self, name: &str, policy: VdiskPolicy) -> Result<VdiskInfo> {
-        let store = &self.store;
-        let vdisk = self.find(name)?;
-        verify(&policy)?;
-        let changed = store.put_entry(&vdisk, |entry| {
-            store.still_there(&vdisk)?;
-            let before = entry.clone();
-            let entry = Entry { policy, ..entry };
-            if entry.state != EntryState::Deleting {
-                store.check_promises(&vdisk, Some(&before), &entry)?;
-            }
-            Ok(entry)
-        });
-        changed.await?;
-        store.holds.look_again();
-        Ok(vdisk.info(store.media.extent_bytes))
+    /// `InvalidArgument`.
+    pub fn check_policy(policy: &PoolPolicy) -> Result<()> {
+        verify_pool(policy)
     }
 
     /// Bounds what all vdisks of a tenant may use together: physical bytes, rounded down to extents; `None` is no bound. Not kept on the
@@ -87,6 +92,31 @@ impl<M: Machine> Pool<M> {
         store.space.ledger.eased.notify();
     }
 
+    /// Decides at which shares of a tenant's quota something is told. Not kept on the devices either.
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    pub fn set_tenant_levels(&self, tenant: &str, levels: Levels) -> Result<()> {
+        Self::check_tenant_levels(&levels)?;
+        let tenant = self.store.space.ledger.tenant(tenant);
+        tenant.levels.replace(levels);
+        self.store.watch_tenant_anew(&tenant);
+        Ok(())
+    }
+
+    /// Says whether levels of a tenant make sense.
+    ///
+    /// # Errors
+    /// `InvalidArgument`.
+    pub fn check_tenant_levels(levels: &Levels) -> Result<()> {
+        if matches!(levels, Levels::At(levels) if levels.iter().any(|level| matches!(level, Level::Bytes(_)))) {
+            return Err(Error::InvalidArgument(
+                "thresholds of a tenant are per cents of its quota, such as 70%".to_owned(),
+            ));
+        }
+        thresholds(levels, None).map(drop).map_err(|error| Error::InvalidArgument(error.to_string()))
+    }
+
     /// Tenants that are named by a vdisk or have a quota, by name.
     pub fn tenants(&self) -> Vec<TenantInfo> {
         let extent = self.store.media.extent_bytes;
@@ -95,6 +125,7 @@ impl<M: Machine> Pool<M> {
             name: tenant.name.clone(),
             used_bytes: tenant.used.get() * extent,
             quota_bytes: Some(tenant.quota.get()).filter(|&quota| quota != u64::MAX).map(|quota| quota * extent),
+            levels: tenant.levels.borrow().clone(),
         });
         info.collect()
     }

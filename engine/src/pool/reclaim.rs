@@ -4,34 +4,32 @@
 //! What lies behind that is looked at once more, which changes nothing. Of ranges named from outside it begins anew.
 //! Its results are kept until the next one of the same vdisk, or the pool is closed.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::future::select;
 use plimsoll_hardware::Machine;
 
-use super::{Job, JobInfo, JobState, Pool};
+use super::{Job, JobInfo, Pool};
 use crate::error::{Error, Result};
-use crate::format::{Blocks, EntryState, LEAF_WORDS, ReclaimState, VirtualExtent};
-use crate::tree::Found;
-use crate::vdisk::{Part, Progress, Store, VdiskCore, pieces};
+use crate::format::ReclaimState;
+use crate::vdisk::{Progress, VdiskCore};
+use crate::wait::WaitQueue;
 
-/// Stretches read at the same time, each of 1 MiB at most: enough to keep a device busy.
-const READS_AT_ONCE: usize = 8;
-/// Bytes after which the place is written down.
-const CURSOR_BYTES: u64 = 1 << 30;
-/// Extents whose contents are given up in one step: 48 bytes of records each must fit the smallest batch, 32 KiB.
-const WORTHLESS_AT_ONCE: usize = 256;
+/// A rate is a multiple of this, because an entry says so many.
+const RATE_BYTES: u64 = 1 << 20;
 
 /// What is to be reclaimed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReclaimSpec {
-    /// Offset and length in bytes, multiples of the sector; `None`: all of the vdisk. Only blocks that lie whole in a range count.
+    /// Offset and length in bytes, multiples of the sector; `None`: all of the vdisk. Only blocks that lie whole in ranges count;
+    /// ranges that adjoin are one.
     pub ranges: Option<Vec<(u64, u64)>>,
     /// What the ranges hold is not needed, whatever it is: it reads as zeros afterwards. Only with ranges.
     pub worthless: bool,
-    /// Bytes read in a second at most; 0: as fast as it goes.
+    /// Bytes read in a second at most, whole MiB; 0: as fast as it goes.
     pub rate: u64,
 }
 
@@ -46,11 +44,11 @@ pub struct ReclaimInfo {
     pub paused: bool,
     /// Bytes read in a second at most; 0: no limit.
     pub rate: u64,
-    /// Bytes of the vdisk, or of the ranges, that it has passed.
+    /// Bytes of the vdisk, or of the ranges, that it has passed; holes count as what is stored does. At most `total_bytes`.
     pub done_bytes: u64,
-    /// Bytes in all.
+    /// Bytes of the vdisk, or of the ranges, when it began.
     pub total_bytes: u64,
-    /// Bytes read.
+    /// Bytes read since the pool was opened, by whole extents; holes are not read.
     pub scanned_bytes: u64,
     /// Bytes of zeros that are not stored any more; of anything, when it was worthless.
     pub zero_bytes: u64,
@@ -62,33 +60,67 @@ pub struct ReclaimInfo {
 
 /// A reclaim in memory.
 pub(crate) struct Reclaim {
-    spec: RefCell<ReclaimSpec>,
-    progress: Progress,
+    pub(super) spec: ReclaimSpec,
+    /// One for all of its life, paused or not.
+    pub(super) job: Rc<Job>,
+    pub(super) progress: Progress,
     done: Cell<u64>,
-    total: u64,
-    running: Cell<bool>,
-    paused: Cell<bool>,
+    pub(super) total: u64,
+    pub(super) running: Cell<bool>,
+    pub(super) paused: Cell<bool>,
+    /// Nothing is left to be done, or it never began.
+    pub(super) over: Cell<bool>,
     /// When the next stretch may be read.
     next: Cell<Duration>,
+    /// It is to look whether it still goes on, or has ended.
+    pub(super) stirred: WaitQueue,
 }
 
 impl Reclaim {
-    fn new(spec: ReclaimSpec, total: u64, done: u64, paused: bool) -> Rc<Self> {
-        let (spec, progress) = (RefCell::new(spec), Progress::default());
-        let (running, paused) = (Cell::new(false), Cell::new(paused));
-        Rc::new(Reclaim { spec, progress, done: Cell::new(done), total, running, paused, next: Cell::default() })
+    pub(super) fn new(spec: ReclaimSpec, job: Rc<Job>, total: u64, done: u64) -> Rc<Self> {
+        let reclaim = Reclaim {
+            spec,
+            job,
+            progress: Progress::default(),
+            done: Cell::default(),
+            total,
+            running: Cell::new(false),
+            paused: Cell::new(false),
+            over: Cell::new(false),
+            next: Cell::default(),
+            stirred: WaitQueue::default(),
+        };
+        reclaim.pass(done);
+        Rc::new(reclaim)
     }
 
-    /// Waits until another `bytes` may be read.
-    async fn pace<M: Machine>(&self, machine: &M, bytes: u64) {
-        let rate = self.spec.borrow().rate;
+    /// So many bytes have been passed.
+    pub(super) fn pass(&self, done: u64) {
+        self.done.set(done.min(self.total));
+        self.job.progress(self.done.get());
+    }
+
+    pub(super) fn done(&self) -> u64 {
+        self.done.get()
+    }
+
+    /// What an entry says of it: nothing when it is over, or of ranges, which are not kept.
+    pub(super) fn state(&self) -> Option<ReclaimState> {
+        let (cursor, paused) = (self.done.get(), self.paused.get());
+        let state = ReclaimState { cursor, paused, rate_mib: (self.spec.rate / RATE_BYTES) as u32 };
+        (self.spec.ranges.is_none() && !self.over.get()).then_some(state)
+    }
+
+    /// Waits until another `bytes` may be read, or it is stirred.
+    pub(super) async fn pace<M: Machine>(&self, machine: &M, bytes: u64) {
+        let rate = self.spec.rate;
         if rate == 0 {
             return;
         }
         let (now, slot) = (machine.now(), self.next.get().max(machine.now()));
         self.next.set(slot + Duration::from_secs_f64(bytes as f64 / rate as f64));
         if slot > now {
-            machine.sleep(slot - now).await;
+            select(pin!(self.stirred.changed()), pin!(machine.sleep(slot - now))).await;
         }
     }
 }
@@ -102,10 +134,10 @@ impl<M: Machine> Pool<M> {
         let store = &self.store;
         let vdisk = self.find(vdisk)?;
         store.writable()?;
-        self.check_spec(&vdisk, &spec)?;
+        let spec = self.checked_spec(&vdisk, &spec)?;
         let object = format!("{}/{}", store.identity.name, vdisk.name());
         let known = store.reclaims.borrow().get(&vdisk.id).cloned();
-        if known.is_some_and(|known| known.running.get()) {
+        if known.as_ref().is_some_and(|known| known.running.get()) {
             let reason = format!("a reclaim goes on; wait for it, or pause it (plimsoll reclaim {object} --pause)");
             return Err(Error::Busy { object, reason });
         }
@@ -113,15 +145,16 @@ impl<M: Machine> Pool<M> {
             Some(ranges) => ranges.iter().map(|(_, length)| length).sum(),
             None => vdisk.size.get(),
         };
-        let reclaim = Reclaim::new(spec.clone(), total, 0, false);
+        let job = match known.filter(|known| known.paused.get()) {
+            Some(paused) => paused.job.clone(),
+            None => store.add_job("reclaim", object, total),
+        };
+        job.go_on(total);
+        let reclaim = Reclaim::new(spec, job, total, 0);
         reclaim.running.set(true);
         store.reclaims.borrow_mut().insert(vdisk.id, reclaim.clone());
-        let state = ReclaimState { cursor: 0, paused: false, rate_mib: rate_mib(spec.rate) };
-        let kept = spec.ranges.is_none().then_some(state);
-        if let Err(error) = store.keep_reclaim(&vdisk, kept).await {
-            reclaim.running.set(false);
-            return Err(error);
-        }
+        let written_down = store.keep_reclaim(&vdisk).await;
+        written_down.inspect_err(|error| reclaim.give_up(error))?;
         Ok(store.start_reclaim(&vdisk, reclaim))
     }
 
@@ -131,7 +164,7 @@ impl<M: Machine> Pool<M> {
     /// As [`Pool::reclaim`].
     pub fn check_reclaim(&self, vdisk: &str, spec: &ReclaimSpec) -> Result<()> {
         let vdisk = self.find(vdisk)?;
-        self.check_spec(&vdisk, spec)
+        self.checked_spec(&vdisk, spec).map(drop)
     }
 
     /// Makes a reclaim wait, after what it is reading now. It is remembered that it waits.
@@ -145,7 +178,8 @@ impl<M: Machine> Pool<M> {
             return Err(self.no_reclaim(&vdisk, "that goes on"));
         }
         reclaim.paused.set(true);
-        self.store.keep_place(&vdisk, &reclaim).await?;
+        reclaim.stirred.notify();
+        self.store.keep_reclaim(&vdisk).await?;
         Ok(self.describe_reclaim(&vdisk, &reclaim))
     }
 
@@ -160,13 +194,21 @@ impl<M: Machine> Pool<M> {
         if !reclaim.paused.get() {
             return Err(self.no_reclaim(&vdisk, "that is paused"));
         }
-        while reclaim.running.get() {
+        while reclaim.running.get() && reclaim.paused.get() {
             // The last reads before the pause.
-            store.media.machine.sleep(Duration::from_millis(1)).await;
+            reclaim.stirred.changed().await;
+        }
+        if !reclaim.paused.get() {
+            // Somebody else was quicker.
+            return Ok(reclaim.job.info());
         }
         reclaim.paused.set(false);
         reclaim.running.set(true);
-        store.keep_place(&vdisk, &reclaim).await.inspect_err(|_| reclaim.running.set(false))?;
+        reclaim.next.set(Duration::ZERO);
+        reclaim.job.go_on(reclaim.total);
+        reclaim.job.progress(reclaim.done());
+        let written_down = store.keep_reclaim(&vdisk).await;
+        written_down.inspect_err(|error| reclaim.give_up(error))?;
         Ok(store.start_reclaim(&vdisk, reclaim))
     }
 
@@ -196,8 +238,8 @@ impl<M: Machine> Pool<M> {
             vdisk: vdisk.name(),
             running: reclaim.running.get(),
             paused: reclaim.paused.get(),
-            rate: reclaim.spec.borrow().rate,
-            done_bytes: reclaim.done.get(),
+            rate: reclaim.spec.rate,
+            done_bytes: reclaim.done(),
             total_bytes: reclaim.total,
             scanned_bytes: progress.read.get(),
             zero_bytes: progress.zeros.get() * block,
@@ -206,14 +248,20 @@ impl<M: Machine> Pool<M> {
         }
     }
 
-    fn check_spec(&self, vdisk: &VdiskCore, spec: &ReclaimSpec) -> Result<()> {
+    /// A spec that makes sense, its ranges in order and merged where they adjoin.
+    fn checked_spec(&self, vdisk: &VdiskCore, spec: &ReclaimSpec) -> Result<ReclaimSpec> {
         let (size, sector) = (vdisk.size.get(), u64::from(vdisk.sector.get()));
+        if !spec.rate.is_multiple_of(RATE_BYTES) || spec.rate / RATE_BYTES > u64::from(u32::MAX) {
+            let problem =
+                format!("a rate of {} bytes a second is no whole number of MiB; say 1M, 2M, ... or 0", spec.rate);
+            return Err(Error::InvalidArgument(problem));
+        }
         let Some(ranges) = &spec.ranges else {
             if spec.worthless {
                 let problem = "that everything on a vdisk is worthless is said by a discard of all of it, not by a reclaim; name ranges";
                 return Err(Error::InvalidArgument(problem.to_owned()));
             }
-            return Ok(());
+            return Ok(spec.clone());
         };
         if ranges.is_empty() {
             return Err(Error::InvalidArgument(
@@ -239,199 +287,19 @@ impl<M: Machine> Pool<M> {
             sorted.push((offset, number));
         }
         sorted.sort_unstable();
-        for pair in sorted.windows(2) {
-            let [(first, before), (second, number)] = [pair[0], pair[1]];
-            if first + ranges[before].1 > second {
-                return refused(number, format!("it overlaps range {}; name every byte once", before + 1));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<M: Machine> Store<M> {
-    /// Goes on with what the vdisk's entry says, after a start.
-    pub(super) fn resume_reclaim_of(self: &Rc<Self>, vdisk: &Rc<VdiskCore>) {
-        let Some(state) = vdisk.entry.borrow().reclaim else { return };
-        let spec = ReclaimSpec { rate: u64::from(state.rate_mib) << 20, ..ReclaimSpec::default() };
-        let reclaim = Reclaim::new(spec, vdisk.size.get(), state.cursor, state.paused);
-        self.reclaims.borrow_mut().insert(vdisk.id, reclaim.clone());
-        if !state.paused {
-            reclaim.running.set(true);
-            self.start_reclaim(vdisk, reclaim);
-        }
-    }
-
-    /// Writes down where a reclaim of a whole vdisk is, or that there is none.
-    async fn keep_reclaim(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, state: Option<ReclaimState>) -> Result<()> {
-        if vdisk.entry.borrow().reclaim == state {
-            return Ok(());
-        }
-        let kept = self.put_entry(vdisk, |entry| {
-            self.still_there(vdisk)?;
-            Ok(crate::format::Entry { reclaim: state, ..entry })
-        });
-        kept.await
-    }
-
-    async fn keep_place(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: &Reclaim) -> Result<()> {
-        let (whole, rate) = (reclaim.spec.borrow().ranges.is_none(), reclaim.spec.borrow().rate);
-        if !whole {
-            return Ok(());
-        }
-        let (cursor, paused) = (reclaim.done.get(), reclaim.paused.get());
-        self.keep_reclaim(vdisk, Some(ReclaimState { cursor, paused, rate_mib: rate_mib(rate) })).await
-    }
-
-    fn start_reclaim(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: Rc<Reclaim>) -> JobInfo {
-        let object = format!("{}/{}", self.identity.name, vdisk.name());
-        let job = self.add_job("reclaim", object, reclaim.total);
-        job.progress(reclaim.done.get());
-        let (store, vdisk, running) = (self.clone(), vdisk.clone(), job.clone());
-        self.media.machine.spawn(async move {
-            let result = store.run_reclaim(&vdisk, &reclaim, &running).await;
-            reclaim.running.set(false);
-            running.end(match result {
-                Ok(true) => JobState::Done,
-                Ok(false) if reclaim.paused.get() => JobState::Paused,
-                // Closing: the next start goes on.
-                Ok(false) | Err(Error::Closing(_)) => JobState::Running,
-                Err(error) => JobState::Failed(error.to_string()),
-            });
-        });
-        job.info()
-    }
-
-    /// `false`: it stopped before its end, because it was paused or the pool is closing.
-    async fn run_reclaim(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: &Reclaim, job: &Job) -> Result<bool> {
-        let ranges = reclaim.spec.borrow().ranges.clone();
-        let ended = match ranges {
-            Some(ranges) => self.reclaim_ranges(vdisk, reclaim, job, &ranges).await?,
-            None => self.reclaim_all(vdisk, reclaim, job).await?,
-        };
-        if !ended {
-            return Ok(false);
-        }
-        // What is said to be free is free for good.
-        self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
-        if reclaim.spec.borrow().ranges.is_none() {
-            self.keep_reclaim(vdisk, None).await?;
-        }
-        reclaim.done.set(reclaim.total);
-        Ok(true)
-    }
-
-    async fn reclaim_all(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: &Reclaim, job: &Job) -> Result<bool> {
-        let leaf_bytes = LEAF_WORDS as u64 * self.media.extent_bytes;
-        let mut written_down = reclaim.progress.read.get();
-        let mut next = vdisk.mapping.next_present(reclaim.done.get() / leaf_bytes);
-        while let Some(leaf) = next {
-            let loaded = vdisk.mapping.load_leaf(&self.media, &self.cache, leaf).await;
-            loaded.map_err(|lost| self.damaged(vdisk, lost))?;
-            let parts: Vec<Part> = match vdisk.mapping.tree.borrow().get(leaf) {
-                Found::Page(page) => {
-                    let first = leaf * LEAF_WORDS as u64;
-                    let mapped = page.iter().enumerate().filter(|(_, word)| word.is_mapped());
-                    mapped.map(|(slot, _)| (VirtualExtent(first + slot as u64), Blocks::ALL)).collect()
+        let mut merged: Vec<(u64, u64)> = Vec::new();
+        let mut before = 0;
+        for (offset, number) in sorted {
+            let length = ranges[number].1;
+            match merged.last_mut() {
+                Some((first, known)) if *first + *known > offset => {
+                    return refused(number, format!("it overlaps range {}; name every byte once", before + 1));
                 }
-                _ => Vec::new(),
-            };
-            if !self.look_through(vdisk, reclaim, &parts).await? {
-                return Ok(false);
+                Some((first, known)) if *first + *known == offset => *known += length,
+                _ => merged.push((offset, length)),
             }
-            reclaim.done.set(((leaf + 1) * leaf_bytes).min(reclaim.total));
-            job.progress(reclaim.done.get());
-            if reclaim.progress.read.get() - written_down >= CURSOR_BYTES {
-                written_down = reclaim.progress.read.get();
-                self.keep_place(vdisk, reclaim).await?;
-            }
-            next = vdisk.mapping.next_present(leaf + 1);
+            before = number;
         }
-        Ok(true)
+        Ok(ReclaimSpec { ranges: Some(merged), ..*spec })
     }
-
-    async fn reclaim_ranges(
-        self: &Rc<Self>,
-        vdisk: &Rc<VdiskCore>,
-        reclaim: &Reclaim,
-        job: &Job,
-        ranges: &[(u64, u64)],
-    ) -> Result<bool> {
-        let (worthless, block_bytes) = (reclaim.spec.borrow().worthless, self.media.block_bytes());
-        for &(offset, length) in ranges {
-            let mut parts: Vec<Part> = Vec::new();
-            for piece in pieces(offset, length, self.media.extent_bytes) {
-                let blocks = piece.whole_blocks(block_bytes);
-                let present = vdisk.mapping.next_present(piece.at.leaf()) == Some(piece.at.leaf());
-                if present && !blocks.is_empty() {
-                    parts.push((piece.at, blocks));
-                }
-                if parts.len() >= WORTHLESS_AT_ONCE {
-                    if !self.pass(vdisk, reclaim, &parts, worthless).await? {
-                        return Ok(false);
-                    }
-                    parts.clear();
-                }
-            }
-            if !self.pass(vdisk, reclaim, &parts, worthless).await? {
-                return Ok(false);
-            }
-            reclaim.done.set(reclaim.done.get() + length);
-            job.progress(reclaim.done.get());
-        }
-        Ok(true)
-    }
-
-    async fn pass(
-        self: &Rc<Self>,
-        vdisk: &Rc<VdiskCore>,
-        reclaim: &Reclaim,
-        parts: &[Part],
-        worthless: bool,
-    ) -> Result<bool> {
-        if !worthless {
-            return self.look_through(vdisk, reclaim, parts).await;
-        }
-        if !self.goes_on(vdisk, reclaim)? {
-            return Ok(false);
-        }
-        self.reclaim_worthless(vdisk, parts, &reclaim.progress).await?;
-        Ok(true)
-    }
-
-    /// Looks at extents, several stretches at the same time. `false`: it is to stop, and some of them were not looked at.
-    async fn look_through(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: &Reclaim, parts: &[Part]) -> Result<bool> {
-        let stretches = stream::iter(parts.chunks(self.reclaim_extents_max())).map(|stretch| async move {
-            let bytes = stretch.len() as u64 * self.media.extent_bytes;
-            reclaim.pace(&self.media.machine, bytes).await;
-            if !self.goes_on(vdisk, reclaim)? {
-                return Ok(false);
-            }
-            self.reclaim_extents(vdisk, stretch, &reclaim.progress).await?;
-            Ok::<bool, Error>(true)
-        });
-        let results: Vec<bool> = stretches.buffered(READS_AT_ONCE).try_collect().await?;
-        Ok(results.into_iter().all(|looked_at| looked_at))
-    }
-
-    fn goes_on(&self, vdisk: &VdiskCore, reclaim: &Reclaim) -> Result<bool> {
-        if self.closing.get() || reclaim.paused.get() {
-            return Ok(false);
-        }
-        self.still_there(vdisk)?;
-        self.writable()?;
-        Ok(true)
-    }
-
-    /// Forgets the reclaim of a vdisk that goes away.
-    pub(super) fn forget_reclaim(&self, vdisk: &VdiskCore) {
-        if vdisk.entry.borrow().state == EntryState::Deleting {
-            self.reclaims.borrow_mut().remove(&vdisk.id);
-        }
-    }
-}
-
-/// What an entry says of a rate: whole MiB, and not none where there is one.
-fn rate_mib(rate: u64) -> u32 {
-    u32::try_from(rate.div_ceil(1 << 20)).unwrap_or(u32::MAX)
 }

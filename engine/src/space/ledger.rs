@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::event::Shortage;
-use crate::format::{LEAF_WORDS, META_PAGES_PER_EXTENT, VdiskId};
+use crate::format::{LEAF_WORDS, Levels, META_PAGES_PER_EXTENT, VdiskId};
 use crate::wait::WaitQueue;
 
 /// What one vdisk has and was promised.
@@ -67,6 +67,8 @@ pub(crate) struct Tenant {
     pub(crate) used: Cell<u64>,
     /// `u64::MAX`: none.
     pub(crate) quota: Cell<u64>,
+    /// Of its use against its quota.
+    pub(crate) levels: RefCell<Levels>,
     pub(crate) bounds: Bounds,
 }
 
@@ -266,6 +268,7 @@ impl Ledger {
             name: name.to_owned(),
             used: Cell::new(0),
             quota: Cell::new(u64::MAX),
+            levels: RefCell::default(),
             bounds: Bounds::wide(),
         });
         tenants.insert(name.to_owned(), tenant.clone());

@@ -26,7 +26,7 @@ pub(crate) use epoch::{EpochGuard, Epochs};
 pub(crate) use forecast::Forecast;
 pub use forecast::{HORIZON_MAX, HORIZON_MIN, HORIZONS_MAX, HorizonError, Horizons};
 pub(crate) use lanes::Lanes;
-pub(crate) use ledger::{Account, Ledger, Terms};
+pub(crate) use ledger::{Account, Ledger, Tenant, Terms};
 pub(crate) use meta::MetaPages;
 pub(crate) use quarantine::{Quarantine, Rest};
 pub(crate) use threshold::Levels as Watch;

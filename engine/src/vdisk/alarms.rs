@@ -16,7 +16,7 @@ use plimsoll_hardware::Machine;
 use super::{Store, VdiskCore};
 use crate::event::{AlarmState, Level, Limit, Measure, SpaceEvent, Subject, SubjectKey};
 use crate::format::{Levels, OvercommitLimit, PoolPolicy, VdiskId};
-use crate::space::{Forecast, Horizons, ThresholdError, Thresholds, Watch};
+use crate::space::{Forecast, Horizons, Tenant, ThresholdError, Thresholds, Watch};
 use crate::wait::WaitQueue;
 
 /// Events kept for a listener that does not come for them. Each has a cause of its own that does not repeat by itself.
@@ -113,7 +113,7 @@ impl<M: Machine> Store<M> {
             }
         }
         for tenant in self.space.ledger.tenants() {
-            let mut watch = Watch::new(Thresholds::default());
+            let mut watch = tenant_watch(&tenant);
             watch.restore(&state.fired_levels(&SubjectKey::Tenant(tenant.name.clone()), Measure::Quota));
             alarms.tenants.borrow_mut().insert(tenant.name.clone(), watch);
         }
@@ -249,6 +249,14 @@ impl<M: Machine> Store<M> {
         self.watch_limit(Subject::Vdisk(vdisk.event_name()), Limit::Quota, used, limit);
     }
 
+    /// The levels of a tenant were changed.
+    pub(crate) fn watch_tenant_anew(&self, tenant: &Tenant) {
+        if let Some(watch) = self.alarms.tenants.borrow_mut().get_mut(&tenant.name) {
+            watch.set(tenant_watch(tenant).thresholds().clone());
+        }
+        self.watch_tenants();
+    }
+
     /// Looks at every tenant.
     pub(crate) fn watch_tenants(&self) {
         if !self.alarms.armed.get() {
@@ -260,7 +268,7 @@ impl<M: Machine> Store<M> {
             let (used, total) = (in_use * extent, quota.unwrap_or(0) * extent);
             let crossings = {
                 let mut tenants = self.alarms.tenants.borrow_mut();
-                let watch = tenants.entry(tenant.name.clone()).or_insert_with(|| Watch::new(Thresholds::default()));
+                let watch = tenants.entry(tenant.name.clone()).or_insert_with(|| tenant_watch(&tenant));
                 let crossings = watch.update(used, total);
                 let (low, high) = watch.quiet();
                 tenant.bounds.set(low.div_ceil(extent).min(in_use), high.div_ceil(extent).max(in_use + 1));
@@ -317,6 +325,10 @@ fn pool_watches(policy: &PoolPolicy) -> (Watch, Forecast) {
     // What was decided was found to make sense then.
     let thresholds = thresholds(&policy.levels, policy.hysteresis_pct).unwrap_or_default();
     (Watch::new(thresholds), Forecast::new(&horizons(policy).unwrap_or_default()))
+}
+
+fn tenant_watch(tenant: &Tenant) -> Watch {
+    Watch::new(thresholds(&tenant.levels.borrow(), None).unwrap_or_default())
 }
 
 fn vdisk_watch(vdisk: &VdiskCore) -> VdiskWatch {

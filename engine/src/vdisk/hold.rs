@@ -231,6 +231,7 @@ impl<M: Machine> Store<M> {
         self.media.machine.buffers().park(parked(need.bytes));
         queue.short_of_pool.set(queue.short_of_pool.get() + usize::from(of_pool(need.shortage)));
         vdisk.held.set((vdisk.held.get().0 + 1, vdisk.held.get().1 + need.bytes));
+        self.counters.held(need.bytes);
         if let Some(ticket) = ticket {
             ticket.joined(need.bytes);
         }

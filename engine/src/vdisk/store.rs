@@ -97,6 +97,17 @@ pub(crate) struct Counters {
     pub(crate) packed_bytes: Cell<u64>,
     pub(crate) flushes: Cell<u64>,
     pub(crate) checkpoints: Cell<u64>,
+    /// Writes that had to wait for space, and their bytes.
+    pub(crate) held_writes: Cell<u64>,
+    pub(crate) held_write_bytes: Cell<u64>,
+}
+
+impl Counters {
+    /// A write has to wait for space.
+    pub(crate) fn held(&self, bytes: u64) {
+        count(&self.held_writes, 1);
+        count(&self.held_write_bytes, bytes);
+    }
 }
 
 pub(crate) fn count(counter: &Cell<u64>, by: u64) {

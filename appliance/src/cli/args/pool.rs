@@ -11,6 +11,10 @@ pub(in crate::cli) enum Pool {
     #[command(visible_alias = "ls", before_help = examples!["plimsoll pool list", "plimsoll pool list --filter 'used_pct>80'"])]
     List,
     /// Show a pool
+    ///
+    /// physical is utilized (data), metadata, metadata reserve (kept so that metadata never runs out), reserved (promised and not in use),
+    /// held (space for writes under way), quarantined (freed, usable as soon as that is durable) and available. held writes wait for
+    /// space, with their data in memory. designated is what all vdisks may come to; overcommit is designated minus physical.
     #[command(before_help = examples!["plimsoll pool show tank", "plimsoll pool show tank --json"])]
     Show { pool: String },
     /// Make a pool
@@ -36,43 +40,74 @@ pub(in crate::cli) enum Pool {
     Import(PoolImport),
     /// Close a pool and let it go
     #[command(before_help = examples!["plimsoll pool export tank", "plimsoll pool export tank --yes"])]
-    Export {
-        pool: String,
-        #[command(flatten)]
-        danger: Danger,
-    },
+    Export(PoolEnd),
     /// Check all metadata of a pool; exit code 8 when there are findings
     #[command(before_help = examples!["plimsoll pool check tank", "plimsoll pool check --device /dev/nvme0n1"])]
     Check(PoolCheck),
     /// Destroy a pool
     #[command(visible_alias = "rm", before_help = examples!["plimsoll pool delete tank", "plimsoll pool delete tank --yes --force=not-empty"])]
     Delete {
-        pool: String,
         #[command(flatten)]
-        danger: Danger,
+        end: PoolEnd,
         /// Succeed when it is not there
         #[arg(long)]
         if_exists: bool,
     },
 }
 
+/// A pool that is changed, or only looked at for it.
 #[derive(Debug, Args)]
-pub(in crate::cli) struct PoolCreate {
+pub(in crate::cli) struct Change {
     /// Its name
     pub(in crate::cli) pool: String,
-    /// A block device, or a regular file that exists; may be given several times
-    #[arg(long = "device", value_name = "PATH", required = true)]
-    pub(in crate::cli) devices: Vec<String>,
-    /// Unit of allocation: a power of two from 64K to 1M
-    #[arg(long, value_name = "SIZE")]
-    pub(in crate::cli) extent_size: Option<Size>,
+    #[command(flatten)]
+    pub(in crate::cli) how: DryRun,
+}
+
+/// A pool that goes away.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PoolEnd {
+    /// Its name
+    pub(in crate::cli) pool: String,
+    #[command(flatten)]
+    pub(in crate::cli) danger: Danger,
+}
+
+/// How new devices are taken.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Taken {
     /// Go through the page cache, for file systems without direct I/O
     #[arg(long)]
     pub(in crate::cli) buffered: bool,
     #[command(flatten)]
     pub(in crate::cli) force: Force,
+}
+
+/// A device that is emptied.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Leaving {
+    /// The device, by its path or UUID
+    #[arg(long = "device", value_name = "PATH")]
+    pub(in crate::cli) device: String,
+    /// Bytes a second at most; said again, it changes the pace
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub(in crate::cli) rate: Option<Size>,
     #[command(flatten)]
-    pub(in crate::cli) how: DryRun,
+    pub(in crate::cli) wait: Wait,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PoolCreate {
+    #[command(flatten)]
+    pub(in crate::cli) change: Change,
+    /// A block device, or a regular file that exists; may be given several times
+    #[arg(long = "device", value_name = "PATH", required = true)]
+    pub(in crate::cli) devices: Vec<String>,
+    /// Unit of allocation: a power of two from 64K to 1M
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub(in crate::cli) extent_size: Option<Size>,
+    #[command(flatten)]
+    pub(in crate::cli) taken: Taken,
     /// Succeed when it is there already
     #[arg(long)]
     pub(in crate::cli) if_not_exists: bool,
@@ -80,103 +115,85 @@ pub(in crate::cli) struct PoolCreate {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct PoolSet {
-    pub(in crate::cli) pool: String,
+    #[command(flatten)]
+    pub(in crate::cli) change: Change,
     /// What it may promise beyond what it has: 1.5x, a size, or none
-    #[arg(long, value_name = "LIMIT")]
+    #[arg(long, value_name = "LIMIT", allow_hyphen_values = true)]
     pub(in crate::cli) overcommit_limit: Option<String>,
     /// Levels of use at which events rise: 70%,85%,95%, sizes, off or default
-    #[arg(long, value_name = "LEVELS")]
+    #[arg(long, value_name = "LEVELS", allow_hyphen_values = true)]
     pub(in crate::cli) thresholds: Option<String>,
     /// How far below a level the use must fall before it is armed again
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", allow_hyphen_values = true, value_parser = clap::value_parser!(u8).range(..=99))]
     pub(in crate::cli) hysteresis: Option<u8>,
     /// Times to full at which events rise: 24h,1h,5m, off or default
-    #[arg(long, value_name = "TIMES")]
+    #[arg(long, value_name = "TIMES", allow_hyphen_values = true)]
     pub(in crate::cli) horizons: Option<String>,
     /// What held writes may take of the memory for I/O together; 0: a quarter
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(in crate::cli) hold_bytes: Option<Size>,
     /// Grow when so much of it is used: 85%
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", allow_hyphen_values = true)]
     pub(in crate::cli) auto_grow_at: Option<Size>,
     /// A device that may be added then; may be given several times
     #[arg(long = "spare", value_name = "PATH", requires = "auto_grow_at")]
     pub(in crate::cli) spares: Vec<String>,
-    /// Enlarge the pool's last file then, up to this size
-    #[arg(long, value_name = "SIZE", requires = "auto_grow_at")]
+    /// Enlarge the pool's last file that stays in it then, up to this size
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, requires = "auto_grow_at")]
     pub(in crate::cli) grow_file_to: Option<Size>,
-    /// By how much at a time [default: an eighth, 64M at least]
-    #[arg(long, value_name = "SIZE", requires = "grow_file_to")]
+    /// By how much at a time, 64M at least [default: an eighth]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, requires = "grow_file_to")]
     pub(in crate::cli) grow_file_step: Option<Size>,
     /// What of the file system is left free [default: 1G]
-    #[arg(long, value_name = "SIZE", requires = "grow_file_to")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, requires = "grow_file_to")]
     pub(in crate::cli) keep_free: Option<Size>,
     /// Do not grow by itself any more
     #[arg(long, conflicts_with = "auto_grow_at")]
     pub(in crate::cli) no_auto_grow: bool,
     #[command(flatten)]
-    pub(in crate::cli) how: DryRun,
+    pub(in crate::cli) force: Force,
 }
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct PoolGrow {
-    pub(in crate::cli) pool: String,
+    #[command(flatten)]
+    pub(in crate::cli) change: Change,
     /// Only this device, by its path or UUID
     #[arg(long = "device", value_name = "PATH")]
     pub(in crate::cli) device: Option<String>,
-    #[command(flatten)]
-    pub(in crate::cli) how: DryRun,
 }
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct PoolEvacuate {
-    pub(in crate::cli) pool: String,
-    /// The device, by its path or UUID
-    #[arg(long = "device", value_name = "PATH")]
-    pub(in crate::cli) device: String,
-    /// Bytes a second at most; said again, it changes the pace
-    #[arg(long, value_name = "SIZE")]
-    pub(in crate::cli) rate: Option<Size>,
+    #[command(flatten)]
+    pub(in crate::cli) change: Change,
+    #[command(flatten)]
+    pub(in crate::cli) leaving: Leaving,
     /// Keep the device; what has moved stays where it is
     #[arg(long, conflicts_with = "rate")]
     pub(in crate::cli) cancel: bool,
-    #[command(flatten)]
-    pub(in crate::cli) wait: Wait,
-    #[command(flatten)]
-    pub(in crate::cli) how: DryRun,
 }
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct PoolRemoveDevice {
-    pub(in crate::cli) pool: String,
-    /// The device, by its path or UUID
-    #[arg(long = "device", value_name = "PATH")]
-    pub(in crate::cli) device: String,
-    /// Bytes a second at most
-    #[arg(long, value_name = "SIZE")]
-    pub(in crate::cli) rate: Option<Size>,
     #[command(flatten)]
-    pub(in crate::cli) wait: Wait,
+    pub(in crate::cli) change: Change,
+    #[command(flatten)]
+    pub(in crate::cli) leaving: Leaving,
     /// Do not ask
     #[arg(short, long)]
     pub(in crate::cli) yes: bool,
-    #[command(flatten)]
-    pub(in crate::cli) how: DryRun,
 }
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct PoolAddDevice {
-    pub(in crate::cli) pool: String,
+    #[command(flatten)]
+    pub(in crate::cli) change: Change,
     /// A block device, or a regular file that exists
     #[arg(long = "device", value_name = "PATH")]
     pub(in crate::cli) device: String,
-    /// Go through the page cache, for file systems without direct I/O
-    #[arg(long)]
-    pub(in crate::cli) buffered: bool,
     #[command(flatten)]
-    pub(in crate::cli) force: Force,
-    #[command(flatten)]
-    pub(in crate::cli) how: DryRun,
+    pub(in crate::cli) taken: Taken,
 }
 
 #[derive(Debug, Args)]

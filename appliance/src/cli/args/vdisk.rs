@@ -16,6 +16,8 @@ pub(in crate::cli) enum Vdisk {
         pool: Option<String>,
     },
     /// Show a vdisk
+    ///
+    /// backed is the physical space behind it; the reservation is space that is its own, reserved what of that is not in use yet.
     #[command(before_help = examples!["plimsoll vdisk show tank/db1", "plimsoll vdisk show tank/db1 --bytes"])]
     Show { vdisk: VdiskName },
     /// Make a vdisk
@@ -45,10 +47,10 @@ pub(in crate::cli) enum Vdisk {
 pub(in crate::cli) struct VdiskCreate {
     pub(in crate::cli) vdisk: VdiskName,
     /// Size shown to the guest: 10G is 10 GiB, 10GB is 10^10 bytes, 80% is of the pool
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(in crate::cli) size: Size,
     /// What the initiator addresses: 512 or 4096
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
     pub(in crate::cli) sector: Option<Size>,
     /// off: every acknowledged write survives power loss
     #[arg(long, value_name = "on|off", value_parser = ["on", "off"])]
@@ -66,7 +68,7 @@ pub(in crate::cli) struct VdiskCreate {
 pub(in crate::cli) struct VdiskSet {
     pub(in crate::cli) vdisk: VdiskName,
     /// New size; +10G is relative, 150% is of the size now
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(in crate::cli) size: Option<Size>,
     /// What writes are looked through for: zeros=on|off, patterns=on|off
     #[arg(long, value_name = "WHAT=on|off", value_delimiter = ',', value_parser = detection)]
@@ -129,19 +131,19 @@ pub(in crate::cli) struct VdiskPromises {
     #[arg(long, value_name = "NAME")]
     pub(in crate::cli) vm: Option<String>,
     /// What becomes of writes when there is no space: hold(20s), which is the default, or fail
-    #[arg(long, value_name = "POLICY")]
+    #[arg(long, value_name = "POLICY", allow_hyphen_values = true)]
     pub(in crate::cli) on_full: Option<String>,
     /// Physical space that is its own whatever others take
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(in crate::cli) reservation: Option<Size>,
     /// Physical space that it may not exceed; 0: no bound
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(in crate::cli) quota: Option<Size>,
     /// Shares of its size at which events rise: 70%,85%,95%, off or default
-    #[arg(long, value_name = "LEVELS")]
+    #[arg(long, value_name = "LEVELS", allow_hyphen_values = true)]
     pub(in crate::cli) thresholds: Option<String>,
     /// Shares of its quota at which events rise
-    #[arg(long, value_name = "LEVELS")]
+    #[arg(long, value_name = "LEVELS", allow_hyphen_values = true)]
     pub(in crate::cli) quota_thresholds: Option<String>,
 }
 
@@ -150,16 +152,19 @@ pub(in crate::cli) enum Tenant {
     /// List tenants
     #[command(visible_alias = "ls", before_help = examples!["plimsoll tenant list", "plimsoll tenant list --filter 'used_pct>80'"])]
     List,
-    /// Bound what a tenant may use of a pool
-    #[command(before_help = examples!["plimsoll tenant set acme --pool tank --quota 2T", "plimsoll tenant set acme --pool tank --quota 0"])]
+    /// Bound what a tenant may use of a pool, and decide when that is told
+    #[command(before_help = examples!["plimsoll tenant set acme --pool tank --quota 2T", "plimsoll tenant set acme --pool tank --thresholds 80%,95%"])]
     Set {
         tenant: String,
         /// The pool
         #[arg(long)]
         pool: String,
         /// Physical space that its vdisks there may not exceed together; 0: no bound
-        #[arg(long)]
-        quota: Size,
+        #[arg(long, value_name = "SIZE", allow_hyphen_values = true, required_unless_present = "thresholds")]
+        quota: Option<Size>,
+        /// Shares of its quota at which events rise: 70%,85%,95%, off or default
+        #[arg(long, value_name = "LEVELS", allow_hyphen_values = true)]
+        thresholds: Option<String>,
         #[command(flatten)]
         how: DryRun,
     },

@@ -1,0 +1,139 @@
+//! What is wrong now, and what to do about it: `status` sums it up. Events tell when it began; here is what holds.
+
+use plimsoll_engine::{Level, Levels, Pool, PoolInfo, Thresholds, VdiskInfo};
+use plimsoll_hardware::Handle;
+
+use super::{Node, Slot};
+use crate::event::CRITICAL_PCT;
+use crate::model::{Health, HealthFinding};
+use crate::problem::Problem;
+use crate::units::iec;
+
+/// Vdisks of a pool that are named one by one.
+const VDISKS_MAX: usize = 10;
+
+impl Node {
+    /// All that is wrong, the worst first.
+    pub(super) fn findings(&self) -> Vec<HealthFinding> {
+        let mut findings = Vec::new();
+        for (name, slot) in &*self.0.pools.borrow() {
+            match slot {
+                Slot::Unavailable(reason) => findings.push(self.not_served(name, reason)),
+                Slot::Open(pool) => findings.extend(self.of_pool(pool)),
+            }
+        }
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.health));
+        findings
+    }
+
+    fn of_pool(&self, pool: &Pool<Handle>) -> Vec<HealthFinding> {
+        let info = pool.info();
+        let name = &info.name;
+        let about =
+            |health, reason: String, advice: String| HealthFinding { health, object: name.clone(), reason, advice };
+        let mut findings = Vec::new();
+        if let Some(reason) = &info.read_only {
+            let (reason, advice) = reason.rsplit_once("; ").unwrap_or((reason, ""));
+            let again = format!("mend what failed, then open it again: plimsoll pool import --name {name}");
+            let advice = if advice.is_empty() { again } else { advice.to_owned() };
+            findings.push(about(Health::Critical, format!("pool {name} is read-only: {reason}"), advice));
+        }
+        let check = || format!("plimsoll pool check {name}");
+        findings.extend(info.recovery.warnings.iter().map(|warning| about(Health::Critical, warning.clone(), check())));
+        let repaired = self.0.repaired.borrow().get(&info.uuid).copied().unwrap_or(0);
+        let lost = info.counters.pages_lost.saturating_sub(repaired);
+        if lost > 0 {
+            let reason = format!("both copies of {lost} metadata pages of pool {name} are lost, and what they named");
+            findings.push(about(Health::Critical, reason, check()));
+        }
+        findings.extend(fullness(&info).map(|(health, reason)| {
+            let advice = format!("plimsoll pool add-device {name} --device PATH; plimsoll space --pool {name}");
+            about(health, reason, advice)
+        }));
+        if let Some(reason) = self.growth_view(info.uuid).and_then(|growth| growth.impossible) {
+            let advice = format!("plimsoll pool add-device {name} --device PATH");
+            findings.push(about(Health::Warning, format!("pool {name} cannot grow by itself: {reason}"), advice));
+        }
+        let vdisks = pool.vdisks();
+        let mut without = vdisks.iter().filter(|vdisk| vdisk.exhausted_since.is_some());
+        findings.extend(without.by_ref().take(VDISKS_MAX).map(|vdisk| exhausted(name, vdisk)));
+        let more = without.count();
+        if more > 0 {
+            let reason = format!("there is no space for writes to {more} more vdisks of pool {name}");
+            findings.push(about(Health::Critical, reason, format!("plimsoll pool add-device {name} --device PATH")));
+        }
+        findings
+    }
+
+    fn not_served(&self, name: &str, problem: &Problem) -> HealthFinding {
+        let reason = problem.detail.strip_prefix(&format!("pool {name}: ")).unwrap_or(&problem.detail);
+        let known = self.0.state.borrow().pools.iter().any(|pool| pool.name == name);
+        let again =
+            if known { format!("plimsoll pool import --name {name}") } else { "plimsoll pool import PATH".to_owned() };
+        HealthFinding {
+            health: Health::Critical,
+            object: name.to_owned(),
+            reason: format!("pool {name} is not served: {reason}"),
+            advice: problem.hint.clone().unwrap_or(again),
+        }
+    }
+
+    /// A repair has seen to the metadata pages that were lost until now.
+    pub(super) fn note_repaired(&self, pool: &Pool<Handle>) {
+        let info = pool.info();
+        self.0.repaired.borrow_mut().insert(info.uuid, info.counters.pages_lost);
+    }
+
+    /// Lists a pool that was asked for and is not served, with the reason, unless one of its name is here.
+    pub fn note_not_served(&self, name: &str, reason: Problem) {
+        self.0.pools.borrow_mut().entry(name.to_owned()).or_insert(Slot::Unavailable(reason));
+    }
+
+    /// Whether a pool of this name is here, or was: one that is only asked for leaves its name to who makes it.
+    pub(super) fn is_taken(&self, name: &str) -> bool {
+        matches!(self.0.pools.borrow().get(name), Some(Slot::Open(_)))
+            || self.0.state.borrow().pools.iter().any(|pool| pool.name == name)
+    }
+}
+
+/// Whether a pool is full, or has reached one of its levels.
+fn fullness(info: &PoolInfo) -> Option<(Health, String)> {
+    let (name, total) = (&info.name, info.physical_bytes);
+    if info.available_bytes == 0 {
+        let reason =
+            format!("pool {name} is full: nothing of {} is available, {} writes wait", iec(total), info.held_writes);
+        return Some((Health::Critical, reason));
+    }
+    let used = total - info.available_bytes;
+    let pct = |bytes: u64| 100.0 * bytes as f64 / total.max(1) as f64;
+    let usual = Thresholds::default();
+    let levels: &[Level] = match &info.policy.levels {
+        Levels::Default => usual.levels(),
+        Levels::Off => &[],
+        Levels::At(levels) => levels,
+    };
+    let levels = levels.iter().map(|level| match level {
+        Level::Percent(percent) => f64::from(*percent),
+        Level::Bytes(bytes) => pct(*bytes),
+    });
+    let reached = levels.filter(|level| pct(used) >= *level).reduce(f64::max)?;
+    let health = if reached >= CRITICAL_PCT { Health::Critical } else { Health::Warning };
+    let left = iec(info.available_bytes);
+    Some((
+        health,
+        format!("pool {name} is nearly full: {:.1} % are used, {left} of {} are left", pct(used), iec(total)),
+    ))
+}
+
+fn exhausted(pool: &str, vdisk: &VdiskInfo) -> HealthFinding {
+    let object = format!("{pool}/{}", vdisk.name);
+    let reason = format!("there is no space for writes to vdisk {object}: it has {}", iec(vdisk.backed_bytes));
+    let (reason, advice) = match vdisk.policy.quota {
+        Some(quota) => (
+            format!("{reason} of its quota of {}", iec(quota)),
+            format!("plimsoll vdisk set {object} --quota SIZE; plimsoll pool add-device {pool} --device PATH"),
+        ),
+        None => (reason, format!("plimsoll pool add-device {pool} --device PATH; plimsoll tenant list")),
+    };
+    HealthFinding { health: Health::Critical, object, reason, advice }
+}

@@ -1,0 +1,119 @@
+//! Tenants: labels that vdisks share, and `tenant set`. What is decided for one is remembered here, because no device knows it.
+
+use plimsoll_engine::{Levels, Pool};
+use plimsoll_hardware::Handle;
+
+use super::Node;
+use super::pool_list::percent;
+use super::state::TenantRecord;
+use crate::model::{Plan, SetTenant, TenantView};
+use crate::name;
+use crate::policy;
+use crate::problem::{Answer, Problem};
+use crate::units::iec;
+
+impl Node {
+    /// The tenants of all open pools.
+    pub fn tenants(&self) -> Vec<TenantView> {
+        self.open_pools().iter().flat_map(tenants_of).collect()
+    }
+
+    /// Decides what a tenant's vdisks in a pool may use together, and when that is told; what is absent stays as it is.
+    ///
+    /// # Errors
+    /// `invalid-name`, `invalid-argument`, `not-found`, `unavailable`, `internal` when it cannot be kept.
+    pub async fn set_tenant(&self, pool: &str, tenant: &str, request: SetTenant) -> Answer<TenantView> {
+        let levels = checked(pool, tenant, &request)?;
+        let pool = self.pool(pool)?;
+        let uuid = pool.info().uuid;
+        self.remember(|state| {
+            let known = state.tenants.iter().position(|known| known.pool == uuid && known.tenant == tenant);
+            let fresh = TenantRecord { pool: uuid, tenant: tenant.to_owned(), quota_bytes: 0, thresholds: None };
+            let mut record = known.map_or(fresh, |at| state.tenants.remove(at));
+            record.quota_bytes = request.quota_bytes.unwrap_or(record.quota_bytes);
+            if let Some(levels) = &levels {
+                record.thresholds = Some(policy::levels_text(levels)).filter(|_| *levels != Levels::Default);
+            }
+            if record.quota_bytes > 0 || record.thresholds.is_some() {
+                state.tenants.push(record);
+            }
+        })
+        .await?;
+        if let Some(bytes) = request.quota_bytes {
+            pool.set_tenant_quota(tenant, (bytes > 0).then_some(bytes));
+        }
+        if let Some(levels) = levels {
+            pool.set_tenant_levels(tenant, levels)?;
+        }
+        tracing::info!(pool = pool.info().name, tenant, "what a tenant may use was changed");
+        let found = tenants_of(&pool).into_iter().find(|view| view.name == tenant);
+        found.ok_or_else(|| Problem::not_found("tenant", tenant))
+    }
+
+    /// What [`Node::set_tenant`] would do.
+    ///
+    /// # Errors
+    /// As [`Node::set_tenant`].
+    pub fn plan_set_tenant(&self, pool: &str, tenant: &str, request: &SetTenant) -> Answer<Plan> {
+        let levels = checked(pool, tenant, request)?;
+        let pool = self.pool(pool)?.info().name;
+        let mut plan = Plan::of([]);
+        if let Some(bytes) = request.quota_bytes {
+            let limit = match bytes {
+                0 => "as much physical space as there is".to_owned(),
+                bytes => format!("at most {} of physical space", iec(bytes)),
+            };
+            plan.steps.push(format!("let tenant {tenant} use {limit} in pool {pool}"));
+        }
+        if let Some(levels) = levels {
+            let levels = policy::levels_text(&levels);
+            plan.steps.push(format!("tell when tenant {tenant} uses so much of its quota in pool {pool}: {levels}"));
+        }
+        Ok(plan)
+    }
+
+    /// Tells a pool that was opened what is remembered of its tenants.
+    pub(super) fn tell_tenants(&self, pool: &Pool<Handle>) {
+        let uuid = pool.info().uuid;
+        for record in self.0.state.borrow().tenants.iter().filter(|record| record.pool == uuid) {
+            pool.set_tenant_quota(&record.tenant, (record.quota_bytes > 0).then_some(record.quota_bytes));
+            let levels = record.thresholds.as_deref().map(policy::levels);
+            let told = levels.map(|levels| pool.set_tenant_levels(&record.tenant, levels?).map_err(Problem::from));
+            if let Some(Err(problem)) = told {
+                tracing::warn!(tenant = record.tenant, reason = problem.detail, "a tenant has the usual thresholds");
+            }
+        }
+    }
+}
+
+/// Refuses what makes no sense; answers the levels that are asked for.
+fn checked(pool: &str, tenant: &str, request: &SetTenant) -> Answer<Option<Levels>> {
+    name::check("tenant", tenant)?;
+    if request.quota_bytes.is_none() && request.thresholds.is_none() {
+        let hint = format!("plimsoll tenant set {tenant} --pool {pool} --quota SIZE");
+        return Err(Problem::new("invalid-argument", "there is nothing to change").hint(hint));
+    }
+    let levels = request.thresholds.as_deref().map(policy::levels).transpose()?;
+    levels.as_ref().map_or(Ok(()), Pool::<Handle>::check_tenant_levels)?;
+    Ok(levels)
+}
+
+fn tenants_of(pool: &Pool<Handle>) -> Vec<TenantView> {
+    let (name, vdisks) = (pool.info().name, pool.vdisks());
+    let view = |tenant: plimsoll_engine::TenantInfo| {
+        let own: Vec<_> = vdisks.iter().filter(|vdisk| vdisk.policy.tenant.as_ref() == Some(&tenant.name)).collect();
+        TenantView {
+            pool: name.clone(),
+            used_bytes: tenant.used_bytes,
+            quota_bytes: tenant.quota_bytes,
+            used_pct: tenant.quota_bytes.map(|quota| percent(tenant.used_bytes, quota)),
+            thresholds: policy::levels_text(&tenant.levels),
+            vdisks: own.len() as u64,
+            designated_bytes: own.iter().map(|vdisk| vdisk.size).sum(),
+            reservation_bytes: own.iter().map(|vdisk| vdisk.policy.reservation).sum(),
+            reserved_bytes: own.iter().map(|vdisk| vdisk.reserved_bytes).sum(),
+            name: tenant.name,
+        }
+    };
+    pool.tenants().into_iter().map(view).collect()
+}

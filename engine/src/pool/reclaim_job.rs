@@ -1,0 +1,237 @@
+//! A reclaim at work: the job that `reclaim.rs` begins, pauses and resumes.
+
+use std::rc::Rc;
+
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use plimsoll_hardware::Machine;
+
+use super::reclaim::{Reclaim, ReclaimSpec};
+use super::{JobInfo, JobState};
+use crate::error::{Error, Result};
+use crate::format::{Blocks, Entry, EntryState, LEAF_WORDS, VirtualExtent};
+use crate::tree::Found;
+use crate::vdisk::{Part, Store, VdiskCore, pieces};
+
+/// Stretches read at the same time, each of 1 MiB at most: enough to keep a device busy.
+const READS_AT_ONCE: usize = 8;
+/// Bytes after which the place is written down.
+const CURSOR_BYTES: u64 = 1 << 30;
+/// Extents whose contents are given up in one step: 48 bytes of records each must fit the smallest batch, 32 KiB.
+const WORTHLESS_AT_ONCE: usize = 256;
+
+impl Reclaim {
+    /// It could not be begun.
+    pub(super) fn give_up(&self, error: &Error) {
+        self.running.set(false);
+        self.over.set(true);
+        self.job.end(JobState::Failed(error.to_string()));
+        self.stirred.notify();
+    }
+}
+
+impl<M: Machine> Store<M> {
+    /// Goes on with what the vdisk's entry says, after a start.
+    pub(super) fn resume_reclaim_of(self: &Rc<Self>, vdisk: &Rc<VdiskCore>) {
+        let Some(state) = vdisk.entry.borrow().reclaim else { return };
+        let spec = ReclaimSpec { rate: u64::from(state.rate_mib) << 20, ..ReclaimSpec::default() };
+        let (object, total) = (format!("{}/{}", self.identity.name, vdisk.name()), vdisk.size.get());
+        let reclaim = Reclaim::new(spec, self.add_job("reclaim", object, total), total, state.cursor);
+        self.reclaims.borrow_mut().insert(vdisk.id, reclaim.clone());
+        if state.paused {
+            reclaim.paused.set(true);
+            reclaim.job.end(JobState::Paused);
+        } else {
+            reclaim.running.set(true);
+            self.start_reclaim(vdisk, reclaim);
+        }
+    }
+
+    /// Writes down how the last reclaim of a vdisk stands.
+    pub(super) async fn keep_reclaim(self: &Rc<Self>, vdisk: &Rc<VdiskCore>) -> Result<()> {
+        // By what is the case when it is written: it may have ended meanwhile, or be another.
+        let state = || self.reclaims.borrow().get(&vdisk.id).and_then(|known| known.state());
+        if vdisk.entry.borrow().reclaim == state() {
+            return Ok(());
+        }
+        let kept = self.put_entry(vdisk, |entry| {
+            self.still_there(vdisk)?;
+            Ok(Entry { reclaim: state(), ..entry })
+        });
+        kept.await
+    }
+
+    pub(super) fn start_reclaim(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: Rc<Reclaim>) -> JobInfo {
+        let (store, vdisk, info) = (self.clone(), vdisk.clone(), reclaim.job.info());
+        self.media.machine.spawn(async move {
+            let result = store.run_reclaim(&vdisk, &reclaim).await;
+            reclaim.running.set(false);
+            reclaim.job.end(match result {
+                Ok(true) => JobState::Done,
+                Ok(false) if reclaim.paused.get() => JobState::Paused,
+                // Closing: the next start goes on.
+                Ok(false) | Err(Error::Closing(_)) => JobState::Running,
+                Err(error) => JobState::Failed(error.to_string()),
+            });
+            reclaim.stirred.notify();
+        });
+        info
+    }
+
+    /// `false`: it stopped before its end, because it was paused or the pool is closing.
+    async fn run_reclaim(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: &Reclaim) -> Result<bool> {
+        let ended = match &reclaim.spec.ranges {
+            Some(ranges) => self.reclaim_ranges(vdisk, reclaim, ranges).await?,
+            None => self.reclaim_all(vdisk, reclaim).await?,
+        };
+        if !ended {
+            return Ok(false);
+        }
+        // What is said to be free is free for good.
+        self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
+        // One that was told to wait at its very end has nothing to wait for.
+        reclaim.over.set(true);
+        reclaim.paused.set(false);
+        self.keep_reclaim(vdisk).await?;
+        reclaim.pass(reclaim.total);
+        Ok(true)
+    }
+
+    async fn reclaim_all(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: &Reclaim) -> Result<bool> {
+        let leaf_bytes = LEAF_WORDS as u64 * self.media.extent_bytes;
+        let mut written_down = reclaim.progress.read.get();
+        let mut next = vdisk.mapping.next_present(reclaim.done() / leaf_bytes);
+        while let Some(leaf) = next {
+            let loaded = vdisk.mapping.load_leaf(&self.media, &self.cache, leaf).await;
+            loaded.map_err(|lost| self.damaged(vdisk, lost))?;
+            let parts: Vec<Part> = match vdisk.mapping.tree.borrow().get(leaf) {
+                Found::Page(page) => {
+                    let first = leaf * LEAF_WORDS as u64;
+                    let mapped = page.iter().enumerate().filter(|(_, word)| word.is_mapped());
+                    mapped.map(|(slot, _)| (VirtualExtent(first + slot as u64), Blocks::ALL)).collect()
+                }
+                _ => Vec::new(),
+            };
+            if !self.look_through(vdisk, reclaim, &parts).await? {
+                return Ok(false);
+            }
+            reclaim.pass((leaf + 1) * leaf_bytes);
+            if reclaim.progress.read.get() - written_down >= CURSOR_BYTES {
+                written_down = reclaim.progress.read.get();
+                self.keep_reclaim(vdisk).await?;
+            }
+            next = vdisk.mapping.next_present(leaf + 1);
+        }
+        Ok(true)
+    }
+
+    /// Goes through ranges in ascending order, from where it was when it was paused.
+    async fn reclaim_ranges(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        reclaim: &Reclaim,
+        ranges: &[(u64, u64)],
+    ) -> Result<bool> {
+        let (extent_bytes, block_bytes) = (self.media.extent_bytes, self.media.block_bytes());
+        let leaf_bytes = LEAF_WORDS as u64 * extent_bytes;
+        // Bytes of ranges before this one, and what of them need not be looked at again.
+        let (mut before, skipped) = (0, reclaim.done());
+        let mut parts: Vec<Part> = Vec::new();
+        for &(offset, length) in ranges {
+            let end = offset + length;
+            let mut at = (offset + skipped.saturating_sub(before)).min(end);
+            while at < end {
+                // Holes are passed by whole leaves, however large the range is.
+                let leaf = at / leaf_bytes;
+                let present = vdisk.mapping.next_present(leaf).map_or(end, |next| (next * leaf_bytes).min(end));
+                if present > at {
+                    at = present;
+                    continue;
+                }
+                let stop = ((leaf + 1) * leaf_bytes).min(end);
+                for piece in pieces(at, stop - at, extent_bytes) {
+                    let blocks = piece.whole_blocks(block_bytes);
+                    let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, piece.at).await;
+                    let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
+                    let wanted = if reclaim.spec.worthless { word.contents() } else { word.valid() };
+                    if !wanted.overlaps(blocks) {
+                        continue;
+                    }
+                    match parts.last_mut() {
+                        // Several ranges in one extent are looked at together: only so they may become a fill.
+                        Some((last, known)) if *last == piece.at => *known = known.with(blocks),
+                        _ => {
+                            if parts.len() >= WORTHLESS_AT_ONCE {
+                                if !self.pass(vdisk, reclaim, &parts).await? {
+                                    return Ok(false);
+                                }
+                                parts.clear();
+                                reclaim.pass(before + at + piece.from - offset);
+                            }
+                            parts.push((piece.at, blocks));
+                        }
+                    }
+                }
+                self.trim_cache();
+                at = stop;
+            }
+            before += length;
+        }
+        self.pass(vdisk, reclaim, &parts).await
+    }
+
+    async fn pass(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: &Reclaim, parts: &[Part]) -> Result<bool> {
+        if !reclaim.spec.worthless {
+            return self.look_through(vdisk, reclaim, parts).await;
+        }
+        if !self.goes_on(vdisk, reclaim)? {
+            return Ok(false);
+        }
+        self.reclaim_worthless(vdisk, parts, &reclaim.progress).await?;
+        Ok(true)
+    }
+
+    /// Looks at extents, several stretches at the same time. `false`: it is to stop, and some of them were not looked at.
+    async fn look_through(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: &Reclaim, parts: &[Part]) -> Result<bool> {
+        let stretches = stream::iter(parts.chunks(self.reclaim_extents_max())).map(|stretch| async move {
+            let bytes = stretch.len() as u64 * self.media.extent_bytes;
+            // No `await` from the look to the wait: whatever stops it stirs it.
+            if !self.goes_on(vdisk, reclaim)? {
+                return Ok(false);
+            }
+            reclaim.pace(&self.media.machine, bytes).await;
+            if !self.goes_on(vdisk, reclaim)? {
+                return Ok(false);
+            }
+            self.reclaim_extents(vdisk, stretch, &reclaim.progress).await?;
+            Ok::<bool, Error>(true)
+        });
+        let results: Vec<bool> = stretches.buffered(READS_AT_ONCE).try_collect().await?;
+        Ok(results.into_iter().all(|looked_at| looked_at))
+    }
+
+    fn goes_on(&self, vdisk: &VdiskCore, reclaim: &Reclaim) -> Result<bool> {
+        if self.closing.get() || reclaim.paused.get() {
+            return Ok(false);
+        }
+        self.still_there(vdisk)?;
+        self.writable()?;
+        Ok(true)
+    }
+
+    /// Forgets the reclaim of a vdisk that goes away.
+    pub(super) fn forget_reclaim(&self, vdisk: &VdiskCore) {
+        if vdisk.entry.borrow().state != EntryState::Deleting {
+            return;
+        }
+        let Some(reclaim) = self.reclaims.borrow_mut().remove(&vdisk.id) else { return };
+        if reclaim.paused.get() && !reclaim.running.get() {
+            reclaim.job.end(JobState::Failed("its vdisk was deleted".to_owned()));
+        }
+        reclaim.stirred.notify();
+    }
+
+    /// Lets all reclaims see that the pool is closing: what they hold of it stays locked until they have ended.
+    pub(super) fn stir_reclaims(&self) {
+        self.reclaims.borrow().values().for_each(|reclaim| reclaim.stirred.notify());
+    }
+}
