@@ -8,6 +8,7 @@
 //! Unacknowledged critical ones are passed over, as long as they are at most a tenth of `keep`.
 
 mod apply;
+mod take_over;
 
 use std::fs::{OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -15,7 +16,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use plimsoll_engine::AlarmState;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::backends::{FileBackend, InMemoryBackend};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction,
+};
 use uuid::Uuid;
 
 use super::alarms::Alarms;
@@ -30,6 +34,7 @@ const ALARMS: TableDefinition<&str, &[u8]> = TableDefinition::new("alarms");
 const WEBHOOKS: TableDefinition<&str, &[u8]> = TableDefinition::new("webhooks");
 const COUNTS: TableDefinition<(&str, u8), u64> = TableDefinition::new("counts");
 const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
+const TABLES: usize = 6;
 /// The greatest number that was ever given.
 const LAST: &str = "last";
 /// Of this number and below, events may be missing.
@@ -42,6 +47,8 @@ const SLACK: u64 = 1000;
 /// The file of a process that was killed stays locked for a moment, as long as its rings are torn down.
 const LOCK_TIME_MAX: Duration = Duration::from_secs(5);
 const CACHE_BYTES: usize = 4 << 20;
+/// Mode of the file.
+pub(super) const OURS: u32 = 0o600;
 
 /// What goes wrong with the file. The words are redb's.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +83,7 @@ impl StoreError {
             StoreError::Store(error) => match &**error {
                 // A file that is no database at all, or that was cut off.
                 redb::Error::Io(error) => matches!(error.kind(), InvalidData | UnexpectedEof),
-                redb::Error::DatabaseAlreadyOpen => false,
+                redb::Error::DatabaseAlreadyOpen | redb::Error::PreviousIo => false,
                 _ => true,
             },
         }
@@ -134,37 +141,56 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Opens or makes the file.
+    /// Opens or makes the file. One that was there is read as a whole first: what is damaged is found here.
     pub(super) fn open(path: &Path) -> Stored<Self> {
-        // Made by us first, so that it is never readable to others, not even empty.
-        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
-        std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        Self::open_on(path, |file| file)
+    }
+
+    /// The same, with something between it and the file.
+    pub(super) fn open_on<B: StorageBackend>(path: &Path, on: impl Fn(FileBackend) -> B) -> Stored<Self> {
         let begin = Instant::now();
         let database = loop {
+            // Never readable to others, not even empty.
+            let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(OURS).open(path)?;
+            if file.metadata()?.permissions().mode() & 0o077 != 0 {
+                file.set_permissions(Permissions::from_mode(OURS))?;
+            }
             let mut builder = Database::builder();
-            match builder.set_cache_size(CACHE_BYTES).create(path) {
+            builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+            match builder.create_with_backend(on(FileBackend::new(file)?)) {
                 Err(DatabaseError::DatabaseAlreadyOpen) if begin.elapsed() < LOCK_TIME_MAX => {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 result => break result?,
             }
         };
+        Self::with_tables(database)
+    }
+
+    /// One that is gone when the process is.
+    pub(super) fn in_memory() -> Stored<Self> {
+        Self::with_tables(Database::builder().create_with_backend(InMemoryBackend::new())?)
+    }
+
+    /// Whoever reads finds all tables there. Nothing is written when they are: there may be no space for it.
+    fn with_tables(database: Database) -> Stored<Self> {
         let store = Self { database };
-        let all = store.begin()?;
-        // Whoever reads finds all tables there.
-        all.open_table(EVENTS)?;
-        all.open_table(OPEN)?;
-        all.open_table(ALARMS)?;
-        all.open_table(WEBHOOKS)?;
-        all.open_table(COUNTS)?;
-        all.open_table(NUMBERS)?;
-        all.commit()?;
+        if store.database.begin_read()?.list_tables()?.count() < TABLES {
+            let all = store.begin()?;
+            all.open_table(EVENTS)?;
+            all.open_table(OPEN)?;
+            all.open_table(ALARMS)?;
+            all.open_table(WEBHOOKS)?;
+            all.open_table(COUNTS)?;
+            all.open_table(NUMBERS)?;
+            all.commit()?;
+        }
         Ok(store)
     }
 
     fn begin(&self) -> Stored<WriteTransaction> {
         let mut transaction = self.database.begin_write()?;
-        // After a kill the file is opened at once, whatever its size.
+        // After a kill the state of the last commit stands as it is.
         transaction.set_quick_repair(true);
         Ok(transaction)
     }

@@ -26,6 +26,7 @@ impl Node {
             .collect();
         let health = if warnings.is_empty() { "ok" } else { "degraded" };
         warnings.extend(pools.iter().filter_map(|pool| pool.recovery.as_ref()).flat_map(|done| done.warnings.clone()));
+        warnings.extend(self.events().warnings());
         let events = self.events().summary();
         StatusView {
             schema: "status/v1".to_owned(),

@@ -85,8 +85,29 @@ impl Webhooks {
     /// `internal` when the webhooks cannot be read.
     pub async fn start(&self, limits: EventLimits) -> Answer<()> {
         *self.0.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+        let (webhooks, mut returned, mut ended) = (self.clone(), self.0.log.returned(), self.0.log.ended());
+        tokio::spawn(async move {
+            // A log that could not be read at first may know some that are not served yet.
+            loop {
+                tokio::select! {
+                    back = returned.changed() => if back.is_err() { return },
+                    _ = ended.changed() => return,
+                }
+                if let Err(problem) = webhooks.run_all().await {
+                    tracing::warn!(reason = problem.detail, "webhooks cannot be read");
+                }
+            }
+        });
+        self.run_all().await
+    }
+
+    /// Serves those that are not served yet.
+    async fn run_all(&self) -> Answer<()> {
         let _turn = self.0.changes.lock().await;
         for webhook in self.0.log.webhooks().await? {
+            if self.running().contains_key(&webhook.name) {
+                continue;
+            }
             match Target::parse(&webhook.url) {
                 Ok(target) => self.run(webhook, target),
                 Err(problem) => {
