@@ -191,12 +191,17 @@ impl EventLog {
         self.change(Change::ForgetAlarms(pool)).await.map(drop)
     }
 
-    /// Of this number and below, events may have been let go.
+    /// The first and the last number of events that were let go and that somebody who has all up to `after` and knows of all that is
+    /// missing up to `known` has not got.
     ///
     /// # Errors
-    /// `internal` when it cannot be read.
-    pub async fn pruned(&self) -> Answer<u64> {
-        self.read(Store::pruned).await
+    /// `internal` when that cannot be read.
+    pub async fn gap(&self, after: u64, known: u64) -> Answer<Option<(u64, u64)>> {
+        let (after, until) = (after.max(known), self.summary().pruned_seq);
+        if after >= until {
+            return Ok(None);
+        }
+        self.read(move |store| store.gap(after, until)).await
     }
 
     /// Figures, without any wait.

@@ -4,10 +4,11 @@
 //! Tables: events by number; the numbers of warnings and critical ones that nobody acknowledged; alarms by pool; webhooks by
 //! name; how many events of each kind and severity there were; a few numbers ([`LAST`], [`PRUNED`]).
 //!
-//! Bound: more than `keep` events (100,000 by default, about 70 MB) are pruned to that many, the oldest first.
-//! Unacknowledged critical ones are passed over, as long as they are at most a tenth of `keep`.
+//! Bound: more than `keep` events (100,000 by default, about 70 MB) are pruned to that many, the oldest first, but for those that
+//! [`prune`] spares.
 
 mod apply;
+mod prune;
 mod take_over;
 
 use std::fs::{OpenOptions, Permissions};
@@ -26,7 +27,8 @@ use super::alarms::Alarms;
 use super::webhook::WebhookRecord;
 use super::{EventQuery, NewEvent};
 use crate::model::{EventView, Severity};
-use apply::{apply, prune};
+use apply::apply;
+use prune::prune;
 
 const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
 const OPEN: TableDefinition<u64, u8> = TableDefinition::new("unacknowledged");
@@ -104,8 +106,8 @@ pub(super) enum Change {
     PutWebhook(Box<WebhookRecord>),
     /// Takes one away.
     RemoveWebhook(String),
-    /// A webhook has got as far as this. Nothing when it is gone.
-    Delivered { name: String, seq: u64, given_up: u64 },
+    /// A webhook has got as far as this, and knows what it will never get up to `gap_seq`. Nothing when it is gone.
+    Delivered { name: String, seq: u64, gap_seq: u64, given_up: u64 },
 }
 
 /// Whom an acknowledgement is for.
@@ -127,6 +129,8 @@ pub(super) struct Done {
 pub struct Summary {
     /// The newest event.
     pub last_seq: u64,
+    /// Of this number and below, events may have been let go.
+    pub pruned_seq: u64,
     /// Unacknowledged warnings.
     pub warnings: u64,
     /// Unacknowledged critical ones.
@@ -249,10 +253,23 @@ impl Store {
         Ok(found.map(|event| serde_json::from_slice(event.value())).transpose()?)
     }
 
-    /// Of this number and below, events may be missing.
-    pub(super) fn pruned(&self) -> Stored<u64> {
-        let numbers = self.database.begin_read()?.open_table(NUMBERS)?;
-        Ok(numbers.get(PRUNED)?.map_or(0, |pruned| pruned.value()))
+    /// The first and the last number that events had after `after` and up to `until`, and have no more.
+    pub(super) fn gap(&self, after: u64, until: u64) -> Stored<Option<(u64, u64)>> {
+        let events = self.database.begin_read()?.open_table(EVENTS)?;
+        let (mut first, mut last) = (after + 1, until);
+        for entry in events.range(first..=until)? {
+            if entry?.0.value() != first {
+                break;
+            }
+            first += 1;
+        }
+        for entry in events.range(first..=until.max(first))?.rev() {
+            if entry?.0.value() != last {
+                break;
+            }
+            last -= 1;
+        }
+        Ok((first <= last).then_some((first, last)))
     }
 
     /// What had fired in a pool.
@@ -281,6 +298,7 @@ impl Store {
         }
         Ok(Summary {
             last_seq: number(LAST)?,
+            pruned_seq: number(PRUNED)?,
             warnings: number(open_name(Severity::Warning))?,
             criticals: number(open_name(Severity::Critical))?,
             counts,
