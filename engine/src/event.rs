@@ -25,7 +25,12 @@ impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Level::Percent(percent) => write!(f, "{percent} %"),
-            Level::Bytes(bytes) => write!(f, "{bytes} bytes"),
+            Level::Bytes(bytes) => {
+                const UNITS: [&str; 7] = ["bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+                // The largest unit of which it is a whole number: a level is compared exactly.
+                let unit = (bytes.trailing_zeros() / 10).min(6);
+                write!(f, "{} {}", bytes >> (10 * unit), UNITS[unit as usize])
+            }
         }
     }
 }
@@ -126,10 +131,13 @@ pub enum SpaceEvent {
         /// Reached, not left.
         rising: bool,
     },
-    /// At the measured rate the pool is full within the horizon, or no longer.
+    /// At the measured rate the pool is full within the horizon, or no longer. Of all horizons that it is within, the shortest alone is
+    /// told.
     Forecast {
         /// The horizon.
         horizon: Duration,
+        /// When it is over: the shortest horizon that the pool is still full within.
+        still: Option<Duration>,
         /// Estimated; none when use does not grow.
         time_to_full: Option<Duration>,
         /// Bytes allocated per second, what was freed subtracted.
@@ -158,8 +166,13 @@ pub enum SpaceEvent {
         lasted: Duration,
         /// Held writes that went through.
         writes: u64,
+        /// Held writes that came to their bound meanwhile.
+        expired: u64,
+        /// What those would have needed.
+        expired_bytes: u64,
     },
-    /// Held writes came to their bound and failed as "no space". The vdisk is still exhausted.
+    /// Held writes came to their bound and failed as "no space". The vdisk is still exhausted. Raised for the first ones; `Resumed` counts
+    /// all.
     HoldExpired {
         /// Whose writes.
         vdisk: VdiskName,
@@ -190,10 +203,15 @@ pub enum SpaceEvent {
         limit: Limit,
         /// What is in use or promised.
         used_bytes: u64,
-        /// The limit.
-        limit_bytes: u64,
+        /// The limit; there may be none any more.
+        limit_bytes: Option<u64>,
         /// It is exceeded now, not kept again.
         rising: bool,
+    },
+    /// A vdisk was deleted about which something was told: that is over.
+    VdiskDeleted {
+        /// Which.
+        vdisk: VdiskName,
     },
 }
 
@@ -213,12 +231,12 @@ pub struct FiredLevel {
 pub struct AlarmState {
     /// Levels reached.
     pub levels: BTreeSet<FiredLevel>,
-    /// Horizons within which the pool is full.
-    pub horizons: BTreeSet<Duration>,
+    /// The shortest horizon within which the pool is full.
+    pub horizon: Option<Duration>,
     /// Vdisks with writes that found no space.
     pub exhausted: BTreeSet<Uuid>,
-    /// The pool should grow by itself and cannot.
-    pub growth_impossible: bool,
+    /// The pool should grow by itself and cannot: why.
+    pub growth_impossible: Option<String>,
     /// Limits below what is in use.
     pub exceeded: BTreeSet<(SubjectKey, Limit)>,
 }
@@ -231,12 +249,15 @@ impl AlarmState {
                 let fired = FiredLevel { subject: subject.key(), measure: *measure, level: *level };
                 turn(&mut self.levels, fired, *rising);
             }
-            SpaceEvent::Forecast { horizon, rising, .. } => turn(&mut self.horizons, *horizon, *rising),
+            SpaceEvent::Forecast { horizon, still, rising, .. } => {
+                self.horizon = if *rising { Some(*horizon) } else { *still };
+            }
             SpaceEvent::Exhausted { vdisk, .. } => turn(&mut self.exhausted, vdisk.uuid, true),
             SpaceEvent::Resumed { vdisk, .. } => turn(&mut self.exhausted, vdisk.uuid, false),
             SpaceEvent::HoldExpired { .. } => {}
-            SpaceEvent::GrowthImpossible { .. } => self.growth_impossible = true,
-            SpaceEvent::Grown { .. } => self.growth_impossible = false,
+            SpaceEvent::GrowthImpossible { reason } => self.growth_impossible = Some(reason.clone()),
+            SpaceEvent::Grown { .. } => self.growth_impossible = None,
+            SpaceEvent::VdiskDeleted { vdisk } => self.forget_vdisk(vdisk.uuid),
             SpaceEvent::LimitExceeded { subject, limit, rising, .. } => {
                 turn(&mut self.exceeded, (subject.key(), *limit), *rising);
             }
@@ -288,10 +309,11 @@ mod tests {
         state.apply(&threshold(1, Level::Percent(85), false));
         assert_eq!(state.fired_levels(&key, Measure::Quota), [Level::Percent(70)]);
         state.apply(&SpaceEvent::GrowthImpossible { reason: "no spare device".into() });
-        assert!(state.growth_impossible);
+        assert_eq!(state.growth_impossible.as_deref(), Some("no spare device"));
         state.apply(&SpaceEvent::Grown { device: "/dev/sdb".into(), bytes: 1 << 30 });
-        assert!(!state.growth_impossible);
-        state.forget_vdisk(Uuid::from_u128(1));
+        assert_eq!(state.growth_impossible, None);
+        let vdisk = VdiskName { name: "a".into(), uuid: Uuid::from_u128(1), vm: None };
+        state.apply(&SpaceEvent::VdiskDeleted { vdisk });
         state.forget_vdisk(Uuid::from_u128(2));
         assert_eq!(state, AlarmState::default());
     }

@@ -93,7 +93,7 @@ fn a_held_write_goes_through_when_space_appears_and_nothing_else_waits_for_it() 
         });
         assert_eq!(exhausted.count(), 1, "{events:?}");
         let resumed = events.iter().any(|event| {
-            matches!(event, SpaceEvent::Resumed { vdisk, lasted, writes: 1 } if vdisk.name == "v" && *lasted >= Duration::from_secs(1))
+            matches!(event, SpaceEvent::Resumed { vdisk, lasted, writes: 1, .. } if vdisk.name == "v" && *lasted >= Duration::from_secs(1))
         });
         assert!(resumed, "{events:?}");
         assert_clean(&pool, "after holding").await;

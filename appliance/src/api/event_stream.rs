@@ -78,14 +78,9 @@ async fn stream_events(
         object: asked.object,
         ..EventQuery::after(position, PAGE)
     };
-    let mut waiting = VecDeque::from([Bytes::from_static(b": events\n\n")]);
-    let pruned = log.pruned().await?;
-    if position < pruned {
-        waiting
-            .push_back(Bytes::from(format!("event: gap\ndata: {{\"after\":{position},\"pruned_seq\":{pruned}}}\n\n")));
-    }
+    let waiting = VecDeque::from([Bytes::from_static(b": events\n\n")]);
     let ended = log.ended();
-    let listener = Listener { log, query, newest, ended, waiting, _place: place };
+    let listener = Listener { log, query, newest, ended, known_gap: 0, waiting, _place: place };
     let body = Body::from_stream(stream::unfold(listener, |mut listener| async {
         listener.next().await.map(|chunk| (Ok::<_, std::convert::Infallible>(chunk), listener))
     }));
@@ -100,6 +95,8 @@ struct Listener {
     query: EventQuery,
     newest: watch::Receiver<u64>,
     ended: watch::Receiver<bool>,
+    /// What is missing up to this one was told.
+    known_gap: u64,
     waiting: VecDeque<Bytes>,
     _place: OwnedSemaphorePermit,
 }
@@ -118,7 +115,14 @@ impl Listener {
             let last = *self.newest.borrow_and_update();
             // A log that cannot be read ends the stream; the client comes back with its number.
             let page = self.log.list(self.query.clone()).await.ok()?;
-            if page.items.is_empty() {
+            // After the page: what is let go after it is found the next time.
+            let after = self.query.after;
+            if let Some((first, last)) = self.log.gap(after, self.known_gap).await.ok()? {
+                self.known_gap = last;
+                let data = serde_json::json!({ "after": after, "first_missing_seq": first, "last_missing_seq": last });
+                self.waiting.push_back(Bytes::from(format!("event: gap\ndata: {data}\n\n")));
+            }
+            if page.items.is_empty() && self.waiting.is_empty() {
                 self.query.after = self.query.after.max(last);
                 tokio::select! {
                     _ = self.newest.changed() => {}

@@ -11,11 +11,12 @@ pub(super) struct Alarms {
     #[serde(default)]
     levels: Vec<(Whose, Of, At)>,
     #[serde(default)]
-    horizons: Vec<Duration>,
+    horizon: Option<Duration>,
     #[serde(default)]
     exhausted: Vec<Uuid>,
+    /// Why.
     #[serde(default)]
-    growth_impossible: bool,
+    no_growth: Option<String>,
     #[serde(default)]
     exceeded: Vec<(Whose, Which)>,
 }
@@ -86,9 +87,9 @@ impl From<&AlarmState> for Alarms {
         };
         Self {
             levels: state.levels.iter().map(level).collect(),
-            horizons: state.horizons.iter().copied().collect(),
+            horizon: state.horizon,
             exhausted: state.exhausted.iter().copied().collect(),
-            growth_impossible: state.growth_impossible,
+            no_growth: state.growth_impossible.clone(),
             exceeded: state.exceeded.iter().map(|(subject, limit)| (subject.into(), which(*limit))).collect(),
         }
     }
@@ -114,9 +115,9 @@ impl From<Alarms> for AlarmState {
         };
         Self {
             levels: alarms.levels.into_iter().map(level).collect(),
-            horizons: alarms.horizons.into_iter().collect(),
+            horizon: alarms.horizon,
             exhausted: alarms.exhausted.into_iter().collect(),
-            growth_impossible: alarms.growth_impossible,
+            growth_impossible: alarms.no_growth,
             exceeded: alarms.exceeded.into_iter().map(|(whose, which)| (whose.into(), limit(which))).collect(),
         }
     }
@@ -137,9 +138,9 @@ mod tests {
                 fired(&tenant, Measure::Quota, Level::Percent(95)),
             ]
             .into(),
-            horizons: [Duration::from_secs(86_400), Duration::from_millis(1500)].into(),
+            horizon: Some(Duration::from_millis(1500)),
             exhausted: [Uuid::from_u128(7)].into(),
-            growth_impossible: true,
+            growth_impossible: Some("no spare".into()),
             exceeded: [(SubjectKey::Pool, Limit::Overcommit), (tenant, Limit::Quota)].into(),
         };
         let json = serde_json::to_vec(&Alarms::from(&state)).unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use plimsoll_engine::{Level, Limit, Measure, Shortage, SpaceEvent, Subject, VdiskName};
+use plimsoll_engine::{HORIZON_MAX, Level, Limit, Measure, Shortage, SpaceEvent, Subject, VdiskName};
 
 use super::NewEvent;
 use crate::model::Severity;
@@ -19,23 +19,30 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
         SpaceEvent::Threshold { subject, measure, level, used_bytes, total_bytes, rising } => {
             threshold(pool, subject, *measure, *level, (*used_bytes, *total_bytes), *rising)
         }
-        SpaceEvent::Forecast { horizon, time_to_full, rate_bytes_per_s, available_bytes, rising } => {
-            forecast(pool, *horizon, *time_to_full, (*rate_bytes_per_s, *available_bytes), *rising)
-        }
+        SpaceEvent::Forecast { .. } => forecast(pool, event),
         SpaceEvent::Exhausted { vdisk, needed_bytes, cause, held } => {
             exhausted(pool, vdisk, *needed_bytes, *cause, *held)
         }
-        SpaceEvent::Resumed { vdisk, lasted, writes } => of_vdisk(Severity::Info, "vdisk-resumed", pool, vdisk)
-            .figure("lasted_seconds", seconds(*lasted))
-            .figure("writes", *writes)
-            .cause(format!("space is there again after {}; {writes} held writes went through", time(*lasted))),
+        SpaceEvent::Resumed { vdisk, lasted, writes, expired, expired_bytes } => {
+            let failed = match expired {
+                0 => String::new(),
+                _ => format!(", {} of {} failed meanwhile", held(*expired), iec(*expired_bytes)),
+            };
+            of_vdisk(Severity::Info, "vdisk-resumed", pool, vdisk)
+                .figure("lasted_seconds", seconds(*lasted))
+                .figure("writes", *writes)
+                .figure("expired_writes", *expired)
+                .figure("expired_bytes", *expired_bytes)
+                .cause(format!("space is there again after {}; {} went through{failed}", time(*lasted), held(*writes)))
+        }
         SpaceEvent::HoldExpired { vdisk, held_for, writes, needed_bytes } => {
             of_vdisk(Severity::Critical, "vdisk-hold-expired", pool, vdisk)
                 .figure("held_seconds", seconds(*held_for))
                 .figure("writes", *writes)
                 .figure("needed_bytes", *needed_bytes)
                 .cause(format!(
-                    "{writes} writes of {} were held for {} and failed as \"no space\"",
+                    "{} of {} failed as \"no space\" after {}; those that follow are counted by vdisk-resumed",
+                    held(*writes),
                     iec(*needed_bytes),
                     time(*held_for)
                 ))
@@ -50,6 +57,8 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
         SpaceEvent::LimitExceeded { subject, limit, used_bytes, limit_bytes, rising } => {
             limit_exceeded(pool, subject, *limit, (*used_bytes, *limit_bytes), *rising)
         }
+        SpaceEvent::VdiskDeleted { vdisk } => of_vdisk(Severity::Info, "vdisk-deleted", pool, vdisk)
+            .cause(format!("{pool}/{} was deleted: what was told about it is over", vdisk.name)),
         // A newer engine: told, even if nobody has found words for it yet.
         other => NewEvent::new(Severity::Warning, "pool-event", pool).cause(format!("{other:?}")),
     };
@@ -99,13 +108,20 @@ fn threshold(
         Level::Bytes(bytes) => event.figure("level_bytes", bytes),
     };
     let object = event.object.clone();
-    let verb = if rising { "has reached" } else { "is well below" };
+    let now = format!("{} of {} are used", iec(used), iec(total));
+    let cause = match rising {
+        true => format!("{name} {object} has reached {said} {of_what}: {now}"),
+        // It is no figure that fell when the quota is gone, or the threshold.
+        false if total == 0 => format!("{name} {object} has no quota any more: {} are used", iec(used)),
+        false if used_pct >= level_pct => format!("{name} {object}: {said} {of_what} is no threshold any more; {now}"),
+        false => format!("{name} {object} is below {said} {of_what}: {now}"),
+    };
     let event = event
         .figure("used_bytes", used)
         .figure("total_bytes", total)
         .figure("used_pct", (used_pct * 100.0).round() / 100.0)
         .detail("measure", measured)
-        .cause(format!("{name} {object} {verb} {said} {of_what}: {} of {} are used", iec(used), iec(total)));
+        .cause(cause);
     if !rising {
         return event;
     }
@@ -133,31 +149,34 @@ fn threshold(
     })
 }
 
-fn forecast(
-    pool: &str,
-    horizon: Duration,
-    time_to_full: Option<Duration>,
-    (rate, available): (u64, u64),
-    rising: bool,
-) -> NewEvent {
+fn forecast(pool: &str, event: &SpaceEvent) -> NewEvent {
+    let SpaceEvent::Forecast { horizon, still, time_to_full, rate_bytes_per_s, available_bytes, rising } = event else {
+        unreachable!("a forecast was asked for");
+    };
     let severity = match rising {
         false => Severity::Info,
-        true if horizon <= CRITICAL_HORIZON => Severity::Critical,
+        true if *horizon <= CRITICAL_HORIZON => Severity::Critical,
         true => Severity::Warning,
     };
-    let event = NewEvent::new(severity, &format!("pool-forecast{}", cleared(rising)), pool)
-        .figure("horizon_seconds", seconds(horizon))
+    let event = NewEvent::new(severity, &format!("pool-forecast{}", cleared(*rising)), pool)
+        .figure("horizon_seconds", seconds(*horizon))
         .figure("time_to_full_seconds", time_to_full.map(seconds))
-        .figure("rate_bytes_per_second", rate)
-        .figure("available_bytes", available);
-    let when = time_to_full.map_or("never".to_owned(), |left| format!("in {}", time(left)));
-    let at = format!("at {} a second, with {} left, pool {pool} is full {when}", iec(rate), iec(available));
+        .figure("rate_bytes_per_second", *rate_bytes_per_s)
+        .figure("available_bytes", *available_bytes);
+    let when = match time_to_full {
+        None => "never".to_owned(),
+        Some(left) if *left > HORIZON_MAX => "in more than a year".to_owned(),
+        Some(left) => format!("in {}", time(*left)),
+    };
+    let (rate, left) = (iec(*rate_bytes_per_s), iec(*available_bytes));
+    let at = format!("at {rate} a second, with {left} left, pool {pool} is full {when}");
     if !rising {
-        return event.cause(format!("{at}: no longer within {}", time(horizon)));
+        let still = still.map(|still| format!(", but still within {}", time(still))).unwrap_or_default();
+        return event.cause(format!("{at}: no longer within {}{still}", time(*horizon)));
     }
-    event.cause(format!("{at}: within {}", time(horizon))).advice(format!(
+    event.cause(format!("{at}: within {}", time(*horizon))).advice(format!(
         "Add a device within {} ({}), or find who writes so much (plimsoll vdisk list --pool {pool} --sort -backed_bytes).",
-        time(time_to_full.unwrap_or(horizon)),
+        time(time_to_full.unwrap_or(*horizon)),
         add(pool)
     ))
 }
@@ -201,7 +220,13 @@ fn exhausted(pool: &str, vdisk: &VdiskName, needed: u64, cause: Shortage, held: 
         .advice(advice)
 }
 
-fn limit_exceeded(pool: &str, subject: &Subject, limit: Limit, (used, allowed): (u64, u64), rising: bool) -> NewEvent {
+fn limit_exceeded(
+    pool: &str,
+    subject: &Subject,
+    limit: Limit,
+    (used, allowed): (u64, Option<u64>),
+    rising: bool,
+) -> NewEvent {
     let severity = if rising { Severity::Warning } else { Severity::Info };
     let kind = format!("limit-exceeded{}", cleared(rising));
     let event = match subject {
@@ -210,13 +235,16 @@ fn limit_exceeded(pool: &str, subject: &Subject, limit: Limit, (used, allowed): 
         Subject::Tenant(tenant) => NewEvent::new(severity, &kind, tenant),
     };
     let object = event.object.clone();
-    let name = match limit {
-        Limit::Quota => "quota",
-        Limit::Overcommit => "overcommit limit",
+    let (name, verb) = match limit {
+        Limit::Quota => ("quota", "used"),
+        Limit::Overcommit => ("overcommit limit", "promised"),
     };
     let event = event.figure("used_bytes", used).figure("limit_bytes", allowed).detail("limit", name);
+    let Some(allowed) = allowed else {
+        return event.cause(format!("{object} has no {name} any more: {} are {verb}", iec(used)));
+    };
     if !rising {
-        return event.cause(format!("{object} keeps its {name} of {} again: {}", iec(allowed), iec(used)));
+        return event.cause(format!("{object} keeps its {name} of {} again: {} are {verb}", iec(allowed), iec(used)));
     }
     let command = match (subject, limit) {
         (Subject::Pool, _) => format!("plimsoll pool set {pool} --overcommit-limit LIMIT"),
@@ -225,7 +253,7 @@ fn limit_exceeded(pool: &str, subject: &Subject, limit: Limit, (used, allowed): 
     };
     let over = iec(used.saturating_sub(allowed));
     event
-        .cause(format!("the {name} of {object} is {}, and {} are used: {over} too much", iec(allowed), iec(used)))
+        .cause(format!("the {name} of {object} is {}, and {} are {verb}: {over} too much", iec(allowed), iec(used)))
         .advice(format!("Nothing is lost, and nothing more is granted: raise it ({command}), or free {over}."))
 }
 
@@ -246,117 +274,28 @@ fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
-/// A time for people: `2.5 h`, `5 min`, `40 s`.
-fn time(duration: Duration) -> String {
-    let seconds = duration.as_secs_f64();
-    let (figure, unit) = match duration.as_secs() {
-        0..120 => (seconds, "s"),
-        120..7200 => (seconds / 60.0, "min"),
-        7200..172_800 => (seconds / 3600.0, "h"),
-        _ => (seconds / 86_400.0, "days"),
+/// So many held writes.
+fn held(writes: u64) -> String {
+    format!("{writes} held {}", if writes == 1 { "write" } else { "writes" })
+}
+
+/// A time for people, in its two largest units: `2 h 5 min`, `40 s`.
+pub(super) fn time(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let two = |large: (u64, &str), small: (u64, &str)| {
+        let rest = seconds % large.0 / small.0;
+        let rest = if rest == 0 { String::new() } else { format!(" {rest} {}", small.1) };
+        format!("{} {}{rest}", seconds / large.0, large.1)
     };
-    let rounded = (figure * 10.0).round() / 10.0;
-    format!("{rounded} {unit}")
+    let (days, hours, minutes) = ((86_400, "d"), (3600, "h"), (60, "min"));
+    match seconds {
+        0..10 => format!("{} s", (duration.as_secs_f64() * 10.0).round() / 10.0),
+        10..60 => format!("{seconds} s"),
+        60..3600 => two(minutes, (1, "s")),
+        3600..86_400 => two(hours, minutes),
+        _ => two(days, hours),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::cli::hints::assert_advice_can_be_followed;
-
-    fn vdisk() -> VdiskName {
-        VdiskName { name: "db1".into(), uuid: Uuid::from_u128(1), vm: Some("web".into()) }
-    }
-
-    fn pool_at(level: Level, rising: bool) -> NewEvent {
-        let (used_bytes, total_bytes) = (95 << 30, 100 << 30);
-        let (subject, measure) = (Subject::Pool, Measure::Physical);
-        describe("tank", &SpaceEvent::Threshold { subject, measure, level, used_bytes, total_bytes, rising })
-    }
-
-    #[test]
-    fn a_threshold_says_how_much_is_left_and_what_to_do() {
-        let event = pool_at(Level::Percent(95), true);
-        assert_eq!(
-            (event.severity, event.kind.as_str(), event.object.as_str()),
-            (Severity::Critical, "pool-threshold", "tank")
-        );
-        assert_eq!(event.figures["level_pct"], 95);
-        assert_eq!(event.figures["used_pct"], 95.0);
-        let advice = event.advice.unwrap();
-        assert!(
-            advice.contains("5 GiB are left") && advice.contains("plimsoll pool add-device tank --device"),
-            "{advice}"
-        );
-        assert_eq!(pool_at(Level::Percent(85), true).severity, Severity::Warning);
-        assert_eq!(pool_at(Level::Bytes(96 << 30), true).severity, Severity::Critical);
-        let fell = pool_at(Level::Percent(95), false);
-        assert_eq!((fell.severity, fell.kind.as_str(), fell.advice), (Severity::Info, "pool-threshold-cleared", None));
-    }
-
-    #[test]
-    fn an_exhausted_vdisk_is_named_with_its_vm_and_the_size_asked_for() {
-        let shortages = [Shortage::PoolFull, Shortage::VdiskQuota, Shortage::TenantQuota, Shortage::Reserved];
-        for cause in shortages {
-            let event =
-                describe("tank", &SpaceEvent::Exhausted { vdisk: vdisk(), needed_bytes: 65_536, cause, held: true });
-            assert_eq!((event.kind.as_str(), event.object.as_str()), ("vdisk-exhausted", "tank/db1"));
-            assert_eq!((event.vm.as_deref(), event.severity), (Some("web"), Severity::Critical));
-            let said = event.cause.unwrap();
-            assert!(said.contains("VM web") && said.contains("64 KiB") && said.contains("held"), "{said}");
-            assert_advice_can_be_followed(&event.advice.unwrap());
-        }
-    }
-
-    #[test]
-    fn every_event_that_needs_somebody_has_an_advice_with_a_command() {
-        let limited =
-            |limit, subject| SpaceEvent::LimitExceeded { subject, limit, used_bytes: 3, limit_bytes: 2, rising: true };
-        let forecast = |seconds| SpaceEvent::Forecast {
-            horizon: Duration::from_secs(seconds),
-            time_to_full: Some(Duration::from_secs(seconds - 1)),
-            rate_bytes_per_s: 1 << 20,
-            available_bytes: 1 << 30,
-            rising: true,
-        };
-        let threshold = |subject, measure, percent| SpaceEvent::Threshold {
-            subject,
-            measure,
-            level: Level::Percent(percent),
-            used_bytes: 95,
-            total_bytes: 100,
-            rising: true,
-        };
-        let (held_for, writes, needed_bytes) = (Duration::from_secs(20), 3, 65_536);
-        let all = [
-            forecast(86_400),
-            forecast(300),
-            limited(Limit::Overcommit, Subject::Pool),
-            limited(Limit::Quota, Subject::Vdisk(vdisk())),
-            limited(Limit::Quota, Subject::Tenant("acme".into())),
-            SpaceEvent::HoldExpired { vdisk: vdisk(), held_for, writes, needed_bytes },
-            SpaceEvent::GrowthImpossible { reason: "no spare device is left".into() },
-            threshold(Subject::Pool, Measure::Physical, 70),
-            threshold(Subject::Pool, Measure::Physical, 95),
-            threshold(Subject::Vdisk(vdisk()), Measure::Designated, 95),
-            threshold(Subject::Vdisk(vdisk()), Measure::Quota, 70),
-            threshold(Subject::Tenant("acme".into()), Measure::Quota, 70),
-        ];
-        for event in &all {
-            let event = describe("tank", event);
-            assert!(event.severity >= Severity::Warning);
-            assert_advice_can_be_followed(event.advice.as_deref().unwrap_or_default());
-            assert!(event.cause.is_some() && event.pool.as_deref() == Some("tank"));
-        }
-        assert_eq!(describe("tank", &all[0]).severity, Severity::Warning);
-        assert_eq!(describe("tank", &all[1]).severity, Severity::Critical);
-    }
-
-    #[test]
-    fn times_are_written_for_people() {
-        let said: Vec<_> = [0, 40, 300, 7200, 90_000, 400_000].map(|s| time(Duration::from_secs(s))).into();
-        assert_eq!(said, ["0 s", "40 s", "5 min", "2 h", "25 h", "4.6 days"]);
-    }
-}
+mod tests;

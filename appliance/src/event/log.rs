@@ -1,12 +1,11 @@
-//! The store as the rest of the program sees it.
-//!
-//! One thread of its own writes: it takes all changes that have come meanwhile into one transaction, so that a burst costs
-//! one sync. Whoever asked waits for the answer without holding a thread. Readers read beside it.
+//! The store as the rest of the program sees it. Whoever asks for a change waits for the writer's answer without holding a
+//! thread; readers read beside it.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use plimsoll_engine::AlarmState;
@@ -16,13 +15,12 @@ use uuid::Uuid;
 pub use super::store::Summary;
 use super::store::{Change, Done, KEEP_DEFAULT, Store, StoreError, Which};
 use super::webhook::WebhookRecord;
+use super::writer::{Job, Opener, Shared};
 use super::{EventQuery, NewEvent};
 use crate::model::{Acknowledged, EventPage, EventView, Severity};
 use crate::problem::{Answer, Problem};
 
 const FILE: &str = "events.redb";
-/// Changes of one transaction: a burst larger than that is answered in parts.
-const BATCH_MAX: usize = 1000;
 
 /// What can be configured.
 #[derive(Clone, Debug)]
@@ -54,70 +52,49 @@ pub struct EventLog(Arc<Inner>);
 
 struct Inner {
     shared: Arc<Shared>,
-    jobs: Sender<Job>,
+    jobs: Option<Sender<Job>>,
+    writer: Option<JoinHandle<()>>,
 }
 
-/// What writer and readers have together.
-struct Shared {
-    store: Store,
-    path: PathBuf,
-    keep: AtomicU64,
-    summary: Mutex<Summary>,
-    /// The number of the newest event.
-    last: watch::Sender<u64>,
-    /// Nobody listens any more.
-    ended: watch::Sender<bool>,
-}
-
-struct Job {
-    change: Change,
-    reply: oneshot::Sender<Answer<Done>>,
+impl Drop for Inner {
+    /// Waits for what is under way: it may be the last chance for what is in memory.
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if self.writer.take().is_some_and(|writer| writer.join().is_err()) {
+            tracing::error!("the writer of events has panicked");
+        }
+    }
 }
 
 impl EventLog {
-    /// Opens the log in `dir`, or makes one. A file that is damaged is put aside, because no storage stops for the want of
-    /// its events; the new one begins with an event that says so.
+    /// Opens the log in `dir`, or makes one. A file that cannot be written or is damaged does not keep it from being there:
+    /// no storage stops for the want of its events.
     ///
     /// # Errors
-    /// `internal` when there can be no file.
+    /// `internal` when there can be no thread.
     pub fn open(dir: &Path) -> Answer<Self> {
-        let path = dir.join(FILE);
-        match Self::open_at(&path) {
-            Ok(log) => Ok(log),
-            Err(error) if error.is_damage() => {
-                let aside = dir.join(format!("{FILE}.bad"));
-                std::fs::rename(&path, &aside).map_err(|error| failed(&path, &error))?;
-                tracing::error!(%error, aside = %aside.display(), "the event log is damaged and was put aside");
-                let log = Self::open_at(&path).map_err(|error| failed(&path, &error))?;
-                // Nobody knows the numbers that were given; there were fewer than milliseconds since 1970.
-                log.0.shared.store.begin_after(now_ms()).map_err(|error| failed(&path, &error))?;
-                let lost = NewEvent::new(Severity::Critical, "event-log-lost", "events")
-                    .cause(format!("the event log was damaged ({error}); it is in {}", aside.display()))
-                    .advice("Add your webhooks anew (plimsoll webhook add NAME --url URL --secret-file FILE).");
-                let time = time_now();
-                let change = Change::Append { time, events: vec![lost], alarms: None };
-                write(&log.0.shared, &[change]).map_err(|error| failed(&path, &error))?;
-                Ok(log)
-            }
-            Err(error) => Err(failed(&path, &error)),
-        }
+        Self::open_with(dir, Box::new(Store::open))
     }
 
-    fn open_at(path: &Path) -> Result<Self, StoreError> {
-        let store = Store::open(path)?;
-        let summary = store.summary()?;
-        let shared = Arc::new(Shared {
-            store,
-            path: path.to_owned(),
-            keep: AtomicU64::new(KEEP_DEFAULT),
-            last: watch::channel(summary.last_seq).0,
-            summary: Mutex::new(summary),
-            ended: watch::channel(false).0,
-        });
+    pub(super) fn open_with(dir: &Path, open: Opener) -> Answer<Self> {
+        let path = dir.join(FILE);
+        let shared = Shared::begin(path.clone(), open).map_err(|error| failed(&path, &error))?;
         let (jobs, received) = channel();
-        let writer = shared.clone();
-        std::thread::Builder::new().name("plimsoll-events".to_owned()).spawn(move || run(&writer, &received))?;
-        Ok(Self(Arc::new(Inner { shared, jobs })))
+        let shared = Arc::new(shared);
+        let for_writer = shared.clone();
+        let writer = std::thread::Builder::new().name("plimsoll-events".to_owned());
+        let writer = writer.spawn(move || for_writer.run(&received)).map_err(|error| failed(&path, &error))?;
+        Ok(Self(Arc::new(Inner { shared, jobs: Some(jobs), writer: Some(writer) })))
+    }
+
+    /// What is wrong with the log, and what to do about it.
+    pub fn warnings(&self) -> Vec<String> {
+        self.0.shared.warnings()
+    }
+
+    /// Changes when the file is written again after it could not be.
+    pub(super) fn returned(&self) -> watch::Receiver<()> {
+        self.0.shared.returned.subscribe()
     }
 
     /// Keeps so many events from now on.
@@ -203,7 +180,7 @@ impl EventLog {
     /// `internal` when it cannot be read.
     pub fn alarms(&self, pool: Uuid) -> Answer<AlarmState> {
         let shared = &self.0.shared;
-        shared.store.alarms(pool).map_err(|error| failed(&shared.path, &error))
+        shared.store().alarms(pool).map_err(|error| failed(&shared.path, &error))
     }
 
     /// A pool is gone, and its alarms with it.
@@ -214,12 +191,17 @@ impl EventLog {
         self.change(Change::ForgetAlarms(pool)).await.map(drop)
     }
 
-    /// Of this number and below, events may have been let go.
+    /// The first and the last number of events that were let go and that somebody who has all up to `after` and knows of all that is
+    /// missing up to `known` has not got.
     ///
     /// # Errors
-    /// `internal` when it cannot be read.
-    pub async fn pruned(&self) -> Answer<u64> {
-        self.read(Store::pruned).await
+    /// `internal` when that cannot be read.
+    pub async fn gap(&self, after: u64, known: u64) -> Answer<Option<(u64, u64)>> {
+        let (after, until) = (after.max(known), self.summary().pruned_seq);
+        if after >= until {
+            return Ok(None);
+        }
+        self.read(move |store| store.gap(after, until)).await
     }
 
     /// Figures, without any wait.
@@ -249,7 +231,7 @@ impl EventLog {
     pub(super) async fn change(&self, change: Change) -> Answer<Done> {
         let (reply, answer) = oneshot::channel();
         let gone = || Problem::new("internal", "the writer of events has ended");
-        self.0.jobs.send(Job { change, reply }).map_err(|_| gone())?;
+        self.0.jobs.as_ref().and_then(|jobs| jobs.send(Job { change, reply }).ok()).ok_or_else(gone)?;
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
 
@@ -259,37 +241,13 @@ impl EventLog {
         work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Answer<T> {
         let shared = self.0.shared.clone();
-        let read = move || work(&shared.store).map_err(|error| failed(&shared.path, &error));
+        let read = move || work(&shared.store()).map_err(|error| failed(&shared.path, &error));
         let gone = |error: tokio::task::JoinError| Problem::new("internal", format!("events cannot be read: {error}"));
         tokio::task::spawn_blocking(read).await.map_err(gone)?
     }
 }
 
-fn run(shared: &Shared, jobs: &Receiver<Job>) {
-    while let Ok(first) = jobs.recv() {
-        let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter().take(BATCH_MAX - 1)).collect();
-        let (changes, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|job| (job.change, job.reply)).unzip();
-        match write(shared, &changes) {
-            Ok(done) => replies.into_iter().zip(done).for_each(|(reply, done)| drop(reply.send(Ok(done)))),
-            Err(error) => {
-                tracing::error!(%error, "events cannot be kept");
-                let problem = failed(&shared.path, &error);
-                replies.into_iter().for_each(|reply| drop(reply.send(Err(problem.clone()))));
-            }
-        }
-    }
-}
-
-fn write(shared: &Shared, changes: &[Change]) -> Result<Vec<Done>, StoreError> {
-    let done = shared.store.commit(changes.iter(), shared.keep.load(Ordering::Relaxed))?;
-    let summary = shared.store.summary()?;
-    let last = summary.last_seq;
-    *shared.summary.lock().unwrap_or_else(PoisonError::into_inner) = summary;
-    shared.last.send_if_modified(|known| std::mem::replace(known, last) != last);
-    Ok(done)
-}
-
-fn failed(path: &Path, error: &dyn std::fmt::Display) -> Problem {
+pub(super) fn failed(path: &Path, error: &dyn std::fmt::Display) -> Problem {
     let dir = path.parent().unwrap_or(path).display();
     Problem::new("internal", format!("the event log {} fails: {error}", path.display())).hint(format!("df -h {dir}"))
 }
@@ -304,7 +262,7 @@ pub(super) fn time_after(wait: Duration) -> String {
     crate::model::time_of(now_ms().saturating_add(u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)))
 }
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }

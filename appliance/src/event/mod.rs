@@ -2,7 +2,8 @@
 //!
 //! - [`describe`] makes words, severity and advice of what the engine raises;
 //! - [`store`] keeps events, alarms and webhooks in one file, each change all or nothing;
-//! - [`EventLog`] is the store as the rest of the program sees it: one thread writes, in batches, and anybody reads;
+//! - [`writer`] is the thread that writes, in batches, and what it does when the file can't be written;
+//! - [`EventLog`] is all that as the rest of the program sees it;
 //! - [`webhook`] sends events to others.
 //!
 //! Invariants:
@@ -20,6 +21,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod webhook;
+mod writer;
 
 use std::collections::BTreeMap;
 

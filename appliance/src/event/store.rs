@@ -4,10 +4,12 @@
 //! Tables: events by number; the numbers of warnings and critical ones that nobody acknowledged; alarms by pool; webhooks by
 //! name; how many events of each kind and severity there were; a few numbers ([`LAST`], [`PRUNED`]).
 //!
-//! Bound: more than `keep` events (100,000 by default, about 70 MB) are pruned to that many, the oldest first.
-//! Unacknowledged critical ones are passed over, as long as they are at most a tenth of `keep`.
+//! Bound: more than `keep` events (100,000 by default, about 70 MB) are pruned to that many, the oldest first, but for those that
+//! [`prune`] spares.
 
 mod apply;
+mod prune;
+mod take_over;
 
 use std::fs::{OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -15,14 +17,18 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use plimsoll_engine::AlarmState;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::backends::{FileBackend, InMemoryBackend};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction,
+};
 use uuid::Uuid;
 
 use super::alarms::Alarms;
 use super::webhook::WebhookRecord;
 use super::{EventQuery, NewEvent};
 use crate::model::{EventView, Severity};
-use apply::{apply, prune};
+use apply::apply;
+use prune::prune;
 
 const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
 const OPEN: TableDefinition<u64, u8> = TableDefinition::new("unacknowledged");
@@ -30,6 +36,7 @@ const ALARMS: TableDefinition<&str, &[u8]> = TableDefinition::new("alarms");
 const WEBHOOKS: TableDefinition<&str, &[u8]> = TableDefinition::new("webhooks");
 const COUNTS: TableDefinition<(&str, u8), u64> = TableDefinition::new("counts");
 const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
+const TABLES: usize = 6;
 /// The greatest number that was ever given.
 const LAST: &str = "last";
 /// Of this number and below, events may be missing.
@@ -42,6 +49,8 @@ const SLACK: u64 = 1000;
 /// The file of a process that was killed stays locked for a moment, as long as its rings are torn down.
 const LOCK_TIME_MAX: Duration = Duration::from_secs(5);
 const CACHE_BYTES: usize = 4 << 20;
+/// Mode of the file.
+pub(super) const OURS: u32 = 0o600;
 
 /// What goes wrong with the file. The words are redb's.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +85,7 @@ impl StoreError {
             StoreError::Store(error) => match &**error {
                 // A file that is no database at all, or that was cut off.
                 redb::Error::Io(error) => matches!(error.kind(), InvalidData | UnexpectedEof),
-                redb::Error::DatabaseAlreadyOpen => false,
+                redb::Error::DatabaseAlreadyOpen | redb::Error::PreviousIo => false,
                 _ => true,
             },
         }
@@ -97,8 +106,8 @@ pub(super) enum Change {
     PutWebhook(Box<WebhookRecord>),
     /// Takes one away.
     RemoveWebhook(String),
-    /// A webhook has got as far as this. Nothing when it is gone.
-    Delivered { name: String, seq: u64, given_up: u64 },
+    /// A webhook has got as far as this, and knows what it will never get up to `gap_seq`. Nothing when it is gone.
+    Delivered { name: String, seq: u64, gap_seq: u64, given_up: u64 },
 }
 
 /// Whom an acknowledgement is for.
@@ -120,6 +129,8 @@ pub(super) struct Done {
 pub struct Summary {
     /// The newest event.
     pub last_seq: u64,
+    /// Of this number and below, events may have been let go.
+    pub pruned_seq: u64,
     /// Unacknowledged warnings.
     pub warnings: u64,
     /// Unacknowledged critical ones.
@@ -134,37 +145,56 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Opens or makes the file.
+    /// Opens or makes the file. One that was there is read as a whole first: what is damaged is found here.
     pub(super) fn open(path: &Path) -> Stored<Self> {
-        // Made by us first, so that it is never readable to others, not even empty.
-        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
-        std::fs::set_permissions(path, Permissions::from_mode(0o600))?;
+        Self::open_on(path, |file| file)
+    }
+
+    /// The same, with something between it and the file.
+    pub(super) fn open_on<B: StorageBackend>(path: &Path, on: impl Fn(FileBackend) -> B) -> Stored<Self> {
         let begin = Instant::now();
         let database = loop {
+            // Never readable to others, not even empty.
+            let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(OURS).open(path)?;
+            if file.metadata()?.permissions().mode() & 0o077 != 0 {
+                file.set_permissions(Permissions::from_mode(OURS))?;
+            }
             let mut builder = Database::builder();
-            match builder.set_cache_size(CACHE_BYTES).create(path) {
+            builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+            match builder.create_with_backend(on(FileBackend::new(file)?)) {
                 Err(DatabaseError::DatabaseAlreadyOpen) if begin.elapsed() < LOCK_TIME_MAX => {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 result => break result?,
             }
         };
+        Self::with_tables(database)
+    }
+
+    /// One that is gone when the process is.
+    pub(super) fn in_memory() -> Stored<Self> {
+        Self::with_tables(Database::builder().create_with_backend(InMemoryBackend::new())?)
+    }
+
+    /// Whoever reads finds all tables there. Nothing is written when they are: there may be no space for it.
+    fn with_tables(database: Database) -> Stored<Self> {
         let store = Self { database };
-        let all = store.begin()?;
-        // Whoever reads finds all tables there.
-        all.open_table(EVENTS)?;
-        all.open_table(OPEN)?;
-        all.open_table(ALARMS)?;
-        all.open_table(WEBHOOKS)?;
-        all.open_table(COUNTS)?;
-        all.open_table(NUMBERS)?;
-        all.commit()?;
+        if store.database.begin_read()?.list_tables()?.count() < TABLES {
+            let all = store.begin()?;
+            all.open_table(EVENTS)?;
+            all.open_table(OPEN)?;
+            all.open_table(ALARMS)?;
+            all.open_table(WEBHOOKS)?;
+            all.open_table(COUNTS)?;
+            all.open_table(NUMBERS)?;
+            all.commit()?;
+        }
         Ok(store)
     }
 
     fn begin(&self) -> Stored<WriteTransaction> {
         let mut transaction = self.database.begin_write()?;
-        // After a kill the file is opened at once, whatever its size.
+        // After a kill the state of the last commit stands as it is.
         transaction.set_quick_repair(true);
         Ok(transaction)
     }
@@ -223,10 +253,23 @@ impl Store {
         Ok(found.map(|event| serde_json::from_slice(event.value())).transpose()?)
     }
 
-    /// Of this number and below, events may be missing.
-    pub(super) fn pruned(&self) -> Stored<u64> {
-        let numbers = self.database.begin_read()?.open_table(NUMBERS)?;
-        Ok(numbers.get(PRUNED)?.map_or(0, |pruned| pruned.value()))
+    /// The first and the last number that events had after `after` and up to `until`, and have no more.
+    pub(super) fn gap(&self, after: u64, until: u64) -> Stored<Option<(u64, u64)>> {
+        let events = self.database.begin_read()?.open_table(EVENTS)?;
+        let (mut first, mut last) = (after + 1, until);
+        for entry in events.range(first..=until)? {
+            if entry?.0.value() != first {
+                break;
+            }
+            first += 1;
+        }
+        for entry in events.range(first..=until.max(first))?.rev() {
+            if entry?.0.value() != last {
+                break;
+            }
+            last -= 1;
+        }
+        Ok((first <= last).then_some((first, last)))
     }
 
     /// What had fired in a pool.
@@ -255,6 +298,7 @@ impl Store {
         }
         Ok(Summary {
             last_seq: number(LAST)?,
+            pruned_seq: number(PRUNED)?,
             warnings: number(open_name(Severity::Warning))?,
             criticals: number(open_name(Severity::Critical))?,
             counts,

@@ -198,12 +198,52 @@ fn the_oldest_go_when_there_are_too_many_but_unacknowledged_critical_ones_stay()
         assert_eq!(events.last().map(|event| event.seq), Some(505));
         assert_eq!(log.summary().criticals, 4);
         assert_eq!(log.summary().warnings, events.len() as u64 - 4);
-        let pruned = log.pruned().await.unwrap();
+        let pruned = log.summary().pruned_seq;
         assert_eq!(events[4].seq, pruned + 1);
         // As many as they may be: then the oldest go, whatever they are.
         log.append((0..300).map(|index| some(Severity::Critical, index)).collect(), None).await.unwrap();
         assert_eq!(all(&log).await.len(), 100);
         assert_eq!(log.append(vec![some(Severity::Info, 0)], None).await.unwrap(), [806], "no number is used twice");
+    });
+}
+
+#[test]
+fn an_object_that_has_much_to_say_pushes_out_nothing_that_lasts_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |object: &str, kind: &str, severity| NewEvent::new(severity, kind, object);
+    runtime().block_on(async {
+        let log = open(dir.path());
+        log.set_keep(200);
+        // An alarm of each of 20 objects that nobody took note of, and some news of one of them.
+        let alarms = (0..20).map(|index| of(&format!("tank/v{index}"), "vdisk-threshold", Severity::Warning));
+        log.append(alarms.collect(), None).await.unwrap();
+        let news = (0..12).map(|_| of("tank/v0", "news", Severity::Info));
+        log.append(news.collect(), None).await.unwrap();
+        for _ in 0..40 {
+            let noise = (0..50).map(|_| of("noise", "vdisk-exhausted", Severity::Critical));
+            log.append(noise.collect(), None).await.unwrap();
+        }
+        let events = all(&log).await;
+        let count = |object: &str| events.iter().filter(|event| event.object == object).count();
+        assert!((200..=220).contains(&events.len()), "{}", events.len());
+        assert!((1..20).all(|index| count(&format!("tank/v{index}")) == 1));
+        assert_eq!(count("tank/v0"), 11, "the newest ten, and the alarm");
+        assert_eq!(events[0].kind, "vdisk-threshold");
+        // Other objects are no way to have everything kept.
+        for part in 0..20 {
+            let many = (0..100).map(|index| of(&format!("many/v{}", part * 100 + index), "news", Severity::Info));
+            log.append(many.collect(), None).await.unwrap();
+        }
+        let alarms = all(&log).await.iter().filter(|event| event.kind == "vdisk-threshold").count();
+        assert!(all(&log).await.len() <= 220 && alarms == 20, "{alarms} alarms");
+        // What is missing is known to the number.
+        let pruned = log.summary().pruned_seq;
+        let kept: Vec<u64> = all(&log).await.iter().map(|event| event.seq).collect();
+        let (first, last) = log.gap(0, 0).await.unwrap().expect("some were let go");
+        assert_eq!(first, (1..).find(|seq| !kept.contains(seq)).unwrap());
+        assert_eq!(last, pruned);
+        assert_eq!(log.gap(last - 1, 0).await.unwrap(), Some((last, last)));
+        assert_eq!((log.gap(last, 0).await.unwrap(), log.gap(0, last).await.unwrap()), (None, None));
     });
 }
 

@@ -22,6 +22,11 @@ impl Node {
                 Slot::Open(pool) => findings.extend(self.of_pool(pool)),
             }
         }
+        findings.extend(self.events().warnings().iter().map(|warning| {
+            let (reason, advice) = warning.split_once("; ").unwrap_or((warning, ""));
+            let (object, reason, advice) = ("event log".to_owned(), reason.to_owned(), advice.to_owned());
+            HealthFinding { health: Health::Warning, object, reason, advice }
+        }));
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.health));
         findings
     }

@@ -27,6 +27,6 @@ impl<M: Machine> Pool<M> {
 
     /// Tells the listener something that whoever uses the pool knows and the engine does not, in its place among the others.
     pub fn raise(&self, event: SpaceEvent) {
-        self.store.alarms.raise(event);
+        self.store.alarms.raise_for_others(event);
     }
 }

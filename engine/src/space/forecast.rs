@@ -3,6 +3,10 @@
 //! Method. For each horizon H there are two windows: a long one of H/4 and a short one of H/20. The rate in a window is
 //! what was allocated in it less what was freed, divided by its length; time to full is what is left divided by the rate.
 //!
+//! - *What counts* is what was both allocated and taken from what is available, from tick to tick. A promise that is made, a
+//!   device that leaves or joins, take or give at one moment and are no rate; a write into a reservation takes nothing.
+//! - *What is told* is the shortest of the horizons that have fired: who knows that the pool is full within 5 minutes need not be
+//!   told that it is within the hour.
 //! - *It fires* when the long window says that the pool is full within H and the short one says that it still goes on (full
 //!   within 2 H at its rate). A steady writer is seen exactly. One that starts at once is announced when a fifth of its way to
 //!   full is gone, at the latest: its rate in the window grows as its time runs out, and they meet at W / (W + H) = 1/5.
@@ -50,11 +54,21 @@ pub enum HorizonError {
     #[error("{0} horizons are too many; give at most {HORIZONS_MAX}")]
     TooMany(usize),
     /// Too short or too long.
-    #[error("a horizon of {0:?} cannot be forecast; give 1 second to 366 days")]
+    #[error("a horizon of {} cannot be forecast; give 1 second to 366 days", words(*.0))]
     OutOfRange(Duration),
     /// Not descending.
-    #[error("the horizons {0:?} and {1:?} are out of order; give them from long to short, each once")]
+    #[error("the horizons {} and {} are out of order; give them from long to short, each once", words(*.0), words(*.1))]
     OutOfOrder(Duration, Duration),
+}
+
+/// A time in the largest unit of which it is a whole number.
+fn words(time: Duration) -> String {
+    let units = [(24 * 3600, "days"), (3600, "h"), (60, "min"), (1, "s")];
+    let whole = |(unit, _): &(u64, _)| time.as_secs() >= *unit && time.as_secs().is_multiple_of(*unit);
+    match units.into_iter().find(whole).filter(|_| time.subsec_nanos() == 0) {
+        Some((unit, name)) => format!("{} {name}", time.as_secs() / unit),
+        None => format!("{} s", time.as_secs_f64()),
+    }
 }
 
 impl Default for Horizons {
@@ -103,23 +117,51 @@ pub(crate) struct Estimate {
     pub(crate) rate_bytes_per_s: u64,
 }
 
+const NO_GROWTH: Estimate = Estimate { time_to_full: None, rate_bytes_per_s: 0 };
+
 /// A horizon that was reached or left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Outlook {
     pub(crate) horizon: Duration,
+    /// When it was left: the shortest that has fired still.
+    pub(crate) still: Option<Duration>,
     pub(crate) estimate: Estimate,
     pub(crate) available: u64,
     pub(crate) rising: bool,
+}
+
+/// The space of a pool at a tick, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Figures {
+    /// Whatever it is that has it: data, metadata, writes under way.
+    pub(crate) allocated: u64,
+    pub(crate) total: u64,
+    pub(crate) available: u64,
+}
+
+impl Figures {
+    /// What of the change since `before` is due to writes and frees.
+    fn written_since(&self, before: &Figures) -> i64 {
+        let change = |now: u64, before: u64| i64::try_from(i128::from(now) - i128::from(before)).unwrap_or(0);
+        let taken = change(self.total - self.available, before.total - before.available);
+        let allocated = change(self.allocated, before.allocated);
+        match taken.signum() == allocated.signum() {
+            true => taken.signum() * taken.abs().min(allocated.abs()),
+            false => 0,
+        }
+    }
 }
 
 /// The forecast of a pool.
 #[derive(Clone, Debug)]
 pub(crate) struct Forecast {
     watches: Vec<Watch>,
-    /// Fired horizons that there are no longer.
-    orphans: Vec<Duration>,
-    /// Used and available together, at the last tick.
-    space: Option<u64>,
+    /// The shortest horizon that has fired, as far as it was told.
+    told: Option<Duration>,
+    /// One that has fired at the last tick, and is told if no shorter one does at the next.
+    next: Option<Duration>,
+    /// At the last tick, and what was written until then.
+    before: Option<(Figures, u64)>,
 }
 
 /// One horizon.
@@ -136,24 +178,41 @@ struct Watch {
 
 impl Forecast {
     pub(crate) fn new(horizons: &Horizons) -> Self {
-        Self {
-            watches: horizons.0.iter().map(|horizon| Watch::new(*horizon)).collect(),
-            orphans: Vec::new(),
-            space: None,
-        }
+        let watches = horizons.0.iter().map(|horizon| Watch::new(*horizon)).collect();
+        Self { watches, told: None, next: None, before: None }
     }
 
-    /// Takes the figures at `now` over, whose order is that of the calls; answers what has changed, the longest horizon
-    /// first.
-    pub(crate) fn tick(&mut self, now: Duration, used: u64, available: u64) -> Vec<Outlook> {
-        let none = Estimate { time_to_full: None, rate_bytes_per_s: 0 };
-        let gone = |horizon| Outlook { horizon, estimate: none, available, rising: false };
-        let mut changes: Vec<Outlook> = self.orphans.drain(..).map(gone).collect();
-        let space = used.saturating_add(available);
-        let grown = self.space.is_some_and(|before| space.saturating_sub(before) > before / GROWTH);
-        self.space = Some(space);
-        changes.extend(self.watches.iter_mut().filter_map(|watch| watch.tick(now, used, available, grown)));
-        changes
+    /// Takes the figures at `now` over, whose order is that of the calls; answers what has changed.
+    pub(crate) fn tick(&mut self, now: Duration, figures: Figures) -> Option<Outlook> {
+        let available = figures.available;
+        let (before, written) = self.before.unwrap_or((figures, figures.total - available));
+        let written = written.saturating_add_signed(figures.written_since(&before));
+        self.before = Some((figures, written));
+        // What is available now and would not be but for what was freed.
+        let freed = before.allocated.saturating_sub(figures.allocated);
+        let grown = available.saturating_sub(before.available + freed) > before.total / GROWTH;
+        self.watches.iter_mut().for_each(|watch| watch.tick(now, written, available, grown));
+        self.news(available)
+    }
+
+    /// What differs from what was told.
+    fn news(&mut self, available: u64) -> Option<Outlook> {
+        let told = self.told;
+        let fired = self.watches.iter().filter(|watch| watch.fired).map(|watch| watch.horizon).min();
+        if fired == told {
+            return None;
+        }
+        let rising = fired.is_some_and(|fired| told.is_none_or(|told| fired < told));
+        let shortest = self.watches.iter().map(|watch| watch.horizon).min();
+        if rising && fired != shortest && self.next != fired {
+            self.next = fired;
+            return None;
+        }
+        (self.told, self.next) = (fired, None);
+        let horizon = if rising { fired } else { told }?;
+        let watch = self.watches.iter().find(|watch| watch.horizon == horizon);
+        let estimate = watch.and_then(|watch| watch.last).unwrap_or(NO_GROWTH);
+        Some(Outlook { horizon, still: fired.filter(|_| !rising), estimate, available, rising })
     }
 
     /// The soonest that any horizon's long window says. None before the first tick or without horizons.
@@ -162,32 +221,23 @@ impl Forecast {
         all.min_by_key(|estimate| estimate.time_to_full.unwrap_or(Duration::MAX))
     }
 
-    /// The horizons that have fired.
-    pub(crate) fn fired(&self) -> Vec<Duration> {
-        let fired = self.watches.iter().filter(|watch| watch.fired).map(|watch| watch.horizon);
-        self.orphans.iter().copied().chain(fired).collect()
-    }
-
-    /// Takes over what had fired in an earlier life. What differs is told when the windows know it.
-    pub(crate) fn restore(&mut self, fired: &[Duration]) {
+    /// Takes over what was told in an earlier life; it holds for every longer horizon. What differs is told when the windows know
+    /// it.
+    pub(crate) fn restore(&mut self, told: Option<Duration>) {
+        self.told = told;
         for watch in &mut self.watches {
-            watch.fired = fired.contains(&watch.horizon);
+            watch.fired = told.is_some_and(|told| told <= watch.horizon);
             watch.calm_since = None;
         }
-        let known = |horizon: &Duration| self.watches.iter().any(|watch| watch.horizon == *horizon);
-        self.orphans = fired.iter().copied().filter(|horizon| !known(horizon)).collect();
     }
 
     /// Changes the horizons; those that both have go on.
     pub(crate) fn set(&mut self, horizons: &Horizons) {
-        let fired = self.fired();
         let mut old = std::mem::take(&mut self.watches);
         for &horizon in &horizons.0 {
             let kept = old.iter().position(|watch| watch.horizon == horizon).map(|index| old.swap_remove(index));
             self.watches.push(kept.unwrap_or_else(|| Watch::new(horizon)));
         }
-        let known = |horizon: &Duration| self.watches.iter().any(|watch| watch.horizon == *horizon);
-        self.orphans = fired.into_iter().filter(|horizon| !known(horizon)).collect();
     }
 }
 
@@ -197,7 +247,7 @@ impl Watch {
         Self { horizon, fired: false, calm_since: None, samples, last: None }
     }
 
-    fn tick(&mut self, now: Duration, used: u64, available: u64, grown: bool) -> Option<Outlook> {
+    fn tick(&mut self, now: Duration, used: u64, available: u64, grown: bool) {
         let long = self.estimate(now, used, available, self.horizon / LONG);
         let short = self.estimate(now, used, available, self.horizon / SHORT);
         self.last = Some(long);
@@ -209,31 +259,24 @@ impl Watch {
         if !self.fired {
             self.fired = is_near(long, self.horizon) && is_near(short, 2 * self.horizon);
             self.calm_since = None;
-            return self.fired.then(|| self.outlook(long, available));
+            return;
         }
         if !(is_far(long) && is_far(short)) {
             self.calm_since = None;
-            return None;
+            return;
         }
         let since = *self.calm_since.get_or_insert(now);
         if grown || now.saturating_sub(since) >= self.horizon / LONG {
             self.fired = false;
-            return Some(self.outlook(long, available));
         }
-        None
-    }
-
-    fn outlook(&self, estimate: Estimate, available: u64) -> Outlook {
-        Outlook { horizon: self.horizon, estimate, available, rising: self.fired }
     }
 
     fn estimate(&self, now: Duration, used: u64, available: u64, window: Duration) -> Estimate {
-        let none = Estimate { time_to_full: None, rate_bytes_per_s: 0 };
         let begin = now.saturating_sub(window);
         // The newest sample that is as old as the window, else the oldest.
         let after = self.samples.partition_point(|(at, _)| *at <= begin);
         let first = after.saturating_sub(1);
-        let Some(&(mut from_at, mut from)) = self.samples.get(first) else { return none };
+        let Some(&(mut from_at, mut from)) = self.samples.get(first) else { return NO_GROWTH };
         let lowest = self.samples.range(first..).min_by_key(|(_, used)| *used);
         if let Some(&(at, lowest)) = lowest
             && from - lowest.min(from) > available / FALL
@@ -243,7 +286,7 @@ impl Watch {
         let over = now.saturating_sub(from_at).max(window / 2).as_nanos().max(1);
         let taken = used.saturating_sub(from);
         if taken == 0 {
-            return none;
+            return NO_GROWTH;
         }
         let second = Duration::from_secs(1).as_nanos();
         let rate = u64::try_from(u128::from(taken) * second / over).unwrap_or(u64::MAX);

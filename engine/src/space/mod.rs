@@ -23,7 +23,7 @@ mod threshold;
 mod waterline;
 
 pub(crate) use epoch::{EpochGuard, Epochs};
-pub(crate) use forecast::Forecast;
+pub(crate) use forecast::{Figures, Forecast};
 pub use forecast::{HORIZON_MAX, HORIZON_MIN, HORIZONS_MAX, HorizonError, Horizons};
 pub(crate) use lanes::Lanes;
 pub(crate) use ledger::{Account, Ledger, Tenant, Terms};

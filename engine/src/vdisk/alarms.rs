@@ -16,7 +16,7 @@ use plimsoll_hardware::Machine;
 use super::{Store, VdiskCore};
 use crate::event::{AlarmState, Level, Limit, Measure, SpaceEvent, Subject, SubjectKey};
 use crate::format::{Levels, OvercommitLimit, PoolPolicy, VdiskId};
-use crate::space::{Forecast, Horizons, Tenant, ThresholdError, Thresholds, Watch};
+use crate::space::{Figures, Forecast, Horizons, Tenant, ThresholdError, Thresholds, Watch};
 use crate::wait::WaitQueue;
 
 /// Events kept for a listener that does not come for them. Each has a cause of its own that does not repeat by itself.
@@ -30,6 +30,10 @@ pub(crate) struct Alarms {
     vdisks: RefCell<BTreeMap<VdiskId, VdiskWatch>>,
     tenants: RefCell<BTreeMap<String, Watch>>,
     exceeded: RefCell<BTreeSet<(SubjectKey, Limit)>>,
+    /// Why the pool cannot grow by itself, as far as it was told.
+    growth_impossible: RefCell<Option<String>>,
+    /// Told by others before anybody said what was told in earlier lives.
+    early: RefCell<Vec<SpaceEvent>>,
     events: RefCell<VecDeque<SpaceEvent>>,
     pub(crate) raised: WaitQueue,
 }
@@ -40,6 +44,22 @@ struct VdiskWatch {
 }
 
 impl Alarms {
+    /// Tells something that others know, as soon as anybody wants to know; not what was told already.
+    pub(crate) fn raise_for_others(&self, event: SpaceEvent) {
+        if !self.armed.get() {
+            return self.early.borrow_mut().push(event);
+        }
+        let impossible = match &event {
+            SpaceEvent::GrowthImpossible { reason } => Some(reason.clone()),
+            SpaceEvent::Grown { .. } => None,
+            _ => return self.raise(event),
+        };
+        let told = self.growth_impossible.replace(impossible.clone());
+        if impossible.is_none() || told != impossible {
+            self.raise(event);
+        }
+    }
+
     /// Tells something, when anybody wants to know.
     pub(crate) fn raise(&self, event: SpaceEvent) {
         if !self.armed.get() {
@@ -99,9 +119,10 @@ impl<M: Machine> Store<M> {
         let policy = self.policy.borrow().clone();
         let (mut watch, mut forecast) = pool_watches(&policy);
         watch.restore(&state.fired_levels(&SubjectKey::Pool, Measure::Physical));
-        forecast.restore(&state.horizons.iter().copied().collect::<Vec<_>>());
+        forecast.restore(state.horizon);
         *alarms.pool.borrow_mut() = Some((watch, forecast));
         alarms.exceeded.borrow_mut().clone_from(&state.exceeded);
+        alarms.growth_impossible.borrow_mut().clone_from(&state.growth_impossible);
         for vdisk in self.vdisks.borrow().values().filter(|vdisk| vdisk.ready.get()) {
             let key = SubjectKey::Vdisk(vdisk.entry.borrow().uuid);
             let mut watch = vdisk_watch(vdisk);
@@ -112,11 +133,19 @@ impl<M: Machine> Store<M> {
                 vdisk.exhausted.set(Some(self.media.machine.now()));
             }
         }
+        let subjects = state.levels.iter().map(|fired| &fired.subject);
+        for subject in subjects.chain(state.exceeded.iter().map(|(subject, _)| subject)) {
+            if let SubjectKey::Tenant(name) = subject {
+                // Nobody else may know of it any more: then what was told is over.
+                self.space.ledger.tenant(name);
+            }
+        }
         for tenant in self.space.ledger.tenants() {
             let mut watch = tenant_watch(&tenant);
             watch.restore(&state.fired_levels(&SubjectKey::Tenant(tenant.name.clone()), Measure::Quota));
             alarms.tenants.borrow_mut().insert(tenant.name.clone(), watch);
         }
+        alarms.early.take().into_iter().for_each(|event| alarms.raise_for_others(event));
         self.watch_all();
         self.media.machine.spawn(keep_watching(self.clone()));
     }
@@ -129,10 +158,9 @@ impl<M: Machine> Store<M> {
         {
             let mut vdisks = self.alarms.vdisks.borrow_mut();
             if !vdisk.ready.get() {
-                vdisks.remove(&vdisk.id);
-                let gone = SubjectKey::Vdisk(vdisk.entry.borrow().uuid);
-                self.alarms.exceeded.borrow_mut().retain(|(subject, _)| *subject != gone);
-                return;
+                let Some(watch) = vdisks.remove(&vdisk.id) else { return };
+                drop(vdisks);
+                return self.forget_alarms(vdisk, &watch);
             }
             let fresh = vdisk_watch(vdisk);
             match vdisks.get_mut(&vdisk.id) {
@@ -145,6 +173,16 @@ impl<M: Machine> Store<M> {
         }
         self.watch_vdisk(vdisk);
         self.watch_pool();
+    }
+
+    /// A vdisk is gone: if anything was told about it, so is that.
+    fn forget_alarms(&self, vdisk: &VdiskCore, watch: &VdiskWatch) {
+        let gone = (SubjectKey::Vdisk(vdisk.entry.borrow().uuid), Limit::Quota);
+        let exceeded = self.alarms.exceeded.borrow_mut().remove(&gone);
+        let fired = [&watch.designated, &watch.quota].iter().any(|watch| !watch.fired().is_empty());
+        if vdisk.exhausted.take().is_some() || exceeded || fired {
+            self.alarms.raise(SpaceEvent::VdiskDeleted { vdisk: vdisk.event_name() });
+        }
     }
 
     /// The pool's policy was changed.
@@ -199,11 +237,12 @@ impl<M: Machine> Store<M> {
                 rising: crossing.rising,
             });
         }
-        let (promised, limit) = (self.space.ledger.designated(), self.promises_max());
+        let limit = Some(self.promises_max()).filter(|&limit| limit != u64::MAX);
+        let promised = self.space.ledger.designated();
         self.watch_limit(Subject::Pool, Limit::Overcommit, promised, limit);
     }
 
-    /// Bytes that the pool may promise.
+    /// Bytes that the pool may promise; `u64::MAX` is as many as it likes.
     pub(crate) fn promises_max(&self) -> u64 {
         let physical = self.space.total() * self.media.extent_bytes;
         match self.policy.borrow().overcommit_limit {
@@ -233,6 +272,7 @@ impl<M: Machine> Store<M> {
                 from = from.max(low.div_ceil(extent));
                 until = until.min(high.div_ceil(extent));
             }
+            (from, until) = within_limit((from, until), in_use, account.quota());
             account.bounds().set(from.min(in_use), until.max(in_use + 1));
         }
         for (measure, total_bytes, crossing) in crossings {
@@ -245,7 +285,7 @@ impl<M: Machine> Store<M> {
                 rising: crossing.rising,
             });
         }
-        let limit = account.quota().map_or(u64::MAX, |quota| quota * extent);
+        let limit = account.quota().map(|quota| quota * extent);
         self.watch_limit(Subject::Vdisk(vdisk.event_name()), Limit::Quota, used, limit);
     }
 
@@ -271,7 +311,9 @@ impl<M: Machine> Store<M> {
                 let watch = tenants.entry(tenant.name.clone()).or_insert_with(|| tenant_watch(&tenant));
                 let crossings = watch.update(used, total);
                 let (low, high) = watch.quiet();
-                tenant.bounds.set(low.div_ceil(extent).min(in_use), high.div_ceil(extent).max(in_use + 1));
+                let bounds = (low.div_ceil(extent), high.div_ceil(extent));
+                let (from, until) = within_limit(bounds, in_use, quota);
+                tenant.bounds.set(from.min(in_use), until.max(in_use + 1));
                 crossings
             };
             for crossing in crossings {
@@ -284,14 +326,14 @@ impl<M: Machine> Store<M> {
                     rising: crossing.rising,
                 });
             }
-            let limit = quota.map_or(u64::MAX, |quota| quota * extent);
+            let limit = quota.map(|quota| quota * extent);
             self.watch_limit(Subject::Tenant(tenant.name.clone()), Limit::Quota, used, limit);
         }
     }
 
-    fn watch_limit(&self, subject: Subject, limit: Limit, used_bytes: u64, limit_bytes: u64) {
+    fn watch_limit(&self, subject: Subject, limit: Limit, used_bytes: u64, limit_bytes: Option<u64>) {
         let key = (subject.key(), limit);
-        let rising = used_bytes > limit_bytes;
+        let rising = limit_bytes.is_some_and(|limit| used_bytes > limit);
         let mut exceeded = self.alarms.exceeded.borrow_mut();
         let changed = if rising { exceeded.insert(key) } else { exceeded.remove(&key) };
         drop(exceeded);
@@ -302,22 +344,36 @@ impl<M: Machine> Store<M> {
 
     fn look_ahead(&self) {
         let extent = self.media.extent_bytes;
-        let available = self.space.available() * extent;
-        let used = self.space.total() * extent - available;
+        let space = &self.space;
+        let figures = Figures {
+            allocated: (space.total() - space.unused()) * extent,
+            total: space.total() * extent,
+            available: space.available() * extent,
+        };
         let now = self.media.machine.now();
-        let outlooks = match &mut *self.alarms.pool.borrow_mut() {
-            Some((_, forecast)) => forecast.tick(now, used, available),
+        let outlook = match &mut *self.alarms.pool.borrow_mut() {
+            Some((_, forecast)) => forecast.tick(now, figures),
             None => return,
         };
-        for outlook in outlooks {
+        if let Some(outlook) = outlook {
             self.alarms.raise(SpaceEvent::Forecast {
                 horizon: outlook.horizon,
+                still: outlook.still,
                 time_to_full: outlook.estimate.time_to_full,
                 rate_bytes_per_s: outlook.estimate.rate_bytes_per_s,
                 available_bytes: outlook.available,
                 rising: outlook.rising,
             });
         }
+    }
+}
+
+/// Bounds that are left, too, when a limit is exceeded or kept again.
+fn within_limit((from, until): (u64, u64), in_use: u64, limit: Option<u64>) -> (u64, u64) {
+    match limit {
+        None => (from, until),
+        Some(limit) if in_use > limit => (from.max(limit + 1), until),
+        Some(limit) => (from, until.min(limit + 1)),
     }
 }
 

@@ -1,5 +1,10 @@
 //! Saying that a vdisk's writes find no space, and that they do again: once each, however many writes there are.
+//!
+//! An *episode* begins with the first write that finds none. If writes are held it is over when none waits any more and one got space. If
+//! they fail at once it is over when as much is there as the last one lacked, but not within [`RESUME_PAUSE`] of the end before: a vdisk
+//! whose writes fail and succeed in turn stays exhausted meanwhile.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use plimsoll_hardware::Machine;
@@ -7,6 +12,24 @@ use plimsoll_hardware::Machine;
 use super::hold::Need;
 use super::{Store, VdiskCore};
 use crate::event::{SpaceEvent, VdiskName};
+
+/// Nobody makes space more often than once a minute: what is told more often is one and the same want of it.
+const RESUME_PAUSE: Duration = Duration::from_secs(60);
+
+/// An episode, beside its beginning.
+#[derive(Default)]
+pub(crate) struct Episode {
+    /// Extents that the last write lacked that found no space.
+    lacked: Cell<u64>,
+    /// A write got space since.
+    supplied: Cell<bool>,
+    /// Held writes that came to their bound, and what they needed.
+    expired: Cell<(u64, u64)>,
+    /// How long the first of them was held, until that is told.
+    expiry: Cell<Option<Duration>>,
+    /// When the episode before was over.
+    resumed_at: Cell<Option<Duration>>,
+}
 
 impl VdiskCore {
     /// As events name it.
@@ -19,7 +42,9 @@ impl VdiskCore {
 impl<M: Machine> Store<M> {
     /// A write found no space; it waits, or not.
     pub(super) fn note_exhausted(&self, vdisk: &VdiskCore, need: &Need, held: bool) {
-        if vdisk.exhausted.get().is_some() {
+        vdisk.episode.lacked.set(need.extents);
+        vdisk.episode.supplied.set(false);
+        if vdisk.exhausted.get().is_some() || !vdisk.ready.get() {
             return;
         }
         vdisk.exhausted.set(Some(self.media.machine.now()));
@@ -31,30 +56,59 @@ impl<M: Machine> Store<M> {
         });
     }
 
-    /// Blocks of an exhausted vdisk got their first contents.
+    /// A write of an exhausted vdisk got space.
     pub(super) fn note_resumed(&self, vdisk: &VdiskCore) {
-        if vdisk.held.get().0 > 0 {
-            return;
-        }
-        let Some(since) = vdisk.exhausted.take() else { return };
-        let (lasted, writes) = (self.media.machine.now().saturating_sub(since), vdisk.waited.replace(0));
-        self.alarms.raise(SpaceEvent::Resumed { vdisk: vdisk.event_name(), lasted, writes });
+        vdisk.episode.supplied.set(true);
+        self.note_end(vdisk);
     }
 
-    /// Vdisks that could write again, if anybody still wanted to: those who waited have given up.
+    /// Looks at every vdisk that is exhausted: what is to be told, and which could write again if anybody still wanted to.
     pub(super) fn note_relieved(&self) {
         let vdisks: Vec<_> =
             self.vdisks.borrow().values().filter(|vdisk| vdisk.exhausted.get().is_some()).cloned().collect();
         for vdisk in vdisks {
-            if self.space.shortage(&vdisk.mapping.account, 1).is_none() {
-                self.note_resumed(&vdisk);
-            }
+            self.tell_expired(&vdisk);
+            self.note_end(&vdisk);
         }
     }
 
-    /// A held write came to its bound.
+    /// Tells that the episode is over, if it is.
+    fn note_end(&self, vdisk: &VdiskCore) {
+        let (episode, now) = (&vdisk.episode, self.media.machine.now());
+        let over = if vdisk.waited.get() > 0 {
+            vdisk.held.get().0 == 0 && episode.supplied.get()
+        } else {
+            let early = episode.resumed_at.get().is_some_and(|before| now.saturating_sub(before) < RESUME_PAUSE);
+            !early && self.space.shortage(&vdisk.mapping.account, episode.lacked.get().max(1)).is_none()
+        };
+        if !over {
+            return;
+        }
+        let Some(since) = vdisk.exhausted.take() else { return };
+        self.tell_expired(vdisk);
+        episode.resumed_at.set(Some(now));
+        let (expired, expired_bytes) = episode.expired.take();
+        self.alarms.raise(SpaceEvent::Resumed {
+            vdisk: vdisk.event_name(),
+            lasted: now.saturating_sub(since),
+            writes: vdisk.waited.take(),
+            expired,
+            expired_bytes,
+        });
+    }
+
+    /// A held write came to its bound. Told with those that do so at about the same time, and once in an episode.
     pub(super) fn note_expired(&self, vdisk: &VdiskCore, need: &Need, held_for: Duration) {
-        let needed_bytes = need.extents * self.media.extent_bytes;
-        self.alarms.raise(SpaceEvent::HoldExpired { vdisk: vdisk.event_name(), held_for, writes: 1, needed_bytes });
+        let (writes, bytes) = vdisk.episode.expired.get();
+        vdisk.episode.expired.set((writes + 1, bytes + need.extents * self.media.extent_bytes));
+        if writes == 0 {
+            vdisk.episode.expiry.set(Some(held_for));
+        }
+    }
+
+    fn tell_expired(&self, vdisk: &VdiskCore) {
+        let Some(held_for) = vdisk.episode.expiry.take() else { return };
+        let (writes, needed_bytes) = vdisk.episode.expired.get();
+        self.alarms.raise(SpaceEvent::HoldExpired { vdisk: vdisk.event_name(), held_for, writes, needed_bytes });
     }
 }

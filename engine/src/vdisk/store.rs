@@ -19,6 +19,7 @@ use crate::space::Space;
 use crate::tree::{Found, PageCounts, Tree};
 use crate::wait::WaitQueue;
 
+use super::exhaustion::Episode;
 use super::{Alarms, HoldQueue};
 
 /// One vdisk in memory.
@@ -41,6 +42,7 @@ pub(crate) struct VdiskCore {
     pub(crate) exhausted: Cell<Option<Duration>>,
     /// Writes that have waited since.
     pub(crate) waited: Cell<u64>,
+    pub(super) episode: Episode,
 }
 
 impl VdiskCore {
@@ -64,6 +66,7 @@ impl VdiskCore {
             held,
             exhausted,
             waited,
+            episode: Episode::default(),
         })
     }
 

@@ -420,13 +420,13 @@ impl<M: Machine> Store<M> {
         debug_assert!(blocks.contains(word.filled()), "an extent takes the place of a fill whose blocks it lacks");
         if !word.is_mapped() {
             self.space.allocate(&vdisk.mapping.account, extent);
+            if vdisk.exhausted.get().is_some() {
+                self.note_resumed(vdisk);
+            }
         }
         vdisk.mapping.set(&self.cache, at, apply_map(word, extent, blocks));
         count(&self.counters.first_writes, 1);
         count(&vdisk.first_writes, 1);
-        if vdisk.exhausted.get().is_some() {
-            self.note_resumed(vdisk);
-        }
         let over_fill = word.is_fill();
         let record = Record::Map { vdisk: vdisk.id, at, extent, blocks, proof, over_fill };
         self.journal.append_map(permit, &record, extent, blocks)

@@ -1,11 +1,10 @@
 //! What a change does inside a transaction.
 
-use redb::{ReadableTable, ReadableTableMetadata, WriteTransaction};
+use redb::{ReadableTable, WriteTransaction};
 use uuid::Uuid;
 
 use super::{
-    ALARMS, COUNTS, Change, Done, EVENTS, LAST, NUMBERS, OPEN, PRUNED, SLACK, Stored, WEBHOOKS, Which, code_of,
-    open_name, severity_of,
+    ALARMS, COUNTS, Change, Done, EVENTS, LAST, NUMBERS, OPEN, Stored, WEBHOOKS, Which, code_of, open_name, severity_of,
 };
 use crate::event::NewEvent;
 use crate::event::alarms::Alarms;
@@ -36,12 +35,13 @@ pub(super) fn apply(transaction: &WriteTransaction, change: &Change) -> Stored<D
             let changed = u64::from(transaction.open_table(WEBHOOKS)?.remove(name.as_str())?.is_some());
             Ok(Done { changed, ..Done::default() })
         }
-        Change::Delivered { name, seq, given_up } => {
+        Change::Delivered { name, seq, gap_seq, given_up } => {
             let mut webhooks = transaction.open_table(WEBHOOKS)?;
             let found = webhooks.get(name.as_str())?.map(|webhook| webhook.value().to_vec());
             let Some(found) = found else { return Ok(Done::default()) };
             let mut webhook: WebhookRecord = serde_json::from_slice(&found)?;
             webhook.delivered_seq = webhook.delivered_seq.max(*seq);
+            webhook.gap_seq = webhook.gap_seq.max(*gap_seq);
             webhook.given_up += given_up;
             webhooks.insert(name.as_str(), serde_json::to_vec(&webhook)?.as_slice())?;
             Ok(Done { changed: 1, ..Done::default() })
@@ -102,44 +102,8 @@ fn acknowledge(transaction: &WriteTransaction, which: Which, by: &str, at: &str)
     Ok(Done { changed: seqs.len() as u64, seqs: seqs.into_iter().map(|(seq, _)| seq).collect() })
 }
 
-/// Lets the oldest events go when there are too many.
-pub(super) fn prune(transaction: &WriteTransaction, keep: u64) -> Stored<()> {
-    let (mut events, mut open) = (transaction.open_table(EVENTS)?, transaction.open_table(OPEN)?);
-    let kept = events.len()?;
-    if kept <= keep + (keep / 10).min(SLACK) {
-        return Ok(());
-    }
-    let criticals = {
-        let numbers = transaction.open_table(NUMBERS)?;
-        numbers.get(open_name(Severity::Critical))?.map_or(0, |number| number.value())
-    };
-    let may_spare = criticals <= keep / 10;
-    let mut going = Vec::new();
-    for entry in events.iter()? {
-        if going.len() as u64 == kept - keep {
-            break;
-        }
-        let seq = entry?.0.value();
-        let code = open.get(seq)?.map(|code| code.value());
-        if !(may_spare && code == Some(code_of(Severity::Critical))) {
-            going.push((seq, code));
-        }
-    }
-    for &(seq, code) in &going {
-        events.remove(seq)?;
-        if let Some(code) = code {
-            open.remove(seq)?;
-            add(transaction, open_name(severity_of(code)), -1)?;
-        }
-    }
-    if let Some((last, _)) = going.last() {
-        transaction.open_table(NUMBERS)?.insert(PRUNED, last)?;
-    }
-    Ok(())
-}
-
 /// Adds to a number; answers what it is then.
-fn add(transaction: &WriteTransaction, name: &str, by: i64) -> Stored<u64> {
+pub(super) fn add(transaction: &WriteTransaction, name: &str, by: i64) -> Stored<u64> {
     let mut numbers = transaction.open_table(NUMBERS)?;
     let now = numbers.get(name)?.map_or(0, |number| number.value()).saturating_add_signed(by);
     numbers.insert(name, now)?;

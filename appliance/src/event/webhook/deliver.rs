@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::url::Target;
-use super::{WebhookRecord, send};
+use super::{WebhookRecord, send, unlogged};
+use crate::event::describe::time;
 use crate::event::store::Change;
 use crate::event::{EventLimits, EventLog, EventQuery, NewEvent};
 use crate::model::{CloudEvent, EventView, Severity};
@@ -51,20 +52,30 @@ struct Ended;
 impl Delivery {
     pub(super) async fn run(self) {
         let (mut newest, mut ended) = (self.log.newest(), self.log.ended());
-        let mut position = self.webhook.delivered_seq;
+        let (mut position, mut known) = (self.webhook.delivered_seq, self.webhook.gap_seq);
         while !*ended.borrow_and_update() {
             // Seen before the look: what comes during it wakes us again.
             let last = *newest.borrow_and_update();
             let severity = Some(self.webhook.severity);
             let query = EventQuery { severity, ..EventQuery::after(position, PAGE) };
+            // The page first: what is let go after it is found the next time.
             let page = match self.log.list(query).await {
-                Ok(page) => page,
+                Ok(page) => self.log.gap(position, known).await.map(|gap| (page, gap)),
+                Err(problem) => Err(problem),
+            };
+            let (page, gap) = match page {
+                Ok(found) => found,
                 Err(problem) => {
                     tracing::warn!(webhook = self.webhook.name, reason = problem.detail, "events cannot be read");
                     tokio::time::sleep(TROUBLE_PAUSE).await;
                     continue;
                 }
             };
+            if let Some(gap) = gap {
+                let Ok(given_up) = self.deliver(self.says_gap(gap), &mut ended).await else { return };
+                known = gap.1;
+                self.advance(position, known, given_up).await;
+            }
             if page.items.is_empty() {
                 position = position.max(last);
                 self.note(|status| status.position = position);
@@ -77,9 +88,26 @@ impl Delivery {
                 let seq = event.seq;
                 let Ok(given_up) = self.deliver(event, &mut ended).await else { return };
                 position = seq;
-                self.advance(position, given_up).await;
+                self.advance(position, known, given_up).await;
             }
         }
+    }
+
+    /// An event about those that were let go.
+    fn says_gap(&self, (first, last): (u64, u64)) -> EventView {
+        let mut event = unlogged(last, "event-gap", &self.webhook.name);
+        event.severity = Severity::Warning;
+        // The same after a kill.
+        event.id = uuid::Uuid::from_u64_pair(first, last).to_string();
+        event
+            .figures
+            .extend([("first_missing_seq".to_owned(), first.into()), ("last_missing_seq".to_owned(), last.into())]);
+        event.cause = Some(format!(
+            "of the events {first} to {last} some were let go before they could be sent: the log was full"
+        ));
+        event.advice =
+            Some("See what is left (plimsoll event list), and let the receiver take events in time.".to_owned());
+        event
     }
 
     /// Returns when the event was taken (0) or given up (1).
@@ -116,9 +144,9 @@ impl Delivery {
         }
     }
 
-    async fn advance(&self, seq: u64, given_up: u64) {
+    async fn advance(&self, seq: u64, gap_seq: u64, given_up: u64) {
         let name = self.webhook.name.clone();
-        if let Err(problem) = self.log.change(Change::Delivered { name, seq, given_up }).await {
+        if let Err(problem) = self.log.change(Change::Delivered { name, seq, gap_seq, given_up }).await {
             // It is delivered all the same; after a restart it may be again.
             tracing::warn!(webhook = self.webhook.name, reason = problem.detail, "a delivery cannot be remembered");
         }
@@ -136,13 +164,17 @@ impl Delivery {
         tracing::error!(webhook = name, seq = event.seq, reason, "an event is given up");
         let told = NewEvent::new(Severity::Warning, "webhook-gave-up", name)
             .figure("event_seq", event.seq)
-            .cause(format!("webhook {name} did not take event {} in a day: {reason}", event.seq))
+            .cause(format!(
+                "webhook {name} did not take event {} in {}: {reason}",
+                event.seq,
+                time(self.limits.webhook_give_up)
+            ))
             .advice(format!(
                 "Look at the receiver (plimsoll webhook test {name}) and at the event (plimsoll event show {}).",
                 event.seq
             ));
         // One that a webhook did not take because of itself makes no more of its kind.
-        if event.kind != "webhook-gave-up"
+        if !["webhook-gave-up", "event-gap"].contains(&event.kind.as_str())
             && let Err(problem) = self.log.append(vec![told], None).await
         {
             tracing::warn!(reason = problem.detail, "an event cannot be kept");

@@ -1,7 +1,8 @@
 //! Webhooks: events are POSTed to an address, one by one and in order, signed, until they are taken.
 //!
 //! The promise is *at least once*: a receiver that has taken an event while we were killed gets it again, with the same
-//! id, which is the idempotency key. Each webhook has a task and a number up to which all is delivered, which is durable; so
+//! id, which is the idempotency key. What was let go before it could be delivered is said by an event of the kind `event-gap`, which is
+//! in no log and has the last missing number. Each webhook has a task and a number up to which all is delivered, which is durable; so
 //! one that hangs, fails or is gone for a long time costs only itself, and no memory.
 //!
 //! A request carries a CloudEvent (structured mode, JSON) and:
@@ -47,6 +48,9 @@ pub(super) struct WebhookRecord {
     pub(super) severity: Severity,
     pub(super) created_at: String,
     pub(super) delivered_seq: u64,
+    /// What is missing up to this one was told.
+    #[serde(default)]
+    pub(super) gap_seq: u64,
     #[serde(default)]
     pub(super) given_up: u64,
 }
@@ -85,8 +89,29 @@ impl Webhooks {
     /// `internal` when the webhooks cannot be read.
     pub async fn start(&self, limits: EventLimits) -> Answer<()> {
         *self.0.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+        let (webhooks, mut returned, mut ended) = (self.clone(), self.0.log.returned(), self.0.log.ended());
+        tokio::spawn(async move {
+            // A log that could not be read at first may know some that are not served yet.
+            loop {
+                tokio::select! {
+                    back = returned.changed() => if back.is_err() { return },
+                    _ = ended.changed() => return,
+                }
+                if let Err(problem) = webhooks.run_all().await {
+                    tracing::warn!(reason = problem.detail, "webhooks cannot be read");
+                }
+            }
+        });
+        self.run_all().await
+    }
+
+    /// Serves those that are not served yet.
+    async fn run_all(&self) -> Answer<()> {
         let _turn = self.0.changes.lock().await;
         for webhook in self.0.log.webhooks().await? {
+            if self.running().contains_key(&webhook.name) {
+                continue;
+            }
             match Target::parse(&webhook.url) {
                 Ok(target) => self.run(webhook, target),
                 Err(problem) => {
@@ -138,6 +163,7 @@ impl Webhooks {
             severity: request.severity.unwrap_or(Severity::Info),
             created_at: super::log::time_now(),
             delivered_seq: request.after.unwrap_or(last).min(last),
+            gap_seq: 0,
             given_up: 0,
         };
         self.0.log.change(Change::PutWebhook(Box::new(webhook.clone()))).await?;
@@ -263,18 +289,23 @@ impl Webhooks {
 }
 
 fn test_event(name: &str) -> EventView {
+    EventView { cause: Some("somebody asked for a test".to_owned()), ..unlogged(0, "webhook-test", name) }
+}
+
+/// An event that is in no log.
+fn unlogged(seq: u64, kind: &str, name: &str) -> EventView {
     EventView {
-        seq: 0,
+        seq,
         id: uuid::Uuid::now_v7().to_string(),
         time: super::log::time_now(),
         severity: Severity::Info,
-        kind: "webhook-test".to_owned(),
+        kind: kind.to_owned(),
         object: name.to_owned(),
         pool: None,
         vm: None,
         figures: serde_json::Map::new(),
         details: BTreeMap::new(),
-        cause: Some("somebody asked for a test".to_owned()),
+        cause: None,
         advice: None,
         acknowledged_at: None,
         acknowledged_by: None,

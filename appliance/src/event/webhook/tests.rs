@@ -24,10 +24,12 @@ enum Reply {
     Close,
 }
 
-/// A request that came: number, event id, and whether the signature is right.
+/// A request that came: number, kind, event id, and whether the signature is right.
 #[derive(Clone, Debug, PartialEq)]
 struct Came {
     seq: u64,
+    kind: String,
+    first_missing: Option<u64>,
     id: String,
     signed: bool,
 }
@@ -63,8 +65,11 @@ fn read(stream: TcpStream, came: &mpsc::UnboundedSender<Came>, reply: Reply) {
     let signed = mac.verify_slice(&given).is_ok() && headers["plimsoll-event-id"] == event["id"];
     assert_eq!(headers["content-type"], "application/cloudevents+json");
     let (seq, id) = (event["data"]["seq"].as_u64().unwrap(), event["id"].as_str().unwrap().to_owned());
+    let data = &event["data"];
+    let kind = data["kind"].as_str().unwrap().to_owned();
+    let first_missing = data["figures"]["first_missing_seq"].as_u64();
     // Nobody looks any more when the test has ended.
-    let _ = came.send(Came { seq, id, signed });
+    let _ = came.send(Came { seq, kind, first_missing, id, signed });
     match reply {
         Reply::Status(status) => {
             let text = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
@@ -200,6 +205,46 @@ fn a_receiver_that_was_gone_gets_everything_after_a_restart_too() {
         }
         until(&webhooks, "ops", |view| view.delivered_seq == 10).await;
         drop(log);
+    });
+}
+
+#[test]
+fn a_receiver_is_told_once_what_it_will_never_get() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let gone = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = gone.local_addr().unwrap();
+        drop(gone);
+        {
+            let (log, webhooks) = webhooks(dir.path(), limits()).await;
+            webhooks.add(hook("ops", address)).await.unwrap();
+            log.end();
+        }
+        let last = {
+            let log = EventLog::open(dir.path()).unwrap();
+            log.set_keep(50);
+            append(&log, 200).await;
+            log.summary().pruned_seq
+        };
+        let listener = TcpListener::bind(address).unwrap();
+        let (came, mut coming) = mpsc::unbounded_channel();
+        receive(listener, VecDeque::new(), came);
+        let gap = {
+            let (log, webhooks) = webhooks(dir.path(), limits()).await;
+            let gap = next(&mut coming).await;
+            assert_eq!((gap.kind.as_str(), gap.first_missing, gap.seq), ("event-gap", Some(1), last));
+            for seq in last + 1..=200 {
+                assert_eq!(next(&mut coming).await.seq, seq);
+            }
+            until(&webhooks, "ops", |view| view.delivered_seq == 200).await;
+            log.end();
+            gap
+        };
+        let (log, webhooks) = webhooks(dir.path(), limits()).await;
+        append(&log, 1).await;
+        let after = next(&mut coming).await;
+        assert_eq!((after.seq, after.kind == gap.kind), (201, false));
+        until(&webhooks, "ops", |view| view.delivered_seq == 201).await;
     });
 }
 

@@ -14,6 +14,8 @@ struct Rig {
     tick: Duration,
     used: u64,
     total: u64,
+    /// Promised by reservations.
+    promised: u64,
     told: Vec<(Duration, Outlook)>,
 }
 
@@ -25,7 +27,8 @@ impl Rig {
     fn new(horizons: &[u64], total: u64) -> Self {
         let horizons = Horizons::new(horizons.iter().copied().map(seconds).collect()).unwrap();
         let tick = horizons.tick();
-        Self { forecast: Forecast::new(&horizons), now: seconds(1000), tick, used: 0, total, told: Vec::new() }
+        let forecast = Forecast::new(&horizons);
+        Self { forecast, now: seconds(1000), tick, used: 0, total, promised: 0, told: Vec::new() }
     }
 
     /// Lets time pass with a writer of so many bytes per second.
@@ -35,7 +38,9 @@ impl Rig {
             self.now += self.tick;
             let bytes = i128::from(rate) * self.tick.as_nanos() as i128 / 1_000_000_000;
             self.used = (i128::from(self.used) + bytes).clamp(0, i128::from(self.total)) as u64;
-            let changes = self.forecast.tick(self.now, self.used, self.total - self.used);
+            let available = self.total.saturating_sub(self.used + self.promised);
+            let figures = Figures { allocated: self.used, total: self.total, available };
+            let changes = self.forecast.tick(self.now, figures);
             self.told.extend(changes.into_iter().map(|change| (self.now, change)));
         }
     }
@@ -171,13 +176,53 @@ fn space_that_is_added_re_arms_at_once() {
     let mut rig = Rig::new(&[3600, 300], 100 * GIB);
     let rate = (100 * GIB / 3000) as i64;
     rig.write(seconds(2800), rate);
-    assert_eq!(rig.forecast.fired().len(), 2);
+    assert_eq!(rig.forecast.told, Some(seconds(300)));
     rig.total += 100 * GIB;
     let begin = rig.now;
     rig.write(seconds(60), rate);
     let fell: Vec<_> = rig.told.iter().filter(|(_, told)| !told.rising).collect();
     assert_eq!(fell.len(), 1, "full in 50 minutes: within the hour, but no longer within 5 minutes");
     assert!(fell[0].0 - begin <= rig.tick && fell[0].1.horizon == seconds(300), "{fell:?}");
+    assert_eq!(fell[0].1.still, Some(seconds(3600)));
+}
+
+#[test]
+fn a_pool_that_fills_fast_is_told_for_the_most_urgent_horizon_alone() {
+    for full_after in [5, 10, 30, 60, 120, 240] {
+        let mut rig = Rig::new(&[86_400, 3600, 300], 100 * GIB);
+        rig.write(seconds(2 * 86_400), 0);
+        rig.write(seconds(full_after), (100 * GIB / full_after) as i64);
+        rig.write(seconds(3600), 0);
+        let rising = rig.rising();
+        assert_eq!(rising.iter().map(|told| told.1).collect::<Vec<_>>(), [seconds(300)], "full after {full_after} s");
+        assert_eq!(rig.told.len(), 1);
+    }
+}
+
+#[test]
+fn what_is_promised_and_devices_that_come_and_go_are_no_rate() {
+    let mut rig = Rig::new(&[86_400, 3600, 300], 100 * GIB);
+    rig.used = 10 * GIB;
+    rig.write(seconds(86_400), 0);
+    let nothing = |rig: &Rig| rig.told.is_empty() && rig.forecast.estimate() == Some(NO_GROWTH);
+    // A reservation, a device that leaves, one that joins, and a reservation that is filled by writes.
+    rig.promised += 60 * GIB;
+    rig.write(seconds(60), 0);
+    assert!(nothing(&rig), "{:?}", rig.told);
+    rig.total -= 20 * GIB;
+    rig.write(seconds(60), 0);
+    assert!(nothing(&rig), "{:?}", rig.told);
+    rig.total += 40 * GIB;
+    rig.write(seconds(60), 0);
+    assert!(nothing(&rig), "{:?}", rig.told);
+    for _ in 0..60 {
+        rig.promised -= GIB;
+        rig.write(rig.tick, i64::try_from(GIB).unwrap());
+    }
+    assert!(nothing(&rig), "{:?}", rig.told);
+    // What is written beyond it counts, to the byte.
+    rig.write(seconds(3600), 1 << 20);
+    assert_eq!(rig.forecast.estimate().map(|estimate| estimate.rate_bytes_per_s), Some(1 << 20));
 }
 
 #[test]
@@ -197,17 +242,17 @@ fn a_restart_repeats_nothing_and_forgets_nothing() {
     let mut rig = Rig::new(&[3600, 300], 100 * GIB);
     rig.write(seconds(4000), rate);
     for _ in 0..20 {
-        let fired = rig.forecast.fired();
-        assert_eq!(fired, [seconds(3600)]);
+        let told = rig.forecast.told;
+        assert_eq!(told, Some(seconds(3600)));
         let mut forecast = Forecast::new(&Horizons::new(vec![seconds(3600), seconds(300)]).unwrap());
-        forecast.restore(&fired);
+        forecast.restore(told);
         rig.forecast = forecast;
         rig.write(seconds(100), rate);
     }
     assert_eq!(rig.told.len(), 1);
     rig.write(seconds(2000), 0);
     assert_eq!(rig.told.len(), 2);
-    assert_eq!(rig.forecast.estimate(), Some(Estimate { time_to_full: None, rate_bytes_per_s: 0 }));
+    assert_eq!(rig.forecast.estimate(), Some(NO_GROWTH));
 }
 
 #[test]
@@ -215,11 +260,12 @@ fn other_horizons_keep_what_both_have() {
     let mut rig = Rig::new(&[3600, 300], 100 * GIB);
     let rate = (100 * GIB / 7200) as i64;
     rig.write(seconds(7000), rate);
-    rig.forecast.set(&Horizons::new(vec![seconds(300), seconds(10)]).unwrap());
-    assert_eq!(rig.forecast.fired(), [seconds(3600), seconds(300)]);
+    rig.forecast.set(&Horizons::new(vec![seconds(3600), seconds(10)]).unwrap());
+    assert_eq!(rig.forecast.told, Some(seconds(300)));
     rig.write(seconds(5), rate);
     assert_eq!(rig.told.len(), 3);
-    assert_eq!((rig.told[2].1.rising, rig.told[2].1.horizon), (false, seconds(3600)));
+    let gone = rig.told[2].1;
+    assert_eq!((gone.rising, gone.horizon, gone.still), (false, seconds(300), Some(seconds(3600))));
     rig.write(seconds(250), rate);
     assert_eq!(rig.told.last().map(|(_, told)| (told.rising, told.horizon)), Some((true, seconds(10))));
 }
@@ -238,7 +284,7 @@ fn horizons_that_make_no_sense_are_refused_with_advice() {
     let refused = |all: &[u64]| Horizons::new(all.iter().copied().map(seconds).collect()).unwrap_err().to_string();
     assert_eq!(
         refused(&[300, 3600]),
-        "the horizons 300s and 3600s are out of order; give them from long to short, each once"
+        "the horizons 5 min and 1 h are out of order; give them from long to short, each once"
     );
     assert!(refused(&[300, 300]).contains("out of order"));
     assert!(refused(&[0]).contains("1 second to 366 days"));
@@ -260,10 +306,17 @@ proptest! {
             rig.write(seconds(duration), rate);
         }
         let spent = rig.now - seconds(1000);
+        let mut within = None;
+        for (_, told) in &rig.told {
+            let follows = match told.rising {
+                true => within.is_none_or(|within| told.horizon < within),
+                false => within == Some(told.horizon) && told.still.is_none_or(|still| still > told.horizon),
+            };
+            prop_assert!(follows, "{:?} while within {:?}", told, within);
+            within = if told.rising { Some(told.horizon) } else { told.still };
+        }
         for horizon in [3600, 300] {
             let told: Vec<_> = rig.told.iter().filter(|(_, told)| told.horizon == seconds(horizon)).collect();
-            let alternates = told.iter().enumerate().all(|(index, (_, told))| told.rising == (index % 2 == 0));
-            prop_assert!(alternates, "{:?}", told);
             let bound = 1 + 2 * (spent.as_secs() * u64::from(LONG) / horizon + 1);
             prop_assert!(told.len() as u64 <= bound, "{} events in {:?}", told.len(), spent);
             for (_, told) in told {

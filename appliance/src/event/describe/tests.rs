@@ -1,0 +1,151 @@
+//! What is said of each event.
+
+use uuid::Uuid;
+
+use super::*;
+use crate::cli::hints::assert_advice_can_be_followed;
+
+fn vdisk() -> VdiskName {
+    VdiskName { name: "db1".into(), uuid: Uuid::from_u128(1), vm: Some("web".into()) }
+}
+
+fn pool_at(level: Level, rising: bool) -> NewEvent {
+    let (used_bytes, total_bytes) = (95 << 30, 100 << 30);
+    let (subject, measure) = (Subject::Pool, Measure::Physical);
+    describe("tank", &SpaceEvent::Threshold { subject, measure, level, used_bytes, total_bytes, rising })
+}
+
+#[test]
+fn a_threshold_says_how_much_is_left_and_what_to_do() {
+    let event = pool_at(Level::Percent(95), true);
+    assert_eq!(
+        (event.severity, event.kind.as_str(), event.object.as_str()),
+        (Severity::Critical, "pool-threshold", "tank")
+    );
+    assert_eq!(event.figures["level_pct"], 95);
+    assert_eq!(event.figures["used_pct"], 95.0);
+    let advice = event.advice.unwrap();
+    assert!(advice.contains("5 GiB are left") && advice.contains("plimsoll pool add-device tank --device"), "{advice}");
+    assert_eq!(pool_at(Level::Percent(85), true).severity, Severity::Warning);
+    assert_eq!(pool_at(Level::Bytes(96 << 30), true).severity, Severity::Critical);
+    let fell = pool_at(Level::Percent(95), false);
+    assert_eq!((fell.severity, fell.kind.as_str(), fell.advice), (Severity::Info, "pool-threshold-cleared", None));
+}
+
+#[test]
+fn an_exhausted_vdisk_is_named_with_its_vm_and_the_size_asked_for() {
+    let shortages = [Shortage::PoolFull, Shortage::VdiskQuota, Shortage::TenantQuota, Shortage::Reserved];
+    for cause in shortages {
+        let event =
+            describe("tank", &SpaceEvent::Exhausted { vdisk: vdisk(), needed_bytes: 65_536, cause, held: true });
+        assert_eq!((event.kind.as_str(), event.object.as_str()), ("vdisk-exhausted", "tank/db1"));
+        assert_eq!((event.vm.as_deref(), event.severity), (Some("web"), Severity::Critical));
+        let said = event.cause.unwrap();
+        assert!(said.contains("VM web") && said.contains("64 KiB") && said.contains("held"), "{said}");
+        assert_advice_can_be_followed(&event.advice.unwrap());
+    }
+}
+
+#[test]
+fn every_event_that_needs_somebody_has_an_advice_with_a_command() {
+    let limited = |limit, subject| SpaceEvent::LimitExceeded {
+        subject,
+        limit,
+        used_bytes: 3,
+        limit_bytes: Some(2),
+        rising: true,
+    };
+    let forecast = |seconds| SpaceEvent::Forecast {
+        horizon: Duration::from_secs(seconds),
+        still: None,
+        time_to_full: Some(Duration::from_secs(seconds - 1)),
+        rate_bytes_per_s: 1 << 20,
+        available_bytes: 1 << 30,
+        rising: true,
+    };
+    let threshold = |subject, measure, percent| SpaceEvent::Threshold {
+        subject,
+        measure,
+        level: Level::Percent(percent),
+        used_bytes: 95,
+        total_bytes: 100,
+        rising: true,
+    };
+    let (held_for, writes, needed_bytes) = (Duration::from_secs(20), 3, 65_536);
+    let all = [
+        forecast(86_400),
+        forecast(300),
+        limited(Limit::Overcommit, Subject::Pool),
+        limited(Limit::Quota, Subject::Vdisk(vdisk())),
+        limited(Limit::Quota, Subject::Tenant("acme".into())),
+        SpaceEvent::HoldExpired { vdisk: vdisk(), held_for, writes, needed_bytes },
+        SpaceEvent::GrowthImpossible { reason: "no spare device is left".into() },
+        threshold(Subject::Pool, Measure::Physical, 70),
+        threshold(Subject::Pool, Measure::Physical, 95),
+        threshold(Subject::Vdisk(vdisk()), Measure::Designated, 95),
+        threshold(Subject::Vdisk(vdisk()), Measure::Quota, 70),
+        threshold(Subject::Tenant("acme".into()), Measure::Quota, 70),
+    ];
+    for event in &all {
+        let event = describe("tank", event);
+        assert!(event.severity >= Severity::Warning);
+        assert_advice_can_be_followed(event.advice.as_deref().unwrap_or_default());
+        assert!(event.cause.is_some() && event.pool.as_deref() == Some("tank"));
+    }
+    assert_eq!(describe("tank", &all[0]).severity, Severity::Warning);
+    assert_eq!(describe("tank", &all[1]).severity, Severity::Critical);
+}
+
+#[test]
+fn what_is_over_is_said_as_it_came_about() {
+    let cleared = |used_bytes: u64, total_bytes: u64| {
+        let (measure, level) = (Measure::Quota, Level::Percent(70));
+        let subject = Subject::Vdisk(vdisk());
+        let event = SpaceEvent::Threshold { subject, measure, level, used_bytes, total_bytes, rising: false };
+        describe("tank", &event).cause.unwrap_or_default()
+    };
+    // Use fell, or the quota rose: only that it is below is known. The threshold was changed; the quota is gone.
+    assert_eq!(cleared(6 << 30, 10 << 30), "vdisk tank/db1 is below 70 % of its quota: 6 GiB of 10 GiB are used");
+    assert!(cleared(8 << 30, 10 << 30).contains("70 % of its quota is no threshold any more"));
+    assert_eq!(cleared(8 << 30, 0), "vdisk tank/db1 has no quota any more: 8 GiB are used");
+    let limit = |limit_bytes| {
+        let (subject, limit, used_bytes) = (Subject::Pool, Limit::Overcommit, 3 << 30);
+        describe("tank", &SpaceEvent::LimitExceeded { subject, limit, used_bytes, limit_bytes, rising: false })
+    };
+    assert_eq!(
+        limit(Some(4 << 30)).cause.unwrap(),
+        "tank keeps its overcommit limit of 4 GiB again: 3 GiB are promised"
+    );
+    assert_eq!(limit(None).cause.as_deref(), Some("tank has no overcommit limit any more: 3 GiB are promised"));
+    assert!(limit(None).figures["limit_bytes"].is_null());
+    let slow = SpaceEvent::Forecast {
+        horizon: Duration::from_secs(300),
+        still: Some(Duration::from_secs(3600)),
+        time_to_full: Some(Duration::MAX),
+        rate_bytes_per_s: 1,
+        available_bytes: 1 << 40,
+        rising: false,
+    };
+    let slow = describe("tank", &slow).cause.unwrap();
+    assert!(slow.ends_with("is full in more than a year: no longer within 5 min, but still within 1 h"), "{slow}");
+}
+
+#[test]
+fn held_writes_that_failed_are_counted_at_the_end() {
+    let (lasted, writes, expired, expired_bytes) = (Duration::from_secs(7500), 1, 1000, 3 << 29);
+    let event = describe("tank", &SpaceEvent::Resumed { vdisk: vdisk(), lasted, writes, expired, expired_bytes });
+    assert_eq!(
+        event.cause.as_deref(),
+        Some(
+            "space is there again after 2 h 5 min; 1 held write went through, 1000 held writes of 1.5 GiB failed meanwhile"
+        )
+    );
+    assert_eq!((&event.figures["lasted_seconds"], &event.figures["expired_writes"]), (&7500.0.into(), &1000.into()));
+}
+
+#[test]
+fn times_are_written_for_people() {
+    let said: Vec<_> = [0, 40, 300, 7500, 86_399, 90_000].map(|s| time(Duration::from_secs(s))).into();
+    assert_eq!(said, ["0 s", "40 s", "5 min", "2 h 5 min", "23 h 59 min", "1 d 1 h"]);
+    assert_eq!(time(Duration::from_millis(1540)), "1.5 s");
+}

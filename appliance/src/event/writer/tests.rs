@@ -1,0 +1,206 @@
+//! A disk that is full or damages what is on it, and the log on it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use plimsoll_engine::{AlarmState, SpaceEvent};
+use redb::StorageBackend;
+use redb::backends::FileBackend;
+use uuid::Uuid;
+
+use super::*;
+use crate::event::tests::{runtime, some};
+use crate::event::{EventLog, EventQuery, PAGE_MAX, describe};
+use crate::model::EventView;
+
+const PAGE: u64 = 4096;
+const POOL: Uuid = Uuid::from_u128(7);
+
+/// A disk. When it is full, pages that have their place can be written and no others.
+#[derive(Clone, Debug, Default)]
+struct Disk {
+    is_full: Arc<AtomicBool>,
+    placed: Arc<Mutex<BTreeSet<u64>>>,
+}
+
+#[derive(Debug)]
+struct File {
+    file: FileBackend,
+    disk: Disk,
+}
+
+impl StorageBackend for File {
+    fn len(&self) -> Result<u64, std::io::Error> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), std::io::Error> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), std::io::Error> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), std::io::Error> {
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
+        let pages = offset / PAGE..(offset + data.len() as u64).div_ceil(PAGE);
+        let mut placed = self.disk.placed.lock().unwrap();
+        if self.disk.is_full.load(Ordering::Relaxed) && !pages.clone().all(|page| placed.contains(&page)) {
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        placed.extend(pages);
+        self.file.write(offset, data)
+    }
+}
+
+impl Disk {
+    fn fill(&self, full: bool) {
+        self.is_full.store(full, Ordering::Relaxed);
+    }
+
+    fn open(&self, dir: &Path) -> EventLog {
+        let disk = self.clone();
+        let on = move |file| File { file, disk: disk.clone() };
+        EventLog::open_with(dir, Box::new(move |path| Store::open_on(path, &on))).unwrap()
+    }
+}
+
+async fn all(log: &EventLog) -> Vec<EventView> {
+    log.list(EventQuery::after(0, PAGE_MAX)).await.unwrap().items
+}
+
+/// Large enough that the file has no place for many.
+fn large(number: usize) -> NewEvent {
+    some(Severity::Warning, number).cause("x".repeat(50_000))
+}
+
+fn alarmed(uuid: u128) -> AlarmState {
+    AlarmState { exhausted: BTreeSet::from([Uuid::from_u128(uuid)]), ..AlarmState::default() }
+}
+
+async fn until_written(log: &EventLog) {
+    let begin = Instant::now();
+    while !log.warnings().is_empty() {
+        assert!(begin.elapsed() < Duration::from_secs(20), "it is never written again");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn a_full_disk_keeps_the_log_in_memory_and_all_of_it_is_written_once_there_is_space() {
+    let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+    runtime().block_on(async {
+        let log = disk.open(dir.path());
+        log.append(vec![large(0), large(1)], Some((POOL, alarmed(1)))).await.unwrap();
+        disk.fill(true);
+        for index in 2..40 {
+            log.append(vec![large(index)], Some((POOL, alarmed(index as u128)))).await.unwrap();
+        }
+        let warning = log.warnings().concat();
+        assert!(warning.contains("can't be written") && warning.contains("free space in"), "{warning}");
+        log.acknowledge(Some(1), None, "anna").await.unwrap();
+        let meanwhile = all(&log).await;
+        assert_eq!(meanwhile.iter().map(|event| event.seq).collect::<Vec<_>>(), (1..=41).collect::<Vec<_>>());
+        assert_eq!(meanwhile.iter().filter(|event| event.kind == "event-log-behind").count(), 1);
+        assert_eq!(log.alarms(POOL).unwrap(), alarmed(39));
+        let figures = log.summary();
+        disk.fill(false);
+        until_written(&log).await;
+        assert_eq!((all(&log).await, log.summary()), (meanwhile.clone(), figures.clone()));
+        drop(log);
+        // From the file.
+        let log = EventLog::open(dir.path()).unwrap();
+        assert_eq!((all(&log).await, log.summary()), (meanwhile, figures));
+        assert_eq!(log.alarms(POOL).unwrap(), alarmed(39));
+        assert_eq!(log.append(vec![some(Severity::Info, 0)], None).await.unwrap(), [42]);
+    });
+}
+
+#[test]
+fn a_disk_that_is_full_at_the_start_is_no_reason_not_to_start() {
+    let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+    runtime().block_on(async {
+        disk.fill(true);
+        let log = disk.open(dir.path());
+        assert!(log.warnings().concat().contains("free space in"));
+        let first = log.append(vec![some(Severity::Critical, 0)], Some((POOL, alarmed(1)))).await.unwrap();
+        disk.fill(false);
+        until_written(&log).await;
+        drop(log);
+        let log = EventLog::open(dir.path()).unwrap();
+        assert_eq!(all(&log).await.iter().map(|event| event.seq).collect::<Vec<_>>(), first);
+        assert_eq!((log.alarms(POOL).unwrap(), log.summary().criticals), (alarmed(1), 1));
+    });
+}
+
+#[test]
+fn after_a_kill_on_a_full_disk_the_alarms_are_as_old_as_the_events_and_no_number_is_used_twice() {
+    let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+    runtime().block_on(async {
+        let log = disk.open(dir.path());
+        log.append(vec![large(0)], Some((POOL, alarmed(1)))).await.unwrap();
+        disk.fill(true);
+        let mut given = Vec::new();
+        for index in 0..40 {
+            given.extend(log.append(vec![large(index)], Some((POOL, AlarmState::default()))).await.unwrap());
+        }
+        // What the process leaves when it is killed: the disk is still full.
+        drop(log);
+        let log = EventLog::open(dir.path()).unwrap();
+        assert_eq!(log.alarms(POOL).unwrap(), alarmed(1));
+        let kept = all(&log).await.last().map(|event| event.seq).unwrap();
+        assert!(kept < *given.last().unwrap(), "nothing was in memory alone");
+        let again = SpaceEvent::GrowthImpossible { reason: "again".into() };
+        let next = log.append(vec![describe("tank", &again)], None).await.unwrap()[0];
+        assert!(next > *given.last().unwrap(), "{next} was given before");
+        // The mark is gone: numbers go on one by one.
+        drop(log);
+        assert_eq!(EventLog::open(dir.path()).unwrap().append(vec![large(0)], None).await.unwrap(), [next + 1]);
+    });
+}
+
+#[test]
+fn a_file_that_is_damaged_anywhere_is_put_aside_or_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.redb");
+    runtime().block_on(async {
+        let log = EventLog::open(dir.path()).unwrap();
+        for index in 0..50 {
+            log.append(vec![large(index)], Some((POOL, alarmed(1)))).await.unwrap();
+        }
+        drop(log);
+        let whole = std::fs::read(&path).unwrap();
+        let damages = (0..64).map(|part| {
+            let mut bytes = whole.clone();
+            let at = whole.len() * part / 64;
+            match part % 4 {
+                3 => bytes.truncate(at),
+                _ => bytes[at..].iter_mut().take(300).for_each(|byte| *byte ^= 0x5a),
+            }
+            bytes
+        });
+        let mut lost = 0;
+        for (part, bytes) in damages.enumerate() {
+            std::fs::write(&path, bytes).unwrap();
+            let log = EventLog::open(dir.path()).unwrap();
+            let last = log.append(vec![some(Severity::Info, 0)], None).await.unwrap()[0];
+            let events = all(&log).await;
+            assert!(events.last().is_some_and(|event| event.seq == last), "part {part}");
+            log.alarms(POOL).unwrap();
+            let is_lost = events.iter().any(|event| event.kind == "event-log-lost");
+            let warnings = log.warnings();
+            assert!(!warnings.iter().any(|warning| warning.contains("can't be written")), "part {part}: {warnings:?}");
+            assert_eq!(warnings.len(), usize::from(is_lost), "part {part}: {warnings:?}");
+            lost += usize::from(is_lost);
+        }
+        let aside = std::fs::read_dir(dir.path()).unwrap();
+        let aside = aside.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains(".bad"));
+        assert_eq!(aside.count(), lost);
+        assert!(lost > 0);
+    });
+}
