@@ -41,8 +41,10 @@ async fn fill(pool: &Pool<SimMachine>, m: &SimMachine) {
 
 /// Lets `hog` take what is free.
 async fn fill_up(pool: &Pool<SimMachine>, m: &SimMachine) {
+    // Whole extents, in which nothing could be put together.
+    let (hog, data) = (pool.vdisk("hog").expect("a vdisk"), filled(m, 1, EXTENT as usize).await);
     for extent in 0.. {
-        if write(pool, m, "hog", extent * EXTENT).await.is_err() {
+        if hog.write(extent * EXTENT, data.clone(), false).await.is_err() {
             return;
         }
     }

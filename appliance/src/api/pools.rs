@@ -22,6 +22,7 @@ pub(super) fn router() -> OpenApiRouter<NodeLink> {
         .routes(routes!(evacuate))
         .routes(routes!(cancel_evacuation))
         .routes(routes!(remove_device))
+        .routes(routes!(compact))
         .routes(routes!(check))
         .routes(routes!(repair))
         .routes(routes!(export))
@@ -216,6 +217,14 @@ async fn remove_device(
         node.remove_device(&pool, request).await.map(|job| Change::Begun(Box::new(job)))
     })
     .await
+}
+
+/// Put thinly used extents together, so that scattered small discards give space back. A pool that is short of space does so by itself.
+#[utoipa::path(post, path = "/pools/{pool}/compact", tag = "pool", operation_id = "pool_compact",
+    params(("pool" = String, Path, description = "name or UUID")),
+    responses((status = 202, body = JobView), (status = "default", body = Problem)))]
+async fn compact(State(node): State<NodeLink>, Path(pool): Path<String>) -> Answer<Change<()>> {
+    node.call(move |node| async move { node.compact_pool(&pool).map(|job| Change::Begun(Box::new(job))) }).await
 }
 
 /// Check all metadata of a pool; changes nothing. The job's `check` has the findings.

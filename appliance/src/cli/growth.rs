@@ -1,4 +1,4 @@
-//! `plimsoll pool grow | evacuate | remove-device`, and growing by itself: what changes how much a pool has.
+//! `plimsoll pool grow | evacuate | remove-device | compact`, and growing by itself: what changes how much a pool has.
 
 use serde_json::Value;
 
@@ -44,6 +44,11 @@ pub(super) fn remove_device(cx: &Context<'_>, args: &PoolRemoveDevice) -> Answer
     confirm(args.yes, &steps(&plan), &format!("plimsoll pool remove-device {pool} --device {named}"))?;
     let answer = cx.client.send(Request::new("POST", &at).body(&request)?)?;
     ended(cx, &args.leaving.wait, &answer, &format!("{named} has left pool {pool}"))
+}
+
+pub(super) fn compact(cx: &Context<'_>, pool: &str, wait: &Wait) -> Answer<()> {
+    let job = cx.client.send(Request::new("POST", &format!("{}/compact", target(pool))))?;
+    ended(cx, wait, &job, &format!("thinly used extents of pool {pool} are put together"))
 }
 
 fn leave(leaving: &Leaving) -> Answer<LeaveDevice> {

@@ -22,6 +22,7 @@ pub(super) fn run(cx: &Context<'_>, command: Pool) -> Answer<()> {
         Pool::Grow(args) => growth::grow(cx, &args),
         Pool::Evacuate(args) => growth::evacuate(cx, &args),
         Pool::RemoveDevice(args) => growth::remove_device(cx, &args),
+        Pool::Compact { pool, wait } => growth::compact(cx, &pool, &wait),
         Pool::Import(args) => import(cx, args),
         Pool::Export(PoolEnd { pool, danger }) => {
             let target = format!("{}/export", target(&pool));

@@ -94,9 +94,19 @@ impl Shared {
         Ok(shared)
     }
 
+    /// The file, made if it is not there. What has begun and cannot be made is no damage, and does not stay.
+    fn open_path(&self) -> Result<Store, StoreError> {
+        let fresh = !self.path.exists();
+        (self.open)(&self.path).inspect_err(|_| {
+            if fresh {
+                let _ = std::fs::remove_file(&self.path);
+            }
+        })
+    }
+
     fn open_file(&self) -> Result<Store, StoreError> {
         let behind = self.is_behind();
-        let file = (self.open)(&self.path)?;
+        let file = self.open_path()?;
         file.summary()?;
         if behind {
             // Nobody knows the numbers that were given; there were fewer than milliseconds since 1970.
@@ -205,7 +215,7 @@ impl Shared {
         let copied = if damaged {
             Ok(false)
         } else {
-            (self.open)(&self.path).and_then(|file| memory.take_over(&file, true)).map(|()| true)
+            self.open_path().and_then(|file| memory.take_over(&file, true)).map(|()| true)
         };
         let knows = copied.unwrap_or(false);
         if !knows || self.is_behind() {
@@ -233,11 +243,11 @@ impl Shared {
             trouble.tried = Instant::now();
             trouble.knows
         };
-        let file = match (self.open)(&self.path) {
+        let file = match self.open_path() {
             Err(error) if error.is_damage() => {
                 let aside = self.put_aside()?;
                 tracing::error!(%error, aside = %aside.display(), "the event log is damaged and was put aside");
-                (self.open)(&self.path)?
+                self.open_path()?
             }
             result => result?,
         };

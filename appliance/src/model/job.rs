@@ -25,7 +25,7 @@ pub enum JobState {
 pub struct JobView {
     /// For `job show`.
     pub id: String,
-    /// `check`, `repair`, `delete-vdisk`, ...
+    /// `check`, `repair`, `vdisk-delete`, `compact`, ...
     pub kind: String,
     /// What it works on.
     pub object: String,

@@ -138,5 +138,11 @@ pub struct CountersView {
     pub held_write_bytes: u64,
     pub pages_healed: u64,
     pub pages_lost: u64,
+    /// Bytes of zeros that were not, or are no more, stored.
+    pub zero_bytes: u64,
+    /// Bytes that are stored by the number of a pattern.
+    pub pattern_bytes: u64,
+    /// Bytes of space that came free because thinly used extents were put together.
+    pub packed_bytes: u64,
     pub cached_mapping_bytes: u64,
 }

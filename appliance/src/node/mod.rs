@@ -21,6 +21,7 @@ mod machine;
 mod pattern;
 mod pool_add_device;
 mod pool_check;
+mod pool_compact;
 mod pool_create;
 mod pool_delete;
 mod pool_evacuate;

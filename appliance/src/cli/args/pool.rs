@@ -35,6 +35,14 @@ pub(in crate::cli) enum Pool {
     /// Take a device out of a pool, after moving everything off it
     #[command(before_help = examples!["plimsoll pool remove-device tank --device /dev/sdb", "plimsoll pool remove-device tank --device /dev/sdb --dry-run"])]
     RemoveDevice(PoolRemoveDevice),
+    /// Put thinly used extents together, as a pool that is short of space does by itself
+    #[command(before_help = examples!["plimsoll pool compact tank", "plimsoll pool compact tank --no-wait"])]
+    Compact {
+        /// Its name
+        pool: String,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Serve a pool that was made elsewhere, or try an unavailable one again
     #[command(before_help = examples!["plimsoll pool import /dev/nvme0n1", "plimsoll pool import --name tank"])]
     Import(PoolImport),
