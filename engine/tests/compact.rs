@@ -4,9 +4,12 @@ mod support;
 
 use std::time::Duration;
 
-use plimsoll_engine::{Error, Evacuate, JobState, OnFull, PatternSpec, PatternUse, Pool, Vdisk, WriteOptions, Zeroes};
+use plimsoll_engine::{
+    CreateVdisk, Error, Evacuate, JobState, OnFull, PatternSpec, PatternUse, Pool, Vdisk, VdiskPolicy, WriteOptions,
+    Zeroes,
+};
 use plimsoll_hardware::Machine;
-use plimsoll_hardware::sim::{CrashKind, SimMachine};
+use plimsoll_hardware::sim::{CrashKind, Random, SimMachine};
 use support::{assert_clean, create, filled, is_full, live, open, vdisk, world};
 
 const EXTENT: u64 = 65_536;
@@ -273,5 +276,60 @@ fn a_crash_at_any_point_of_a_compaction_loses_nothing() {
             });
             point += if is_full() { 1 } else { 7 };
         }
+    }
+}
+
+/// One client of a small and crowded pool beside compactions that never end: what it wrote last is what it reads, wherever extents
+/// come and go.
+#[test]
+fn beside_compactions_everybody_reads_what_was_written_last() {
+    for seed in 1..=if is_full() { 150 } else { 15 } {
+        let machines = world(seed, 1, 6);
+        live(&machines, |m| async move {
+            let (pool, mut random) = (create(&m).await, Random::new(seed));
+            let spec = CreateVdisk {
+                policy: VdiskPolicy { on_full: OnFull::Fail, ..Default::default() },
+                ..vdisk("a", 64 * EXTENT)
+            };
+            pool.create_vdisk(spec).await.expect("a vdisk");
+            let disk = pool.vdisk("a").expect("a vdisk");
+            let mut known = vec![[0u8; 16]; 64];
+            for step in 0..1500u64 {
+                let (extent, block) = (random.below(64), random.below(16));
+                let mark = 1 + (step % 250) as u8;
+                match random.below(16) {
+                    0..7 => {
+                        let data = filled(&m, mark, BLOCK as usize).await;
+                        match disk.write(extent * EXTENT + block * BLOCK, data, false).await {
+                            Ok(()) => known[extent as usize][block as usize] = mark,
+                            Err(Error::OutOfSpace { .. }) => {}
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                    7..10 => {
+                        disk.discard(extent * EXTENT, EXTENT, false).await.expect("a discard");
+                        known[extent as usize] = [0; 16];
+                    }
+                    10..12 => {
+                        disk.discard(extent * EXTENT + block * BLOCK, BLOCK, false).await.expect("a discard");
+                        known[extent as usize][block as usize] = 0;
+                    }
+                    12 => disk.flush().await.expect("a flush"),
+                    13 => m.sleep(Duration::from_micros(random.below(2000))).await,
+                    _ => drop(pool.compact()),
+                }
+                let seen = disk.read(extent * EXTENT, m.buffers().alloc(EXTENT as usize).await).await.expect("a read");
+                let seen: Vec<u8> = seen.chunks(BLOCK as usize).map(|block| block[0]).collect();
+                assert_eq!(seen, known[extent as usize], "extent {extent} at step {step} of seed {seed}");
+            }
+            assert_clean(&pool, &format!("seed {seed}")).await;
+            for (extent, known) in known.iter().enumerate() {
+                let at = extent as u64 * EXTENT;
+                let seen = disk.read(at, m.buffers().alloc(EXTENT as usize).await).await.expect("a read");
+                assert!(
+                    seen.chunks(BLOCK as usize).zip(known).all(|(block, &mark)| block.iter().all(|&byte| byte == mark))
+                );
+            }
+        });
     }
 }

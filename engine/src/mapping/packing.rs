@@ -8,8 +8,9 @@ use crate::format::{Blocks, ExtentId, Leaf, TURN_BLOCKS, Word};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Packing {
     pub(crate) host: ExtentId,
-    /// The slot of the one word that has the host as its own; `None`: its words are packed already.
-    pub(crate) owner: Option<usize>,
+    /// Slots of the words that have the host, and whether they share it already; else it is one that has it as its own.
+    pub(crate) owners: Vec<usize>,
+    pub(crate) packed: bool,
     /// Slots whose contents go there, by how many blocks they are to be turned, and the extents that they have.
     pub(crate) guests: Vec<(usize, u32, ExtentId)>,
 }
@@ -41,8 +42,8 @@ pub(crate) fn plan(leaf: &Leaf, stays: impl Fn(ExtentId) -> bool) -> Vec<Packing
             let taker = &mut used[host];
             taker.host = true;
             taker.places = taker.places.with(turned(leaf.get(slot), turn));
-            let owner = (!taker.packed).then(|| taker.slots[0]);
-            let empty = Packing { host: taker.extent, owner, guests: Vec::new() };
+            let (host, owners, packed) = (taker.extent, taker.slots.clone(), taker.packed);
+            let empty = Packing { host, owners, packed, guests: Vec::new() };
             packings.entry(taker.extent).or_insert(empty).guests.push((slot, turn, from));
         }
     }
@@ -114,9 +115,10 @@ mod tests {
     fn carried_out(leaf: &Leaf, plan: &[Packing]) -> Leaf {
         let mut after = leaf.clone();
         for packing in plan {
-            if let Some(slot) = packing.owner {
+            for &slot in &packing.owners {
                 let word = leaf.get(slot);
-                after.set(slot, Word::packed(packing.host, word.valid(), 0));
+                assert!(word.extent() == packing.host && word.is_packed() == packing.packed);
+                after.set(slot, Word::packed(packing.host, word.valid(), word.turn()));
             }
             for &(slot, turn, from) in &packing.guests {
                 assert_eq!(leaf.get(slot).extent(), from);

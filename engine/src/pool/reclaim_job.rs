@@ -16,7 +16,7 @@ use crate::vdisk::{Part, Store, VdiskCore, pieces};
 const READS_AT_ONCE: usize = 8;
 /// Bytes after which the place is written down.
 const CURSOR_BYTES: u64 = 1 << 30;
-/// Extents whose contents are given up in one step: 48 bytes of records each must fit the smallest batch, 32 KiB.
+/// Extents whose contents are given up in one step: 56 bytes of records each must fit the smallest batch, 32 KiB.
 const WORTHLESS_AT_ONCE: usize = 256;
 
 impl Reclaim {

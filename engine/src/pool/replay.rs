@@ -93,7 +93,12 @@ impl<M: Machine> Store<M> {
     /// What a word had before is free when no word of the leaf has it any more.
     async fn replay_remap(&self, vdisk: &VdiskCore, leaf: u64, to: ExtentId, words: &[(u16, Word)]) {
         let mapping = &vdisk.mapping;
+        let places = words.iter().map(|(slot, _)| VirtualExtent(leaf * LEAF_WORDS as u64 + u64::from(*slot)));
         if mapping.load_leaf(&self.media, &self.cache, leaf).await.is_err() {
+            // What was replayed for these words is theirs no more, and must not outlive this.
+            for at in places {
+                self.replay_withdrawn(vdisk, mapping.withdraw(at, Blocks::ALL)).await;
+            }
             return;
         }
         if self.space.load_group(to.0 / crate::format::GROUP_EXTENTS).await.is_ok() && self.space.replay_allocate(to) {
@@ -133,11 +138,8 @@ impl<M: Machine> Store<M> {
             // What was replayed for it must not outlive this, if a repair gives the leaf up. Of a part of an extent it
             // cannot be known whether more of it is in use.
             let emptied = vdisk.mapping.withdraw(at, blocks);
-            for extent in emptied.into_iter().filter(|_| blocks == Blocks::ALL) {
-                vdisk.mapping.account.backed.set(vdisk.mapping.account.backed.get().saturating_sub(1));
-                if self.space.load_group(extent.0 / crate::format::GROUP_EXTENTS).await.is_ok() {
-                    self.space.replay_free(extent);
-                }
+            if blocks == Blocks::ALL {
+                self.replay_withdrawn(vdisk, emptied).await;
             }
             return;
         }
@@ -152,6 +154,15 @@ impl<M: Machine> Store<M> {
         vdisk.mapping.set(&self.cache, at, left);
         if left == Word::UNMAPPED {
             self.replay_left(vdisk, at, word).await;
+        }
+    }
+
+    async fn replay_withdrawn(&self, vdisk: &VdiskCore, emptied: Vec<ExtentId>) {
+        for extent in emptied {
+            vdisk.mapping.account.backed.set(vdisk.mapping.account.backed.get().saturating_sub(1));
+            if self.space.load_group(extent.0 / crate::format::GROUP_EXTENTS).await.is_ok() {
+                self.space.replay_free(extent);
+            }
         }
     }
 

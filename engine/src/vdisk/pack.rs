@@ -7,11 +7,13 @@
 //!
 //! *Packing* copies to places of an extent in use that nobody names. No start may come to a state in which somebody does: so first
 //! every record before is confirmed and every operation under way has ended, and the claims stand until the REMAP itself is confirmed.
+//! The words that have the host are claimed too: while one that is has it still, it has not been freed and given to somebody else.
 //! To a packed word nothing is written for the first time: it is taken out before. So nothing but overwrites and discards ever meets
 //! a REMAP in doubt, and the places of a packed extent that are not named stay free until this job fills them.
 //!
 //! What a packed word leaves rests until that is confirmed: others may leave the same extent by a record that a start drops.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use futures_util::future::join_all;
@@ -21,6 +23,7 @@ use super::hold::{Grant, Need, Patience};
 use super::plan::Refused;
 use super::relocate::{Hold, Relocated};
 use super::ticket::WriteOptions;
+use super::write::InFlight;
 use super::{Store, VdiskCore};
 use crate::error::Result;
 use crate::format::{
@@ -72,6 +75,8 @@ struct Remapping<'a, M: Machine> {
     riders: Vec<Rider<M>>,
     to: ExtentId,
     goal: Goal,
+    /// The extent that was taken for it is in use, or being written: it is not given back.
+    used: Option<&'a Cell<bool>>,
 }
 
 /// The contents of blocks, by their place in the extent where they go.
@@ -81,7 +86,7 @@ impl<M: Machine> Store<M> {
     /// Carries out what was planned for a leaf, as far as it is as it was. Answers how many extents came free.
     pub(crate) async fn pack(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, leaf: u64, plan: &[Packing]) -> Result<u64> {
         self.writable()?;
-        let words = |packing: &Packing| packing.guests.len() + usize::from(packing.owner.is_some());
+        let words = |packing: &Packing| packing.guests.len() + packing.owners.len();
         let groups = plan.iter().map(words).sum::<usize>().min(self.space.group_count() as usize);
         let _room = self.room(PAGES + groups).await?;
         let permit = self.journal.reserve(plan.iter().map(|packing| remap_record_bytes(words(packing))).sum()).await;
@@ -91,13 +96,23 @@ impl<M: Machine> Store<M> {
         packings.iter_mut().for_each(Remapping::look_for_room);
         self.journal.confirm_all().await.map_err(|failure| self.journal_failed(failure))?;
         self.settle_overwrites(vdisk).await?;
-        let mut freed = 0;
+        let (mut freed, mut failed) = (0, None);
         for packing in &mut packings {
-            freed += packing.run(&mut permit).await?.unwrap_or(0);
+            match packing.run(&mut permit).await {
+                Ok(extents) => freed += extents.unwrap_or(0),
+                // What was done before is confirmed all the same.
+                Err(error) => {
+                    failed = Some(error);
+                    break;
+                }
+            }
         }
         self.journal.confirm_all().await.map_err(|failure| self.journal_failed(failure))?;
         self.release_freed();
-        Ok(freed)
+        match failed {
+            Some(error) if freed == 0 => Err(error),
+            _ => Ok(freed),
+        }
     }
 
     /// Claims the words of a plan, in order; leaves out the packings of which a word has changed.
@@ -109,18 +124,20 @@ impl<M: Machine> Store<M> {
     ) -> Result<Vec<Remapping<'a, M>>> {
         let mut wanted: Vec<(usize, usize, ExtentId, Lay)> = Vec::new();
         for (index, packing) in plan.iter().enumerate() {
-            wanted.extend(packing.owner.map(|slot| (slot, index, packing.host, Lay::Stays)));
+            wanted.extend(packing.owners.iter().map(|&slot| (slot, index, packing.host, Lay::Stays)));
             let guests = packing.guests.iter();
             wanted.extend(guests.map(|&(slot, turn, from)| (slot, index, from, Lay::Packed(turn))));
         }
         wanted.sort_by_key(|(slot, ..)| *slot);
         let goal = Goal::Host(Blocks::NONE);
-        let empty = |to| Remapping { store: self, vdisk, leaf, riders: Vec::new(), to, goal };
+        let empty = |to| Remapping { store: self, vdisk, leaf, riders: Vec::new(), to, goal, used: None };
         let mut packings: Vec<_> = plan.iter().map(|packing| empty(packing.host)).collect();
         let mut changed = vec![false; plan.len()];
         for (slot, index, extent, lay) in wanted {
             let at = VirtualExtent(leaf * LEAF_WORDS as u64 + slot as u64);
-            let as_planned = |word: Word| word.extent() == extent && !(matches!(lay, Lay::Stays) && word.is_packed());
+            let packed = plan[index].packed;
+            let as_planned =
+                |word: Word| word.extent() == extent && (!matches!(lay, Lay::Stays) || word.is_packed() == packed);
             match self.claim_whole(vdisk, at, &as_planned).await? {
                 Some(hold) => packings[index].riders.push(Rider { hold, lay }),
                 None => changed[index] = true,
@@ -147,11 +164,10 @@ impl<M: Machine> Store<M> {
             riders.push(Rider { hold, lay: Lay::Packed(word.turn()) });
         }
         let Some(first) = riders.first().map(|rider| rider.hold.at) else { return Ok(Relocated::Nothing) };
-        let mut target = self.take_target(vdisk, first).await?;
-        let goal = Goal::Elsewhere;
-        let mut remapping = Remapping { store: self, vdisk, leaf, riders, to: target.extent, goal };
+        let target = self.take_target(vdisk, first).await?;
+        let (goal, used) = (Goal::Elsewhere, Some(&target.used));
+        let mut remapping = Remapping { store: self, vdisk, leaf, riders, to: target.extent, goal, used };
         let moved = remapping.run(&mut permit).await?;
-        target.used = moved.is_some();
         Ok(moved.map_or(Relocated::Nothing, |_| Relocated::Moved(self.media.extent_bytes)))
     }
 
@@ -174,11 +190,11 @@ impl<M: Machine> Store<M> {
             let Some(hold) = self.claim_whole(vdisk, at, &Word::is_packed).await? else { return Ok(()) };
             let shortage = match self.take_extent(vdisk, at, grant.as_ref()).await {
                 Ok(extent) => {
-                    let mut own = Own { store: self.clone(), vdisk: vdisk.clone(), extent, used: false };
-                    let (leaf, goal) = (at.leaf(), Goal::Own);
+                    let own = Own { store: self.clone(), vdisk: vdisk.clone(), extent, used: Cell::new(false) };
+                    let (leaf, goal, used) = (at.leaf(), Goal::Own, Some(&own.used));
                     let riders = vec![Rider { hold, lay: Lay::Alone }];
-                    let mut remapping = Remapping { store: self, vdisk, leaf, riders, to: extent, goal };
-                    own.used = remapping.run(&mut permit).await?.is_some();
+                    let mut remapping = Remapping { store: self, vdisk, leaf, riders, to: extent, goal, used };
+                    remapping.run(&mut permit).await?;
                     return Ok(());
                 }
                 Err(Refused::Short(shortage)) => shortage,
@@ -263,12 +279,16 @@ impl<M: Machine> Remapping<'_, M> {
         self.goal = Goal::Host(free.unwrap_or_default());
     }
 
-    /// Places of the extent in use that no word names; `None`: no word names any.
+    /// Places of the host that no word names; `None`: a word that had it when it was claimed has it no more.
     fn free(&self) -> Option<Blocks> {
         let tree = self.vdisk.mapping.tree.borrow();
         let Found::Page(page) = tree.get(self.leaf) else { return None };
         let mut words = names(page, self.to).map(|(_, word)| Blocks::ALL.without(word.places(word.valid()))).peekable();
         words.peek()?;
+        let stay = self.riders.iter().filter(|rider| !rider.moves()).map(|rider| page.get(rider.hold.at.slot()));
+        if !stay.into_iter().all(|word| word.is_mapped() && word.extent() == self.to) {
+            return None;
+        }
         Some(words.fold(Blocks::ALL, |free, others| Blocks(free.0 & others.0)))
     }
 
@@ -313,11 +333,14 @@ impl<M: Machine> Remapping<'_, M> {
         // No `await` up to the writes: as long as they are under way, what they are written to is nobody else's.
         let located = store.media.locate(self.to).filter(|_| self.has_room(words));
         let Some((drive, start)) = located else { return Ok(None) };
-        let _epoch = store.space.epochs.enter();
+        let mut in_flight = InFlight(Some(store.space.epochs.enter()));
+        self.note_used(true);
         let writes = contents.iter().map(|(place, data)| {
             drive.write(start + u64::from(*place) * block_bytes, data.clone(), Durability::Cached)
         });
         let written: std::result::Result<(), IoError> = join_all(writes).await.into_iter().collect();
+        drop(in_flight.0.take());
+        self.note_used(false);
         written?;
         Ok(Some(contents))
     }
@@ -343,6 +366,7 @@ impl<M: Machine> Remapping<'_, M> {
         let record = Record::Remap { vdisk, leaf, to, places, proof, words: changed };
         let sequence = self.store.journal.append_map(permit, &record, to, places);
         let freed = left.len() as u64;
+        self.note_used(true);
         match self.goal {
             Goal::Elsewhere => left.iter().for_each(|&from| space.relocate(from, to, sequence)),
             Goal::Own => {
@@ -352,6 +376,12 @@ impl<M: Machine> Remapping<'_, M> {
             Goal::Host(_) => space.free(&mapping.account, left, sequence, Rest::Confirmed),
         }
         (sequence, freed)
+    }
+
+    fn note_used(&self, used: bool) {
+        if let Some(cell) = self.used {
+            cell.set(used);
+        }
     }
 
     fn proof(&self, contents: &Contents) -> u32 {
@@ -373,7 +403,7 @@ impl<M: Machine> Rider<M> {
     /// Its word as it is to be.
     fn lie(&self, word: Word, to: ExtentId) -> Word {
         match self.lay {
-            Lay::Stays => Word::packed(to, word.valid(), 0),
+            Lay::Stays => Word::packed(to, word.valid(), word.turn()),
             Lay::Packed(turn) => Word::packed(to, word.valid(), turn),
             Lay::Alone => Word::mapped(to, word.valid()),
         }
@@ -385,12 +415,12 @@ struct Own<M: Machine> {
     store: Rc<Store<M>>,
     vdisk: Rc<VdiskCore>,
     extent: ExtentId,
-    used: bool,
+    used: Cell<bool>,
 }
 
 impl<M: Machine> Drop for Own<M> {
     fn drop(&mut self) {
-        if !self.used {
+        if !self.used.get() {
             self.store.space.forfeit(&self.vdisk.mapping.account, self.extent);
         }
     }

@@ -8,6 +8,7 @@
 //!
 //! The old extent rests until the record needs no proof: as long as a start may drop the record, it finds the old contents whole.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use plimsoll_hardware::{Buffer, Durability, Frozen, IoError, Machine};
@@ -62,12 +63,12 @@ impl<M: Machine> Drop for Hold<M> {
 pub(super) struct Target<M: Machine> {
     store: Rc<Store<M>>,
     pub(super) extent: ExtentId,
-    pub(super) used: bool,
+    pub(super) used: Cell<bool>,
 }
 
 impl<M: Machine> Drop for Target<M> {
     fn drop(&mut self) {
-        if !self.used {
+        if !self.used.get() {
             self.store.space.forfeit_move(self.extent);
         }
     }
@@ -130,7 +131,7 @@ impl<M: Machine> Store<M> {
             if self.media.is_lossy() {
                 return Err(self.doubtful(vdisk, at));
             }
-            let sequence = self.switch(&mut hold, &mut target, word, &contents, &mut permit);
+            let sequence = self.switch(&mut hold, &target, word, &contents, &mut permit);
             drop((permit, _room));
             if !self.journal.has_tail() {
                 // An overwrite that is answered must not be where only a record in memory leads.
@@ -170,7 +171,7 @@ impl<M: Machine> Store<M> {
     pub(super) async fn take_target(self: &Rc<Self>, vdisk: &VdiskCore, at: VirtualExtent) -> Result<Target<M>> {
         loop {
             if let Some(extent) = self.space.take_for_move(vdisk.id, at).await {
-                return Ok(Target { store: self.clone(), extent, used: false });
+                return Ok(Target { store: self.clone(), extent, used: Cell::new(false) });
             }
             if !self.recover_quarantine().await? {
                 let pool = self.identity.name.clone();
@@ -236,7 +237,7 @@ impl<M: Machine> Store<M> {
     fn switch(
         &self,
         hold: &mut Hold<M>,
-        target: &mut Target<M>,
+        target: &Target<M>,
         word: Word,
         contents: &[(u64, Frozen)],
         permit: &mut Permit<M>,
@@ -256,7 +257,8 @@ impl<M: Machine> Store<M> {
         let sequence = self.journal.append_map(permit, &record, to, blocks);
         self.space.relocate(from, to, sequence);
         mapping.claims.supply(at, Blocks::ALL, to);
-        (hold.extent, target.used) = (to, true);
+        hold.extent = to;
+        target.used.set(true);
         sequence
     }
 
