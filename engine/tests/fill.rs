@@ -215,6 +215,17 @@ fn run(steps: &[Step]) {
     }
 }
 
+#[test]
+fn what_a_block_was_before_its_fill_had_an_extent_does_not_come_back() {
+    run(&[
+        Step::Write(512, vec![(8, What::Pattern(0))]),
+        Step::Power,
+        Step::Zeroes(513, 16, false),
+        Step::Write(512, vec![(8, What::Zeros), (16, What::Pattern(0))]),
+        Step::Power,
+    ]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: if support::is_full() { 3000 } else { 200 },

@@ -186,7 +186,9 @@ fn a_full_file_system_below_is_enospc_and_loses_nothing() {
 #[test]
 fn a_full_pool_is_enospc_and_takes_overwrites_and_discards() {
     let rig = Rig::start();
-    let first = (1..).find(|extent| rig.write(*extent) != 0).expect("a pool of 256 MiB is full some time");
+    // Whole extents, in which nothing could be put together.
+    let whole = |extent| rig.call(Kind::Write, extent, &contents(extent).repeat((EXTENT / BLOCK as u64) as usize));
+    let first = (1..).find(|extent| whole(*extent) != 0).expect("a pool of 256 MiB is full some time");
     assert_eq!((rig.write(first), rig.flush(), rig.state()), (ENOSPC, 0, "online".to_owned()));
     assert_eq!((rig.write(1), rig.write(first - 1)), (0, 0), "overwrites need no space");
     rig.client().trim(EXTENT, EXTENT as u32).expect("a discard in a full pool");

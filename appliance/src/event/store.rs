@@ -202,8 +202,14 @@ impl Store {
     /// Gives greater numbers than `seq` from now on.
     pub(super) fn begin_after(&self, seq: u64) -> Stored<()> {
         let transaction = self.begin()?;
-        transaction.open_table(NUMBERS)?.insert(LAST, seq)?;
-        transaction.open_table(NUMBERS)?.insert(PRUNED, seq)?;
+        {
+            let mut numbers = transaction.open_table(NUMBERS)?;
+            // A clock that is behind lowers nothing.
+            if numbers.get(LAST)?.is_none_or(|last| last.value() < seq) {
+                numbers.insert(LAST, seq)?;
+                numbers.insert(PRUNED, seq)?;
+            }
+        }
         transaction.commit()?;
         Ok(())
     }

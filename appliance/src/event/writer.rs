@@ -96,7 +96,7 @@ impl Shared {
 
     /// The file, made if it is not there. What has begun and cannot be made is no damage, and does not stay.
     fn open_path(&self) -> Result<Store, StoreError> {
-        let fresh = !self.path.exists();
+        let fresh = matches!(self.path.try_exists(), Ok(false));
         (self.open)(&self.path).inspect_err(|_| {
             if fresh {
                 let _ = std::fs::remove_file(&self.path);

@@ -157,7 +157,13 @@ impl Node {
                 tokio::select! {
                     () = changed => {}
                     () = node.machine().sleep(AGAIN) => {}
-                    open = pool.members_changed() => if !open { return },
+                    open = pool.members_changed() => {
+                        if !open {
+                            return;
+                        }
+                        // Somebody has helped.
+                        node.0.growing.borrow_mut().remove(&uuid);
+                    }
                 }
             }
         });
@@ -169,8 +175,11 @@ impl Node {
         let mut all = self.0.growing.borrow_mut();
         let growing = all.entry(info.uuid).or_default();
         let impossible = grown.err().map(|problem| problem.detail);
-        if let Some(reason) = impossible.as_ref().filter(|_| growing.impossible != impossible) {
-            tracing::warn!(pool = info.name, reason, "a pool cannot grow by itself");
+        if let Some(reason) = &impossible {
+            if growing.impossible != impossible {
+                tracing::warn!(pool = info.name, reason, "a pool cannot grow by itself");
+            }
+            // Told once for a reason; after growth by hand it is news again.
             pool.raise(SpaceEvent::GrowthImpossible { reason: reason.clone() });
         }
         growing.impossible = impossible;
@@ -253,10 +262,15 @@ fn extend_file(path: &str, step: u64, limit: u64, keep: u64) -> Answer<()> {
     let wanted = (size.saturating_add(step)).min(limit) / 4096 * 4096;
     let found = rustix::fs::fstatvfs(&file).map_err(|errno| failed(errno.into()))?;
     let free = found.f_bavail * found.f_frsize;
-    if wanted <= size || free < keep.saturating_add(wanted - size) {
-        let (more, free, keep) = (iec(wanted.saturating_sub(size)), iec(free), iec(keep));
+    if wanted <= size {
+        return Err(Problem::new("conflict", format!("{path} has {}, nearly the most that it may have", iec(size)))
+            .hint("plimsoll pool set POOL --grow-file-to SIZE, or --spare PATH"));
+    }
+    if free < keep.saturating_add(wanted - size) {
+        // Without what is free: that moves, and a reason is told anew when it changes.
+        let (more, keep) = (iec(wanted - size), iec(keep));
         let detail = format!(
-            "{path} cannot be enlarged by {more}: its file system has {free} free, of which {keep} are to stay"
+            "{path} cannot be enlarged by {more}: its file system has not so much beyond the {keep} that are to stay free"
         );
         return Err(
             Problem::new("device-no-space", detail).hint("free space there; plimsoll pool set POOL --spare PATH")

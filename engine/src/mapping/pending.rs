@@ -21,13 +21,15 @@ enum What {
     /// The word is this, whatever it was.
     Move(ExtentId),
     Fill(PatternId),
+    /// They take the place of an extent: the word is this, whatever it was.
+    FillInstead(PatternId),
 }
 
 impl What {
     fn extent(self) -> Option<ExtentId> {
         match self {
             What::Map(extent) | What::Move(extent) => Some(extent),
-            What::Fill(_) => None,
+            What::Fill(_) | What::FillInstead(_) => None,
         }
     }
 }
@@ -38,6 +40,7 @@ impl Delta {
             What::Map(extent) => apply_map(word, extent, self.blocks),
             What::Move(extent) => Word::mapped(extent, self.blocks),
             What::Fill(pattern) => apply_fill(word, pattern, self.blocks),
+            What::FillInstead(pattern) => Word::fill(pattern, self.blocks),
         }
     }
 }
@@ -71,7 +74,9 @@ impl Mapping {
             // What waits names an extent that is free, and that somebody else may have by now.
             deltas.retain(|delta| delta.slot != at.slot());
         }
-        self.push_pending(at, Delta { slot: at.slot(), blocks, what: What::Fill(pattern) });
+        // A fill of the same pattern may be in the leaf from before it had the extent.
+        let what = if freed { What::FillInstead(pattern) } else { What::Fill(pattern) };
+        self.push_pending(at, Delta { slot: at.slot(), blocks, what });
     }
 
     fn push_pending(&self, at: VirtualExtent, delta: Delta) {

@@ -75,13 +75,11 @@ impl<M: Machine> Store<M> {
     /// Tells that the episode is over, if it is.
     fn note_end(&self, vdisk: &VdiskCore) {
         let (episode, now) = (&vdisk.episode, self.media.machine.now());
-        let over = if vdisk.waited.get() > 0 {
-            vdisk.held.get().0 == 0 && episode.supplied.get()
-        } else {
-            let early = episode.resumed_at.get().is_some_and(|before| now.saturating_sub(before) < RESUME_PAUSE);
-            !early && self.space.shortage(&vdisk.mapping.account, episode.lacked.get().max(1)).is_none()
-        };
-        if !over {
+        let early = episode.resumed_at.get().is_some_and(|before| now.saturating_sub(before) < RESUME_PAUSE);
+        let supplied = vdisk.waited.get() > 0 && episode.supplied.get();
+        // Nobody may be left who could show it by a write.
+        let relieved = || !early && self.space.shortage(&vdisk.mapping.account, episode.lacked.get().max(1)).is_none();
+        if vdisk.held.get().0 > 0 || !(supplied || relieved()) {
             return;
         }
         let Some(since) = vdisk.exhausted.take() else { return };

@@ -128,7 +128,10 @@ impl Webhooks {
         let delivery =
             Delivery { log: self.0.log.clone(), limits: self.limits(), webhook, target, status: status.clone() };
         let task = tokio::spawn(delivery.run()).abort_handle();
-        self.running().insert(name, Running { task, status });
+        if let Some(old) = self.running().insert(name, Running { task, status }) {
+            // The log may have lost it, and somebody has added it anew.
+            old.task.abort();
+        }
     }
 
     /// All webhooks.
