@@ -57,7 +57,8 @@ impl Rig {
 
     /// The error number of a request; 0 when it was done.
     fn call(&self, kind: Kind, extent: u64, data: &[u8]) -> u32 {
-        let (offset, length) = if kind == Kind::Flush { (0, 0) } else { (extent * EXTENT, BLOCK as u32) };
+        let length = data.len().max(BLOCK) as u32;
+        let (offset, length) = if kind == Kind::Flush { (0, 0) } else { (extent * EXTENT, length) };
         let reply = self.client().call(kind, 0, offset, length, data).expect("the daemon answers");
         reply.error
     }
