@@ -13,19 +13,10 @@ use plimsoll_engine::{
 };
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimMachine};
-use support::{assert_clean, create, filled, live, open, vdisk, world};
+use support::{assert_clean, create, failing, filled, live, open, vdisk, with, world};
 
 const EXTENT: u64 = 65_536;
 const BLOCK: usize = 4096;
-
-/// A vdisk with a policy.
-fn with(name: &str, policy: VdiskPolicy) -> CreateVdisk {
-    CreateVdisk { policy, ..vdisk(name, 1 << 30) }
-}
-
-fn failing() -> VdiskPolicy {
-    VdiskPolicy { on_full: OnFull::Fail, ..VdiskPolicy::default() }
-}
 
 async fn write(pool: &Pool<SimMachine>, m: &SimMachine, name: &str, offset: u64, byte: u8) -> Result<(), Error> {
     pool.vdisk(name)?.write(offset, filled(m, byte, BLOCK).await, false).await

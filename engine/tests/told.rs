@@ -5,23 +5,13 @@ mod support;
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
-use plimsoll_engine::{
-    AlarmState, CreateVdisk, Error, Levels, Limit, OnFull, Pool, SpaceEvent, Subject, SubjectKey, VdiskPolicy,
-};
+use plimsoll_engine::{AlarmState, Error, Levels, Limit, OnFull, Pool, SpaceEvent, Subject, SubjectKey, VdiskPolicy};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimMachine};
-use support::{create, filled, live, open, vdisk, world};
+use support::{create, failing, filled, live, open, with, world};
 
 const EXTENT: u64 = 65_536;
 const BLOCK: usize = 4096;
-
-fn with(name: &str, policy: VdiskPolicy) -> CreateVdisk {
-    CreateVdisk { policy, ..vdisk(name, 1 << 30) }
-}
-
-fn failing() -> VdiskPolicy {
-    VdiskPolicy { on_full: OnFull::Fail, ..VdiskPolicy::default() }
-}
 
 async fn write(pool: &Pool<SimMachine>, m: &SimMachine, name: &str, offset: u64) -> Result<(), Error> {
     pool.vdisk(name)?.write(offset, filled(m, 1, BLOCK).await, false).await

@@ -43,6 +43,11 @@ pub(crate) struct VdiskId(pub(crate) u32);
 pub(crate) struct VirtualExtent(pub(crate) u64);
 
 impl VirtualExtent {
+    /// The extent whose word is at `slot` of `leaf`.
+    pub(crate) fn in_leaf(leaf: u64, slot: usize) -> Self {
+        VirtualExtent(leaf * super::LEAF_WORDS as u64 + slot as u64)
+    }
+
     /// Which leaf of the vdisk's tree holds its word.
     pub(crate) fn leaf(self) -> u64 {
         self.0 / super::LEAF_WORDS as u64

@@ -19,9 +19,7 @@ use super::RecoveryInfo;
 use super::open::Healing;
 use super::warning::Warning;
 use crate::error::Result;
-use crate::format::{
-    Batch, Blocks, ExtentId, JournalStart, LEAF_WORDS, LabelPage, Record, RootPage, VdiskId, VirtualExtent,
-};
+use crate::format::{Batch, Blocks, ExtentId, JournalStart, LabelPage, Record, RootPage, VdiskId, VirtualExtent};
 use crate::journal::{self, Beginning, Tail};
 use crate::media::{Drive, Media};
 use crate::vdisk::Store;
@@ -229,8 +227,7 @@ fn begun_by(record: &Record) -> Vec<(VdiskId, VirtualExtent, ExtentId)> {
         Record::Map { vdisk, at, extent, over_fill: true, .. } => vec![(*vdisk, *at, *extent)],
         Record::Move { vdisk, at, to, .. } => vec![(*vdisk, *at, *to)],
         Record::Remap { vdisk, leaf, to, words, .. } => {
-            let first = leaf * LEAF_WORDS as u64;
-            words.iter().map(|(slot, _)| (*vdisk, VirtualExtent(first + u64::from(*slot)), *to)).collect()
+            words.iter().map(|(slot, _)| (*vdisk, VirtualExtent::in_leaf(*leaf, usize::from(*slot)), *to)).collect()
         }
         _ => Vec::new(),
     }

@@ -93,11 +93,13 @@ impl<M: Machine> Store<M> {
     /// What a word had before is free when no word of the leaf has it any more.
     async fn replay_remap(&self, vdisk: &VdiskCore, leaf: u64, to: ExtentId, words: &[(u16, Word)]) {
         let mapping = &vdisk.mapping;
-        let places = words.iter().map(|(slot, _)| VirtualExtent(leaf * LEAF_WORDS as u64 + u64::from(*slot)));
+        let places = words.iter().map(|(slot, _)| VirtualExtent::in_leaf(leaf, usize::from(*slot)));
         if mapping.load_leaf(&self.media, &self.cache, leaf).await.is_err() {
             // What was replayed for these words is theirs no more, and must not outlive this.
             for at in places {
-                self.replay_withdrawn(vdisk, mapping.withdraw(at, Blocks::ALL)).await;
+                for extent in mapping.withdraw(at, Blocks::ALL) {
+                    self.replay_release(vdisk, extent).await;
+                }
             }
             return;
         }
@@ -105,7 +107,7 @@ impl<M: Machine> Store<M> {
             mapping.account.backed.set(mapping.account.backed.get() + 1);
         }
         for &(slot, word) in words {
-            let at = VirtualExtent(leaf * LEAF_WORDS as u64 + u64::from(slot));
+            let at = VirtualExtent::in_leaf(leaf, usize::from(slot));
             let Some(Ok(before)) = mapping.peek(at) else { continue };
             mapping.set(&self.cache, at, word);
             self.replay_left(vdisk, at, before).await;
@@ -117,11 +119,7 @@ impl<M: Machine> Store<M> {
         if !before.is_mapped() || vdisk.mapping.names(at.leaf(), before.extent()) {
             return;
         }
-        let backed = &vdisk.mapping.account.backed;
-        backed.set(backed.get().saturating_sub(1));
-        if self.space.load_group(before.extent().0 / crate::format::GROUP_EXTENTS).await.is_ok() {
-            self.space.replay_free(before.extent());
-        }
+        self.replay_release(vdisk, before.extent()).await;
     }
 
     fn core(&self, id: VdiskId) -> Option<Rc<VdiskCore>> {
@@ -138,8 +136,8 @@ impl<M: Machine> Store<M> {
             // What was replayed for it must not outlive this, if a repair gives the leaf up. Of a part of an extent it
             // cannot be known whether more of it is in use.
             let emptied = vdisk.mapping.withdraw(at, blocks);
-            if blocks == Blocks::ALL {
-                self.replay_withdrawn(vdisk, emptied).await;
+            for extent in emptied.into_iter().filter(|_| blocks == Blocks::ALL) {
+                self.replay_release(vdisk, extent).await;
             }
             return;
         }
@@ -157,12 +155,11 @@ impl<M: Machine> Store<M> {
         }
     }
 
-    async fn replay_withdrawn(&self, vdisk: &VdiskCore, emptied: Vec<ExtentId>) {
-        for extent in emptied {
-            vdisk.mapping.account.backed.set(vdisk.mapping.account.backed.get().saturating_sub(1));
-            if self.space.load_group(extent.0 / crate::format::GROUP_EXTENTS).await.is_ok() {
-                self.space.replay_free(extent);
-            }
+    /// An extent that the vdisk has no more.
+    async fn replay_release(&self, vdisk: &VdiskCore, extent: ExtentId) {
+        vdisk.mapping.account.backed.set(vdisk.mapping.account.backed.get().saturating_sub(1));
+        if self.space.load_group(extent.0 / crate::format::GROUP_EXTENTS).await.is_ok() {
+            self.space.replay_free(extent);
         }
     }
 

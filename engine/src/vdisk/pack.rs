@@ -26,9 +26,7 @@ use super::ticket::WriteOptions;
 use super::write::InFlight;
 use super::{Store, VdiskCore};
 use crate::error::Result;
-use crate::format::{
-    Blocks, ExtentId, GROUP_EXTENTS, LEAF_WORDS, Leaf, Record, VirtualExtent, Word, remap_record_bytes,
-};
+use crate::format::{Blocks, ExtentId, GROUP_EXTENTS, Leaf, Record, VirtualExtent, Word, remap_record_bytes};
 use crate::journal::{Gate, Permit};
 use crate::mapping::Packing;
 use crate::space::Rest;
@@ -134,7 +132,7 @@ impl<M: Machine> Store<M> {
         let mut packings: Vec<_> = plan.iter().map(|packing| empty(packing.host)).collect();
         let mut changed = vec![false; plan.len()];
         for (slot, index, extent, lay) in wanted {
-            let at = VirtualExtent(leaf * LEAF_WORDS as u64 + slot as u64);
+            let at = VirtualExtent::in_leaf(leaf, slot);
             let packed = plan[index].packed;
             let as_planned =
                 |word: Word| word.extent() == extent && (!matches!(lay, Lay::Stays) || word.is_packed() == packed);
@@ -210,9 +208,8 @@ impl<M: Machine> Store<M> {
 
     /// The virtual extents of a leaf in memory that `extent` is behind.
     fn named_by(&self, vdisk: &VdiskCore, leaf: u64, extent: ExtentId) -> Vec<VirtualExtent> {
-        let first = leaf * LEAF_WORDS as u64;
         match vdisk.mapping.tree.borrow().get(leaf) {
-            Found::Page(page) => names(page, extent).map(|(slot, _)| VirtualExtent(first + slot as u64)).collect(),
+            Found::Page(page) => names(page, extent).map(|(slot, _)| VirtualExtent::in_leaf(leaf, slot)).collect(),
             _ => Vec::new(),
         }
     }
@@ -362,7 +359,8 @@ impl<M: Machine> Remapping<'_, M> {
         left.dedup();
         left.retain(|&extent| extent != to && !mapping.names(self.leaf, extent));
         let places = places(contents);
-        let (vdisk, leaf, proof) = (self.vdisk.id, self.leaf, self.proof(contents));
+        let (vdisk, leaf, proof) =
+            (self.vdisk.id, self.leaf, self.store.proof_over(contents.iter().map(|(_, data)| data)));
         let record = Record::Remap { vdisk, leaf, to, places, proof, words: changed };
         let sequence = self.store.journal.append_map(permit, &record, to, places);
         let freed = left.len() as u64;
@@ -382,15 +380,6 @@ impl<M: Machine> Remapping<'_, M> {
         if let Some(cell) = self.used {
             cell.set(used);
         }
-    }
-
-    fn proof(&self, contents: &Contents) -> u32 {
-        if !self.store.media.is_volatile() {
-            return 0;
-        }
-        let mut hasher = crc32fast::Hasher::new();
-        contents.iter().for_each(|(_, data)| hasher.update(data));
-        hasher.finalize()
     }
 }
 

@@ -113,10 +113,7 @@ impl<M: Machine> Store<M> {
         if looks.is_empty() {
             return Ok(None);
         }
-        let epoch = self.space.epochs.advance();
-        if !self.space.epochs.until_over(epoch).await {
-            return Err(self.abandoned(vdisk));
-        }
+        self.settle_overwrites(vdisk).await?;
         Ok(Some(looks))
     }
 

@@ -25,7 +25,7 @@ const COPIES_UNHELD: u32 = 3;
 /// Attempts at reading, and extents tried for writing, before it is given up.
 const ATTEMPTS: u32 = 3;
 /// Bytes copied at once.
-pub(super) const RUN_BYTES: u64 = 256 << 10;
+const RUN_BYTES: u64 = 256 << 10;
 /// Dirty pages that a move may cause: a leaf, the nodes above it, two groups and their nodes, a table page and its node.
 const PAGES: usize = 12;
 
@@ -243,14 +243,7 @@ impl<M: Machine> Store<M> {
         permit: &mut Permit<M>,
     ) -> u64 {
         let (from, to, at, blocks) = (hold.extent, target.extent, hold.at, word.valid());
-        let proof = match self.media.is_volatile() {
-            true => {
-                let mut hasher = crc32fast::Hasher::new();
-                contents.iter().for_each(|(_, data)| hasher.update(data));
-                hasher.finalize()
-            }
-            false => 0,
-        };
+        let proof = self.proof_over(contents.iter().map(|(_, data)| data));
         let mapping = &hold.vdisk.mapping;
         mapping.set(&self.cache, at, Word::mapped(to, blocks));
         let record = Record::Move { vdisk: hold.vdisk.id, at, from, to, blocks, proof };
@@ -260,6 +253,16 @@ impl<M: Machine> Store<M> {
         hold.extent = to;
         target.used.set(true);
         sequence
+    }
+
+    /// The checksum of what was copied, in order; 0 where no record needs one.
+    pub(super) fn proof_over<'a>(&self, contents: impl Iterator<Item = &'a Frozen>) -> u32 {
+        if !self.media.is_volatile() {
+            return 0;
+        }
+        let mut hasher = crc32fast::Hasher::new();
+        contents.for_each(|data| hasher.update(data));
+        hasher.finalize()
     }
 
     pub(super) fn doubtful(&self, vdisk: &VdiskCore, at: VirtualExtent) -> Error {

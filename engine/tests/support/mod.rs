@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use plimsoll_engine::{CreatePool, CreateVdisk, OpenPool, Pool};
+use plimsoll_engine::{CreatePool, CreateVdisk, OnFull, OpenPool, Pool, VdiskPolicy};
 use plimsoll_hardware::sim::{SimDiskSpec, SimMachine, SimWorld};
 use plimsoll_hardware::{Frozen, Machine};
 
@@ -30,6 +30,16 @@ pub fn live<F: Future<Output = T>, T>(world: &SimWorld, life: impl FnOnce(SimMac
 /// A vdisk with sectors of 512 bytes.
 pub fn vdisk(name: &str, size: u64) -> CreateVdisk {
     CreateVdisk { name: name.into(), size, sector: 512, write_through: false, policy: Default::default() }
+}
+
+/// A vdisk of a GiB with a policy.
+pub fn with(name: &str, policy: VdiskPolicy) -> CreateVdisk {
+    CreateVdisk { policy, ..vdisk(name, 1 << 30) }
+}
+
+/// Writes that find no space fail at once.
+pub fn failing() -> VdiskPolicy {
+    VdiskPolicy { on_full: OnFull::Fail, ..VdiskPolicy::default() }
 }
 
 /// A buffer of one byte, over and over.
