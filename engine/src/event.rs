@@ -1,4 +1,5 @@
-//! What the engine tells about space: events, in order, and what has fired so far. Plain data, nothing else.
+//! What the engine tells about space, and about what keeps it from being used: events, in order, and what has fired so far. Plain data,
+//! nothing else.
 //!
 //! Events are level-triggered. [`AlarmState`] says what is fired; who listens keeps it, changes it with every event by
 //! [`AlarmState::apply`] and stores both in one step. After a start it is given back, and only what differs from it is
@@ -6,7 +7,7 @@
 //!
 //! Not here: times, numbers and advice. The engine keeps no wall clock and knows no commands; the listener adds them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
@@ -112,7 +113,7 @@ pub enum Limit {
     Overcommit,
 }
 
-/// Something that happened to space. `rising` is true when it began and false when it is over.
+/// Something that happened to space or to the devices that it is on. `rising` is true when it began and false when it is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SpaceEvent {
@@ -162,8 +163,8 @@ pub enum SpaceEvent {
     Resumed {
         /// Whose writes.
         vdisk: VdiskName,
-        /// Since it was exhausted.
-        lasted: Duration,
+        /// Since it was exhausted; none when that was before this start.
+        lasted: Option<Duration>,
         /// Held writes that went through.
         writes: u64,
         /// Held writes that came to their bound meanwhile.
@@ -188,6 +189,8 @@ pub enum SpaceEvent {
         /// Why.
         reason: String,
     },
+    /// That is over without growth: it need not grow by itself any more, or could again.
+    GrowthPossible,
     /// The pool has grown.
     Grown {
         /// What was added or became larger.
@@ -206,6 +209,30 @@ pub enum SpaceEvent {
         /// The limit; there may be none any more.
         limit_bytes: Option<u64>,
         /// It is exceeded now, not kept again.
+        rising: bool,
+    },
+    /// Operations of a device failed. Told of each device once, and again after an hour if it goes on; reading a page or a sector again may
+    /// have helped.
+    DeviceErrors {
+        /// Its path.
+        device: String,
+        /// How many, since that was told before.
+        errors: u64,
+        /// What the first of them says.
+        reason: String,
+    },
+    /// The pool takes no writes, or takes them again.
+    ReadOnly {
+        /// Why; what it was for is over when it is empty.
+        reason: String,
+        /// It takes none.
+        rising: bool,
+    },
+    /// The pool is not served, or is again. Raised by whoever should serve it.
+    NotServed {
+        /// Why.
+        reason: String,
+        /// It is not.
         rising: bool,
     },
     /// A vdisk was deleted about which something was told: that is over.
@@ -233,12 +260,16 @@ pub struct AlarmState {
     pub levels: BTreeSet<FiredLevel>,
     /// The shortest horizon within which the pool is full.
     pub horizon: Option<Duration>,
-    /// Vdisks with writes that found no space.
-    pub exhausted: BTreeSet<Uuid>,
+    /// Vdisks with writes that found no space, and the bytes that the last one needed.
+    pub exhausted: BTreeMap<Uuid, u64>,
     /// The pool should grow by itself and cannot: why.
     pub growth_impossible: Option<String>,
     /// Limits below what is in use.
     pub exceeded: BTreeSet<(SubjectKey, Limit)>,
+    /// The pool takes no writes.
+    pub read_only: bool,
+    /// The pool is not served: why.
+    pub not_served: Option<String>,
 }
 
 impl AlarmState {
@@ -252,11 +283,13 @@ impl AlarmState {
             SpaceEvent::Forecast { horizon, still, rising, .. } => {
                 self.horizon = if *rising { Some(*horizon) } else { *still };
             }
-            SpaceEvent::Exhausted { vdisk, .. } => turn(&mut self.exhausted, vdisk.uuid, true),
-            SpaceEvent::Resumed { vdisk, .. } => turn(&mut self.exhausted, vdisk.uuid, false),
-            SpaceEvent::HoldExpired { .. } => {}
+            SpaceEvent::Exhausted { vdisk, needed_bytes, .. } => drop(self.exhausted.insert(vdisk.uuid, *needed_bytes)),
+            SpaceEvent::Resumed { vdisk, .. } => drop(self.exhausted.remove(&vdisk.uuid)),
+            SpaceEvent::HoldExpired { .. } | SpaceEvent::DeviceErrors { .. } => {}
+            SpaceEvent::ReadOnly { rising, .. } => self.read_only = *rising,
+            SpaceEvent::NotServed { reason, rising } => self.not_served = rising.then(|| reason.clone()),
             SpaceEvent::GrowthImpossible { reason } => self.growth_impossible = Some(reason.clone()),
-            SpaceEvent::Grown { .. } => self.growth_impossible = None,
+            SpaceEvent::Grown { .. } | SpaceEvent::GrowthPossible => self.growth_impossible = None,
             SpaceEvent::VdiskDeleted { vdisk } => self.forget_vdisk(vdisk.uuid),
             SpaceEvent::LimitExceeded { subject, limit, rising, .. } => {
                 turn(&mut self.exceeded, (subject.key(), *limit), *rising);

@@ -180,6 +180,71 @@ fn a_pool_that_is_short_of_space_packs_by_itself_and_held_writes_go_on() {
     });
 }
 
+/// Takes whole extents until so many are available.
+async fn fill_up_to(pool: &Pool<SimMachine>, m: &SimMachine, left: u64) {
+    pool.create_vdisk(vdisk("b", 1 << 30)).await.expect("a vdisk");
+    let other = pool.vdisk("b").expect("a vdisk");
+    for extent in 0.. {
+        if pool.info().available_bytes <= left * EXTENT {
+            return;
+        }
+        let data = filled(m, 9, EXTENT as usize).await;
+        other.write(extent * EXTENT, data, false).await.expect("there is space");
+    }
+}
+
+fn compactions(pool: &Pool<SimMachine>) -> u64 {
+    pool.jobs().iter().filter(|job| job.kind == "compact").map(|job| job.id).max().unwrap_or(0)
+}
+
+#[test]
+fn what_first_writes_have_not_filled_yet_is_left_alone_by_a_pool_that_becomes_short() {
+    let machines = world(3, 1, 8);
+    live(&machines, |m| async move {
+        let pool = create(&m).await;
+        pool.create_vdisk(vdisk("a", 1 << 30)).await.expect("a vdisk");
+        let disk = pool.vdisk("a").expect("a vdisk");
+        let mut extents = 0;
+        while pool.info().available_bytes > EXTENT {
+            disk.write(extents * EXTENT, filled(&m, 9, BLOCK as usize).await, false).await.expect("a first write");
+            extents += 1;
+        }
+        m.sleep(Duration::from_secs(5)).await;
+        assert_eq!((compactions(&pool), pool.info().counters.packed_bytes), (0, 0));
+        // One discard, and its leaf is looked at.
+        disk.write(0, filled(&m, 9, 2 * BLOCK as usize).await, false).await.expect("a first write");
+        disk.discard(0, BLOCK, false).await.expect("a discard");
+        m.sleep(Duration::from_secs(5)).await;
+        assert!(pool.info().counters.packed_bytes > 0);
+    });
+}
+
+#[test]
+fn packing_that_first_writes_undo_at_once_becomes_rare() {
+    let machines = world(4, 1, 8);
+    live(&machines, |m| async move {
+        let pool = create(&m).await;
+        let disk = thin(&pool, &m, |_| 0).await;
+        compact(&pool, &m).await;
+        fill_up_to(&pool, &m, 3).await;
+        let before = compactions(&pool);
+        let began = m.now();
+        while m.now() - began < Duration::from_secs(120) {
+            for extent in 0..2 {
+                let at = extent * EXTENT + BLOCK;
+                disk.write(at, filled(&m, 1, BLOCK as usize).await, false).await.expect("there is space");
+                disk.discard(at, BLOCK, false).await.expect("a discard");
+            }
+            m.sleep(Duration::from_millis(250)).await;
+        }
+        // After 1, 2, 4, 8, 16, 16 seconds, and so on.
+        let done = compactions(&pool) - before;
+        assert!((4..=14).contains(&done), "{done} compactions in two minutes");
+        assert_thin(&disk, &m, |_| 0).await;
+        assert_clean(&pool, "after it all").await;
+    });
+}
+
 #[test]
 fn what_shares_an_extent_moves_from_a_device_that_leaves_and_takes_patterns_and_zeros() {
     let machines = world(3, 2, 48);

@@ -6,7 +6,10 @@ mod support;
 
 use std::time::Duration;
 
-use plimsoll_engine::{JobState, PatternSpec, PatternUse, Pool, ReclaimSpec, VdiskState, Zeroes};
+use futures_util::future::join;
+use plimsoll_engine::{
+    Error, JobState, OnFull, PatternSpec, PatternUse, Pool, ReclaimSpec, VdiskPolicy, VdiskState, Zeroes,
+};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
 use support::{Seen, assert_clean, create, filled, is_full, live, look, open, vdisk, world};
@@ -51,6 +54,8 @@ enum Operation {
     BesideDataOverFill,
     Reclaim,
     Patterns,
+    HeldAndResumed,
+    HeldAndExpired,
 }
 
 use Operation::*;
@@ -59,7 +64,7 @@ impl Operation {
     fn unit(self) -> Unit {
         match self {
             FirstWrite | PartialFirstWrite | Open => Unit::Block,
-            ZerosOver | PatternOver | Mixed | DataOverFill | BesideDataOverFill => Unit::Block,
+            ZerosOver | PatternOver | Mixed | DataOverFill | BesideDataOverFill | HeldAndResumed => Unit::Block,
             Overwrite | OverwriteFresh => Unit::Sector,
             _ => Unit::Whole,
         }
@@ -129,6 +134,22 @@ async fn perform(operation: Operation, pool: &Pool<SimMachine>, m: &SimMachine) 
             pool.remove_pattern(2).await?;
             pool.add_pattern(PatternSpec::Unit(vec![3, 4]), PatternUse::OwnOnly).await?;
         }
+        HeldAndResumed => {
+            let backed = a.info().backed_bytes;
+            pool.set_vdisk_policy("a", held_at(backed, Duration::from_secs(5))).await?;
+            let relief = async {
+                m.sleep(Duration::from_millis(1)).await;
+                assert_eq!(pool.info().held_writes, 1);
+                pool.set_vdisk_policy("a", held_at(2 * backed, Duration::from_secs(5))).await
+            };
+            let (held, relief) = join(a.write(448 << 10, filled(m, 7, 64 << 10).await, false), relief).await;
+            (held?, relief?);
+        }
+        HeldAndExpired => {
+            pool.set_vdisk_policy("a", held_at(a.info().backed_bytes, Duration::from_millis(1))).await?;
+            let refused = a.write(448 << 10, filled(m, 7, 64 << 10).await, false).await;
+            assert!(matches!(refused, Err(Error::QuotaExceeded { .. })), "{refused:?}");
+        }
         Open => {}
     }
     if !matches!(operation, Checkpoint | Open | DeleteVdisk) {
@@ -136,6 +157,11 @@ async fn perform(operation: Operation, pool: &Pool<SimMachine>, m: &SimMachine) 
     }
     jobs_end(pool, m).await;
     Ok(())
+}
+
+/// Writes that need more wait.
+fn held_at(quota: u64, time: Duration) -> VdiskPolicy {
+    VdiskPolicy { quota: Some(quota), on_full: OnFull::Hold(time), ..VdiskPolicy::default() }
 }
 
 fn first_device(pool: &Pool<SimMachine>) -> uuid::Uuid {
@@ -317,4 +343,6 @@ enumerated! {
     data_beside_data_over_a_fill_never_takes_the_fill_away: BesideDataOverFill;
     a_reclaim_changes_nothing_that_is_seen: Reclaim;
     patterns_are_added_and_removed_or_not: Patterns;
+    a_held_write_that_goes_on_is_all_or_nothing_per_block: HeldAndResumed;
+    a_held_write_that_comes_to_its_bound_changes_nothing: HeldAndExpired;
 }

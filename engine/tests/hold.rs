@@ -84,7 +84,7 @@ fn a_held_write_goes_through_when_space_appears_and_nothing_else_waits_for_it() 
         });
         assert_eq!(exhausted.count(), 1, "{events:?}");
         let resumed = events.iter().any(|event| {
-            matches!(event, SpaceEvent::Resumed { vdisk, lasted, writes: 1, .. } if vdisk.name == "v" && *lasted >= Duration::from_secs(1))
+            matches!(event, SpaceEvent::Resumed { vdisk, lasted, writes: 1, .. } if vdisk.name == "v" && *lasted >= Some(Duration::from_secs(1)))
         });
         assert!(resumed, "{events:?}");
         assert_clean(&pool, "after holding").await;
@@ -111,6 +111,32 @@ fn a_held_write_fails_as_no_space_at_its_bound_and_not_before() {
         write(&pool, &m, "v", EXTENT, 2).await.expect_err("there is no space");
         assert!(m.now() - began < Duration::from_secs(1));
         assert_clean(&pool, "after failures").await;
+    });
+}
+
+#[test]
+fn all_parts_of_a_request_are_held_for_one_time_together() {
+    live(&world(21, 1, 64), |m| async move {
+        let hold = VdiskPolicy { on_full: OnFull::Hold(Duration::from_secs(10)), ..VdiskPolicy::default() };
+        let pool = full_pool(&m, hold).await;
+        let began = m.now();
+        let help = async {
+            let hog = pool.vdisk("hog").expect("a vdisk");
+            // Enough for one part every four seconds.
+            for part in 0..6 {
+                m.sleep(Duration::from_secs(4)).await;
+                hog.discard(part * (1 << 20), 1 << 20, true).await.expect("a discard");
+            }
+        };
+        let zeros = async {
+            let v = pool.vdisk("v").expect("a vdisk");
+            let result = v.write_zeroes(1 << 20, 16 << 20, Zeroes::Allocate, false).await;
+            (result, m.now() - began)
+        };
+        let ((result, waited), ()) = join(zeros, help).await;
+        assert!(matches!(result, Err(Error::OutOfSpace { .. })), "{result:?}");
+        assert!((Duration::from_secs(10)..Duration::from_secs(11)).contains(&waited), "{waited:?}");
+        assert_clean(&pool, "after a part of it").await;
     });
 }
 

@@ -268,6 +268,128 @@ fn growth_that_is_impossible_is_told_once_for_a_reason_also_after_a_restart() {
 }
 
 #[test]
+fn growth_that_need_not_be_any_more_is_told_once_and_only_if_it_was_impossible() {
+    live(&world(9, 1, 16), |m| async move {
+        let pool = create(&m).await;
+        pool.arm(&AlarmState::default());
+        pool.raise(SpaceEvent::GrowthPossible);
+        pool.raise(SpaceEvent::GrowthImpossible { reason: "no spare".into() });
+        pool.raise(SpaceEvent::GrowthPossible);
+        pool.raise(SpaceEvent::GrowthPossible);
+        let events = told(&pool, &m).await;
+        let expected = [SpaceEvent::GrowthImpossible { reason: "no spare".into() }, SpaceEvent::GrowthPossible];
+        assert_eq!(events, expected);
+    });
+}
+
+#[test]
+fn a_vdisk_whose_writes_are_held_and_go_on_in_turn_is_told_of_ten_times_and_then_once_a_minute() {
+    live(&world(10, 1, 16), |m| async move {
+        let pool = create(&m).await;
+        pool.create_vdisk(with("v", VdiskPolicy::default())).await.expect("a vdisk");
+        write(&pool, &m, "v", 0).await.expect("a first write");
+        fill(&pool, &m).await;
+        pool.arm(&AlarmState::default());
+        for second in 0..180u64 {
+            let extent = 1 + second % 60;
+            let relief = async {
+                m.sleep(Duration::from_millis(500)).await;
+                discard(&pool, "hog", 0, 2 * EXTENT).await;
+            };
+            join(write(&pool, &m, "v", extent * EXTENT), relief).await.0.expect("it was held");
+            discard(&pool, "v", extent * EXTENT, EXTENT).await;
+            fill_up(&pool, &m).await;
+            m.sleep(Duration::from_millis(500)).await;
+        }
+        m.sleep(Duration::from_secs(90)).await;
+        let events = pool.events().await;
+        let ends = of_vdisk(&events, "v");
+        let exhausted = |event: &SpaceEvent| matches!(event, SpaceEvent::Exhausted { .. });
+        let alternates = ends.iter().enumerate().all(|(index, event)| exhausted(event) == (index % 2 == 0));
+        assert!(alternates, "{ends:?}");
+        assert!((22..=32).contains(&ends.len()), "{} ends", ends.len());
+        let writes: u64 =
+            ends.iter().map(|end| if let SpaceEvent::Resumed { writes, .. } = end { *writes } else { 0 }).sum();
+        assert_eq!(writes, 180, "what is not told at once is counted");
+    });
+}
+
+#[test]
+fn a_vdisk_that_was_exhausted_before_a_restart_is_until_what_it_lacked_is_there() {
+    let world = world(11, 1, 16);
+    let mut state = AlarmState::default();
+    let before = live(&world, |m| async move {
+        let pool = create(&m).await;
+        pool.create_vdisk(with("v", failing())).await.expect("a vdisk");
+        fill(&pool, &m).await;
+        discard(&pool, "hog", 0, 2 * EXTENT).await;
+        // Before anybody listens. Two extents are there, and it needs three.
+        let data = filled(&m, 1, 3 * EXTENT as usize).await;
+        let vdisk = pool.vdisk("v").expect("a vdisk");
+        vdisk.write(0, data, false).await.expect_err("there is no space for all of it");
+        pool.arm(&AlarmState::default());
+        let events = told(&pool, &m).await;
+        pool.close().await.expect("a close");
+        events
+    });
+    assert!(matches!(of_vdisk(&before, "v")[..], [SpaceEvent::Exhausted { .. }]), "{before:?}");
+    before.iter().for_each(|event| state.apply(event));
+    assert_eq!(state.exhausted.values().collect::<Vec<_>>(), [&(3 * EXTENT)]);
+    world.crash(CrashKind::Process);
+    live(&world, |m| async move {
+        let pool = open(&m, 1).await;
+        let vdisk = pool.vdisk("v").expect("a vdisk");
+        // That it still is is not told again.
+        let data = filled(&m, 1, 3 * EXTENT as usize).await;
+        vdisk.write(0, data, false).await.expect_err("there is no space for all of it");
+        pool.arm(&state);
+        m.sleep(Duration::from_secs(60)).await;
+        assert!(vdisk.info().exhausted_since.is_some());
+        discard(&pool, "hog", 2 * EXTENT, 2 * EXTENT).await;
+        let events = told(&pool, &m).await;
+        let ends = of_vdisk(&events, "v");
+        assert!(matches!(ends[..], [SpaceEvent::Resumed { lasted: None, .. }]), "{ends:?}");
+        assert!(vdisk.info().exhausted_since.is_none());
+    });
+}
+
+#[test]
+fn a_device_that_fails_and_a_pool_that_takes_no_writes_are_told_of_until_it_does() {
+    let world = world(12, 1, 16);
+    let mut state = AlarmState::default();
+    let sim = &world;
+    let failed = live(&world, |m| async move {
+        let pool = create(&m).await;
+        pool.create_vdisk(with("v", failing())).await.expect("a vdisk");
+        pool.arm(&AlarmState::default());
+        sim.vanish(0);
+        for extent in 0..3 {
+            write(&pool, &m, "v", extent * EXTENT).await.expect_err("the device is gone");
+        }
+        pool.vdisk("v").expect("a vdisk").flush().await.expect_err("the device is gone");
+        told(&pool, &m).await
+    });
+    let devices = failed.iter().filter_map(|event| match event {
+        SpaceEvent::DeviceErrors { device, errors, reason } => Some((device.as_str(), *errors, reason.as_str())),
+        _ => None,
+    });
+    let devices: Vec<_> = devices.collect();
+    assert!(matches!(devices[..], [("disk0", 1.., reason)] if reason.contains("gone")), "{failed:?}");
+    let read_only = |event: &&SpaceEvent| matches!(event, SpaceEvent::ReadOnly { reason, rising: true } if reason.contains("disk0"));
+    assert_eq!(failed.iter().filter(read_only).count(), 1, "{failed:?}");
+    failed.iter().for_each(|event| state.apply(event));
+    state.apply(&SpaceEvent::NotServed { reason: "a device is missing".into(), rising: true });
+    world.crash(CrashKind::Process);
+    let healed = live(&world, |m| async move {
+        let pool = open(&m, 1).await;
+        pool.arm(&state);
+        told(&pool, &m).await.iter().for_each(|event| state.apply(event));
+        state
+    });
+    assert!(!healed.read_only && healed.not_served.is_none(), "{healed:?}");
+}
+
+#[test]
 fn what_was_told_of_a_tenant_that_nobody_knows_any_more_is_over() {
     live(&world(8, 1, 16), |m| async move {
         let pool = create(&m).await;

@@ -88,11 +88,13 @@ pub trait Device: 'static {
     /// What was learnt when it was opened.
     fn geometry(&self) -> &Geometry;
 
-    /// Asks the system how large it is now, in whole logical blocks, and from then on lets it be used up to there. Never less than
-    /// [`Geometry::size`]: what is cut off is noticed by the operations that miss it.
+    /// Asks the system how large it is now, in whole logical blocks, and from then on lets it be used up to there.
+    ///
+    /// One that has become smaller has lost what was behind. It takes no change from then on, by whatever it was noticed: a write would
+    /// make a file long again, and what was lost would read as zeros.
     ///
     /// # Errors
-    /// `Failed` with the system's words, `Gone`.
+    /// `Failed` with the system's words or when it has become smaller, `Gone`.
     fn measure(&self) -> Result<u64, IoError>;
 
     /// Fills the whole of `buffer` from `offset`.

@@ -225,6 +225,36 @@ fn a_held_write_of_a_client_that_is_gone_is_never_applied() {
 }
 
 #[test]
+fn a_write_that_waits_for_a_held_one_finer_than_a_sector_goes_with_its_client_too() {
+    let tank = Tank::new();
+    tank.vdisk("v", &["--on-full", LONG]);
+    tank.connect("v").write(0, &[1; EXTENT as usize], 0).expect("a first write");
+    tank.fill();
+    // Finer than a sector, and held; behind it, in the same sectors, others.
+    let (mut first, mut second, mut stays) = (tank.connect("v"), tank.connect("v"), tank.connect("v"));
+    send(&mut first, EXTENT + 10, 20, 2);
+    tank.held(1);
+    send(&mut second, EXTENT, 512, 3);
+    send(&mut second, EXTENT + 40, 20, 4);
+    send(&mut stays, EXTENT + 100, 7, 5);
+    // They wait at the gate before they could be held.
+    std::thread::sleep(Duration::from_millis(200));
+    tank.held(1);
+    drop(second);
+    // Its end is noticed within a second.
+    std::thread::sleep(Duration::from_secs(3));
+    drop(first);
+    tank.held(1);
+    tank.grow(64);
+    success(stays.receive().expect("an answer"));
+    let mut sector = [0u8; 512];
+    sector[100..107].fill(5);
+    let found = tank.connect("v").read(EXTENT, 512).expect("a read");
+    assert_eq!(found, sector);
+    tank.daemon.assert_clean("tank");
+}
+
+#[test]
 fn at_its_bound_a_held_write_fails_as_no_space_and_the_next_is_held_again() {
     let tank = Tank::new();
     tank.vdisk("v", &["--on-full", "hold(2s)"]);

@@ -12,13 +12,19 @@ pub(super) struct Alarms {
     levels: Vec<(Whose, Of, At)>,
     #[serde(default)]
     horizon: Option<Duration>,
+    /// Exhausted vdisks, and the bytes that they lack.
     #[serde(default)]
-    exhausted: Vec<Uuid>,
+    lacking: Vec<(Uuid, u64)>,
     /// Why.
     #[serde(default)]
     no_growth: Option<String>,
     #[serde(default)]
     exceeded: Vec<(Whose, Which)>,
+    #[serde(default)]
+    read_only: bool,
+    /// Why.
+    #[serde(default)]
+    not_served: Option<String>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -88,9 +94,11 @@ impl From<&AlarmState> for Alarms {
         Self {
             levels: state.levels.iter().map(level).collect(),
             horizon: state.horizon,
-            exhausted: state.exhausted.iter().copied().collect(),
+            lacking: state.exhausted.iter().map(|(vdisk, bytes)| (*vdisk, *bytes)).collect(),
             no_growth: state.growth_impossible.clone(),
             exceeded: state.exceeded.iter().map(|(subject, limit)| (subject.into(), which(*limit))).collect(),
+            read_only: state.read_only,
+            not_served: state.not_served.clone(),
         }
     }
 }
@@ -116,9 +124,11 @@ impl From<Alarms> for AlarmState {
         Self {
             levels: alarms.levels.into_iter().map(level).collect(),
             horizon: alarms.horizon,
-            exhausted: alarms.exhausted.into_iter().collect(),
+            exhausted: alarms.lacking.into_iter().collect(),
             growth_impossible: alarms.no_growth,
             exceeded: alarms.exceeded.into_iter().map(|(whose, which)| (whose.into(), limit(which))).collect(),
+            read_only: alarms.read_only,
+            not_served: alarms.not_served,
         }
     }
 }
@@ -139,9 +149,11 @@ mod tests {
             ]
             .into(),
             horizon: Some(Duration::from_millis(1500)),
-            exhausted: [Uuid::from_u128(7)].into(),
+            exhausted: [(Uuid::from_u128(7), 65_536)].into(),
             growth_impossible: Some("no spare".into()),
             exceeded: [(SubjectKey::Pool, Limit::Overcommit), (tenant, Limit::Quota)].into(),
+            read_only: true,
+            not_served: Some("a device is missing".into()),
         };
         let json = serde_json::to_vec(&Alarms::from(&state)).unwrap();
         assert_eq!(AlarmState::from(serde_json::from_slice::<Alarms>(&json).unwrap()), state);

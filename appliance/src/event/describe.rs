@@ -29,11 +29,15 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
                 _ => format!(", {} of {} failed meanwhile", held(*expired), iec(*expired_bytes)),
             };
             of_vdisk(Severity::Info, "vdisk-resumed", pool, vdisk)
-                .figure("lasted_seconds", seconds(*lasted))
+                .figure("lasted_seconds", lasted.map(seconds))
                 .figure("writes", *writes)
                 .figure("expired_writes", *expired)
                 .figure("expired_bytes", *expired_bytes)
-                .cause(format!("space is there again after {}; {} went through{failed}", time(*lasted), held(*writes)))
+                .cause(format!(
+                    "space is there again{}; {} went through{failed}",
+                    lasted.map_or(String::new(), |lasted| format!(" after {}", time(lasted))),
+                    held(*writes)
+                ))
         }
         SpaceEvent::HoldExpired { vdisk, held_for, writes, needed_bytes } => {
             of_vdisk(Severity::Critical, "vdisk-hold-expired", pool, vdisk)
@@ -51,12 +55,27 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
         SpaceEvent::GrowthImpossible { reason } => NewEvent::new(Severity::Critical, "growth-impossible", pool)
             .cause(format!("pool {pool} should grow by itself and cannot: {reason}"))
             .advice(format!("Add a device by hand: {}.", add(pool))),
+        SpaceEvent::GrowthPossible => NewEvent::new(Severity::Info, "growth-impossible-cleared", pool)
+            .cause(format!("pool {pool} need not grow by itself now, or is not to any more")),
         SpaceEvent::Grown { device, bytes } => NewEvent::new(Severity::Info, "pool-grown", pool)
             .figure("added_bytes", *bytes)
             .cause(format!("{device} gave pool {pool} {} more", iec(*bytes))),
         SpaceEvent::LimitExceeded { subject, limit, used_bytes, limit_bytes, rising } => {
             limit_exceeded(pool, subject, *limit, (*used_bytes, *limit_bytes), *rising)
         }
+        SpaceEvent::DeviceErrors { device, errors, reason } => NewEvent::new(Severity::Critical, "device-errors", pool)
+            .figure("errors", *errors)
+            .detail("device", device.as_str())
+            .cause(format!(
+                "{errors} {} of {device} failed; the first: {reason}",
+                if *errors == 1 { "operation" } else { "operations" }
+            ))
+            .advice(format!(
+                "See what the system says of it (dmesg). If it fails again, move what is on it elsewhere: plimsoll pool \
+                 evacuate {pool} --device {device}."
+            )),
+        SpaceEvent::ReadOnly { reason, rising } => out_of_service(pool, "pool-read-only", "is read-only", reason, *rising),
+        SpaceEvent::NotServed { reason, rising } => out_of_service(pool, "pool-not-served", "is not served", reason, *rising),
         SpaceEvent::VdiskDeleted { vdisk } => of_vdisk(Severity::Info, "vdisk-deleted", pool, vdisk)
             .cause(format!("{pool}/{} was deleted: what was told about it is over", vdisk.name)),
         // A newer engine: told, even if nobody has found words for it yet.
@@ -255,6 +274,21 @@ fn limit_exceeded(
     event
         .cause(format!("the {name} of {object} is {}, and {} are {verb}: {over} too much", iec(allowed), iec(used)))
         .advice(format!("Nothing is lost, and nothing more is granted: raise it ({command}), or free {over}."))
+}
+
+/// The pool cannot be used as it should be, or can again. What stands behind the last semicolon of the reason is an advice.
+fn out_of_service(pool: &str, kind: &str, is: &str, reason: &str, rising: bool) -> NewEvent {
+    if !rising {
+        return NewEvent::new(Severity::Info, &format!("{kind}-cleared"), pool)
+            .cause(format!("pool {pool} is served, and takes writes"));
+    }
+    let (reason, advice) = reason.rsplit_once("; ").unwrap_or((reason, ""));
+    let advice = match advice {
+        "" => format!("Mend what failed, then open it again: plimsoll pool import --name {pool}."),
+        advice => format!("What to do: {advice}."),
+    };
+    let reason = reason.strip_prefix(&format!("pool {pool}: ")).unwrap_or(reason);
+    NewEvent::new(Severity::Critical, kind, pool).cause(format!("pool {pool} {is}: {reason}")).advice(advice)
 }
 
 fn of_vdisk(severity: Severity, kind: &str, pool: &str, vdisk: &VdiskName) -> NewEvent {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::Node;
 use crate::event::{EventLog, NewEvent, Webhooks, describe};
-use crate::problem::Answer;
+use crate::problem::{Answer, Problem};
 
 /// After events could not be kept: the disk of the state directory is full, most likely.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ fn forget_the_gone(pool: &Pool<Handle>, alarms: &mut AlarmState) {
     };
     let levels = alarms.levels.iter().filter_map(|fired| of(&fired.subject));
     let exceeded = alarms.exceeded.iter().filter_map(|(subject, _)| of(subject));
-    let known: BTreeSet<Uuid> = levels.chain(exceeded).chain(alarms.exhausted.iter().copied()).collect();
+    let known: BTreeSet<Uuid> = levels.chain(exceeded).chain(alarms.exhausted.keys().copied()).collect();
     known.difference(&there).for_each(|gone| alarms.forget_vdisk(*gone));
 }
 
@@ -62,6 +62,22 @@ impl Node {
         let seqs = self.0.events.append(described, kept).await?;
         *alarms = after;
         Ok(seqs)
+    }
+
+    /// A pool that should be served is not. Told once for a reason, until it is served again.
+    pub(super) async fn tell_not_served(&self, name: &str, pool: Uuid, problem: &Problem) {
+        let advice = problem.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+        let reason = problem.detail.clone() + &advice;
+        let told = async {
+            let mut alarms = self.alarms(pool).await?;
+            if alarms.not_served.as_ref() != Some(&reason) {
+                self.record((name, pool), &[SpaceEvent::NotServed { reason, rising: true }], &mut alarms).await?;
+            }
+            Ok::<_, Problem>(())
+        };
+        if let Err(problem) = told.await {
+            tracing::error!(pool = name, reason = problem.detail, "that a pool is not served could not be told");
+        }
     }
 
     /// A pool was let go, and its alarms with it: when it comes back, what holds then is told.

@@ -92,6 +92,7 @@ impl Node {
         match self.open_known(&record, paths).await {
             Ok(()) => self.pool_view(&name),
             Err(problem) => {
+                self.tell_not_served(&name, record.uuid, &problem).await;
                 self.0.pools.borrow_mut().insert(name, Slot::Unavailable(problem.clone()));
                 Err(problem)
             }

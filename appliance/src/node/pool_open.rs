@@ -16,6 +16,7 @@ impl Node {
         for record in known {
             if let Err(problem) = self.open_known(&record, &[]).await {
                 tracing::error!(pool = record.name, reason = problem.detail, "the pool is unavailable");
+                self.tell_not_served(&record.name, record.uuid, &problem).await;
                 self.0.pools.borrow_mut().insert(record.name, Slot::Unavailable(problem));
             }
         }

@@ -143,6 +143,12 @@ impl Mapping {
         present.into_iter().chain(self.next_pending(leaf)).min()
     }
 
+    /// As [`Mapping::next_present`], leaving out what is lost: a lost node may stand for millions of leaves.
+    pub(crate) fn next_sound(&self, leaf: u64) -> Option<u64> {
+        let sound = self.tree.borrow().next_sound(leaf);
+        sound.into_iter().chain(self.next_pending(leaf)).min()
+    }
+
     /// First leaf at or after `leaf` that has something waiting.
     pub(crate) fn next_pending(&self, leaf: u64) -> Option<u64> {
         self.pending.borrow().range(leaf..).next().map(|(&waiting, _)| waiting)

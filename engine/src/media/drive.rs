@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use plimsoll_hardware::{Buffer, Device, Durability, Frozen, IoError};
 
-use super::Lossy;
+use super::Trouble;
 use crate::format::{DeviceSlot, GROUP_EXTENTS, Standing};
 
 /// A device, whatever stretches of it the pool uses.
@@ -16,8 +16,8 @@ pub(crate) struct Disk<D> {
     flushed: Cell<u64>,
     /// A flush or a write with FUA failed: what the device had not flushed may be lost, and it would not say so again.
     doubtful: Cell<bool>,
-    /// Who is told when it may have lost what it had not flushed: when it vanishes, or fails to make something durable.
-    lossy: Rc<Lossy>,
+    /// What is told when it fails, and that it may have lost what it had not flushed: when it vanishes, or fails to make something durable.
+    trouble: Rc<Trouble>,
 }
 
 /// A stretch of a device, and what the root says of it. A device that grew may have several.
@@ -87,10 +87,10 @@ impl<D: Device> std::ops::Deref for Drive<D> {
 }
 
 impl<D: Device> Disk<D> {
-    pub(crate) fn new(device: D, lossy: Rc<Lossy>) -> Rc<Self> {
+    pub(crate) fn new(device: D, trouble: &Rc<Trouble>) -> Rc<Self> {
         // What a former life wrote may still be in the device's cache.
         let (written, flushed, doubtful) = (Cell::new(1), Cell::new(0), Cell::new(false));
-        Rc::new(Disk { device, written, flushed, doubtful, lossy })
+        Rc::new(Disk { device, written, flushed, doubtful, trouble: trouble.clone() })
     }
 
     pub(crate) async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer, IoError> {
@@ -106,9 +106,17 @@ impl<D: Device> Disk<D> {
         result
     }
 
+    /// How large it is now.
+    pub(crate) fn measure(&self) -> Result<u64, IoError> {
+        self.noted(self.device.measure())
+    }
+
     fn noted<T>(&self, result: Result<T, IoError>) -> Result<T, IoError> {
-        if let Err(IoError::Gone { .. }) = &result {
-            self.lossy.tell();
+        if let Err(error) = &result {
+            self.trouble.note(&self.device.geometry().path, error);
+            if matches!(error, IoError::Gone { .. }) {
+                self.trouble.lose();
+            }
         }
         result
     }
@@ -116,7 +124,7 @@ impl<D: Device> Disk<D> {
     /// At once, not when whoever asked finds out: our process may die before that.
     fn doubt(&self) {
         self.doubtful.set(true);
-        self.lossy.tell();
+        self.trouble.lose();
     }
 
     /// Flushes when there is something to flush. Two at once flush twice: neither may answer for the other. When one fails the

@@ -7,34 +7,18 @@ mod drive;
 mod flush;
 mod page;
 mod place;
+mod trouble;
 
 pub(crate) use drive::{Disk, Drive};
 pub(crate) use page::{LostPage, PageIo};
+pub(crate) use trouble::Trouble;
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use plimsoll_hardware::{BufferPool, Device, IoError, Machine};
 
 use crate::format::DeviceSlot;
-
-/// Whether some device may have lost what it had not flushed, and what to do at that instant; shared by all of them.
-#[derive(Default)]
-pub(crate) struct Lossy {
-    happened: Cell<bool>,
-    act: OnceCell<Box<dyn Fn()>>,
-    /// What to do before there is a pool that could.
-    at_start: OnceCell<Box<dyn Fn()>>,
-}
-
-impl Lossy {
-    fn tell(&self) {
-        self.happened.set(true);
-        for act in [&self.at_start, &self.act].into_iter().filter_map(OnceCell::get) {
-            act();
-        }
-    }
-}
 
 /// Drives by their place in the pool; a hole is where one has left.
 type Places<D> = Vec<Option<Rc<Drive<D>>>>;
@@ -50,7 +34,7 @@ pub(crate) struct Media<M: Machine> {
     logical_block: Cell<u32>,
     flush_failed: RefCell<Option<IoError>>,
     pub(crate) pages: PageIo,
-    lossy: Rc<Lossy>,
+    pub(crate) trouble: Rc<Trouble>,
     buffers: BufferPool,
     pub(crate) machine: M,
 }
@@ -64,7 +48,7 @@ impl<M: Machine> Media<M> {
             logical_block: Cell::new(512),
             flush_failed: RefCell::default(),
             pages: PageIo::default(),
-            lossy: Rc::default(),
+            trouble: Rc::default(),
             buffers: machine.buffers().privileged(),
             machine,
         }
@@ -72,23 +56,25 @@ impl<M: Machine> Media<M> {
 
     /// As [`Media::when_lossy`], from before the journal is read.
     pub(crate) fn when_lossy_at_start(&self, act: impl Fn() + 'static) {
-        let _ = self.lossy.at_start.set(Box::new(act));
+        self.trouble.at_start(act);
     }
 
     /// Says what to do, once, when a device may have lost what it had not flushed, whatever else says otherwise.
     pub(crate) fn when_lossy(&self, act: impl Fn() + 'static) {
-        // The first to say it is the pool itself; its views have nothing to do.
-        let _ = self.lossy.act.set(Box::new(act));
+        self.trouble.act(act);
     }
 
     /// Whether some device may have lost what it had not flushed, also before anybody was there to be told.
     pub(crate) fn is_lossy(&self) -> bool {
-        self.lossy.happened.get()
+        self.trouble.is_lossy()
     }
 
-    /// For the devices to be added.
-    pub(crate) fn lossy_hook(&self) -> Rc<Lossy> {
-        self.lossy.clone()
+    /// Asks every device whether it still has what the pool uses of it.
+    ///
+    /// # Errors
+    /// What the first says that has become smaller, is gone, or does not know.
+    pub(crate) fn measure(&self) -> Result<(), IoError> {
+        self.disks().iter().try_for_each(|disk| disk.measure().map(drop))
     }
 
     /// Adds a stretch of a device in its place of the root's table. Extents ascend from place to place.

@@ -60,7 +60,7 @@ impl<M: Machine> Pool<M> {
         // No `await` up to the checkpoint's request: the new extents are known everywhere at once. Until the checkpoint stands
         // a crash forgets the device, and nothing durable names it: first writes to it are records that replay needs it for.
         let path = device.geometry().path.clone();
-        let disk = Disk::new(device, store.media.lossy_hook());
+        let disk = Disk::new(device, &store.media.trouble);
         store.media.put(Drive::new(disk, index, device_slot(&label)));
         store.checkpoint.narrow_writes.set(Some(store.space.epochs.advance()));
         store.journal.void_proofs();

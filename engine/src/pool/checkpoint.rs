@@ -327,6 +327,7 @@ impl<M: Machine> Store<M> {
         );
         self.journal.stop(error);
         self.read_only.borrow_mut().get_or_insert(reason.clone());
+        self.media.trouble.noticed.notify();
         self.checkpoint.done.notify();
         Error::ReadOnly { pool: self.identity.name.clone(), reason, cause: self.journal.failure() }
     }

@@ -23,6 +23,9 @@ const KIND: &str = "compact";
 const SHORT: u64 = 20;
 /// Time between two compactions that begin by themselves: what is discarded meanwhile is put together at once.
 const REST: Duration = Duration::from_secs(1);
+/// As long as it may become while first writes take apart again what was put together. Less than a write is held by default (20 s), so
+/// what can be given back still helps those that wait.
+const REST_MAX: Duration = Duration::from_secs(16);
 
 /// Leaves to look at; `None`: all there are.
 type Scope = Option<BTreeSet<(VdiskId, u64)>>;
@@ -74,13 +77,13 @@ impl<M: Machine> Store<M> {
         let vdisks: Vec<_> = self.vdisks.borrow().values().cloned().collect();
         let mut passed = 0;
         for vdisk in &vdisks {
-            let mut next = vdisk.mapping.next_present(0);
+            let mut next = vdisk.mapping.next_sound(0);
             while let Some(leaf) = next
                 && vdisk.ready.get()
             {
                 self.compact_leaf(vdisk, leaf).await?;
                 job.progress(passed + (leaf + 1) * self.leaf_bytes());
-                next = vdisk.mapping.next_present(leaf + 1);
+                next = vdisk.mapping.next_sound(leaf + 1);
             }
             passed += vdisk.size.get().next_multiple_of(self.leaf_bytes());
         }
@@ -127,6 +130,11 @@ impl<M: Machine> Store<M> {
         self.media.locate(extent).is_some_and(|(drive, _)| !drive.is_leaving())
     }
 
+    /// Extents that came free by packing, and those that packed words have taken for themselves again.
+    fn packed_and_unpacked(&self) -> (u64, u64) {
+        (self.counters.packed_bytes.get() / self.media.extent_bytes, self.counters.unpacked_extents.get())
+    }
+
     /// Bytes of a vdisk that a leaf covers.
     fn leaf_bytes(&self) -> u64 {
         LEAF_WORDS as u64 * self.media.extent_bytes
@@ -135,21 +143,29 @@ impl<M: Machine> Store<M> {
 
 /// Compacts a pool by itself, until it is closed or forgotten.
 pub(super) async fn when_scarce<M: Machine>(weak: Weak<Store<M>>) {
+    let mut rest = REST;
     while let Some(store) = weak.upgrade()
         && !store.closing.get()
         && !store.inspect
     {
         let short = store.space.total() / SHORT;
-        let reached = std::pin::pin!(store.space.scarce.wait(short));
         if store.space.available() <= short
             && store.is_writable()
             && store.compaction().is_none()
             && let Some(scope) = store.space.thinned.take()
         {
+            let before = store.packed_and_unpacked();
             store.start_compacting(scope);
-            store.media.machine.sleep(REST).await;
+            // Nothing of the pool is held meanwhile: it may be closed, and its devices opened by others.
+            let machine = store.media.machine.clone();
+            drop(store);
+            machine.sleep(rest).await;
+            let Some(store) = weak.upgrade() else { return };
+            let after = store.packed_and_unpacked();
+            let in_vain = 2 * (after.1 - before.1) > after.0 - before.0;
+            rest = if in_vain { (2 * rest).min(REST_MAX) } else { REST };
             continue;
         }
-        reached.await;
+        store.space.scarce.wait(short).await;
     }
 }

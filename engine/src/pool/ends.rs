@@ -14,7 +14,9 @@ use crate::vdisk::Store;
 pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>, heal: bool) -> Vec<String> {
     let mut problems = Vec::new();
     let root = store.root.borrow().clone();
-    let frozen = !heal || store.inspect || store.media.pages.inspect.get();
+    let whole = store.media.measure();
+    problems.extend(whole.as_ref().err().map(ToString::to_string));
+    let frozen = !heal || store.inspect || store.media.pages.inspect.get() || whole.is_err();
     let outcome = if frozen { "another is good" } else { "written again" };
     // A device that is being added has no root yet, and one that has just left has an old one.
     let disks = super::roots::members(&store.media, &root);

@@ -11,7 +11,7 @@
 //! A crash before 2 leaves the device as it was, for a root that knows no other end. After it the front, which a start reads first, and
 //! the new end say who it is.
 
-use plimsoll_hardware::{Device, Durability, Machine};
+use plimsoll_hardware::{Durability, Machine};
 use uuid::Uuid;
 
 use super::Pool;
@@ -127,7 +127,7 @@ impl<M: Machine> Pool<M> {
         let store = &self.store;
         let page = PAGE_BYTES as u64;
         let size_bytes = member.drives[0].slot().size;
-        let found_bytes = (member.disk.device.measure()? / page * page).max(size_bytes);
+        let found_bytes = (member.disk.measure()? / page * page).max(size_bytes);
         let place = self.place_of_growth(member, found_bytes);
         let gained = match &place {
             None => 0,

@@ -210,8 +210,7 @@ impl<M: Machine> Pool<M> {
 
     /// Why it takes no writes; `None` when it does.
     pub fn read_only(&self) -> Option<String> {
-        let read_only = self.store.read_only.borrow().clone();
-        read_only.or_else(|| self.store.journal.failure().map(|error| error.to_string()))
+        self.store.why_read_only()
     }
 
     fn devices(&self) -> Vec<DeviceInfo> {

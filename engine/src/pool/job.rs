@@ -32,6 +32,8 @@ pub struct JobInfo {
     pub unit: &'static str,
     /// How it stands.
     pub state: JobState,
+    /// What keeps it from going on, and what would help.
+    pub waits_for: Option<String>,
 }
 
 /// A job in memory.
@@ -42,16 +44,22 @@ pub(crate) struct Job {
     total: Cell<u64>,
     done: Cell<u64>,
     state: RefCell<JobState>,
+    waits_for: RefCell<Option<String>>,
 }
 
 impl Job {
     pub(super) fn new(id: u64, kind: &'static str, object: String, total: u64) -> Self {
         let state = RefCell::new(JobState::Running);
-        Job { id, kind, object, total: Cell::new(total), done: Cell::new(0), state }
+        Job { id, kind, object, total: Cell::new(total), done: Cell::new(0), state, waits_for: RefCell::default() }
     }
 
     pub(super) fn progress(&self, done: u64) {
         self.done.set(done.min(self.total.get()));
+    }
+
+    /// Says what keeps it from going on; `None`: nothing.
+    pub(super) fn wait_for(&self, what: Option<String>) {
+        *self.waits_for.borrow_mut() = what;
     }
 
     /// What was paused goes on, or begins anew.
@@ -66,6 +74,7 @@ impl Job {
             self.done.set(self.total.get());
         }
         *self.state.borrow_mut() = state;
+        self.wait_for(None);
     }
 
     pub(super) fn is_of(&self, kind: &str, object: &str) -> bool {
@@ -89,6 +98,7 @@ impl Job {
             total: self.total.get(),
             unit: "bytes",
             state: self.state.borrow().clone(),
+            waits_for: self.waits_for.borrow().clone(),
         }
     }
 }

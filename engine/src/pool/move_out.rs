@@ -16,6 +16,7 @@ use super::evacuate::Member;
 use super::{Job, JobInfo, JobState};
 use crate::error::{Error, Result};
 use crate::format::{ExtentId, GROUP_EXTENTS, LEAF_WORDS, Payload, Standing, VirtualExtent};
+use crate::mapping::LostRange;
 use crate::tree::{Found, PageSeen, Tree};
 use crate::vdisk::{Relocated, Store, VdiskCore};
 
@@ -100,6 +101,7 @@ impl<M: Machine> MoveOut<M> {
             if left == 0 {
                 break;
             }
+            self.job.wait_for((pass.full && pass.moved == 0).then(|| self.no_room(left)));
             idle = if pass.moved > 0 || pass.full { 0 } else { idle + 1 };
             if let Some(error) = pass.failure.filter(|_| idle > 1) {
                 return Err(self.unmovable(pass.failed, &error));
@@ -193,7 +195,13 @@ impl<M: Machine> MoveOut<M> {
     async fn move_extents(&self, vdisk: &Rc<VdiskCore>, pass: &mut Pass) -> Result<()> {
         let store = &self.store;
         let leaves = |extent: ExtentId| self.member.has_group(extent.0 / GROUP_EXTENTS);
-        let mut next = vdisk.mapping.next_present(0);
+        let lost = vdisk.mapping.tree.borrow().first_lost();
+        if let Some(leaf) = lost {
+            let lost = LostRange { first: VirtualExtent::in_leaf(leaf, 0), count: LEAF_WORDS as u64 };
+            pass.failed += 1;
+            pass.failure.get_or_insert(store.damaged(vdisk, lost));
+        }
+        let mut next = vdisk.mapping.next_sound(0);
         while let Some(leaf) = next
             && self.goes_on()
             && vdisk.ready.get()
@@ -237,7 +245,7 @@ impl<M: Machine> MoveOut<M> {
             }
             self.job.progress(self.total.saturating_sub(self.member.taken(store) * store.media.extent_bytes));
             store.trim_cache();
-            next = vdisk.mapping.next_present(leaf + 1);
+            next = vdisk.mapping.next_sound(leaf + 1);
         }
         Ok(())
     }
@@ -294,6 +302,14 @@ impl<M: Machine> MoveOut<M> {
         store.checkpoint.members.notify();
         tracing::info!(pool = store.identity.name, device = self.member.path(), "a device has left the pool");
         Ok(true)
+    }
+
+    fn no_room(&self, left: u64) -> String {
+        let pool = &self.store.identity.name;
+        format!(
+            "{left} extents on it find no room on the other devices: others have taken it since this began; add a device \
+             (plimsoll pool add-device {pool} --device PATH), or delete or discard something"
+        )
     }
 
     fn unmovable(&self, count: u64, error: &Error) -> Error {

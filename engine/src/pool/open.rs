@@ -87,6 +87,10 @@ impl<M: Machine> Pool<M> {
         store.patterns.read(&store.media).await;
         warnings.extend(store.recover(recovered, tail, found.heal, &mut info).await?);
         store.open_ledger();
+        if store.vdisks.borrow().is_empty() {
+            // What is in use from now on is seen when it becomes thinner.
+            store.space.thinned.take();
+        }
         let pool = Pool { store, recovery: info, warnings: Rc::new(RefCell::new(warnings)) };
         if !options.inspect && pool.store.read_only.borrow().is_none() {
             pool.start_background();
@@ -104,7 +108,7 @@ fn put_devices<M: Machine>(media: &Media<M>, devices: Vec<Option<M::Device>>, ro
     for (index, (device, slot)) in devices.into_iter().zip(&root.devices).enumerate() {
         let known = || media.drives().iter().find(|drive| drive.slot().device == slot.device).map(|d| d.disk.clone());
         let disk = match device {
-            Some(device) => Some(Disk::new(device, media.lossy_hook())),
+            Some(device) => Some(Disk::new(device, &media.trouble)),
             None => known().filter(|_| !slot.is_hole()),
         };
         if let Some(disk) = disk {

@@ -64,6 +64,7 @@ impl<M: Machine> Store<M> {
                 entry.size, entry.policy.reservation
             )));
         }
+        self.check_tenant(vdisk, before, entry)?;
         if let Some(missing) = self.space.short_of(&vdisk.mapping.account, &self.terms(entry)) {
             let pool = &self.identity.name;
             return Err(Error::LimitExceeded {
@@ -82,6 +83,37 @@ impl<M: Machine> Store<M> {
         Ok(())
     }
 
+    /// What is reserved for a vdisk of a tenant must be within the tenant's quota.
+    fn check_tenant(&self, vdisk: &VdiskCore, before: Option<&Entry>, entry: &Entry) -> Result<()> {
+        let Some(name) = &entry.policy.tenant else { return Ok(()) };
+        let (extent_bytes, account) = (self.media.extent_bytes, &vdisk.mapping.account);
+        let reservation = entry.policy.reservation.div_ceil(extent_bytes);
+        let same = before.is_some_and(|before| before.policy.tenant == entry.policy.tenant);
+        let more = !same || before.is_some_and(|before| entry.policy.reservation > before.policy.reservation);
+        let tenant = self.space.ledger.tenant(name);
+        let quota = tenant.quota.get();
+        if quota == u64::MAX || reservation == 0 || !more {
+            return Ok(());
+        }
+        let own = if same { account.in_use() + account.unfilled() } else { 0 };
+        let promised = tenant.promised() - own;
+        let excess = (promised + reservation.max(account.in_use())).saturating_sub(quota);
+        if excess == 0 {
+            return Ok(());
+        }
+        let pool = &self.identity.name;
+        Err(Error::LimitExceeded {
+            what: format!("a reservation of {} bytes for vdisk {pool}/{}", entry.policy.reservation, entry.name),
+            limit: format!(
+                "the quota of tenant {name} in pool {pool}: {} bytes, of which {} are used or reserved by others",
+                quota * extent_bytes,
+                promised * extent_bytes
+            ),
+            excess: excess * extent_bytes,
+            advice: format!("reserve less, or raise the quota (plimsoll tenant set {name} --pool {pool} --quota SIZE)"),
+        })
+    }
+
     fn check_overcommit(&self, what: &str, account: &Account, designated: u64) -> Result<()> {
         let limit = match self.policy.borrow().overcommit_limit {
             None => return Ok(()),
@@ -98,7 +130,8 @@ impl<M: Machine> Store<M> {
         Err(Error::LimitExceeded {
             what: what.to_owned(),
             limit: format!(
-                "the limit of pool {pool}, {limit}: it has {physical} bytes, may promise {allowed} and has promised {promised}"
+                "the limit of pool {pool}, {limit}: of its {physical} bytes, less what metadata takes, it may promise {allowed} and has \
+                 promised {promised}"
             ),
             excess,
             advice: format!(

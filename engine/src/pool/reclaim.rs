@@ -2,9 +2,10 @@
 //!
 //! Of a whole vdisk it goes on after a pause, a close and a crash: where it is stands in the vdisk's entry, written down every GiB.
 //! What lies behind that is looked at once more, which changes nothing. Of ranges named from outside it begins anew.
+//! What cannot be read is passed over; the job has failed then, and everything else was looked at.
 //! Its results are kept until the next one of the same vdisk, or the pool is closed.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -70,6 +71,8 @@ pub(crate) struct Reclaim {
     pub(super) paused: Cell<bool>,
     /// Nothing is left to be done, or it never began.
     pub(super) over: Cell<bool>,
+    /// Why something could not be looked at.
+    pub(super) passed_over: RefCell<Option<Error>>,
     /// When the next stretch may be read.
     next: Cell<Duration>,
     /// It is to look whether it still goes on, or has ended.
@@ -87,6 +90,7 @@ impl Reclaim {
             running: Cell::new(false),
             paused: Cell::new(false),
             over: Cell::new(false),
+            passed_over: RefCell::default(),
             next: Cell::default(),
             stirred: WaitQueue::default(),
         };

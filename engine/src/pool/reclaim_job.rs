@@ -9,6 +9,7 @@ use super::reclaim::{Reclaim, ReclaimSpec};
 use super::{JobInfo, JobState};
 use crate::error::{Error, Result};
 use crate::format::{Blocks, Entry, EntryState, LEAF_WORDS, VirtualExtent};
+use crate::mapping::LostRange;
 use crate::tree::Found;
 use crate::vdisk::{Part, Store, VdiskCore, pieces};
 
@@ -16,7 +17,8 @@ use crate::vdisk::{Part, Store, VdiskCore, pieces};
 const READS_AT_ONCE: usize = 8;
 /// Bytes after which the place is written down.
 const CURSOR_BYTES: u64 = 1 << 30;
-/// Extents whose contents are given up in one step: 56 bytes of records each must fit the smallest batch, 32 KiB.
+/// Extents whose contents are given up in one step, in as many leaves as may change together: 56 bytes of records each must fit the
+/// smallest batch, 32 KiB.
 const WORTHLESS_AT_ONCE: usize = 256;
 
 impl Reclaim {
@@ -79,6 +81,11 @@ impl<M: Machine> Store<M> {
 
     /// `false`: it stopped before its end, because it was paused or the pool is closing.
     async fn run_reclaim(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: &Reclaim) -> Result<bool> {
+        let lost = vdisk.mapping.tree.borrow().first_lost();
+        if let Some(leaf) = lost {
+            let lost = LostRange { first: VirtualExtent::in_leaf(leaf, 0), count: LEAF_WORDS as u64 };
+            self.pass_over(reclaim, self.damaged(vdisk, lost))?;
+        }
         let ended = match &reclaim.spec.ranges {
             Some(ranges) => self.reclaim_ranges(vdisk, reclaim, ranges).await?,
             None => self.reclaim_all(vdisk, reclaim).await?,
@@ -93,16 +100,17 @@ impl<M: Machine> Store<M> {
         reclaim.paused.set(false);
         self.keep_reclaim(vdisk).await?;
         reclaim.pass(reclaim.total);
-        Ok(true)
+        reclaim.passed_over.take().map_or(Ok(true), Err)
     }
 
     async fn reclaim_all(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: &Reclaim) -> Result<bool> {
         let leaf_bytes = LEAF_WORDS as u64 * self.media.extent_bytes;
         let mut written_down = reclaim.progress.read.get();
-        let mut next = vdisk.mapping.next_present(reclaim.done() / leaf_bytes);
+        let mut next = vdisk.mapping.next_sound(reclaim.done() / leaf_bytes);
         while let Some(leaf) = next {
-            let loaded = vdisk.mapping.load_leaf(&self.media, &self.cache, leaf).await;
-            loaded.map_err(|lost| self.damaged(vdisk, lost))?;
+            if let Err(lost) = vdisk.mapping.load_leaf(&self.media, &self.cache, leaf).await {
+                self.pass_over(reclaim, self.damaged(vdisk, lost))?;
+            }
             let parts: Vec<Part> = match vdisk.mapping.tree.borrow().get(leaf) {
                 Found::Page(page) => {
                     let first = leaf * LEAF_WORDS as u64;
@@ -119,7 +127,7 @@ impl<M: Machine> Store<M> {
                 written_down = reclaim.progress.read.get();
                 self.keep_reclaim(vdisk).await?;
             }
-            next = vdisk.mapping.next_present(leaf + 1);
+            next = vdisk.mapping.next_sound(leaf + 1);
         }
         Ok(true)
     }
@@ -135,14 +143,14 @@ impl<M: Machine> Store<M> {
         let leaf_bytes = LEAF_WORDS as u64 * extent_bytes;
         // Bytes of ranges before this one, and what of them need not be looked at again.
         let (mut before, skipped) = (0, reclaim.done());
-        let mut parts: Vec<Part> = Vec::new();
+        let (mut parts, mut leaves): (Vec<Part>, usize) = (Vec::new(), 0);
         for &(offset, length) in ranges {
             let end = offset + length;
             let mut at = (offset + skipped.saturating_sub(before)).min(end);
             while at < end {
                 // Holes are passed by whole leaves, however large the range is.
                 let leaf = at / leaf_bytes;
-                let present = vdisk.mapping.next_present(leaf).map_or(end, |next| (next * leaf_bytes).min(end));
+                let present = vdisk.mapping.next_sound(leaf).map_or(end, |next| (next * leaf_bytes).min(end));
                 if present > at {
                     at = present;
                     continue;
@@ -150,8 +158,13 @@ impl<M: Machine> Store<M> {
                 let stop = ((leaf + 1) * leaf_bytes).min(end);
                 for piece in pieces(at, stop - at, extent_bytes) {
                     let blocks = piece.whole_blocks(block_bytes);
-                    let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, piece.at).await;
-                    let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
+                    let word = match vdisk.mapping.lookup(&self.media, &self.cache, piece.at).await {
+                        Ok(word) => word,
+                        Err(lost) => {
+                            self.pass_over(reclaim, self.damaged(vdisk, lost))?;
+                            continue;
+                        }
+                    };
                     let wanted = if reclaim.spec.worthless { word.contents() } else { word.valid() };
                     if !wanted.overlaps(blocks) {
                         continue;
@@ -160,11 +173,17 @@ impl<M: Machine> Store<M> {
                         // Several ranges in one extent are looked at together: only so they may become a fill.
                         Some((last, known)) if *last == piece.at => *known = known.with(blocks),
                         _ => {
-                            if parts.len() >= WORTHLESS_AT_ONCE {
+                            // Ranges ascend, so a leaf that is not the last one's is a new one.
+                            let in_new = parts.last().is_none_or(|(last, _)| last.leaf() != piece.at.leaf());
+                            leaves += usize::from(in_new);
+                            let too_many = parts.len() >= WORTHLESS_AT_ONCE
+                                || (reclaim.spec.worthless && !self.may_change_at_once(leaves, parts.len() + 1));
+                            if too_many && !parts.is_empty() {
                                 if !self.pass(vdisk, reclaim, &parts).await? {
                                     return Ok(false);
                                 }
                                 parts.clear();
+                                leaves = 1;
                                 reclaim.pass(before + at + piece.from - offset);
                             }
                             parts.push((piece.at, blocks));
@@ -202,11 +221,29 @@ impl<M: Machine> Store<M> {
             if !self.goes_on(vdisk, reclaim)? {
                 return Ok(false);
             }
-            self.reclaim_extents(vdisk, stretch, &reclaim.progress).await?;
+            if let Err(error) = self.reclaim_extents(vdisk, stretch, &reclaim.progress).await {
+                self.pass_over(reclaim, error)?;
+                // One after the other, so that what is bad keeps nothing from its neighbours.
+                for part in stretch.chunks(1).filter(|_| stretch.len() > 1) {
+                    if let Err(error) = self.reclaim_extents(vdisk, part, &reclaim.progress).await {
+                        self.pass_over(reclaim, error)?;
+                    }
+                }
+            }
             Ok::<bool, Error>(true)
         });
         let results: Vec<bool> = stretches.buffered(READS_AT_ONCE).try_collect().await?;
         Ok(results.into_iter().all(|looked_at| looked_at))
+    }
+
+    /// What cannot be read or found is left as it is, and said at the end; everything else ends a reclaim.
+    fn pass_over(&self, reclaim: &Reclaim, error: Error) -> Result<()> {
+        self.writable()?;
+        if !matches!(error, Error::Damaged { .. } | Error::Device(_)) {
+            return Err(error);
+        }
+        reclaim.passed_over.borrow_mut().get_or_insert(error);
+        Ok(())
     }
 
     fn goes_on(&self, vdisk: &VdiskCore, reclaim: &Reclaim) -> Result<bool> {

@@ -78,6 +78,7 @@ impl<M: Machine> Pool<M> {
         // Nobody may write before a root stands that does not lead into the damaged part.
         store.write_checkpoint(false).await?;
         store.read_only.borrow_mut().take();
+        store.media.trouble.noticed.notify();
         self.start_background();
         Ok(())
     }

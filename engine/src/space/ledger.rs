@@ -3,7 +3,7 @@
 //! - A vdisk's *use* is what is behind it, what it holds for writes under way, and what was granted to its held writes.
 //! - A *reservation* is space of its own: what of it is not in use yet (*unfilled*) is kept from everybody else, with the metadata
 //!   that filling it may need.
-//! - A *quota* bounds the use of a vdisk, or of all vdisks of a tenant.
+//! - A *quota* bounds the use of a vdisk, or of all vdisks of a tenant; what is reserved for some of these is kept from the others.
 //!
 //! Invariants: every change of an account goes through [`Ledger::shift`], so the sums are those of the accounts at any instant;
 //! [`Ledger::recount`] proves it. Whatever is granted is taken from what others may have in the same step: two requests that together
@@ -65,6 +65,8 @@ impl Bounds {
 pub(crate) struct Tenant {
     pub(crate) name: String,
     pub(crate) used: Cell<u64>,
+    /// Reserved for its vdisks and not in use.
+    pub(crate) unfilled: Cell<u64>,
     /// `u64::MAX`: none.
     pub(crate) quota: Cell<u64>,
     /// Of its use against its quota.
@@ -120,6 +122,13 @@ impl Default for Ledger {
             restless: RefCell::default(),
             unrest: WaitQueue::default(),
         }
+    }
+}
+
+impl Tenant {
+    /// What it uses, and what is reserved for it beside that.
+    pub(crate) fn promised(&self) -> u64 {
+        self.used.get() + self.unfilled.get()
     }
 }
 
@@ -192,9 +201,12 @@ impl Ledger {
     /// Changes an account, and the sums with it.
     pub(crate) fn shift(&self, account: &Account, change: impl FnOnce(&Account)) {
         let (used, withheld, designated) = (account.in_use(), account.withheld(), account.designated.get());
-        let reserved = account.reservation.get();
+        let (reserved, unfilled) = (account.reservation.get(), account.unfilled());
         change(account);
         let now = account.in_use();
+        if let Some(tenant) = &*account.tenant.borrow() {
+            tenant.unfilled.set(tenant.unfilled.get() + account.unfilled() - unfilled);
+        }
         if now != used {
             self.used(account, used, now);
         }
@@ -234,12 +246,14 @@ impl Ledger {
     pub(crate) fn set_terms(&self, account: &Account, terms: Terms, tenant: Option<&str>) {
         let same = account.tenant.borrow().as_ref().map(|tenant| tenant.name.as_str()) == tenant;
         if !same {
-            let used = account.in_use();
+            let (used, unfilled) = (account.in_use(), account.unfilled());
             if let Some(before) = account.tenant.replace(tenant.map(|name| self.tenant(name))) {
                 before.used.set(before.used.get() - used);
+                before.unfilled.set(before.unfilled.get() - unfilled);
             }
             if let Some(now) = &*account.tenant.borrow() {
                 now.used.set(now.used.get() + used);
+                now.unfilled.set(now.unfilled.get() + unfilled);
             }
         }
         self.shift(account, |account| {
@@ -267,6 +281,7 @@ impl Ledger {
         let tenant = Rc::new(Tenant {
             name: name.to_owned(),
             used: Cell::new(0),
+            unfilled: Cell::new(0),
             quota: Cell::new(u64::MAX),
             levels: RefCell::default(),
             bounds: Bounds::wide(),
@@ -286,8 +301,10 @@ impl Ledger {
         if account.in_use().saturating_add(extents) > account.quota.get() {
             return Some(Shortage::VdiskQuota);
         }
+        let beyond = extents.saturating_sub(account.unfilled());
         if let Some(tenant) = &*account.tenant.borrow()
-            && tenant.used.get().saturating_add(extents) > tenant.quota.get()
+            && beyond > 0
+            && tenant.promised().saturating_add(beyond) > tenant.quota.get()
         {
             return Some(Shortage::TenantQuota);
         }
@@ -323,7 +340,10 @@ impl Ledger {
     /// Makes the sums anew from all accounts; answers whether they were right.
     pub(crate) fn recount<'a>(&self, accounts: impl Iterator<Item = &'a Account>) -> bool {
         let before = self.sums();
-        self.tenants.borrow().values().for_each(|tenant| tenant.used.set(0));
+        self.tenants.borrow().values().for_each(|tenant| {
+            tenant.used.set(0);
+            tenant.unfilled.set(0);
+        });
         let (mut unfilled, mut reserved, mut designated, mut in_use) = (0, 0, 0, 0);
         for account in accounts {
             in_use += account.in_use();
@@ -332,6 +352,7 @@ impl Ledger {
             designated += account.designated.get();
             if let Some(tenant) = &*account.tenant.borrow() {
                 tenant.used.set(tenant.used.get() + account.in_use());
+                tenant.unfilled.set(tenant.unfilled.get() + account.unfilled());
             }
         }
         self.unfilled.set(unfilled);
@@ -343,7 +364,8 @@ impl Ledger {
     }
 
     fn sums(&self) -> ([u64; 4], Vec<u64>) {
-        let tenants = self.tenants.borrow().values().map(|tenant| tenant.used.get()).collect();
+        let tenants = self.tenants.borrow();
+        let tenants = tenants.values().flat_map(|tenant| [tenant.used.get(), tenant.unfilled.get()]).collect();
         ([self.unfilled.get(), self.reserved.get(), self.designated.get(), self.in_use.get()], tenants)
     }
 }

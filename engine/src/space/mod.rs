@@ -38,7 +38,7 @@ use std::rc::Rc;
 use plimsoll_hardware::Machine;
 
 use crate::event::Shortage;
-use crate::format::{Group, META_PAGES_PER_EXTENT, TreeRoot, VdiskId};
+use crate::format::{GROUP_EXTENTS, Group, LEAF_WORDS, META_PAGES_PER_EXTENT, TreeRoot, VdiskId};
 use crate::media::Media;
 use crate::tree::{Loader, PageCounts, Tree};
 use group::{GroupInfo, resize_group};
@@ -182,6 +182,16 @@ impl<M: Machine> Space<M> {
     /// also filled ones: what is freed of them is their vdisk's again.
     fn margin(&self) -> u64 {
         if self.ledger.reserved() == 0 { 0 } else { margin(self.dirty_max()) }
+    }
+
+    /// Extents that `vdisks` vdisks can have together when all that they are is written: the others are the metadata behind that, in two
+    /// copies of which checkpoints keep the former ones, and its reserve.
+    pub(crate) fn for_data(&self, vdisks: u64) -> u64 {
+        let total = self.total();
+        let pages = total.div_ceil(LEAF_WORDS as u64) + total.div_ceil(GROUP_EXTENTS) + 2 * vdisks;
+        let behind = (4 * pages).div_ceil(u64::from(META_PAGES_PER_EXTENT));
+        let reserve = self.reserve_pages.get().div_ceil(u64::from(META_PAGES_PER_EXTENT));
+        total.saturating_sub(behind + reserve + 2)
     }
 
     /// Extents that a vdisk without a reservation can still get.

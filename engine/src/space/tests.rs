@@ -16,7 +16,7 @@ use crate::media::{Disk, Drive, Media};
 fn space(machine: &SimMachine, extents: u64) -> Space<SimMachine> {
     let media = Rc::new(Media::new(machine.clone(), 65_536));
     let slot = DeviceSlot { size: extents << 16, extents, standing: Standing::InUse, ..DeviceSlot::HOLE };
-    media.put(Drive::new(Disk::new(machine.open(0), media.lossy_hook()), 0, slot));
+    media.put(Drive::new(Disk::new(machine.open(0), &media.trouble), 0, slot));
     let space = Space::new(media, TreeRoot::EMPTY, 0, 0, Rc::default());
     space.adopt_summaries();
     space.divide_meta();

@@ -8,7 +8,8 @@ use crate::format::VdiskId;
 /// Leaves that are remembered; beyond these all are looked at. A set of so many takes a megabyte or two.
 const LEAVES_MAX: usize = 65_536;
 
-/// Leaves in which extents have lost blocks and kept others since this was last asked.
+/// Leaves in which extents have lost blocks and kept others since this was last asked. What first writes have not filled yet is not among
+/// them: it is about to be.
 #[derive(Default)]
 pub(crate) struct Thinned {
     /// `None`: nobody knows; so it is when a pool has been opened.

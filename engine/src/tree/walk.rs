@@ -44,6 +44,11 @@ impl<P: Payload> Tree<P> {
         next(&self.root, self.height, 0, index, false)
     }
 
+    /// The first leaf that is lost, or is behind a lost node.
+    pub(crate) fn first_lost(&self) -> Option<u64> {
+        first_lost(&self.root, self.height, 0)
+    }
+
     /// Every page that has a home among those that were read, and those that are named and were not read.
     pub(crate) fn pages(&self) -> Vec<PageSeen> {
         let mut seen = Vec::new();
@@ -64,6 +69,16 @@ fn next<P>(slot: &Slot<P>, level: u8, first: u64, index: u64, lost: bool) -> Opt
         }
         Slot::Lost(_) if !lost => None,
         Slot::Unread(_) | Slot::Lost(_) | Slot::Leaf(_) => Some(index.max(first)),
+    }
+}
+
+fn first_lost<P>(slot: &Slot<P>, level: u8, first: u64) -> Option<u64> {
+    match slot {
+        Slot::Lost(_) => Some(first),
+        Slot::Node(node) => node.slots.iter().enumerate().find_map(|(position, slot)| {
+            first_lost(slot, level - 1, first + ((position as u64) << (7 * u32::from(level - 1))))
+        }),
+        Slot::Empty | Slot::Unread(_) | Slot::Leaf(_) => None,
     }
 }
 

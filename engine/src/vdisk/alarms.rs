@@ -21,6 +21,10 @@ use crate::wait::WaitQueue;
 
 /// Events kept for a listener that does not come for them. Each has a cause of its own that does not repeat by itself.
 const EVENTS_MAX: usize = 65_536;
+/// Events kept until somebody listens. Between opening a pool and that come those of the first writes, if any.
+const EARLY_MAX: usize = 1024;
+/// As often exhausted vdisks are looked at: whether they would find space if anybody still wanted some.
+const RELIEF: Duration = Duration::from_secs(1);
 
 /// What is watched, and what was not fetched yet.
 #[derive(Default)]
@@ -32,7 +36,11 @@ pub(crate) struct Alarms {
     exceeded: RefCell<BTreeSet<(SubjectKey, Limit)>>,
     /// Why the pool cannot grow by itself, as far as it was told.
     growth_impossible: RefCell<Option<String>>,
-    /// Told by others before anybody said what was told in earlier lives.
+    /// It was told that the pool takes no writes.
+    read_only: Cell<bool>,
+    /// Some vdisk may be exhausted.
+    pub(crate) some_exhausted: Cell<bool>,
+    /// What happened before anybody said what was told in earlier lives.
     early: RefCell<Vec<SpaceEvent>>,
     events: RefCell<VecDeque<SpaceEvent>>,
     pub(crate) raised: WaitQueue,
@@ -47,22 +55,26 @@ impl Alarms {
     /// Tells something that others know, as soon as anybody wants to know; not what was told already.
     pub(crate) fn raise_for_others(&self, event: SpaceEvent) {
         if !self.armed.get() {
-            return self.early.borrow_mut().push(event);
+            return self.raise(event);
         }
         let impossible = match &event {
             SpaceEvent::GrowthImpossible { reason } => Some(reason.clone()),
-            SpaceEvent::Grown { .. } => None,
+            SpaceEvent::Grown { .. } | SpaceEvent::GrowthPossible => None,
             _ => return self.raise(event),
         };
         let told = self.growth_impossible.replace(impossible.clone());
-        if impossible.is_none() || told != impossible {
+        if told != impossible || matches!(event, SpaceEvent::Grown { .. }) {
             self.raise(event);
         }
     }
 
-    /// Tells something, when anybody wants to know.
+    /// Tells something, as soon as anybody wants to know.
     pub(crate) fn raise(&self, event: SpaceEvent) {
         if !self.armed.get() {
+            let mut early = self.early.borrow_mut();
+            if early.len() < EARLY_MAX {
+                early.push(event);
+            }
             return;
         }
         let mut events = self.events.borrow_mut();
@@ -123,14 +135,29 @@ impl<M: Machine> Store<M> {
         *alarms.pool.borrow_mut() = Some((watch, forecast));
         alarms.exceeded.borrow_mut().clone_from(&state.exceeded);
         alarms.growth_impossible.borrow_mut().clone_from(&state.growth_impossible);
+        alarms.read_only.set(state.read_only);
+        if state.not_served.is_some() {
+            alarms.raise(SpaceEvent::NotServed { reason: String::new(), rising: false });
+        }
         for vdisk in self.vdisks.borrow().values().filter(|vdisk| vdisk.ready.get()) {
             let key = SubjectKey::Vdisk(vdisk.entry.borrow().uuid);
             let mut watch = vdisk_watch(vdisk);
             watch.designated.restore(&state.fired_levels(&key, Measure::Designated));
             watch.quota.restore(&state.fired_levels(&key, Measure::Quota));
             alarms.vdisks.borrow_mut().insert(vdisk.id, watch);
-            if state.exhausted.contains(&vdisk.entry.borrow().uuid) {
-                vdisk.exhausted.set(Some(self.media.machine.now()));
+            let uuid = vdisk.entry.borrow().uuid;
+            if let Some(needed_bytes) = state.exhausted.get(&uuid) {
+                alarms.some_exhausted.set(true);
+                vdisk.episode.inherited.set(true);
+                if vdisk.exhausted.get().is_some() {
+                    // It was told in an earlier life already that it is.
+                    let again =
+                        |event: &SpaceEvent| matches!(event, SpaceEvent::Exhausted { vdisk, .. } if vdisk.uuid == uuid);
+                    alarms.early.borrow_mut().retain(|event| !again(event));
+                } else {
+                    vdisk.exhausted.set(Some(self.media.machine.now()));
+                    vdisk.episode.lacked.set(needed_bytes.div_ceil(self.media.extent_bytes));
+                }
             }
         }
         let subjects = state.levels.iter().map(|fired| &fired.subject);
@@ -209,6 +236,21 @@ impl<M: Machine> Store<M> {
         vdisks.iter().for_each(|vdisk| self.watch_vdisk(vdisk));
         self.watch_tenants();
         self.watch_pool();
+        self.watch_devices();
+    }
+
+    /// Looks at what has failed, and whether the pool takes writes.
+    fn watch_devices(&self) {
+        let trouble = &self.media.trouble;
+        for failed in trouble.take_due(self.media.machine.now()) {
+            let (device, errors, reason) = (failed.path, failed.errors, failed.first);
+            self.alarms.raise(SpaceEvent::DeviceErrors { device, errors, reason });
+        }
+        let reason = self.why_read_only();
+        if self.alarms.read_only.replace(reason.is_some()) != reason.is_some() {
+            let (rising, reason) = (reason.is_some(), reason.unwrap_or_default());
+            self.alarms.raise(SpaceEvent::ReadOnly { reason, rising });
+        }
     }
 
     fn watch_pool(&self) {
@@ -242,14 +284,15 @@ impl<M: Machine> Store<M> {
         self.watch_limit(Subject::Pool, Limit::Overcommit, promised, limit);
     }
 
-    /// Bytes that the pool may promise; `u64::MAX` is as many as it likes.
+    /// Bytes that the pool may promise; `u64::MAX` is as many as it likes. By what vdisks can have: where no more than that is promised no
+    /// write ever lacks space.
     pub(crate) fn promises_max(&self) -> u64 {
-        let physical = self.space.total() * self.media.extent_bytes;
-        match self.policy.borrow().overcommit_limit {
-            None => u64::MAX,
-            Some(OvercommitLimit::Bytes(bytes)) => physical.saturating_add(bytes),
-            Some(OvercommitLimit::Ratio(ratio)) => {
-                u64::try_from(u128::from(physical) * u128::from(ratio) / 1000).unwrap_or(u64::MAX)
+        let Some(limit) = self.policy.borrow().overcommit_limit else { return u64::MAX };
+        let for_data = self.space.for_data(self.vdisks.borrow().len() as u64 + 1) * self.media.extent_bytes;
+        match limit {
+            OvercommitLimit::Bytes(bytes) => for_data.saturating_add(bytes),
+            OvercommitLimit::Ratio(ratio) => {
+                u64::try_from(u128::from(for_data) * u128::from(ratio) / 1000).unwrap_or(u64::MAX)
             }
         }
     }
@@ -397,10 +440,13 @@ fn vdisk_watch(vdisk: &VdiskCore) -> VdiskWatch {
 async fn keep_watching<M: Machine>(store: Rc<Store<M>>) {
     let machine = store.media.machine.clone();
     let mut next = machine.now();
+    // What others have to say of quotas after a start comes first.
+    let mut relief = next + RELIEF;
     while !store.closing.get() {
         let ledger = &store.space.ledger;
         let unrest = pin!(ledger.unrest.changed());
         let eased = pin!(ledger.eased.changed());
+        let noticed = pin!(store.media.trouble.noticed.changed());
         for id in ledger.take_restless() {
             let vdisk = store.vdisks.borrow().get(&id).cloned();
             if let Some(vdisk) = vdisk {
@@ -414,12 +460,19 @@ async fn keep_watching<M: Machine>(store: Rc<Store<M>>) {
             // Freed extents whose record somebody else's flush made durable, or that were still read when it was.
             store.release_freed();
             store.look_ahead();
-            store.note_relieved();
+            // Nobody may touch what was cut off. An error is noted, and told below.
+            let _ = store.media.measure();
             let policy = store.policy.borrow().clone();
             next = now + horizons(&policy).unwrap_or_default().tick();
         }
-        let sleep = pin!(machine.sleep(next.saturating_sub(now)));
-        match select(select(unrest, eased), sleep).await {
+        store.watch_devices();
+        if now >= relief {
+            store.alarms.some_exhausted.set(store.note_relieved());
+            relief = now + RELIEF;
+        }
+        let until = if store.alarms.some_exhausted.get() { next.min(relief) } else { next };
+        let sleep = pin!(machine.sleep(until.saturating_sub(now)));
+        match select(select(unrest, eased), select(noticed, sleep)).await {
             Either::Left(_) | Either::Right(_) => {}
         }
     }

@@ -86,11 +86,21 @@ impl<M: Machine> Store<M> {
         }
     }
 
+    /// Dirty pages that changes of so many extents in so many leaves may cause.
+    fn change_pages(&self, leaves: usize, extents: usize) -> usize {
+        let groups = (extents as u64).min(self.space.group_count());
+        leaves * 3 + 8 + groups as usize
+    }
+
+    /// Whether so many may be changed in one step: beyond half of all dirty pages there may be, nobody would have counted them.
+    pub(crate) fn may_change_at_once(&self, leaves: usize, extents: usize) -> bool {
+        self.change_pages(leaves, extents) <= self.space.dirty_max() / 2
+    }
+
     /// Room and permit for scattered changes of so many words.
     pub(super) async fn change_means(self: &Rc<Self>, wanted: &[Wanted]) -> Result<(Permit<M>, Room<M>)> {
         let leaves: BTreeSet<u64> = wanted.iter().map(|wanted| wanted.at.leaf()).collect();
-        let groups = (wanted.len() as u64).min(self.space.group_count());
-        let room = self.room(leaves.len() * 3 + 8 + groups as usize).await?;
+        let room = self.room(self.change_pages(leaves.len(), wanted.len())).await?;
         let permit = self.journal.reserve(CHANGE_BYTES * wanted.len()).await;
         Ok((permit.map_err(|failure| self.journal_failed(failure))?, room))
     }

@@ -16,7 +16,7 @@ use plimsoll_hardware::{Frozen, Machine};
 
 use super::change::{Judged, Wanted};
 use super::range::{Piece, pieces};
-use super::ticket::WriteOptions;
+use super::ticket::{Asked, WriteOptions};
 use super::{Store, VdiskCore, count};
 use crate::error::Result;
 use crate::format::{Blocks, Detection, PatternId};
@@ -81,7 +81,7 @@ impl<M: Machine> Store<M> {
         let length = data.len() as u64;
         self.count_write(length);
         let durable = how.fua || vdisk.write_through.get();
-        let beside = WriteOptions { fua: false, ..how.clone() };
+        let asked = Asked::new(how, Some((offset, length)));
         let mut sorted = Vec::with_capacity(1);
         for piece in pieces(offset, length, self.media.extent_bytes) {
             sorted.push(self.sort(vdisk, piece, &data).await?);
@@ -91,8 +91,8 @@ impl<M: Machine> Store<M> {
         let mut wanted: Vec<Wanted> = sorted.iter().filter_map(Sorted::wanted).collect();
         if !parts.is_empty() {
             // With nothing else to do it may be durable by itself.
-            let alone = WriteOptions { fua: durable && wanted.is_empty(), ..how.clone() };
-            self.write_parts(vdisk, &parts, (offset, data.clone()), &alone, true).await?;
+            let alone = durable && wanted.is_empty();
+            self.write_parts(vdisk, &parts, data.clone(), &asked, alone).await?;
         }
         while !wanted.is_empty() {
             let (freed, refused) = self.change_scattered(vdisk, (offset, length), &wanted).await?;
@@ -109,7 +109,7 @@ impl<M: Machine> Store<M> {
                 parts.extend(sorted.data(block_bytes));
                 wanted.extend(sorted.wanted());
             }
-            self.write_parts(vdisk, &parts, (offset, data.clone()), &beside, true).await?;
+            self.write_parts(vdisk, &parts, data.clone(), &asked, false).await?;
         }
         if durable {
             self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;

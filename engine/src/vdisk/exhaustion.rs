@@ -2,9 +2,11 @@
 //!
 //! An *episode* begins with the first write that finds none. If writes are held it is over when none waits any more and one got space. If
 //! they fail at once it is over when as much is there as the last one lacked, but not within [`RESUME_PAUSE`] of the end before: a vdisk
-//! whose writes fail and succeed in turn stays exhausted meanwhile.
+//! whose writes fail and succeed in turn stays exhausted meanwhile. So does, after [`QUICK_MAX`] quick ones, one whose writes are held and
+//! go on in turn.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use plimsoll_hardware::Machine;
@@ -16,11 +18,17 @@ use crate::event::{SpaceEvent, VdiskName};
 /// Nobody makes space more often than once a minute: what is told more often is one and the same want of it.
 const RESUME_PAUSE: Duration = Duration::from_secs(60);
 
+/// Episodes that may end within [`RESUME_PAUSE`] of each other before it is one and the same want: somebody who makes space step by step
+/// is told of each.
+const QUICK_MAX: u32 = 10;
+
 /// An episode, beside its beginning.
 #[derive(Default)]
 pub(crate) struct Episode {
     /// Extents that the last write lacked that found no space.
-    lacked: Cell<u64>,
+    pub(super) lacked: Cell<u64>,
+    /// It began in an earlier life, nobody here knows when.
+    pub(super) inherited: Cell<bool>,
     /// A write got space since.
     supplied: Cell<bool>,
     /// Held writes that came to their bound, and what they needed.
@@ -29,6 +37,8 @@ pub(crate) struct Episode {
     expiry: Cell<Option<Duration>>,
     /// When the episode before was over.
     resumed_at: Cell<Option<Duration>>,
+    /// How many of those before ended quickly after the one before them.
+    quick: Cell<u32>,
 }
 
 impl VdiskCore {
@@ -48,6 +58,9 @@ impl<M: Machine> Store<M> {
             return;
         }
         vdisk.exhausted.set(Some(self.media.machine.now()));
+        // It is looked at from now on.
+        self.alarms.some_exhausted.set(true);
+        self.space.ledger.unrest.notify();
         self.alarms.raise(SpaceEvent::Exhausted {
             vdisk: vdisk.event_name(),
             needed_bytes: need.extents * self.media.extent_bytes,
@@ -56,27 +69,42 @@ impl<M: Machine> Store<M> {
         });
     }
 
-    /// A write of an exhausted vdisk got space.
-    pub(super) fn note_resumed(&self, vdisk: &VdiskCore) {
-        vdisk.episode.supplied.set(true);
-        self.note_end(vdisk);
+    /// A write of a vdisk got space.
+    #[inline]
+    pub(super) fn note_supplied(&self, vdisk: &VdiskCore) {
+        if vdisk.held.get().0 > 0 {
+            // Others may have waited for the same extent.
+            self.space.ledger.eased.notify();
+        }
+        if vdisk.exhausted.get().is_some() {
+            vdisk.episode.supplied.set(true);
+            self.note_end(vdisk);
+        }
     }
 
-    /// Looks at every vdisk that is exhausted: what is to be told, and which could write again if anybody still wanted to.
-    pub(super) fn note_relieved(&self) {
-        let vdisks: Vec<_> =
-            self.vdisks.borrow().values().filter(|vdisk| vdisk.exhausted.get().is_some()).cloned().collect();
-        for vdisk in vdisks {
-            self.tell_expired(&vdisk);
-            self.note_end(&vdisk);
+    /// Looks at every vdisk that is exhausted: what is to be told, and which could write again if anybody still wanted to. Answers
+    /// whether some still are.
+    pub(super) fn note_relieved(&self) -> bool {
+        let is_exhausted = |vdisk: &&Rc<VdiskCore>| vdisk.exhausted.get().is_some();
+        let vdisks: Vec<_> = self.vdisks.borrow().values().filter(is_exhausted).cloned().collect();
+        for vdisk in &vdisks {
+            self.tell_expired(vdisk);
+            self.note_end(vdisk);
         }
+        vdisks.iter().any(|vdisk| is_exhausted(&vdisk))
     }
 
     /// Tells that the episode is over, if it is.
     fn note_end(&self, vdisk: &VdiskCore) {
         let (episode, now) = (&vdisk.episode, self.media.machine.now());
-        let early = episode.resumed_at.get().is_some_and(|before| now.saturating_sub(before) < RESUME_PAUSE);
-        let supplied = vdisk.waited.get() > 0 && episode.supplied.get();
+        // One is forgotten for each pause that has gone by.
+        let pauses = episode
+            .resumed_at
+            .get()
+            .map_or(u64::MAX, |before| now.saturating_sub(before).as_secs() / RESUME_PAUSE.as_secs());
+        let early = pauses == 0;
+        let quick = episode.quick.get().saturating_sub(u32::try_from(pauses).unwrap_or(u32::MAX)) + u32::from(early);
+        let supplied = quick <= QUICK_MAX && vdisk.waited.get() > 0 && episode.supplied.get();
         // Nobody may be left who could show it by a write.
         let relieved = || !early && self.space.shortage(&vdisk.mapping.account, episode.lacked.get().max(1)).is_none();
         if vdisk.held.get().0 > 0 || !(supplied || relieved()) {
@@ -85,10 +113,11 @@ impl<M: Machine> Store<M> {
         let Some(since) = vdisk.exhausted.take() else { return };
         self.tell_expired(vdisk);
         episode.resumed_at.set(Some(now));
+        episode.quick.set(quick);
         let (expired, expired_bytes) = episode.expired.take();
         self.alarms.raise(SpaceEvent::Resumed {
             vdisk: vdisk.event_name(),
-            lasted: now.saturating_sub(since),
+            lasted: (!episode.inherited.take()).then(|| now.saturating_sub(since)),
             writes: vdisk.waited.take(),
             expired,
             expired_bytes,

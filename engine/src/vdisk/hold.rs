@@ -18,11 +18,11 @@ use std::time::Duration;
 use futures_util::future::select;
 use plimsoll_hardware::Machine;
 
-use super::ticket::{Ticket, WriteOptions};
+use super::ticket::{Asked, Ticket};
 use super::{Store, VdiskCore, count};
 use crate::error::{Error, Result};
 use crate::event::Shortage;
-use crate::format::{OnFull, PAGE_BYTES};
+use crate::format::{OnFull, PAGE_BYTES, VirtualExtent};
 use crate::space::Account;
 
 /// Writes of a pool that wait for space.
@@ -41,14 +41,14 @@ pub(crate) struct HoldQueue {
 struct Waiter {
     number: u64,
     vdisk: Rc<VdiskCore>,
-    extents: u64,
-    bytes: u64,
-    shortage: Shortage,
-    granted: Cell<bool>,
+    need: Need,
+    /// Extents that it may take.
+    granted: Cell<Option<u64>>,
     waker: RefCell<Option<Waker>>,
 }
 
 /// Where a write stands in the queue, once it was held: kept when it has to wait again.
+#[derive(Clone, Copy)]
 pub(super) struct Patience {
     number: u64,
     /// When it fails.
@@ -58,6 +58,8 @@ pub(super) struct Patience {
 /// What a write lacks.
 pub(super) struct Need {
     pub(super) extents: u64,
+    /// Where; somebody else's write may have brought the extent meanwhile. Empty when that is not known.
+    pub(super) of: Vec<VirtualExtent>,
     pub(super) bytes: u64,
     pub(super) shortage: Shortage,
 }
@@ -103,15 +105,16 @@ impl<M: Machine> Drop for Place<'_, M> {
         let (store, waiter) = (self.store, &self.waiter);
         let queue = &store.holds;
         queue.remove(waiter.number);
-        if waiter.granted.get() {
+        if let Some(extents) = waiter.granted.take() {
             // Given up in the moment between.
-            store.space.ledger.take_back(&waiter.vdisk.mapping.account, waiter.extents);
+            store.space.ledger.take_back(&waiter.vdisk.mapping.account, extents);
         }
-        queue.bytes.set(queue.bytes.get() - waiter.bytes);
-        store.media.machine.buffers().unpark(parked(waiter.bytes));
-        waiter.vdisk.held.set((waiter.vdisk.held.get().0 - 1, waiter.vdisk.held.get().1 - waiter.bytes));
+        let bytes = waiter.need.bytes;
+        queue.bytes.set(queue.bytes.get() - bytes);
+        store.media.machine.buffers().unpark(parked(bytes));
+        waiter.vdisk.held.set((waiter.vdisk.held.get().0 - 1, waiter.vdisk.held.get().1 - bytes));
         if let Some(ticket) = self.ticket {
-            ticket.left(waiter.bytes);
+            ticket.left(bytes);
         }
         // Somebody behind it may be the first now.
         store.space.ledger.eased.notify();
@@ -142,16 +145,32 @@ impl HoldQueue {
     pub(super) fn lack_before(&self, vdisk: &VdiskCore) -> Shortage {
         let waiters = self.waiters.borrow();
         let own = waiters.iter().find(|waiter| waiter.vdisk.id == vdisk.id);
-        own.map_or(Shortage::PoolFull, |waiter| waiter.shortage)
+        own.map_or(Shortage::PoolFull, |waiter| waiter.need.shortage)
     }
 
-    /// Whether a write of `vdisk` has to wait because others came first.
+    /// Whether a write of `vdisk` has to wait because others came first. One that would fail instead of waiting takes what is there.
     pub(super) fn is_behind(&self, vdisk: &VdiskCore) -> bool {
-        vdisk.held.get().0 > 0 || (self.short_of_pool.get() > 0 && vdisk.mapping.account.unfilled() == 0)
+        (vdisk.held.get().0 > 0 || (self.short_of_pool.get() > 0 && vdisk.mapping.account.unfilled() == 0))
+            && vdisk.entry.borrow().policy.on_full != OnFull::Fail
+    }
+}
+
+impl VdiskCore {
+    /// Whether a first write there takes an extent, as far as is known.
+    pub(super) fn needs_extent(&self, at: VirtualExtent) -> bool {
+        !matches!(self.mapping.peek(at), Some(Ok(word)) if word.is_mapped() && !word.is_packed())
     }
 }
 
 impl Waiter {
+    /// Extents that it needs by now.
+    fn lacking(&self) -> u64 {
+        match self.need.of.is_empty() {
+            true => self.need.extents,
+            false => self.need.of.iter().filter(|&&at| self.vdisk.needs_extent(at)).count() as u64,
+        }
+    }
+
     fn wake(&self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -160,7 +179,7 @@ impl Waiter {
 }
 
 impl<M: Machine> Store<M> {
-    /// Waits until a write may have what it needs, as long as its vdisk's policy, or `how`, says.
+    /// Waits until a write may have what it needs, as long as its vdisk's policy, or how it was asked for, says.
     ///
     /// # Errors
     /// `OutOfSpace` and `QuotaExceeded` when that time is over, or at once; `Cancelled`; those of a vdisk or pool that goes away.
@@ -168,72 +187,72 @@ impl<M: Machine> Store<M> {
         self: &Rc<Self>,
         vdisk: &Rc<VdiskCore>,
         need: Need,
-        how: &WriteOptions,
-        patience: &mut Option<Patience>,
+        asked: &Asked<'_>,
     ) -> Result<Grant<M>> {
-        let policy = how.on_full.unwrap_or_else(|| vdisk.entry.borrow().policy.on_full);
+        let policy = asked.how.on_full.unwrap_or_else(|| vdisk.entry.borrow().policy.on_full);
         let queue = &self.holds;
         let buffers = self.media.machine.buffers();
         // The memory is that of all pools of the machine: half of it is always left to I/O that does not wait.
         let fits = queue.bytes.get() + need.bytes <= self.hold_bytes_max()
             && buffers.parked() + parked(need.bytes) <= buffers.bytes() / 2;
+        // One that was held already keeps its place.
+        let fits = fits || asked.patience.get().is_some();
         let may_wait = policy != OnFull::Fail && fits;
         self.note_exhausted(vdisk, &need, may_wait);
         self.space.note_filling();
         let time = match policy {
             OnFull::Hold(time) if fits => time,
-            _ => return Err(self.no_space(vdisk, &need)),
+            _ => {
+                if asked.patience.get().is_some() {
+                    vdisk.waited.set(vdisk.waited.get().saturating_sub(1));
+                }
+                return Err(self.no_space(vdisk, &need));
+            }
         };
         let now = self.media.machine.now();
-        let patience = patience.get_or_insert_with(|| {
+        let patience = asked.patience.get().unwrap_or_else(|| {
             queue.next.set(queue.next.get() + 1);
             count(&vdisk.waited, 1);
             Patience { number: queue.next.get(), until: now.checked_add(time) }
         });
-        let place = self.join(vdisk, &need, patience.number, how.ticket.as_ref());
+        asked.patience.set(Some(patience));
+        let place = self.join(vdisk, need, patience.number, asked.how.ticket.as_ref());
         let left = patience.until.map_or(Duration::MAX, |until| until.saturating_sub(now));
-        let granted = self.wait(&place, left).await;
-        if !matches!(granted, Ok(true)) {
+        let granted = self.wait(&place, asked, left).await;
+        if !matches!(granted, Ok(Some(_))) {
             vdisk.waited.set(vdisk.waited.get().saturating_sub(1));
         }
-        if granted? {
-            place.waiter.granted.set(false);
+        if let Some(extents) = granted? {
             let account = vdisk.mapping.account.clone();
-            return Ok(Grant { store: self.clone(), account, left: Cell::new(need.extents) });
+            return Ok(Grant { store: self.clone(), account, left: Cell::new(extents) });
         }
+        let waiter = place.waiter.clone();
         drop(place);
-        self.note_expired(vdisk, &need, time);
-        Err(self.no_space(vdisk, &need))
+        self.note_expired(vdisk, &waiter.need, time);
+        Err(self.no_space(vdisk, &waiter.need))
     }
 
     fn join<'a>(
         self: &'a Rc<Self>,
         vdisk: &Rc<VdiskCore>,
-        need: &Need,
+        need: Need,
         number: u64,
         ticket: Option<&'a Ticket>,
     ) -> Place<'a, M> {
-        let queue = &self.holds;
-        let waiter = Rc::new(Waiter {
-            number,
-            vdisk: vdisk.clone(),
-            extents: need.extents,
-            bytes: need.bytes,
-            shortage: need.shortage,
-            granted: Cell::new(false),
-            waker: RefCell::default(),
-        });
+        let (queue, bytes, shortage) = (&self.holds, need.bytes, need.shortage);
+        let waiter =
+            Rc::new(Waiter { number, vdisk: vdisk.clone(), need, granted: Cell::new(None), waker: RefCell::default() });
         let mut waiters = queue.waiters.borrow_mut();
         let at = waiters.partition_point(|other| other.number < number);
         waiters.insert(at, waiter.clone());
         drop(waiters);
-        queue.bytes.set(queue.bytes.get() + need.bytes);
-        self.media.machine.buffers().park(parked(need.bytes));
-        queue.short_of_pool.set(queue.short_of_pool.get() + usize::from(of_pool(need.shortage)));
-        vdisk.held.set((vdisk.held.get().0 + 1, vdisk.held.get().1 + need.bytes));
-        self.counters.held(need.bytes);
+        queue.bytes.set(queue.bytes.get() + bytes);
+        self.media.machine.buffers().park(parked(bytes));
+        queue.short_of_pool.set(queue.short_of_pool.get() + usize::from(of_pool(shortage)));
+        vdisk.held.set((vdisk.held.get().0 + 1, vdisk.held.get().1 + bytes));
+        self.counters.held(bytes);
         if let Some(ticket) = ticket {
-            ticket.joined(need.bytes);
+            ticket.joined(bytes);
         }
         if queue.served.replace(true) {
             self.space.ledger.eased.notify();
@@ -243,8 +262,8 @@ impl<M: Machine> Store<M> {
         Place { store: self, waiter, ticket }
     }
 
-    /// `false` when the time is over.
-    async fn wait(self: &Rc<Self>, place: &Place<'_, M>, time: Duration) -> Result<bool> {
+    /// Answers the extents that it may take; none when the time is over.
+    async fn wait(self: &Rc<Self>, place: &Place<'_, M>, asked: &Asked<'_>, time: Duration) -> Result<Option<u64>> {
         let waiter = &place.waiter;
         let mut expires = pin!(self.media.machine.sleep(time));
         let mut cancelled = pin!(async {
@@ -254,17 +273,20 @@ impl<M: Machine> Store<M> {
             }
         });
         std::future::poll_fn(|context| {
-            if waiter.granted.get() {
-                return Poll::Ready(Ok(true));
-            }
-            if let Err(error) = self.still_there(&waiter.vdisk).and_then(|()| self.writable()) {
-                return Poll::Ready(Err(error));
-            }
+            // First: who gave it up may have said so already.
             if cancelled.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Err(Error::Cancelled));
             }
+            let there = self.still_there(&waiter.vdisk).and_then(|()| self.still_within(&waiter.vdisk, asked));
+            if let Err(error) = there.and_then(|()| self.writable()) {
+                return Poll::Ready(Err(error));
+            }
+            if let Some(extents) = waiter.granted.take() {
+                return Poll::Ready(Ok(Some(extents)));
+            }
             if expires.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Ok(false));
+                // Nobody may have looked at it since it lacks nothing any more.
+                return Poll::Ready(Ok((waiter.lacking() == 0).then_some(0)));
             }
             *waiter.waker.borrow_mut() = Some(context.waker().clone());
             Poll::Pending
@@ -275,23 +297,29 @@ impl<M: Machine> Store<M> {
     /// Grants what can be granted, in order.
     fn grant_what_can_be(&self) {
         let waiting: Vec<_> =
-            self.holds.waiters.borrow().iter().filter(|waiter| !waiter.granted.get()).cloned().collect();
+            self.holds.waiters.borrow().iter().filter(|waiter| waiter.granted.get().is_none()).cloned().collect();
         let (mut pool_is_short, mut vdisks, mut tenants) = (0, Vec::new(), Vec::new());
         for waiter in waiting {
-            let account = &waiter.vdisk.mapping.account;
+            let (account, extents) = (&waiter.vdisk.mapping.account, waiter.lacking());
+            if extents == 0 {
+                // What it was to bring is there: it is an overwrite now, and those wait for nobody.
+                waiter.granted.set(Some(0));
+                waiter.wake();
+                continue;
+            }
             let tenant = account.tenant().map(|tenant| tenant.name.clone());
             if vdisks.contains(&waiter.vdisk.id) || tenant.as_ref().is_some_and(|name| tenants.contains(name)) {
                 continue;
             }
-            let shortage = match pool_is_short > 0 && account.unfilled() < waiter.extents {
+            let shortage = match pool_is_short > 0 && account.unfilled() < extents {
                 true => Some(Shortage::PoolFull),
-                false => self.space.shortage(account, waiter.extents),
+                false => self.space.shortage(account, extents),
             };
             match shortage {
                 None => {
-                    self.space.ledger.grant(account, waiter.extents);
+                    self.space.ledger.grant(account, extents);
                     self.space.note_filling();
-                    waiter.granted.set(true);
+                    waiter.granted.set(Some(extents));
                     waiter.wake();
                     continue;
                 }
@@ -345,7 +373,7 @@ async fn serve<M: Machine>(store: Rc<Store<M>>) {
         let failed = pin!(store.journal.pressure.changed());
         loop {
             store.grant_what_can_be();
-            let done = store.holds.waiters.borrow().iter().all(|waiter| waiter.granted.get());
+            let done = store.holds.waiters.borrow().iter().all(|waiter| waiter.granted.get().is_some());
             if done || !store.is_writable() {
                 break;
             }

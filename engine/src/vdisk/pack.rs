@@ -19,12 +19,12 @@ use std::rc::Rc;
 use futures_util::future::join_all;
 use plimsoll_hardware::{Durability, Frozen, IoError, Machine};
 
-use super::hold::{Grant, Need, Patience};
+use super::hold::{Grant, Need};
 use super::plan::Refused;
 use super::relocate::{Hold, Relocated};
-use super::ticket::WriteOptions;
+use super::ticket::Asked;
 use super::write::InFlight;
-use super::{Store, VdiskCore};
+use super::{Store, VdiskCore, count};
 use crate::error::Result;
 use crate::format::{Blocks, ExtentId, GROUP_EXTENTS, Leaf, Record, VirtualExtent, Word, remap_record_bytes};
 use crate::journal::{Gate, Permit};
@@ -176,8 +176,7 @@ impl<M: Machine> Store<M> {
         vdisk: &Rc<VdiskCore>,
         at: VirtualExtent,
         bytes: usize,
-        how: &WriteOptions,
-        patience: &mut Option<Patience>,
+        asked: &Asked<'_>,
     ) -> Result<()> {
         let mut grant: Option<Grant<M>> = None;
         loop {
@@ -192,7 +191,9 @@ impl<M: Machine> Store<M> {
                     let (leaf, goal, used) = (at.leaf(), Goal::Own, Some(&own.used));
                     let riders = vec![Rider { hold, lay: Lay::Alone }];
                     let mut remapping = Remapping { store: self, vdisk, leaf, riders, to: extent, goal, used };
-                    remapping.run(&mut permit).await?;
+                    if remapping.run(&mut permit).await?.is_some() {
+                        count(&self.counters.unpacked_extents, 1);
+                    }
                     return Ok(());
                 }
                 Err(Refused::Short(shortage)) => shortage,
@@ -201,8 +202,8 @@ impl<M: Machine> Store<M> {
             };
             // Who waits for space has nothing that others could need.
             drop((hold, permit, _room, grant.take()));
-            let need = Need { extents: 1, bytes: bytes as u64, shortage };
-            grant = Some(self.hold(vdisk, need, how, patience).await?);
+            let need = Need { extents: 1, of: vec![at], bytes: bytes as u64, shortage };
+            grant = Some(self.hold(vdisk, need, asked).await?);
         }
     }
 
@@ -370,6 +371,7 @@ impl<M: Machine> Remapping<'_, M> {
             Goal::Own => {
                 space.allocate(&mapping.account, to);
                 space.free(&mapping.account, left, sequence, Rest::Confirmed);
+                self.store.note_supplied(self.vdisk);
             }
             Goal::Host(_) => space.free(&mapping.account, left, sequence, Rest::Confirmed),
         }

@@ -98,6 +98,8 @@ pub(crate) struct Counters {
     pub(crate) zero_bytes: Cell<u64>,
     pub(crate) pattern_bytes: Cell<u64>,
     pub(crate) packed_bytes: Cell<u64>,
+    /// Extents that packed words have taken for themselves again.
+    pub(crate) unpacked_extents: Cell<u64>,
     pub(crate) flushes: Cell<u64>,
     pub(crate) checkpoints: Cell<u64>,
     /// Writes that had to wait for space, and their bytes.
@@ -182,6 +184,12 @@ impl<M: Machine> Store<M> {
         !self.closing.get() && self.read_only.borrow().is_none() && !self.journal.has_failed()
     }
 
+    /// Why it takes no writes; `None` when it does.
+    pub(crate) fn why_read_only(&self) -> Option<String> {
+        let read_only = self.read_only.borrow().clone();
+        read_only.or_else(|| self.journal.failure().map(|error| error.to_string()))
+    }
+
     /// Refuses when the pool takes no writes, and says why.
     pub(crate) fn writable(&self) -> Result<()> {
         if self.is_writable() {
@@ -206,6 +214,7 @@ impl<M: Machine> Store<M> {
         let mut read_only = self.read_only.borrow_mut();
         if read_only.is_none() {
             *read_only = Some(reason);
+            self.media.trouble.noticed.notify();
             return Error::Device(failure.0);
         }
         let reason = read_only.clone().unwrap_or(reason);

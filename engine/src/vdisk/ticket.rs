@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use super::hold::Patience;
 use crate::format::OnFull;
 use crate::wait::WaitQueue;
 
@@ -20,6 +21,21 @@ pub struct WriteOptions {
 impl WriteOptions {
     pub(super) const PLAIN: &WriteOptions = &WriteOptions { fua: false, on_full: None, ticket: None };
     pub(super) const DURABLE: &WriteOptions = &WriteOptions { fua: true, on_full: None, ticket: None };
+}
+
+/// A request on its way: what is asked of all its parts, and where it stands among the held writes once it was one. What follows of it
+/// keeps that place, and has the time that is left.
+pub(super) struct Asked<'a> {
+    pub(super) how: &'a WriteOptions,
+    /// Its offset and bytes, when nothing of it may reach beyond the end of a vdisk that shrinks or goes away meanwhile.
+    pub(super) bounds: Option<(u64, u64)>,
+    pub(super) patience: Cell<Option<Patience>>,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn new(how: &'a WriteOptions, bounds: Option<(u64, u64)>) -> Self {
+        Asked { how, bounds, patience: Cell::new(None) }
+    }
 }
 
 /// A hand on writes that may be held: says how many are, and lets them be given up. A write that is given up while it is held is never
@@ -60,6 +76,11 @@ impl Ticket {
         self.0.cancelled.set(true);
         self.0.given_up.notify();
         self.0.changed.notify();
+    }
+
+    /// Whether its writes are given up.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cancelled.get()
     }
 
     /// Waits until the number of held writes changes, or they are given up.

@@ -12,10 +12,10 @@ use std::rc::Rc;
 use futures_util::future::join_all;
 use plimsoll_hardware::{Durability, Frozen, Machine};
 
-use super::hold::{Grant, Need, Patience};
+use super::hold::{Grant, Need};
 use super::plan::{ClaimGuard, Refused};
 use super::range::{Piece, pieces};
-use super::ticket::WriteOptions;
+use super::ticket::{Asked, WriteOptions};
 use super::{Store, VdiskCore, count};
 use crate::error::{Error, Result};
 use crate::event::Shortage;
@@ -104,7 +104,8 @@ impl<M: Machine> Store<M> {
             }
         }
         // Boxed, as the one above, so that the future of every write need not be as large: it is moved several times.
-        Box::pin(self.write_pieces(vdisk, offset, data, how, true)).await
+        let asked = Asked::new(how, Some((offset, length)));
+        Box::pin(self.write_pieces(vdisk, offset, data, &asked, how.fua)).await
     }
 
     pub(super) fn count_write(&self, length: u64) {
@@ -112,18 +113,18 @@ impl<M: Machine> Store<M> {
         count(&self.counters.write_bytes, length);
     }
 
-    /// The long way: any number of pieces, of any kind; also beyond the end of a vdisk that is shrinking, unless `bounded`.
+    /// The long way: any number of pieces, of any kind. It is durable when it is answered if `fua` or the vdisk says so.
     pub(super) async fn write_pieces(
         self: &Rc<Self>,
         vdisk: &Rc<VdiskCore>,
         offset: u64,
         data: Frozen,
-        how: &WriteOptions,
-        bounded: bool,
+        asked: &Asked<'_>,
+        fua: bool,
     ) -> Result<()> {
         self.count_write(data.len() as u64);
         let parts: Vec<Piece> = pieces(offset, data.len() as u64, self.media.extent_bytes).collect();
-        self.write_parts(vdisk, &parts, (offset, data), how, bounded).await
+        self.write_parts(vdisk, &parts, data, asked, fua).await
     }
 
     /// As [`Store::write_pieces`], of parts of a request; one in each extent at most.
@@ -131,19 +132,14 @@ impl<M: Machine> Store<M> {
         self: &Rc<Self>,
         vdisk: &Rc<VdiskCore>,
         parts: &[Piece],
-        (offset, data): (u64, Frozen),
-        how: &WriteOptions,
-        bounded: bool,
+        data: Frozen,
+        asked: &Asked<'_>,
+        fua: bool,
     ) -> Result<()> {
-        let durable = how.fua || vdisk.write_through.get();
         let mut claims: Vec<Option<ClaimGuard<M>>> = parts.iter().map(|_| None).collect();
         let mut means = None;
-        let mut patience: Option<Patience> = None;
         let ios = loop {
-            if bounded {
-                // Its size may have been cut, or it may have been deleted, since this was last asked.
-                self.check_range(vdisk, "a write", offset, data.len() as u64)?;
-            }
+            self.still_within(vdisk, asked)?;
             match self.plan(vdisk, parts, &claims, &data)? {
                 Plan::Go(ios) => break ios,
                 Plan::Confirm(batch) => {
@@ -171,28 +167,18 @@ impl<M: Machine> Store<M> {
                         // Who waits for space has nothing that others could need.
                         claims.iter_mut().for_each(|claim| drop(claim.take()));
                         drop(means.take());
-                        let grant = match lack {
-                            Lack::Space(shortage) => {
-                                let need = self.need(vdisk, parts, shortage, data.len());
-                                Some(self.hold(vdisk, need, how, &mut patience).await?)
-                            }
-                            Lack::OwnExtent(at) => {
-                                Box::pin(self.unpack(vdisk, at, data.len(), how, &mut patience)).await?;
-                                None
-                            }
-                        };
-                        if bounded {
-                            self.check_range(vdisk, "a write", offset, data.len() as u64)?;
-                        }
+                        let grant = self.supply(vdisk, parts, lack, data.len(), asked).await?;
+                        self.still_within(vdisk, asked)?;
                         means = Some(self.means(parts.len()).await?);
                         lacking = self.claim_all(vdisk, parts, &mut claims, &data, grant.as_ref()).await?;
                     }
                 }
             }
         };
-        let mut in_flight = InFlight(Some(self.space.epochs.enter()));
+        let durable = fua || vdisk.write_through.get();
         let direct = durable && means.is_none() && !self.journal.has_undurable();
         let durability = if direct { Durability::Fua } else { Durability::Cached };
+        let mut in_flight = InFlight(Some(self.space.epochs.enter()));
         claims.iter_mut().flatten().for_each(|claim| claim.writing = true);
         let result = submit(ios, durability).await;
         claims.iter_mut().flatten().for_each(|claim| claim.writing = false);
@@ -211,6 +197,24 @@ impl<M: Machine> Store<M> {
             self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
         }
         Ok(())
+    }
+
+    /// Gets a write what it lacks, or waits for it.
+    async fn supply(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        parts: &[Piece],
+        lack: Lack,
+        bytes: usize,
+        asked: &Asked<'_>,
+    ) -> Result<Option<Grant<M>>> {
+        match lack {
+            Lack::Space(shortage) => {
+                let need = self.need(vdisk, parts, shortage, bytes);
+                self.hold(vdisk, need, asked).await.map(Some)
+            }
+            Lack::OwnExtent(at) => Box::pin(self.unpack(vdisk, at, bytes, asked)).await.map(|()| None),
+        }
     }
 
     /// Claims every piece in order; answers what is lacking for that, with some claims taken.
@@ -235,8 +239,13 @@ impl<M: Machine> Store<M> {
 
     /// Extents that a write of `parts` needs, as far as is known.
     fn need(&self, vdisk: &VdiskCore, parts: &[Piece], shortage: Shortage, bytes: usize) -> Need {
-        let unmapped = |part: &&Piece| !matches!(vdisk.mapping.peek(part.at), Some(Ok(word)) if word.is_mapped());
-        Need { extents: parts.iter().filter(unmapped).count().max(1) as u64, bytes: bytes as u64, shortage }
+        let of: Vec<VirtualExtent> = parts.iter().map(|part| part.at).filter(|&at| vdisk.needs_extent(at)).collect();
+        Need { extents: of.len().max(1) as u64, of, bytes: bytes as u64, shortage }
+    }
+
+    /// Its vdisk's size may be cut, or it may be deleted, whenever something is waited for.
+    pub(super) fn still_within(&self, vdisk: &VdiskCore, asked: &Asked<'_>) -> Result<()> {
+        asked.bounds.map_or(Ok(()), |(offset, length)| self.check_range(vdisk, "a write", offset, length))
     }
 
     pub(super) fn abandoned(&self, vdisk: &VdiskCore) -> Error {
@@ -420,9 +429,7 @@ impl<M: Machine> Store<M> {
         debug_assert!(blocks.contains(word.filled()), "an extent takes the place of a fill whose blocks it lacks");
         if !word.is_mapped() {
             self.space.allocate(&vdisk.mapping.account, extent);
-            if vdisk.exhausted.get().is_some() {
-                self.note_resumed(vdisk);
-            }
+            self.note_supplied(vdisk);
         }
         vdisk.mapping.set(&self.cache, at, apply_map(word, extent, blocks));
         count(&self.counters.first_writes, 1);

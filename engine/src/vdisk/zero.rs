@@ -6,7 +6,7 @@ use plimsoll_hardware::Machine;
 use plimsoll_hardware::buffer::BUFFER_MAX;
 
 use super::range::{Piece, pieces};
-use super::ticket::WriteOptions;
+use super::ticket::{Asked, WriteOptions};
 use super::{Store, VdiskCore, Zeroes};
 use crate::error::Result;
 use crate::format::OnFull;
@@ -44,17 +44,17 @@ impl<M: Machine> Store<M> {
         bounded: bool,
     ) -> Result<()> {
         let block = self.media.block_bytes();
-        let end = offset + length;
+        let (end, asked) = (offset + length, Asked::new(how, bounded.then_some((offset, length))));
         let (inner, inner_end) = (offset.next_multiple_of(block), end / block * block);
         if inner > inner_end {
             // Inside one block.
-            return self.zero_edge(vdisk, offset, length, how, bounded).await;
+            return self.zero_edge(vdisk, offset, length, &asked).await;
         }
         if offset < inner {
-            self.zero_edge(vdisk, offset, inner - offset, how, bounded).await?;
+            self.zero_edge(vdisk, offset, inner - offset, &asked).await?;
         }
         if inner_end < end {
-            self.zero_edge(vdisk, inner_end, end - inner_end, how, bounded).await?;
+            self.zero_edge(vdisk, inner_end, end - inner_end, &asked).await?;
         }
         if inner < inner_end {
             self.discard_unchecked(vdisk, inner, inner_end - inner).await?;
@@ -69,9 +69,9 @@ impl<M: Machine> Store<M> {
         vdisk: &Rc<VdiskCore>,
         offset: u64,
         length: u64,
-        how: &WriteOptions,
-        bounded: bool,
+        asked: &Asked<'_>,
     ) -> Result<()> {
+        let bounded = asked.bounds.is_some();
         let Some(piece): Option<Piece> = pieces(offset, length, self.media.extent_bytes).next() else { return Ok(()) };
         let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, piece.at).await;
         let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
@@ -79,8 +79,7 @@ impl<M: Machine> Store<M> {
             return Ok(());
         }
         let zeros = self.media.buffers().zeroed(length as usize).await.freeze();
-        let how = WriteOptions { fua: false, ..how.clone() };
-        let result = self.write_pieces(vdisk, offset, zeros, &how, bounded).await;
+        let result = self.write_pieces(vdisk, offset, zeros, asked, false).await;
         match vdisk.mapping.peek(piece.at) {
             // It became one meanwhile.
             Some(Ok(word)) if result.is_err() && word.is_fill() && !bounded => Ok(()),
@@ -100,8 +99,8 @@ impl<M: Machine> Store<M> {
             return Ok(());
         }
         let zeros = self.media.buffers().zeroed(length as usize).await.freeze();
-        let how = WriteOptions { fua: true, on_full: Some(OnFull::Fail), ticket: None };
-        self.write_pieces(vdisk, size, zeros, &how, false).await
+        let how = WriteOptions { on_full: Some(OnFull::Fail), ..WriteOptions::default() };
+        self.write_pieces(vdisk, size, zeros, &Asked::new(&how, None), true).await
     }
 
     async fn store_zeros(
@@ -111,8 +110,7 @@ impl<M: Machine> Store<M> {
         length: u64,
         options: &WriteOptions,
     ) -> Result<()> {
-        // One flush at the end is enough.
-        let options = WriteOptions { fua: false, ..options.clone() };
+        let asked = Asked::new(options, Some((offset, length)));
         let chunk = length.min(BUFFER_MAX as u64 / 4);
         let mut zeros = self.media.buffers().alloc_up_to(chunk as usize).await;
         zeros.fill(0);
@@ -120,7 +118,8 @@ impl<M: Machine> Store<M> {
         let mut done = 0;
         while done < length {
             let here = (zeros.len() as u64).min(length - done);
-            self.write_pieces(vdisk, offset + done, zeros.slice(0..here as usize), &options, true).await?;
+            // One flush at the end is enough.
+            self.write_pieces(vdisk, offset + done, zeros.slice(0..here as usize), &asked, false).await?;
             done += here;
         }
         Ok(())

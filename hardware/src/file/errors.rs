@@ -110,9 +110,24 @@ impl Inner {
     /// As [`Inner::check`], and whether it may be changed at all.
     #[inline]
     pub(super) fn check_change(&self, operation: &'static str, offset: u64, length: u64) -> Result<(), IoError> {
-        if self.geometry.read_only {
-            return Err(self.failed(operation, offset, "it was opened read-only".into()));
-        }
-        self.check(operation, offset, length)
+        if self.changeable.get() { self.check(operation, offset, length) } else { Err(self.fixed(operation, offset)) }
+    }
+
+    #[cold]
+    fn fixed(&self, operation: &'static str, offset: u64) -> IoError {
+        let cut_off = "it has become smaller than it was and is not written to any more, so that what it lost does not \
+                       read as zeros";
+        self.failed(operation, offset, if self.geometry.read_only { "it was opened read-only" } else { cut_off }.into())
+    }
+
+    /// It ends at `end` now, before what it had.
+    #[cold]
+    pub(super) fn cut_off(&self, operation: &'static str, offset: u64, end: u64) -> IoError {
+        self.changeable.set(false);
+        let had = self.size.get();
+        let reason = format!(
+            "it ends at {end} now and had {had} bytes: it was truncated or shrunk under the pool, and what was behind is lost"
+        );
+        self.failed(operation, offset, reason)
     }
 }

@@ -4,6 +4,7 @@
 //! 1. An operation answers `Ok` only when every byte of it was transferred: short transfers go on, and one that cannot
 //!    is an error.
 //! 2. A device that is open is locked against every other opener that asks for the lock (see `open`).
+//! 3. One that was found to have become smaller is not changed any more.
 //!
 //! Not here: what a device can do ([`crate::probe`]), and any caching.
 
@@ -37,6 +38,8 @@ struct Inner {
     geometry: Geometry,
     /// Bytes that may be used: those it was opened with, more once it was measured again.
     size: Cell<u64>,
+    /// It may be changed: neither opened read-only nor cut off.
+    changeable: Cell<bool>,
     is_block_device: bool,
     /// The best way that has not been refused yet.
     zero_by: Cell<ZeroBy>,
@@ -55,8 +58,8 @@ impl FileDevice {
             (false, _) => DiscardBy::Punch,
         };
         let (zero_by, discard_by) = (Cell::new(zero_by), Cell::new(discard_by));
-        let size = Cell::new(geometry.size);
-        Self { inner: Rc::new(Inner { descriptor, geometry, size, is_block_device, zero_by, discard_by }) }
+        let (size, changeable) = (Cell::new(geometry.size), Cell::new(!geometry.read_only));
+        Self { inner: Rc::new(Inner { descriptor, geometry, size, changeable, is_block_device, zero_by, discard_by }) }
     }
 }
 

@@ -125,6 +125,38 @@ fn a_file_that_became_shorter_is_an_error_and_not_an_endless_loop() -> Outcome {
                     device.read(offset, handle.buffers().alloc(16384).await).await.err().ok_or("it was read")?;
                 assert!(error.to_string().contains("it ends at"), "{error}");
             }
+            // A write behind the end would make it long again, and what was lost would read as zeros.
+            let end_of_it = MIB - 4096;
+            let written = device.write(end_of_it, pattern(&handle, 0, 4096).await, Durability::Cached).await;
+            assert!(
+                written.is_err()
+                    && device.discard(0, 4096).await.is_err()
+                    && device.write_zeroes(end_of_it, 4096).await.is_err()
+            );
+            assert_eq!(std::fs::metadata(&path)?.len(), end);
+            Ok::<_, Box<dyn std::error::Error>>(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_file_that_became_shorter_is_noticed_by_a_flush_and_when_it_is_measured() -> Outcome {
+    for flush in [false, true] {
+        let reactor = reactor(64)?;
+        let handle = reactor.handle();
+        let directory = tempfile::tempdir()?;
+        let path = file(directory.path(), MIB)?;
+        reactor.block_on(async {
+            let device = handle.open_device(&path, OpenOptions { buffered: true, ..OpenOptions::default() }).await?;
+            // Where nothing is volatile a flush asks nothing.
+            let flush = flush && device.geometry().volatile_cache;
+            assert_eq!(device.measure()?, MIB);
+            File::options().write(true).open(&path)?.set_len(8192)?;
+            let noticed = if flush { device.flush().await } else { device.measure().map(drop) };
+            assert!(noticed.is_err_and(|error| error.to_string().contains("it ends at 8192")));
+            assert!(device.write(0, pattern(&handle, 0, 4096).await, Durability::Cached).await.is_err());
+            assert_eq!(std::fs::metadata(&path)?.len(), 8192);
             Ok::<_, Box<dyn std::error::Error>>(())
         })?;
     }

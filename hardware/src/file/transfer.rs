@@ -181,13 +181,13 @@ impl Inner {
     ) -> Result<(), IoError> {
         let at = offset + *done as u64;
         match result {
-            0 if operation == "read" => Err(self.too_short(operation, offset, at)),
+            0 if operation == "read" => Err(self.cut_off(operation, offset, at)),
             0 => Err(self.failed(operation, at, format!("the system wrote none of {len} bytes"))),
             1.. => {
                 *done += result as usize;
                 // Transfers are cut at blocks, except by the end of a file.
                 if *done < len && !done.is_multiple_of(self.geometry.logical_block as usize) {
-                    return Err(self.too_short(operation, offset, offset + *done as u64));
+                    return Err(self.cut_off(operation, offset, offset + *done as u64));
                 }
                 Ok(())
             }
@@ -199,16 +199,15 @@ impl Inner {
         }
     }
 
-    fn too_short(&self, operation: &'static str, offset: u64, end: u64) -> IoError {
-        let had = self.size.get();
-        self.failed(operation, offset, format!("it ends at {end} now; it had {had} bytes when it was measured"))
-    }
-
     pub(super) fn measure(&self) -> Result<u64, IoError> {
+        let asking = "asking for its size";
         let bytes = probe::size(&*self.descriptor, self.is_block_device)
-            .map_err(|error| self.failed("asking for its size", 0, error.to_string()))?;
+            .map_err(|error| self.failed(asking, 0, error.to_string()))?;
         let block = u64::from(self.geometry.logical_block);
-        self.size.set(self.size.get().max(bytes - bytes % block));
+        if bytes < self.size.get() {
+            return Err(self.cut_off(asking, 0, bytes));
+        }
+        self.size.set(bytes - bytes % block);
         Ok(self.size.get())
     }
 
@@ -216,6 +215,8 @@ impl Inner {
         if !self.geometry.volatile_cache || self.geometry.read_only {
             return Ok(());
         }
+        // What was cut off is not durable, whatever the system says of the rest.
+        self.measure()?;
         let descriptor = &self.descriptor;
         let entry = || entry_on!(descriptor, |target| opcode::Fsync::new(target).flags(types::FsyncFlags::DATASYNC));
         self.run("flush", 0, entry).await

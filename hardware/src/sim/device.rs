@@ -40,7 +40,15 @@ impl Device for SimDevice {
     fn measure(&self) -> Result<u64, IoError> {
         let core = self.life.core.borrow();
         let disk = &core.disks[self.disk];
-        if disk.gone { Err(IoError::Gone { path: self.geometry.path.clone() }) } else { Ok(disk.size) }
+        let (path, had) = (self.geometry.path.clone(), self.geometry.size);
+        match disk.size {
+            _ if disk.gone => Err(IoError::Gone { path }),
+            size if size < had => {
+                let reason = format!("it ends at {size} now and had {had} bytes: it was truncated");
+                Err(IoError::Failed { path, operation: "asking for its size", offset: 0, reason })
+            }
+            size => Ok(size),
+        }
     }
 
     async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer, IoError> {

@@ -1,8 +1,9 @@
 //! Clients: random reads and writes of vdisks, each told to the model before and after.
 
 use std::rc::Rc;
+use std::time::Duration;
 
-use plimsoll_engine::{Error, Zeroes};
+use plimsoll_engine::{Error, Ticket, WriteOptions, Zeroes};
 use plimsoll_hardware::Machine;
 
 use super::model::{Change, Ended, Existence, Op};
@@ -78,7 +79,12 @@ fn ended(session: &Session, op: &Op, result: Result<(), Error>, durable: bool) -
             keeps_reservation(session, op.vdisk, needed);
             Ended::Refused
         }
-        Err(Error::QuotaExceeded { .. }) if matches!(op.change, Change::Write | Change::Zeros) => Ended::Refused,
+        Err(Error::QuotaExceeded { needed, .. }) if matches!(op.change, Change::Write | Change::Zeros) => {
+            keeps_reservation(session, op.vdisk, needed / session.setup.extent);
+            Ended::Refused
+        }
+        // Given up while it was held: it is never applied.
+        Err(Error::Cancelled) => Ended::Refused,
         // Blocks that need no space were, or were not, done with before.
         Err(Error::OutOfSpace { .. } | Error::QuotaExceeded { .. })
             // A part of a block of a fill is one of them.
@@ -153,7 +159,17 @@ pub async fn write_at(session: &Session, vdisk: u16, name: &str, from: u64, unti
     let fua = session.below(8) == 0;
     let op = session.state.borrow_mut().model.begin(vdisk, Change::Write, from, until);
     fill(&mut buffer, vdisk, from / SECTOR, op.id);
-    let result = session.ask(handle.write(from, buffer.freeze(), fua)).await;
+    let ticket = (session.below(8) == 0).then(Ticket::default);
+    if let Some(ticket) = ticket.clone() {
+        // Whoever sent it loses patience, or is gone.
+        let (machine, time) = (session.machine.clone(), Duration::from_micros(1 << session.below(18)));
+        session.machine.spawn(async move {
+            machine.sleep(time).await;
+            ticket.cancel();
+        });
+    }
+    let how = WriteOptions { fua, ticket, ..WriteOptions::default() };
+    let result = session.ask(handle.write_with(from, buffer.freeze(), &how)).await;
     let good = result.is_ok();
     end(session, &op, result, fua || is_write_through(session, vdisk));
     good

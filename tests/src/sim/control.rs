@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use plimsoll_engine::{CreateVdisk, Error, OnFull, PatternSpec, PatternUse, ReclaimSpec, VdiskPolicy};
+use plimsoll_engine::{
+    CreateVdisk, Error, OnFull, OvercommitLimit, PatternSpec, PatternUse, PoolPolicy, ReclaimSpec, VdiskPolicy,
+};
 use plimsoll_hardware::Machine;
 
 use super::model::{Disk, Existence};
@@ -23,7 +25,8 @@ pub async fn run(session: &Session) {
         21 => pattern(session).await,
         22 => detect(session).await,
         23 => reclaim(session).await,
-        24..26 => compact(session),
+        24 => compact(session),
+        25 => limit(session).await,
         _ => create(session).await,
     }
 }
@@ -201,6 +204,28 @@ async fn reclaim(session: &Session) {
     match result {
         Ok(()) | Err(Error::Busy { .. } | Error::NotFound { .. } | Error::InvalidArgument(_)) => {}
         Err(error) => session.bear("a reclaim", &error),
+    }
+}
+
+/// Sets the quota of a tenant, or what the pool may promise, also below what is in use.
+async fn limit(session: &Session) {
+    let extent = session.setup.extent;
+    if session.below(2) == 0 {
+        let tenant = format!("t{}", session.below(2));
+        let quota = (session.below(3) != 0).then(|| session.below(40) * extent);
+        say(|| format!("quota of {tenant}: {quota:?}"));
+        return session.pool.set_tenant_quota(&tenant, quota);
+    }
+    let limit = match session.below(3) {
+        0 => None,
+        1 => Some(OvercommitLimit::Bytes(session.below(1 << 32))),
+        _ => Some(OvercommitLimit::Ratio(1000 + session.below(1 << 20) as u32)),
+    };
+    let policy = PoolPolicy { overcommit_limit: limit, ..session.pool.policy() };
+    let result = session.ask(session.pool.set_policy(policy)).await;
+    say(|| format!("overcommit limit {limit:?}: {result:?}"));
+    if let Err(error) = result {
+        session.bear("a change of policy", &error);
     }
 }
 

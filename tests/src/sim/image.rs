@@ -57,7 +57,7 @@ impl Image {
         world.set_trace(trace::on());
         trace::say(|| format!("{setup:?}"));
         setup.allow_faults(&world);
-        let state = Rc::new(RefCell::new(State { model: Default::default(), random }));
+        let state = Rc::new(RefCell::new(State { model: Default::default(), alarms: Default::default(), random }));
         Image { world, setup: Rc::new(setup), state, made: false, closed: false, nameless_loss: Cell::new(false) }
     }
 
@@ -121,6 +121,7 @@ impl Image {
         let machine = machine.clone();
         let session = Rc::new(Session { machine, pool, state, setup, broken: Cell::new(false) });
         ended(session.machine.run(compare(session.clone())), "the comparison after a start")?;
+        super::alarms::listen(&session);
         Some(session)
     }
 

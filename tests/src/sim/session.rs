@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use plimsoll_engine::{Error, Pool, Vdisk};
+use plimsoll_engine::{AlarmState, Error, Pool, Vdisk};
 use plimsoll_hardware::sim::{Random, SimMachine};
 use plimsoll_hardware::{IoError, Machine};
 
@@ -16,6 +16,8 @@ use super::setup::Setup;
 pub struct State {
     /// What may be there.
     pub model: Model,
+    /// What was told of space in all lives.
+    pub alarms: AlarmState,
     /// Chance of its own, so that the engine's draws do not change the workload.
     pub random: Random,
 }

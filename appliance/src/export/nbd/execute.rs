@@ -273,7 +273,7 @@ async fn block_status<M: Machine>(connection: &Connection<M>, cookie: Cookie, sp
 /// Gives back the whole sectors of `span`. A trim is a hint: what is finer stays.
 async fn trim<M: Machine>(connection: &Connection<M>, span: Span, fua: bool) -> Result<(), Error> {
     let Some(middle) = sectors(span, connection.sector).middle else { return Ok(()) };
-    let _pass = connection.gate.pass(middle.clone()).await;
+    let _pass = connection.gate.pass(middle.clone(), &connection.options(fua)).await?;
     connection.vdisk.discard(middle.start, middle.end - middle.start, fua).await
 }
 
@@ -286,7 +286,7 @@ async fn write_zeroes<M: Machine>(connection: &Connection<M>, span: Span, how: Z
         gate::write(&connection.vdisk, &connection.gate, connection.sector, edge, buffer, &options).await?;
     }
     let Some(middle) = middle else { return Ok(()) };
-    let _pass = connection.gate.pass(middle.clone()).await;
+    let _pass = connection.gate.pass(middle.clone(), &options).await?;
     connection.vdisk.write_zeroes_with(middle.start, middle.end - middle.start, how, &options).await
 }
 

@@ -4,6 +4,7 @@
 //! the sectors at its ends, and whatever another connection writes to those sectors in between would be undone. So every
 //! change of a vdisk by this server passes its [`Gate`]: a fine write waits until no change in flight touches its
 //! sectors and keeps others out of them until it is done. While there is no fine write this costs one entry in a slab.
+//! What is in the way may be held for want of space; so who waits here is given up as a held write is, and never applied.
 //!
 //! Not here: other protocols. They address sectors, and an initiator that shares a disk with NBD clients that do not
 //! keeps its own order.
@@ -11,7 +12,7 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
-use plimsoll_engine::{Error, Vdisk, WriteOptions};
+use plimsoll_engine::{Error, Ticket, Vdisk, WriteOptions};
 use plimsoll_hardware::{Buffer, Machine};
 use slab::Slab;
 
@@ -39,18 +40,26 @@ pub(super) struct Pass<'a> {
 
 impl Gate {
     /// For a change of whole sectors: waits for fine writes in the way.
-    pub(super) async fn pass(&self, bytes: Range<u64>) -> Pass<'_> {
+    pub(super) async fn pass(&self, bytes: Range<u64>, how: &WriteOptions) -> Result<Pass<'_>, Error> {
         if self.fine.get() > 0 {
-            self.changed.until(|| !self.meets(&bytes, true)).await;
+            self.wait(&bytes, true, how).await?;
         }
-        self.enter(bytes, false)
+        Ok(self.enter(bytes, false))
     }
 
     /// For a write finer than its sectors: waits for every change in the way.
-    async fn pass_fine(&self, bytes: Range<u64>) -> Pass<'_> {
-        self.changed.until(|| !self.meets(&bytes, false)).await;
+    async fn pass_fine(&self, bytes: Range<u64>, how: &WriteOptions) -> Result<Pass<'_>, Error> {
+        self.wait(&bytes, false, how).await?;
         self.fine.set(self.fine.get() + 1);
-        self.enter(bytes, true)
+        Ok(self.enter(bytes, true))
+    }
+
+    async fn wait(&self, bytes: &Range<u64>, only_fine: bool, how: &WriteOptions) -> Result<(), Error> {
+        if !self.meets(bytes, only_fine) {
+            return Ok(());
+        }
+        self.changed.until(|| !self.meets(bytes, only_fine)).await;
+        if how.ticket.as_ref().is_some_and(Ticket::is_cancelled) { Err(Error::Cancelled) } else { Ok(()) }
     }
 
     fn meets(&self, bytes: &Range<u64>, only_fine: bool) -> bool {
@@ -101,11 +110,11 @@ pub(super) async fn write<M: Machine>(
     how: &WriteOptions,
 ) -> Result<(), Error> {
     if span.is_aligned(sector) {
-        let _pass = gate.pass(span.offset..span.end()).await;
+        let _pass = gate.pass(span.offset..span.end(), how).await?;
         return vdisk.write_with(span.offset, buffer.freeze(), how).await;
     }
     let (start, end) = span.widened(sector);
-    let _pass = gate.pass_fine(start..end).await;
+    let _pass = gate.pass_fine(start..end, how).await?;
     let place = write_place(span, sector);
     let mut data = buffer.split_to((end - start) as usize);
     if place.start > 0 {

@@ -1,0 +1,120 @@
+//! What goes wrong with devices, in one place for all of them: whether something unflushed may be lost, and which of them fail.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use plimsoll_hardware::IoError;
+
+use crate::wait::WaitQueue;
+
+/// A device that fails is told of once, and again when it still does after so long.
+const AGAIN: Duration = Duration::from_secs(3600);
+
+/// Shared by the devices of a pool.
+#[derive(Default)]
+pub(crate) struct Trouble {
+    /// Some device may have lost what it had not flushed.
+    lossy: Cell<bool>,
+    /// What to do at that instant.
+    act: OnceCell<Box<dyn Fn()>>,
+    /// What to do before there is a pool that could.
+    at_start: OnceCell<Box<dyn Fn()>>,
+    /// By the path of the device.
+    failing: RefCell<BTreeMap<String, Failing>>,
+    /// Something failed.
+    pub(crate) noticed: WaitQueue,
+}
+
+/// What one device has failed to do.
+struct Failing {
+    /// Operations that failed and were not told of.
+    errors: u64,
+    /// The first of them.
+    first: String,
+    told_at: Option<Duration>,
+}
+
+/// Operations of a device that failed.
+pub(crate) struct DeviceErrors {
+    pub(crate) path: String,
+    pub(crate) errors: u64,
+    /// What the first of them says.
+    pub(crate) first: String,
+}
+
+impl Trouble {
+    pub(super) fn at_start(&self, act: impl Fn() + 'static) {
+        let _ = self.at_start.set(Box::new(act));
+    }
+
+    pub(super) fn act(&self, act: impl Fn() + 'static) {
+        // The first to say it is the pool itself; its views have nothing to do.
+        let _ = self.act.set(Box::new(act));
+    }
+
+    pub(super) fn is_lossy(&self) -> bool {
+        self.lossy.get()
+    }
+
+    pub(super) fn lose(&self) {
+        self.lossy.set(true);
+        for act in [&self.at_start, &self.act].into_iter().filter_map(OnceCell::get) {
+            act();
+        }
+    }
+
+    /// An operation of the device at `path` failed.
+    #[cold]
+    pub(super) fn note(&self, path: &str, error: &IoError) {
+        let mut all = self.failing.borrow_mut();
+        let new = || Failing { errors: 0, first: String::new(), told_at: None };
+        let failing = all.entry(path.to_owned()).or_insert_with(new);
+        if failing.errors == 0 {
+            failing.first = error.to_string();
+        }
+        failing.errors += 1;
+        drop(all);
+        self.noticed.notify();
+    }
+
+    /// What is to be told now; it counts as told.
+    pub(crate) fn take_due(&self, now: Duration) -> Vec<DeviceErrors> {
+        let mut all = self.failing.borrow_mut();
+        let due = all.iter_mut().filter(|(_, failing)| {
+            failing.errors > 0 && failing.told_at.is_none_or(|told| now.saturating_sub(told) >= AGAIN)
+        });
+        due.map(|(path, failing)| {
+            failing.told_at = Some(now);
+            let (errors, first) = (std::mem::take(&mut failing.errors), std::mem::take(&mut failing.first));
+            DeviceErrors { path: path.clone(), errors, first }
+        })
+        .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_fails_is_told_of_once_an_hour_with_all_its_errors() {
+        let trouble = Trouble::default();
+        let error = |operation| IoError::Failed { path: "/d".into(), operation, offset: 0, reason: "bad".into() };
+        let due = |at| {
+            let due = trouble.take_due(Duration::from_secs(at)).into_iter();
+            due.map(|due| (due.path, due.errors, due.first)).collect::<Vec<_>>()
+        };
+        assert_eq!(due(0), []);
+        trouble.note("/d", &error("read"));
+        trouble.note("/d", &error("write"));
+        assert_eq!(due(10), [("/d".to_owned(), 2, error("read").to_string())]);
+        trouble.note("/d", &error("flush"));
+        trouble.note("/e", &error("write"));
+        assert_eq!(due(20), [("/e".to_owned(), 1, error("write").to_string())]);
+        trouble.note("/d", &error("write"));
+        assert_eq!(due(3609), []);
+        assert_eq!(due(3610), [("/d".to_owned(), 2, error("flush").to_string())]);
+        assert_eq!(due(30_000), []);
+    }
+}

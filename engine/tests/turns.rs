@@ -1,0 +1,253 @@
+//! Who gets space when several want it, and what is left of a want when the space was never needed.
+
+mod support;
+
+use std::time::Duration;
+
+use futures_util::future::{join, join3};
+use plimsoll_engine::{
+    AlarmState, CreateVdisk, Error, OnFull, OvercommitLimit, Pool, PoolPolicy, ReclaimSpec, SpaceEvent, Ticket,
+    VdiskPolicy, WriteOptions,
+};
+use plimsoll_hardware::Machine;
+use plimsoll_hardware::sim::SimMachine;
+use support::{assert_clean, create, failing, filled, live, vdisk, with, world};
+
+const EXTENT: u64 = 65_536;
+const BLOCK: usize = 4096;
+
+fn holding(seconds: u64) -> VdiskPolicy {
+    VdiskPolicy { on_full: OnFull::Hold(Duration::from_secs(seconds)), ..VdiskPolicy::default() }
+}
+
+async fn write(pool: &Pool<SimMachine>, m: &SimMachine, name: &str, offset: u64, bytes: usize) -> Result<(), Error> {
+    pool.vdisk(name)?.write(offset, filled(m, 1, bytes).await, false).await
+}
+
+/// Lets `hog` take what is free in whole extents, but for so many.
+async fn fill_but(pool: &Pool<SimMachine>, m: &SimMachine, left: u64) {
+    pool.create_vdisk(with("hog", failing())).await.expect("a vdisk");
+    for extent in 0.. {
+        if pool.info().available_bytes <= left * EXTENT
+            || write(pool, m, "hog", extent * EXTENT, EXTENT as usize).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+async fn free(pool: &Pool<SimMachine>, from: u64, extents: u64) {
+    let hog = pool.vdisk("hog").expect("a vdisk");
+    hog.discard(from * EXTENT, extents * EXTENT, true).await.expect("a discard");
+}
+
+#[test]
+fn held_writes_into_one_extent_need_it_once() {
+    live(&world(1, 1, 16), |m| async move {
+        let pool = create(&m).await;
+        pool.create_vdisk(with("v", holding(10))).await.expect("a vdisk");
+        write(&pool, &m, "v", 1 << 20, BLOCK).await.expect("a first write");
+        fill_but(&pool, &m, 0).await;
+        let began = m.now();
+        let first = write(&pool, &m, "v", 0, BLOCK);
+        let second = write(&pool, &m, "v", 8 * BLOCK as u64, BLOCK);
+        let relief = async {
+            m.sleep(Duration::from_secs(1)).await;
+            assert_eq!(pool.info().held_writes, 2);
+            free(&pool, 0, 1).await;
+        };
+        let (first, second, ()) = join3(first, second, relief).await;
+        assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
+        assert!(m.now() - began < Duration::from_secs(2), "it was held though it needed nothing any more");
+        assert_clean(&pool, "after it").await;
+    });
+}
+
+#[test]
+fn a_write_that_may_not_wait_takes_what_is_there_though_a_larger_one_waits() {
+    live(&world(2, 1, 16), |m| async move {
+        let pool = create(&m).await;
+        pool.create_vdisk(with("patient", holding(10))).await.expect("a vdisk");
+        pool.create_vdisk(with("other", holding(10))).await.expect("a vdisk");
+        pool.create_vdisk(with("hasty", failing())).await.expect("a vdisk");
+        fill_but(&pool, &m, 4).await;
+        let large = write(&pool, &m, "patient", 0, 8 * EXTENT as usize);
+        let others = async {
+            m.sleep(Duration::from_secs(1)).await;
+            assert_eq!(pool.info().held_writes, 1);
+            let free = pool.info().available_bytes / EXTENT;
+            assert!(free > 0);
+            write(&pool, &m, "hasty", 0, BLOCK).await.expect("there is space");
+            // One that may wait does: the large one came first.
+            let began = m.now();
+            let waiting = join(write(&pool, &m, "other", 0, BLOCK), async {
+                m.sleep(Duration::from_secs(1)).await;
+                assert_eq!(pool.info().held_writes, 2);
+                self::free(&pool, 0, 12).await;
+            });
+            waiting.await.0.expect("it was held");
+            assert!(m.now() - began >= Duration::from_secs(1));
+        };
+        let (large, ()) = join(large, others).await;
+        large.expect("it was held");
+        assert_clean(&pool, "after it").await;
+    });
+}
+
+#[test]
+fn a_held_write_that_is_given_up_when_it_is_just_granted_is_not_applied() {
+    live(&world(3, 1, 16), |m| async move {
+        let pool = create(&m).await;
+        pool.set_tenant_quota("acme", Some(EXTENT));
+        let of_acme = VdiskPolicy { tenant: Some("acme".into()), ..holding(10) };
+        pool.create_vdisk(with("v", of_acme)).await.expect("a vdisk");
+        write(&pool, &m, "v", 0, BLOCK).await.expect("a first write");
+        let ticket = Ticket::default();
+        let options = WriteOptions { ticket: Some(ticket.clone()), ..WriteOptions::default() };
+        let v = pool.vdisk("v").expect("a vdisk");
+        let held = v.write_with(EXTENT, filled(&m, 7, BLOCK).await, &options);
+        let both = async {
+            m.sleep(Duration::from_secs(1)).await;
+            // In one step: who grants is woken first, and then who waits.
+            pool.set_tenant_quota("acme", Some(4 * EXTENT));
+            assert_eq!(ticket.held(), 1);
+            ticket.cancel();
+        };
+        let (result, ()) = join(held, both).await;
+        assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+        let bytes = v.read(EXTENT, m.buffers().alloc(BLOCK).await).await.expect("a read");
+        assert_eq!(bytes[0], 0);
+        // What was granted went back.
+        assert_eq!(pool.info().held_writes, 0);
+        for extent in 1..4 {
+            write(&pool, &m, "v", extent * EXTENT, BLOCK).await.expect("it is within the quota");
+        }
+        assert_clean(&pool, "after it").await;
+    });
+}
+
+#[test]
+fn what_is_reserved_for_a_vdisk_of_a_tenant_no_other_of_the_tenant_takes() {
+    live(&world(4, 1, 16), |m| async move {
+        let pool = create(&m).await;
+        let of_acme = |policy: VdiskPolicy| VdiskPolicy { tenant: Some("acme".into()), ..policy };
+        pool.set_tenant_quota("acme", Some(10 * EXTENT));
+        let reserved = VdiskPolicy { reservation: 5 * EXTENT, ..failing() };
+        pool.create_vdisk(with("a", of_acme(reserved.clone()))).await.expect("a vdisk");
+        pool.create_vdisk(with("b", of_acme(failing()))).await.expect("a vdisk");
+        let too_much = VdiskPolicy { reservation: 6 * EXTENT, ..failing() };
+        let refused = pool.create_vdisk(with("c", of_acme(too_much))).await;
+        let Err(Error::LimitExceeded { excess, .. }) = refused else { panic!("{refused:?}") };
+        assert_eq!(excess, EXTENT);
+        for extent in 0..10 {
+            let written = write(&pool, &m, "b", extent * EXTENT, BLOCK).await;
+            assert_eq!(written.is_ok(), extent < 5, "extent {extent}: {written:?}");
+        }
+        for extent in 0..5 {
+            write(&pool, &m, "a", extent * EXTENT, BLOCK).await.expect("it was reserved");
+        }
+        let refused = write(&pool, &m, "a", 5 * EXTENT, BLOCK).await;
+        assert!(matches!(refused, Err(Error::QuotaExceeded { .. })), "{refused:?}");
+        assert_clean(&pool, "after it").await;
+    });
+}
+
+#[test]
+fn a_held_write_beside_a_packed_word_ends_the_want_when_it_gets_an_extent() {
+    live(&world(5, 1, 16), |m| async move {
+        let pool = create(&m).await;
+        pool.create_vdisk(with("v", holding(10))).await.expect("a vdisk");
+        for extent in 0..16 {
+            write(&pool, &m, "v", extent * EXTENT, BLOCK).await.expect("a first write");
+        }
+        pool.compact().expect("a job");
+        m.sleep(Duration::from_secs(1)).await;
+        assert_eq!(pool.vdisk("v").expect("a vdisk").info().backed_bytes, 2 * EXTENT);
+        fill_but(&pool, &m, 0).await;
+        pool.arm(&AlarmState::default());
+        let relief = async {
+            m.sleep(Duration::from_secs(1)).await;
+            free(&pool, 0, 1).await;
+        };
+        join(write(&pool, &m, "v", BLOCK as u64, BLOCK), relief).await.0.expect("it was held");
+        assert_eq!(pool.info().available_bytes, 0);
+        m.sleep(Duration::from_secs(2)).await;
+        let resumed = pool.events().await.iter().filter(|event| matches!(event, SpaceEvent::Resumed { .. })).count();
+        assert_eq!(resumed, 1);
+    });
+}
+
+#[test]
+fn a_held_write_beyond_an_end_that_is_cut_off_ends_at_once() {
+    live(&world(6, 1, 16), |m| async move {
+        let pool = create(&m).await;
+        pool.create_vdisk(with("v", holding(600))).await.expect("a vdisk");
+        fill_but(&pool, &m, 0).await;
+        let began = m.now();
+        let cut = async {
+            m.sleep(Duration::from_secs(1)).await;
+            pool.resize_vdisk("v", 1 << 20, false).await.expect("a resize");
+        };
+        let (held, ()) = join(write(&pool, &m, "v", 8 << 20, BLOCK), cut).await;
+        assert!(matches!(held, Err(Error::InvalidRequest { .. })), "{held:?}");
+        assert!(m.now() - began < Duration::from_secs(5));
+    });
+}
+
+#[test]
+fn worthless_ranges_in_as_many_leaves_as_there_are_never_stop_a_full_pool() {
+    live(&world(7, 1, 64), |m| async move {
+        let pool = create(&m).await;
+        let leaf = 512 * EXTENT;
+        pool.create_vdisk(vdisk("v", 256 * leaf)).await.expect("a vdisk");
+        for index in 0..256 {
+            write(&pool, &m, "v", index * leaf, EXTENT as usize).await.expect("a first write");
+        }
+        fill_but(&pool, &m, 0).await;
+        // A block of each: no extent comes free.
+        let ranges = (0..256).map(|index| (index * leaf, BLOCK as u64)).collect();
+        let spec = ReclaimSpec { ranges: Some(ranges), worthless: true, rate: 0 };
+        pool.reclaim("v", spec).await.expect("a job");
+        m.sleep(Duration::from_secs(5)).await;
+        assert_eq!(pool.info().read_only, None);
+        let info = pool.reclaim_info("v").expect("a vdisk").expect("it is known");
+        assert_eq!((info.running, info.zero_bytes), (false, 256 * BLOCK as u64), "{info:?}");
+        assert_clean(&pool, "after it").await;
+        pool.close().await.expect("a close");
+    });
+}
+
+#[test]
+fn where_no_more_is_promised_than_there_is_no_write_ever_lacks_space() {
+    for (mib, limit) in [(16, OvercommitLimit::Ratio(1000)), (256, OvercommitLimit::Bytes(0))] {
+        live(&world(8, 1, mib), |m| async move {
+            let pool = create(&m).await;
+            let policy = PoolPolicy { overcommit_limit: Some(limit), ..pool.policy() };
+            pool.set_policy(policy).await.expect("a policy");
+            // As many as there may be, and all of each: whole extents, the last one first.
+            let size = (mib << 20) / 5 / EXTENT * EXTENT;
+            let mut vdisks = 0;
+            while pool
+                .create_vdisk(CreateVdisk { policy: failing(), ..vdisk(&format!("v{vdisks}"), size) })
+                .await
+                .is_ok()
+            {
+                vdisks += 1;
+            }
+            assert!(vdisks >= 4, "{vdisks} vdisks of a fifth each");
+            let rest = pool.info().designated_bytes_max.expect("a limit") - pool.info().designated_bytes;
+            if rest >= EXTENT {
+                let spec = CreateVdisk { policy: failing(), ..vdisk("rest", rest / EXTENT * EXTENT) };
+                pool.create_vdisk(spec).await.expect("it is within the limit");
+            }
+            for info in pool.vdisks() {
+                for extent in (0..info.size / EXTENT).rev() {
+                    let written = write(&pool, &m, &info.name, extent * EXTENT, EXTENT as usize).await;
+                    assert!(written.is_ok(), "{} at {extent}: {written:?}, {:?}", info.name, pool.info());
+                }
+            }
+            assert_clean(&pool, "all written").await;
+            pool.close().await.expect("a close");
+        });
+    }
+}
