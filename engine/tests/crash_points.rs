@@ -146,7 +146,7 @@ async fn perform(operation: Operation, pool: &Pool<SimMachine>, m: &SimMachine) 
             (held?, relief?);
         }
         HeldAndExpired => {
-            pool.set_vdisk_policy("a", held_at(a.info().backed_bytes, Duration::from_millis(1))).await?;
+            pool.set_vdisk_policy("a", held_at(a.info().backed_bytes, Duration::from_millis(2))).await?;
             let refused = a.write(448 << 10, filled(m, 7, 64 << 10).await, false).await;
             assert!(matches!(refused, Err(Error::QuotaExceeded { .. })), "{refused:?}");
         }

@@ -219,7 +219,7 @@ async fn limit(session: &Session) {
     let limit = match session.below(3) {
         0 => None,
         1 => Some(OvercommitLimit::Bytes(session.below(1 << 32))),
-        _ => Some(OvercommitLimit::Ratio(1000 + session.below(1 << 20) as u32)),
+        _ => Some(OvercommitLimit::Ratio(1000 + session.below(1 << 20))),
     };
     let policy = PoolPolicy { overcommit_limit: limit, ..session.pool.policy() };
     let result = session.ask(session.pool.set_policy(policy)).await;

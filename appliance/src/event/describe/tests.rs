@@ -133,7 +133,8 @@ fn what_is_over_is_said_as_it_came_about() {
 #[test]
 fn held_writes_that_failed_are_counted_at_the_end() {
     let (lasted, writes, expired, expired_bytes) = (Duration::from_secs(7500), 1, 1000, 3 << 29);
-    let event = describe("tank", &SpaceEvent::Resumed { vdisk: vdisk(), lasted, writes, expired, expired_bytes });
+    let resumed = |lasted| SpaceEvent::Resumed { vdisk: vdisk(), lasted, writes, expired, expired_bytes };
+    let event = describe("tank", &resumed(Some(lasted)));
     assert_eq!(
         event.cause.as_deref(),
         Some(
@@ -141,6 +142,35 @@ fn held_writes_that_failed_are_counted_at_the_end() {
         )
     );
     assert_eq!((&event.figures["lasted_seconds"], &event.figures["expired_writes"]), (&7500.0.into(), &1000.into()));
+    // It began before the daemon did.
+    let event = describe("tank", &resumed(None));
+    assert!(event.cause.unwrap().starts_with("space is there again; 1 held write"));
+    assert!(event.figures["lasted_seconds"].is_null());
+}
+
+#[test]
+fn what_keeps_a_pool_from_being_used_is_critical_and_says_what_to_do() {
+    let reason = "/dev/sdb: the device is gone; reconnect it and open the pool again".to_owned();
+    let device = "/dev/sdb".to_owned();
+    let errors = describe("tank", &SpaceEvent::DeviceErrors { device, errors: 3, reason: reason.clone() });
+    assert_eq!((errors.kind.as_str(), errors.severity), ("device-errors", Severity::Critical));
+    assert_eq!(errors.details["device"], "/dev/sdb");
+    assert!(errors.cause.unwrap().starts_with("3 operations of /dev/sdb failed; the first: "));
+    assert!(errors.advice.unwrap().ends_with("plimsoll pool evacuate tank --device /dev/sdb."));
+    let read_only = |rising| describe("tank", &SpaceEvent::ReadOnly { reason: reason.clone(), rising });
+    let not_served = |rising| describe("tank", &SpaceEvent::NotServed { reason: "no device".into(), rising });
+    for (event, kind, cause, advice) in [
+        (read_only(true), "pool-read-only", "pool tank is read-only: /dev/sdb: the device is gone", "reconnect it"),
+        (not_served(true), "pool-not-served", "pool tank is not served: no device", "plimsoll pool import --name tank"),
+    ] {
+        assert_eq!((event.kind.as_str(), event.severity), (kind, Severity::Critical));
+        assert_eq!(event.cause.as_deref(), Some(cause));
+        assert!(event.advice.unwrap().contains(advice));
+    }
+    for (event, kind) in [(read_only(false), "pool-read-only-cleared"), (not_served(false), "pool-not-served-cleared")]
+    {
+        assert_eq!((event.kind.as_str(), event.severity, event.advice), (kind, Severity::Info, None));
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A disk that is full or damages what is on it, and the log on it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -80,7 +80,7 @@ fn large(number: usize) -> NewEvent {
 }
 
 fn alarmed(uuid: u128) -> AlarmState {
-    AlarmState { exhausted: BTreeSet::from([Uuid::from_u128(uuid)]), ..AlarmState::default() }
+    AlarmState { exhausted: BTreeMap::from([(Uuid::from_u128(uuid), 65_536)]), ..AlarmState::default() }
 }
 
 async fn until_written(log: &EventLog) {
