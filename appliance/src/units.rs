@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+pub use plimsoll_engine::iec;
+
 /// A size as given on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
@@ -119,22 +121,6 @@ fn scaled(number: &str, factor: u64) -> Result<u64, &'static str> {
         total += part / scale;
     }
     u64::try_from(total).map_err(|_| TOO_LARGE)
-}
-
-/// Bytes for reading: IEC with one decimal below 100 (`1.5 GiB`, `200 MiB`, `512 B`).
-pub fn iec(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let mut unit = 0;
-    let mut value = bytes as f64;
-    while value >= 1023.95 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 || value >= 100.0 || (value - value.round()).abs() < 0.05 {
-        format!("{value:.0} {}", UNITS[unit])
-    } else {
-        format!("{value:.1} {}", UNITS[unit])
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A reclaim at work: the job that `reclaim.rs` begins, pauses and resumes.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -67,7 +68,11 @@ impl<M: Machine> Store<M> {
             reclaim.running.set(false);
             reclaim.job.end(match result {
                 Ok(true) => JobState::Done,
-                Ok(false) if reclaim.paused.get() => JobState::Paused,
+                Ok(false) if reclaim.paused.get() => {
+                    // What was under way is looked at again.
+                    reclaim.job.progress(reclaim.done());
+                    JobState::Paused
+                }
                 // Closing: the next start goes on.
                 Ok(false) | Err(Error::Closing(_)) => JobState::Running,
                 Err(error) => JobState::Failed(error.to_string()),
@@ -111,10 +116,11 @@ impl<M: Machine> Store<M> {
                 }
                 _ => Vec::new(),
             };
-            if !self.look_through(vdisk, reclaim, &parts).await? {
+            let until = (leaf + 1) * leaf_bytes;
+            if !self.look_through(vdisk, reclaim, &parts, until).await? {
                 return Ok(false);
             }
-            reclaim.pass((leaf + 1) * leaf_bytes);
+            reclaim.pass(until);
             if reclaim.progress.read.get() - written_down >= CURSOR_BYTES {
                 written_down = reclaim.progress.read.get();
                 self.keep_reclaim(vdisk).await?;
@@ -161,11 +167,12 @@ impl<M: Machine> Store<M> {
                         Some((last, known)) if *last == piece.at => *known = known.with(blocks),
                         _ => {
                             if parts.len() >= WORTHLESS_AT_ONCE {
-                                if !self.pass(vdisk, reclaim, &parts).await? {
+                                let until = before + at + piece.from - offset;
+                                if !self.pass(vdisk, reclaim, &parts, until).await? {
                                     return Ok(false);
                                 }
                                 parts.clear();
-                                reclaim.pass(before + at + piece.from - offset);
+                                reclaim.pass(until);
                             }
                             parts.push((piece.at, blocks));
                         }
@@ -176,12 +183,18 @@ impl<M: Machine> Store<M> {
             }
             before += length;
         }
-        self.pass(vdisk, reclaim, &parts).await
+        self.pass(vdisk, reclaim, &parts, reclaim.total).await
     }
 
-    async fn pass(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: &Reclaim, parts: &[Part]) -> Result<bool> {
+    async fn pass(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        reclaim: &Reclaim,
+        parts: &[Part],
+        until: u64,
+    ) -> Result<bool> {
         if !reclaim.spec.worthless {
-            return self.look_through(vdisk, reclaim, parts).await;
+            return self.look_through(vdisk, reclaim, parts, until).await;
         }
         if !self.goes_on(vdisk, reclaim)? {
             return Ok(false);
@@ -190,8 +203,18 @@ impl<M: Machine> Store<M> {
         Ok(true)
     }
 
-    /// Looks at extents, several stretches at the same time. `false`: it is to stop, and some of them were not looked at.
-    async fn look_through(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: &Reclaim, parts: &[Part]) -> Result<bool> {
+    /// Looks at extents, several stretches at the same time; with the last of them `until` bytes are passed. `false`: it is to stop, and
+    /// some of them were not looked at.
+    async fn look_through(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        reclaim: &Reclaim,
+        parts: &[Part],
+        until: u64,
+    ) -> Result<bool> {
+        let (from, count) = (reclaim.done(), parts.chunks(self.reclaim_extents_max()).len() as u64);
+        let looked_at = Cell::new(0);
+        let looked_at = &looked_at;
         let stretches = stream::iter(parts.chunks(self.reclaim_extents_max())).map(|stretch| async move {
             let bytes = stretch.len() as u64 * self.media.extent_bytes;
             // No `await` from the look to the wait: whatever stops it stirs it.
@@ -203,10 +226,13 @@ impl<M: Machine> Store<M> {
                 return Ok(false);
             }
             self.reclaim_extents(vdisk, stretch, &reclaim.progress).await?;
+            looked_at.set(looked_at.get() + 1);
+            // Only told: where it is to go on is behind all of them.
+            reclaim.job.progress(from + until.saturating_sub(from) * looked_at.get() / count);
             Ok::<bool, Error>(true)
         });
         let results: Vec<bool> = stretches.buffered(READS_AT_ONCE).try_collect().await?;
-        Ok(results.into_iter().all(|looked_at| looked_at))
+        Ok(results.into_iter().all(|goes_on| goes_on))
     }
 
     fn goes_on(&self, vdisk: &VdiskCore, reclaim: &Reclaim) -> Result<bool> {

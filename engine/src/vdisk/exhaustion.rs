@@ -11,7 +11,7 @@ use plimsoll_hardware::Machine;
 
 use super::hold::Need;
 use super::{Store, VdiskCore};
-use crate::event::{SpaceEvent, VdiskName};
+use crate::event::{Shortage, SpaceEvent, VdiskName};
 
 /// Nobody makes space more often than once a minute: what is told more often is one and the same want of it.
 const RESUME_PAUSE: Duration = Duration::from_secs(60);
@@ -21,6 +21,8 @@ const RESUME_PAUSE: Duration = Duration::from_secs(60);
 pub(crate) struct Episode {
     /// Extents that the last write lacked that found no space.
     lacked: Cell<u64>,
+    /// Why there is none, by the last look; unknown when the episode began in an earlier life.
+    cause: Cell<Option<Shortage>>,
     /// A write got space since.
     supplied: Cell<bool>,
     /// Held writes that came to their bound, and what they needed.
@@ -31,7 +33,19 @@ pub(crate) struct Episode {
     resumed_at: Cell<Option<Duration>>,
 }
 
+impl Episode {
+    /// A write still finds no space.
+    pub(super) fn lacks(&self, cause: Shortage) {
+        self.cause.set(Some(cause));
+    }
+}
+
 impl VdiskCore {
+    /// Why its writes find no space; none when they do, or when that is not known.
+    pub(super) fn shortage(&self) -> Option<Shortage> {
+        self.exhausted.get().and(self.episode.cause.get())
+    }
+
     /// As events name it.
     pub(crate) fn event_name(&self) -> VdiskName {
         let entry = self.entry.borrow();
@@ -43,6 +57,7 @@ impl<M: Machine> Store<M> {
     /// A write found no space; it waits, or not.
     pub(super) fn note_exhausted(&self, vdisk: &VdiskCore, need: &Need, held: bool) {
         vdisk.episode.lacked.set(need.extents);
+        vdisk.episode.lacks(need.shortage);
         vdisk.episode.supplied.set(false);
         if vdisk.exhausted.get().is_some() || !vdisk.ready.get() {
             return;

@@ -7,6 +7,9 @@
 //!
 //! Order: who came first is served first, among the writes of a vdisk and among all that wait for space of the pool. Who waits for its own
 //! quota keeps nobody else up, and who has a reservation does not wait for space that is its own.
+//!
+//! When it is decided that writes of a vdisk fail instead of waiting, those that wait fail, too, unless they came with a policy of their
+//! own. A new time is for those that come after it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -44,6 +47,8 @@ struct Waiter {
     extents: u64,
     bytes: u64,
     shortage: Shortage,
+    /// It waits because its vdisk's policy says so.
+    by_policy: bool,
     granted: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
@@ -51,6 +56,7 @@ struct Waiter {
 /// Where a write stands in the queue, once it was held: kept when it has to wait again.
 pub(super) struct Patience {
     number: u64,
+    since: Duration,
     /// When it fails.
     until: Option<Duration>,
 }
@@ -152,6 +158,11 @@ impl HoldQueue {
 }
 
 impl Waiter {
+    /// Whether writes of its vdisk fail instead of waiting by now.
+    fn is_to_fail(&self) -> bool {
+        self.by_policy && self.vdisk.entry.borrow().policy.on_full == OnFull::Fail
+    }
+
     fn wake(&self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -188,9 +199,9 @@ impl<M: Machine> Store<M> {
         let patience = patience.get_or_insert_with(|| {
             queue.next.set(queue.next.get() + 1);
             count(&vdisk.waited, 1);
-            Patience { number: queue.next.get(), until: now.checked_add(time) }
+            Patience { number: queue.next.get(), since: now, until: now.checked_add(time) }
         });
-        let place = self.join(vdisk, &need, patience.number, how.ticket.as_ref());
+        let place = self.join(vdisk, &need, patience.number, how);
         let left = patience.until.map_or(Duration::MAX, |until| until.saturating_sub(now));
         let granted = self.wait(&place, left).await;
         if !matches!(granted, Ok(true)) {
@@ -202,7 +213,8 @@ impl<M: Machine> Store<M> {
             return Ok(Grant { store: self.clone(), account, left: Cell::new(need.extents) });
         }
         drop(place);
-        self.note_expired(vdisk, &need, time);
+        let held_for = self.media.machine.now().saturating_sub(patience.since);
+        self.note_expired(vdisk, &need, held_for.min(time));
         Err(self.no_space(vdisk, &need))
     }
 
@@ -211,15 +223,16 @@ impl<M: Machine> Store<M> {
         vdisk: &Rc<VdiskCore>,
         need: &Need,
         number: u64,
-        ticket: Option<&'a Ticket>,
+        how: &'a WriteOptions,
     ) -> Place<'a, M> {
-        let queue = &self.holds;
+        let (queue, ticket) = (&self.holds, how.ticket.as_ref());
         let waiter = Rc::new(Waiter {
             number,
             vdisk: vdisk.clone(),
             extents: need.extents,
             bytes: need.bytes,
             shortage: need.shortage,
+            by_policy: how.on_full.is_none(),
             granted: Cell::new(false),
             waker: RefCell::default(),
         });
@@ -243,7 +256,7 @@ impl<M: Machine> Store<M> {
         Place { store: self, waiter, ticket }
     }
 
-    /// `false` when the time is over.
+    /// `false` when the time is over, or it is not to wait any more.
     async fn wait(self: &Rc<Self>, place: &Place<'_, M>, time: Duration) -> Result<bool> {
         let waiter = &place.waiter;
         let mut expires = pin!(self.media.machine.sleep(time));
@@ -263,7 +276,7 @@ impl<M: Machine> Store<M> {
             if cancelled.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Err(Error::Cancelled));
             }
-            if expires.as_mut().poll(context).is_ready() {
+            if waiter.is_to_fail() || expires.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Ok(false));
             }
             *waiter.waker.borrow_mut() = Some(context.waker().clone());
@@ -278,6 +291,10 @@ impl<M: Machine> Store<M> {
             self.holds.waiters.borrow().iter().filter(|waiter| !waiter.granted.get()).cloned().collect();
         let (mut pool_is_short, mut vdisks, mut tenants) = (0, Vec::new(), Vec::new());
         for waiter in waiting {
+            if waiter.is_to_fail() {
+                waiter.wake();
+                continue;
+            }
             let account = &waiter.vdisk.mapping.account;
             let tenant = account.tenant().map(|tenant| tenant.name.clone());
             if vdisks.contains(&waiter.vdisk.id) || tenant.as_ref().is_some_and(|name| tenants.contains(name)) {
@@ -287,17 +304,18 @@ impl<M: Machine> Store<M> {
                 true => Some(Shortage::PoolFull),
                 false => self.space.shortage(account, waiter.extents),
             };
+            let Some(shortage) = shortage else {
+                self.space.ledger.grant(account, waiter.extents);
+                self.space.note_filling();
+                waiter.granted.set(true);
+                waiter.wake();
+                continue;
+            };
+            waiter.vdisk.episode.lacks(shortage);
             match shortage {
-                None => {
-                    self.space.ledger.grant(account, waiter.extents);
-                    self.space.note_filling();
-                    waiter.granted.set(true);
-                    waiter.wake();
-                    continue;
-                }
-                Some(Shortage::PoolFull | Shortage::Reserved) => pool_is_short += 1,
-                Some(Shortage::VdiskQuota) => {}
-                Some(Shortage::TenantQuota) => tenants.extend(tenant),
+                Shortage::PoolFull | Shortage::Reserved => pool_is_short += 1,
+                Shortage::VdiskQuota => {}
+                Shortage::TenantQuota => tenants.extend(tenant),
             }
             vdisks.push(waiter.vdisk.id);
         }
