@@ -8,10 +8,10 @@ use std::time::Duration;
 use plimsoll_engine::{Level, Levels, OnFull, OvercommitLimit};
 
 use crate::problem::{Answer, Problem};
-use crate::units::Size;
+use crate::units::{Size, quoted};
 
 fn refuse<T>(what: &str, text: &str, reason: &str, hint: &str) -> Answer<T> {
-    Err(Problem::new("invalid-argument", format!("{text:?} is no {what}: {reason}")).hint(hint.to_owned()))
+    Err(Problem::new("invalid-argument", format!("{} is no {what}: {reason}", quoted(text))).hint(hint.to_owned()))
 }
 
 /// `70%,85%,95%`, `800G,900G`, `off` or `default`.

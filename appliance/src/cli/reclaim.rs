@@ -17,7 +17,7 @@ use super::vdisk::target;
 use crate::model::{BeginReclaim, Range, SetReclaim};
 use crate::name::VdiskName;
 use crate::problem::{Answer, Problem};
-use crate::units::{Size, iec};
+use crate::units::{Size, iec, quoted};
 
 #[derive(Debug, Args)]
 pub(super) struct Reclaim {
@@ -124,7 +124,7 @@ fn parse(text: &str, sector: u64) -> Answer<Vec<Range>> {
             Some([]) => {}
             Some(&[offset_bytes, length_bytes]) => ranges.push(Range { offset_bytes, length_bytes }),
             _ => {
-                let problem = format!("line {} is {line:?}, not OFFSET LENGTH", number + 1);
+                let problem = format!("line {} is {}, not OFFSET LENGTH", number + 1, quoted(line));
                 return Err(
                     Problem::new("invalid-argument", problem).hint("echo '0 1M' | plimsoll reclaim VDISK --ranges -")
                 );
@@ -155,6 +155,14 @@ mod tests {
         for wrong in ["1", "1 2 3", "a b", "1 -2", "99999999999999999999s 1s"] {
             let problem = parse(&format!("0 512\n{wrong}"), 512).unwrap_err();
             assert!(problem.detail.contains("line 2"), "{}", problem.detail);
+        }
+    }
+
+    #[test]
+    fn a_line_that_never_ends_is_not_said_again_as_a_whole() {
+        for text in ["7".repeat(60_000_000), "0 x ".repeat(15_000_000)] {
+            let problem = parse(&text, 512).unwrap_err();
+            assert!(problem.detail.len() < 200 && problem.detail.contains("60000000 bytes"), "{}", problem.detail);
         }
     }
 }

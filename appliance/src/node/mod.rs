@@ -57,6 +57,7 @@ use uuid::Uuid;
 use crate::event::{EventLog, Webhooks};
 use crate::problem::{Answer, Problem};
 pub use exports::Listening;
+pub use health::failing_webhooks;
 pub use link::NodeLink;
 pub use machine::Device;
 pub(crate) use machine::cannot_open;
