@@ -18,7 +18,7 @@ mod vdisk;
 
 pub(super) use event::{Event, Events, Webhook, WebhookAdd};
 pub(super) use pool::{
-    Leaving, Pool, PoolAddDevice, PoolCheck, PoolCreate, PoolEnd, PoolEvacuate, PoolGrow, PoolImport, PoolRemoveDevice,
+    Change as PoolChange, Leaving, Pool, PoolAddDevice, PoolCheck, PoolCreate, PoolEnd, PoolEvacuate, PoolGrow, PoolImport, PoolRemoveDevice,
     PoolSet,
 };
 pub(super) use vdisk::{Detected, Tenant, Vdisk, VdiskCreate, VdiskPromises, VdiskSet};
@@ -115,7 +115,7 @@ pub(super) enum Command {
     #[command(subcommand, before_help = examples!["plimsoll device list", "plimsoll device show /dev/nvme0n1"])]
     Device(Device),
     /// Long work
-    #[command(subcommand, before_help = examples!["plimsoll job list", "plimsoll job watch tank.7"])]
+    #[command(subcommand, before_help = examples!["plimsoll job list", "plimsoll job watch tank.1795659731123"])]
     Job(Job),
     /// Events: what happened, and what to do about it
     #[command(subcommand, before_help = examples!["plimsoll event list --unacknowledged", "plimsoll event watch"])]
@@ -230,10 +230,10 @@ pub(super) enum Job {
     #[command(visible_alias = "ls", before_help = examples!["plimsoll job list", "plimsoll job list --filter state=running"])]
     List,
     /// Show a job
-    #[command(before_help = examples!["plimsoll job show 1", "plimsoll job show tank.7 --json"])]
+    #[command(before_help = examples!["plimsoll job show tank.1795659731123", "plimsoll job show tank.1795659731123 --json"])]
     Show { id: String },
     /// Wait until a job has ended
-    #[command(before_help = examples!["plimsoll job watch 1", "plimsoll job watch tank.7"])]
+    #[command(before_help = examples!["plimsoll job watch 1795659731123", "plimsoll job watch tank.1795659731123"])]
     Watch { id: String },
 }
 

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use serde_json::Value;
 
 use crate::problem::{Answer, Problem};
-use crate::units::Size;
+use crate::units::{Size, quoted};
 
 const OPERATORS: [&str; 7] = [">=", "<=", "!=", "=", ">", "<", "~"];
 

@@ -28,17 +28,20 @@ pub(super) struct Reclaim {
     /// What the ranges hold is not needed, whatever it is: it reads as zeros afterwards
     #[arg(long, requires = "ranges")]
     worthless: bool,
+    /// Give up a reclaim that is paused, and begin from the start
+    #[arg(long)]
+    anew: bool,
     /// Read at most so much in a second, whole MiB
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     rate: Option<Size>,
     /// Make the reclaim that goes on wait
-    #[arg(long, conflicts_with_all = ["ranges", "rate", "resume", "show"])]
+    #[arg(long, conflicts_with_all = ["ranges", "rate", "anew", "resume", "show"])]
     pause: bool,
     /// Let it go on
-    #[arg(long, conflicts_with_all = ["ranges", "rate", "show"])]
+    #[arg(long, conflicts_with_all = ["ranges", "rate", "anew", "show"])]
     resume: bool,
     /// Only show how it stands
-    #[arg(long, conflicts_with_all = ["ranges", "rate"])]
+    #[arg(long, conflicts_with_all = ["ranges", "rate", "anew"])]
     show: bool,
     /// Do not ask
     #[arg(short, long)]
@@ -111,7 +114,7 @@ fn request(cx: &Context<'_>, args: &Reclaim) -> Answer<BeginReclaim> {
             Some(parse(&text, sector)?)
         }
     };
-    Ok(BeginReclaim { ranges, worthless: args.worthless, rate_bytes })
+    Ok(BeginReclaim { ranges, worthless: args.worthless, rate_bytes, anew: args.anew })
 }
 
 /// A range a line; empty lines and what follows a # say nothing.

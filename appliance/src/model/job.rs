@@ -16,6 +16,8 @@ pub enum JobState {
     Paused,
     /// Ended well.
     Done,
+    /// Called off before its end.
+    Cancelled,
     /// Ended badly; `problem` says why.
     Failed,
 }
@@ -23,7 +25,7 @@ pub enum JobState {
 /// A job.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct JobView {
-    /// For `job show`.
+    /// For `job show`; no other job has or had it.
     pub id: String,
     /// `check`, `repair`, `vdisk-delete`, `compact`, ...
     pub kind: String,
