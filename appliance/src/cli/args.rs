@@ -280,6 +280,22 @@ mod tests {
     }
 
     #[test]
+    fn a_bound_can_be_none() {
+        for line in ["vdisk set tank/a --quota none --reservation none", "tenant set acme --pool tank --quota none"] {
+            match parse(&format!("plimsoll {line}")).unwrap().command {
+                Some(Command::Vdisk(Vdisk::Set(set))) => {
+                    let promises = set.promises;
+                    assert_eq!((promises.quota, promises.reservation), (Some(Size::Exact(0)), Some(Size::Exact(0))));
+                }
+                Some(Command::Tenant(Tenant::Set { quota, .. })) => assert_eq!(quota, Some(Size::Exact(0))),
+                other => panic!("{other:?}"),
+            }
+        }
+        let error = parse("plimsoll pool set tank --hysteresis 51").unwrap_err().to_string();
+        assert!(error.contains("0 to 50"), "{error}");
+    }
+
+    #[test]
     fn a_negative_size_is_called_negative() {
         for line in [
             "vdisk create tank/a --size -10G",
@@ -314,7 +330,10 @@ mod tests {
             "plimsoll reclaim tank/db1 --worthless",
             "plimsoll reclaim tank/db1 --pause --resume",
             "plimsoll serve --nbd-listen nowhere",
-            "plimsoll pool set tank --hysteresis 100",
+            "plimsoll pool set tank --hysteresis 51",
+            "plimsoll event list --limit 0",
+            "plimsoll event watch --count 0",
+            "plimsoll reclaim tank/db1 --anew --resume",
             "plimsoll pol list",
         ] {
             assert_eq!(parse(line).err().map(|error| error.exit_code()), Some(2), "{line}");

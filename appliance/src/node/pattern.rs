@@ -76,12 +76,16 @@ impl Node {
     /// What [`Node::remove_pattern`] would do.
     ///
     /// # Errors
-    /// `not-found`, `busy` when it is not disabled. Whether anything is stored by it is known only when all of the mapping is read.
+    /// `not-found`, `busy` when it is not disabled, or a vdisk's own. Whether anything is stored by it is known only when all of the mapping is read.
     pub fn plan_remove_pattern(&self, pool: &str, number: u16) -> Answer<Plan> {
         let pattern = self.pattern(pool, number)?;
         if pattern.used != PatternUse::Disabled {
             let detail = format!("pattern {} is {}, not disabled", pattern.name, words(pattern.used));
             return Err(Problem::new("busy", detail).hint(format!("plimsoll pattern disable {pool} {number}")));
+        }
+        if let Some(vdisk) = pattern.vdisks.first() {
+            let detail = format!("pattern {} is {vdisk}'s own", pattern.name);
+            return Err(Problem::new("busy", detail).hint(format!("plimsoll vdisk set {vdisk} --pattern none")));
         }
         let unit = counted(pattern.unit_bytes, "byte");
         Ok(Plan::of([format!("remove pattern {} of {unit}, if nothing is stored by it", pattern.name)]))
