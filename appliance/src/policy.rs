@@ -238,7 +238,18 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["", "hold", "hold()", "hold(20)", "hold(x)", "hold(99999999999999999d)", "hold(50d)", "hold(1ms)", "hold(0s)", "fails"] {
+        for text in [
+            "",
+            "hold",
+            "hold()",
+            "hold(20)",
+            "hold(x)",
+            "hold(99999999999999999d)",
+            "hold(50d)",
+            "hold(1ms)",
+            "hold(0s)",
+            "fails",
+        ] {
             assert!(on_full(text).is_err(), "{text}");
         }
         for text in ["", "0x", "-1x", "x", "80%", "+1G", "2000000x", "NaNx", "9E"] {

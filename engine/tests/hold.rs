@@ -135,7 +135,8 @@ fn writes_that_wait_fail_at_once_when_it_is_decided_that_their_vdisk_fails_write
             pool.vdisk("hog").expect("a vdisk").discard(0, 2 * EXTENT, false).await.expect("a discard");
         };
         let failed = async { (held.await, m.now() - began) };
-        let ((results, waited), (kept, ())) = join(failed, join(v.write_with(9 * EXTENT, data, &stubborn), decided)).await;
+        let ((results, waited), (kept, ())) =
+            join(failed, join(v.write_with(9 * EXTENT, data, &stubborn), decided)).await;
         assert!(results.iter().all(|result| matches!(result, Err(Error::OutOfSpace { .. }))), "{results:?}");
         assert!((Duration::from_secs(3)..Duration::from_millis(3100)).contains(&waited), "{waited:?}");
         kept.expect("it got the space");

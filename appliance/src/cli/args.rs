@@ -18,8 +18,8 @@ mod vdisk;
 
 pub(super) use event::{Event, Events, Webhook, WebhookAdd};
 pub(super) use pool::{
-    Change as PoolChange, Leaving, Pool, PoolAddDevice, PoolCheck, PoolCreate, PoolEnd, PoolEvacuate, PoolGrow, PoolImport, PoolRemoveDevice,
-    PoolSet,
+    Change as PoolChange, Leaving, Pool, PoolAddDevice, PoolCheck, PoolCreate, PoolEnd, PoolEvacuate, PoolGrow,
+    PoolImport, PoolRemoveDevice, PoolSet,
 };
 pub(super) use vdisk::{Detected, Tenant, Vdisk, VdiskCreate, VdiskPromises, VdiskSet};
 

@@ -54,7 +54,10 @@ impl Node {
         };
         let (name, known) = (pool.info().name, pool.patterns().len() as u64);
         let used = words(request.used);
-        Ok(Plan::of([format!("add a pattern of {what}, {used}, to pool {name}, which has {}", counted(known, "pattern"))]))
+        Ok(Plan::of([format!(
+            "add a pattern of {what}, {used}, to pool {name}, which has {}",
+            counted(known, "pattern")
+        )]))
     }
 
     /// What [`Node::set_pattern`] would do.

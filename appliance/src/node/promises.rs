@@ -81,7 +81,8 @@ fn check_least(kind: &str, name: &str, quota: u64, extent: u64) -> Answer<()> {
         return Ok(());
     }
     let (quota, extent) = (iec(quota), iec(extent));
-    let detail = format!("a quota of {quota} for {kind} {name} is less than an extent, {extent}: nothing could be written");
+    let detail =
+        format!("a quota of {quota} for {kind} {name} is less than an extent, {extent}: nothing could be written");
     Err(Problem::new("invalid-argument", detail).hint(format!("say {extent} or more, or none for no bound")))
 }
 

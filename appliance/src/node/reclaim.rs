@@ -58,7 +58,9 @@ impl Node {
         let how = if spec.worthless { "give up what is stored in" } else { "look through" };
         let pace = match spec.rate {
             0 => String::new(),
-            rate => format!(" at {} a second, so {} at least", iec(rate), duration_text(Duration::from_secs(bytes / rate))),
+            rate => {
+                format!(" at {} a second, so {} at least", iec(rate), duration_text(Duration::from_secs(bytes / rate)))
+            }
         };
         plan.steps.push(format!("{how} {} {what}{pace}", iec(bytes)));
         Ok(plan)
@@ -117,8 +119,14 @@ fn none_under_way(pool: &Pool<Handle>, vdisk: &str, anew: bool) -> Answer<Option
     let object = format!("{}/{vdisk}", pool.info().name);
     let (code, state, hint) = match (known.paused, anew) {
         (true, true) if !known.running => return Ok(Some(known)),
-        (true, _) => ("conflict", "is paused", format!("plimsoll reclaim {object} --resume; or give it up: plimsoll reclaim {object} --anew")),
-        (false, _) => ("busy", "goes on", format!("plimsoll reclaim {object} --show; or plimsoll reclaim {object} --pause")),
+        (true, _) => (
+            "conflict",
+            "is paused",
+            format!("plimsoll reclaim {object} --resume; or give it up: plimsoll reclaim {object} --anew"),
+        ),
+        (false, _) => {
+            ("busy", "goes on", format!("plimsoll reclaim {object} --show; or plimsoll reclaim {object} --pause"))
+        }
     };
     Err(Problem::new(code, format!("a reclaim of {object} {state}, {}", progress(&known))).hint(hint))
 }
@@ -131,7 +139,9 @@ fn spec(request: BeginReclaim) -> Answer<ReclaimSpec> {
     let rate = request.rate_bytes.unwrap_or(0);
     if rate > RATE_BYTES_MAX || !rate.is_multiple_of(RATE_UNIT_BYTES) {
         let (rate, unit, most) = (iec(rate), iec(RATE_UNIT_BYTES), iec(RATE_BYTES_MAX));
-        let detail = format!("{rate} a second cannot be the pace of a reclaim: whole MiB from {unit} to {most} can, and 0, no limit");
+        let detail = format!(
+            "{rate} a second cannot be the pace of a reclaim: whole MiB from {unit} to {most} can, and 0, no limit"
+        );
         return Err(Problem::new("invalid-argument", detail).hint("say --rate 200M"));
     }
     let count = request.ranges.as_ref().map_or(0, Vec::len);

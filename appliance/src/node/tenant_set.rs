@@ -31,7 +31,10 @@ impl Node {
         let pool = self.pool(pool)?;
         let mut levels = checked(&pool, tenant, &request)?;
         let uuid = pool.info().uuid;
-        if request.quota_bytes == Some(0) && levels.is_none() && view_of(&pool, tenant).is_none_or(|known| known.vdisks == 0) {
+        if request.quota_bytes == Some(0)
+            && levels.is_none()
+            && view_of(&pool, tenant).is_none_or(|known| known.vdisks == 0)
+        {
             levels = Some(Levels::Default);
         }
         self.remember(|state| {

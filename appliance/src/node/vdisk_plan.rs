@@ -49,10 +49,7 @@ pub(super) fn policy_steps(
         before.quota != after.quota,
         format!("let vdisk {name} use {will} instead of {was}; {} are in use{exceeded}", iec(backed)),
     );
-    let levels = [
-        ("size", &before.levels, &after.levels),
-        ("quota", &before.quota_levels, &after.quota_levels),
-    ];
+    let levels = [("size", &before.levels, &after.levels), ("quota", &before.quota_levels, &after.quota_levels)];
     for (of, before, after) in levels {
         let (was, will) = (levels_text(before), levels_text(after));
         step(before != after, format!("tell when vdisk {name} uses so much of its {of}: {will} instead of {was}"));

@@ -50,11 +50,7 @@ impl<M: Machine> Store<M> {
     pub(super) fn check_promises(&self, vdisk: &VdiskCore, before: Option<&Entry>, entry: &Entry) -> Result<()> {
         let name = format!("{}/{}", self.identity.name, entry.name);
         if entry.size > before.map_or(0, |before| before.size) {
-            self.check_overcommit(
-                &format!("vdisk {name} of {}", iec(entry.size)),
-                &vdisk.mapping.account,
-                entry.size,
-            )?;
+            self.check_overcommit(&format!("vdisk {name} of {}", iec(entry.size)), &vdisk.mapping.account, entry.size)?;
         }
         let extent_bytes = self.media.extent_bytes;
         let more = entry.policy.reservation > before.map_or(0, |before| before.policy.reservation);

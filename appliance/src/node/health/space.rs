@@ -12,8 +12,7 @@ use crate::units::{counted, iec};
 pub(super) fn findings(pool: &Pool<Handle>, info: &PoolInfo) -> Vec<HealthFinding> {
     let (vdisks, tenants, name) = (pool.vdisks(), pool.tenants(), &info.name);
     let without: Vec<_> = vdisks.iter().filter(|vdisk| vdisk.exhausted_since.is_some()).collect();
-    let mut findings: Vec<_> =
-        without.iter().take(VDISKS_MAX).map(|vdisk| exhausted(info, &tenants, vdisk)).collect();
+    let mut findings: Vec<_> = without.iter().take(VDISKS_MAX).map(|vdisk| exhausted(info, &tenants, vdisk)).collect();
     let more = without.len().saturating_sub(VDISKS_MAX) as u64;
     if more > 0 {
         let reason = format!("there is no space for writes to {} of pool {name}", counted(more, "more vdisk"));
@@ -76,8 +75,11 @@ fn over_quota(pool: &str, vdisk: &VdiskInfo) -> Option<HealthFinding> {
         return None;
     }
     let object = format!("{pool}/{}", vdisk.name);
-    let reason =
-        format!("vdisk {object} has {}, more than its quota of {}: it gets no more", iec(vdisk.backed_bytes), iec(quota));
+    let reason = format!(
+        "vdisk {object} has {}, more than its quota of {}: it gets no more",
+        iec(vdisk.backed_bytes),
+        iec(quota)
+    );
     let advice = format!("plimsoll vdisk set {object} --quota SIZE; plimsoll reclaim {object}");
     Some(finding(Health::Warning, &object, reason, advice))
 }
@@ -86,7 +88,8 @@ fn tenant_over_quota(pool: &str, tenant: &TenantInfo) -> Option<HealthFinding> {
     let (name, used) = (&tenant.name, tenant.used_bytes);
     let quota = tenant.quota_bytes.filter(|quota| used > *quota)?;
     let (has, may) = (iec(used), iec(quota));
-    let reason = format!("tenant {name} has {has} in pool {pool}, more than its quota of {may}: its vdisks get no more");
+    let reason =
+        format!("tenant {name} has {has} in pool {pool}, more than its quota of {may}: its vdisks get no more");
     let advice = format!("plimsoll tenant set {name} --pool {pool} --quota SIZE; plimsoll space --pool {pool}");
     Some(finding(Health::Warning, name, reason, advice))
 }

@@ -54,7 +54,8 @@ fn a_vdisk_whose_tenant_is_at_its_quota_is_told_so_and_not_of_its_own_quota_or_t
         write(&node, 0, 4096).await.unwrap();
         write(&node, EXTENT, 4096).await.unwrap_err();
         let status = node.status();
-        let finding = found(&status.findings, "tank/a", "its tenant acme has 64 KiB of its quota of 64 KiB in pool tank");
+        let finding =
+            found(&status.findings, "tank/a", "its tenant acme has 64 KiB of its quota of 64 KiB in pool tank");
         assert_eq!((finding.health, status.findings.len()), (Health::Critical, 1));
         assert!(finding.advice.contains("tenant set acme") && !finding.advice.contains("add-device"), "{finding}");
     });
@@ -65,7 +66,9 @@ fn limits_below_what_is_in_use_or_promised_are_taken_and_told() {
     with_node(|node, dir| async move {
         let a = tank(&node, &dir).await;
         write(&node, 0, 3 * EXTENT as usize).await.unwrap();
-        node.set_vdisk(&a, set(VdiskPolicyChange { tenant: Some("acme".into()), ..quota(EXTENT) }), None).await.unwrap();
+        node.set_vdisk(&a, set(VdiskPolicyChange { tenant: Some("acme".into()), ..quota(EXTENT) }), None)
+            .await
+            .unwrap();
         node.set_tenant("tank", "acme", tenant_quota(2 * EXTENT)).await.unwrap();
         let limit = SetPool { overcommit_limit: Some("1.5x".into()), ..SetPool::default() };
         node.set_pool("tank", limit).await.unwrap();
@@ -90,7 +93,9 @@ fn a_quota_that_contradicts_what_is_reserved_is_refused_with_both_figures() {
             problem.code
         };
         assert_eq!(refused(quota(1), ["1 B", "64 KiB"]).await, "invalid-argument");
-        node.set_vdisk(&a, set(VdiskPolicyChange { tenant: Some("acme".into()), ..reserve(8 * MIB) }), None).await.unwrap();
+        node.set_vdisk(&a, set(VdiskPolicyChange { tenant: Some("acme".into()), ..reserve(8 * MIB) }), None)
+            .await
+            .unwrap();
         assert_eq!(refused(quota(4 * MIB), ["4 MiB", "8 MiB"]).await, "invalid-argument");
         for (bytes, code) in [(1, "invalid-argument"), (4 * MIB, "limit-exceeded")] {
             let planned = node.plan_set_tenant("tank", "acme", &tenant_quota(bytes)).unwrap_err();
@@ -146,7 +151,8 @@ fn plans_say_what_is_changed_with_the_figures_of_before_and_after() {
         ];
         assert_eq!((plan.steps, plan.needs_bytes), (expected.map(str::to_owned).to_vec(), Some(MIB - 3 * EXTENT)));
         let plan = node.plan_set_tenant("tank", "acme", &tenant_quota(MIB)).unwrap();
-        let expected = "let tenant acme use 1 MiB of pool tank instead of as much as there is; 0 B of 0 vdisks are in use";
+        let expected =
+            "let tenant acme use 1 MiB of pool tank instead of as much as there is; 0 B of 0 vdisks are in use";
         assert_eq!(plan.steps, [expected]);
         let plan = node.plan_compact_pool("tank").unwrap();
         assert!(plan.steps[0].contains("192 KiB that 1 vdisk"), "{:?}", plan.steps);
