@@ -50,6 +50,8 @@ struct Waiter {
     /// It waits because its vdisk's policy says so.
     by_policy: bool,
     granted: Cell<bool>,
+    /// It is not to wait any more, and there is no space.
+    refused: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -234,6 +236,7 @@ impl<M: Machine> Store<M> {
             shortage: need.shortage,
             by_policy: how.on_full.is_none(),
             granted: Cell::new(false),
+            refused: Cell::new(false),
             waker: RefCell::default(),
         });
         let mut waiters = queue.waiters.borrow_mut();
@@ -276,7 +279,7 @@ impl<M: Machine> Store<M> {
             if cancelled.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Err(Error::Cancelled));
             }
-            if waiter.is_to_fail() || expires.as_mut().poll(context).is_ready() {
+            if waiter.refused.get() || expires.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Ok(false));
             }
             *waiter.waker.borrow_mut() = Some(context.waker().clone());
@@ -291,33 +294,37 @@ impl<M: Machine> Store<M> {
             self.holds.waiters.borrow().iter().filter(|waiter| !waiter.granted.get()).cloned().collect();
         let (mut pool_is_short, mut vdisks, mut tenants) = (0, Vec::new(), Vec::new());
         for waiter in waiting {
-            if waiter.is_to_fail() {
-                waiter.wake();
-                continue;
-            }
             let account = &waiter.vdisk.mapping.account;
             let tenant = account.tenant().map(|tenant| tenant.name.clone());
-            if vdisks.contains(&waiter.vdisk.id) || tenant.as_ref().is_some_and(|name| tenants.contains(name)) {
-                continue;
-            }
+            let behind =
+                vdisks.contains(&waiter.vdisk.id) || tenant.as_ref().is_some_and(|name| tenants.contains(name));
             let shortage = match pool_is_short > 0 && account.unfilled() < waiter.extents {
+                _ if behind => Some(waiter.shortage),
                 true => Some(Shortage::PoolFull),
                 false => self.space.shortage(account, waiter.extents),
             };
-            let Some(shortage) = shortage else {
-                self.space.ledger.grant(account, waiter.extents);
-                self.space.note_filling();
-                waiter.granted.set(true);
-                waiter.wake();
-                continue;
-            };
-            waiter.vdisk.episode.lacks(shortage);
             match shortage {
-                Shortage::PoolFull | Shortage::Reserved => pool_is_short += 1,
-                Shortage::VdiskQuota => {}
-                Shortage::TenantQuota => tenants.extend(tenant),
+                None => {
+                    self.space.ledger.grant(account, waiter.extents);
+                    self.space.note_filling();
+                    waiter.granted.set(true);
+                    waiter.wake();
+                }
+                Some(_) if waiter.is_to_fail() => {
+                    waiter.refused.set(true);
+                    waiter.wake();
+                }
+                Some(_) if behind => {}
+                Some(shortage) => {
+                    waiter.vdisk.episode.lacks(shortage);
+                    match shortage {
+                        Shortage::PoolFull | Shortage::Reserved => pool_is_short += 1,
+                        Shortage::VdiskQuota => {}
+                        Shortage::TenantQuota => tenants.extend(tenant),
+                    }
+                    vdisks.push(waiter.vdisk.id);
+                }
             }
-            vdisks.push(waiter.vdisk.id);
         }
         self.holds.short_of_pool.set(pool_is_short);
     }
