@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::problem::{Answer, Problem};
+use crate::units::quoted;
 
 /// Longest name in bytes: what the labels and tables on the devices have room for (`engine/FORMAT.md`).
 pub const NAME_MAX: usize = 64;
@@ -27,7 +28,7 @@ pub fn check(kind: &str, name: &str) -> Answer<()> {
     } else {
         return Ok(());
     };
-    Err(Problem::new("invalid-name", format!("{name:?} cannot name a {kind}: {wrong}"))
+    Err(Problem::new("invalid-name", format!("{} cannot name a {kind}: {wrong}", quoted(name)))
         .hint("use letters, digits, '.', '_' and '-', for example tank or db-1"))
 }
 
@@ -54,7 +55,7 @@ impl FromStr for VdiskName {
             Some((pool, vdisk)) if !pool.is_empty() && !vdisk.is_empty() && !vdisk.contains('/') => {
                 Ok(Self { pool: pool.to_owned(), vdisk: vdisk.to_owned() })
             }
-            _ => Err(format!("{text:?} does not name a vdisk; write POOL/VDISK, for example tank/db1")),
+            _ => Err(format!("{} does not name a vdisk; write POOL/VDISK, for example tank/db1", quoted(text))),
         }
     }
 }

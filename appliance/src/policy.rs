@@ -3,15 +3,51 @@
 //! One syntax for the command line and the API: `70%,85%,95%`, `800G,900G`, `off`, `default`; `hold(20s)`, `fail`; `24h,1h,5m`; `1.5x`,
 //! `500G`, `none`. What is written is what is shown.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use plimsoll_engine::{Level, Levels, OnFull, OvercommitLimit};
 
+use crate::model::SetPool;
 use crate::problem::{Answer, Problem};
-use crate::units::Size;
+use crate::units::{Size, iec, quoted};
+
+/// Fastest pace of a job: faster than any device, so who says more means something else.
+pub const RATE_BYTES_MAX: u64 = 1 << 40;
+/// How long a write may be held: what the format has room for, 32 bits of milliseconds of which two words mean something else.
+const HOLD_MS: RangeInclusive<u128> = 2..=49 * 86_400_000;
+/// Widest hysteresis: half of the whole below a level is no change of use any more that anybody waits for.
+pub const HYSTERESIS_PCT_MAX: u8 = 50;
+/// Least that held writes may take together: one write of an extent.
+const HOLD_BYTES_MIN: u64 = 64 << 10;
+/// Thousandths of the largest overcommit ratio.
+const RATIO_MAX: u64 = 1_000_000_000;
+
+/// Refuses figures of a pool's policy that could never be in force; `memory` is the memory for I/O in bytes.
+///
+/// # Errors
+/// `invalid-argument` with what can be.
+pub fn check_pool(request: &SetPool, memory: u64) -> Answer<()> {
+    let wrong = |detail, hint: &str| Err(Problem::new("invalid-argument", detail).hint(hint.to_owned()));
+    if let Some(percent) = request.hysteresis_pct.filter(|percent| *percent > HYSTERESIS_PCT_MAX) {
+        let detail = format!("a hysteresis of {percent} % makes no sense; 0 to {HYSTERESIS_PCT_MAX} % do");
+        return wrong(detail, "say --hysteresis 2");
+    }
+    let most = memory / 2;
+    match request.hold_bytes_max.filter(|bytes| *bytes > 0 && !(HOLD_BYTES_MIN..=most).contains(bytes)) {
+        Some(bytes) => {
+            let (asked, least, most, all) = (iec(bytes), iec(HOLD_BYTES_MIN), iec(most), iec(memory));
+            let detail = format!(
+                "held writes cannot take {asked} together; {least} to {most} can be, half of the {all} of memory for I/O"
+            );
+            wrong(detail, "say --hold-bytes 0 for a quarter of it")
+        }
+        None => Ok(()),
+    }
+}
 
 fn refuse<T>(what: &str, text: &str, reason: &str, hint: &str) -> Answer<T> {
-    Err(Problem::new("invalid-argument", format!("{text:?} is no {what}: {reason}")).hint(hint.to_owned()))
+    Err(Problem::new("invalid-argument", format!("{} is no {what}: {reason}", quoted(text))).hint(hint.to_owned()))
 }
 
 /// `70%,85%,95%`, `800G,900G`, `off` or `default`.
@@ -69,7 +105,10 @@ pub fn on_full(text: &str) -> Answer<OnFull> {
     }
     let inside = text.strip_prefix("hold(").and_then(|rest| rest.strip_suffix(')'));
     match inside {
-        Some(time) => Ok(OnFull::Hold(duration(time, hint)?)),
+        Some(time) => match duration(time, hint)? {
+            time if HOLD_MS.contains(&time.as_millis()) => Ok(OnFull::Hold(time)),
+            _ => refuse("policy for a full pool", text, "a write can be held for 2 ms to 49 days", hint),
+        },
         None => refuse("policy for a full pool", text, "it is neither hold(TIME) nor fail", hint),
     }
 }
@@ -145,15 +184,16 @@ pub fn overcommit_limit(text: &str) -> Answer<Option<OvercommitLimit>> {
         let thousandths = ratio
             .parse::<f64>()
             .ok()
-            .filter(|ratio| *ratio > 0.0 && *ratio <= 1e9)
+            .filter(|ratio| *ratio > 0.0 && *ratio <= RATIO_MAX as f64 / 1000.0)
             .map(|ratio| (ratio * 1000.0).round() as u64);
         return match thousandths.filter(|thousandths| *thousandths > 0) {
             Some(thousandths) => Ok(Some(OvercommitLimit::Ratio(thousandths))),
-            None => refuse("overcommit limit", text, "the ratio must be 0.001 or more", hint),
+            None => refuse("overcommit limit", text, "the ratio can be 0.001 to 1000000", hint),
         };
     }
     match text.parse::<Size>() {
-        Ok(Size::Exact(bytes)) => Ok(Some(OvercommitLimit::Bytes(bytes))),
+        Ok(Size::Exact(bytes)) if bytes < 1 << 63 => Ok(Some(OvercommitLimit::Bytes(bytes))),
+        Ok(Size::Exact(_)) => refuse("overcommit limit", text, "it must be less than 8 EiB; none is no limit", hint),
         Ok(_) => refuse("overcommit limit", text, "it must be a ratio or a number of bytes", hint),
         Err(error) => refuse("overcommit limit", text, &error.to_string(), hint),
     }
@@ -198,12 +238,41 @@ mod tests {
                 "{text}"
             );
         }
-        for text in ["", "hold", "hold()", "hold(20)", "hold(x)", "hold(99999999999999999d)", "fails"] {
+        for text in [
+            "",
+            "hold",
+            "hold()",
+            "hold(20)",
+            "hold(x)",
+            "hold(99999999999999999d)",
+            "hold(50d)",
+            "hold(1ms)",
+            "hold(0s)",
+            "fails",
+        ] {
             assert!(on_full(text).is_err(), "{text}");
         }
-        for text in ["", "0x", "-1x", "x", "80%", "+1G"] {
+        for text in ["", "0x", "-1x", "x", "80%", "+1G", "2000000x", "NaNx", "9E"] {
             assert!(overcommit_limit(text).is_err(), "{text}");
         }
         assert!(horizons("1h,,5m").is_err());
+    }
+
+    #[test]
+    fn figures_of_a_pool_are_refused_with_what_can_be() {
+        let memory = 1 << 30;
+        let hold = |bytes| SetPool { hold_bytes_max: Some(bytes), ..SetPool::default() };
+        let hysteresis = |percent| SetPool { hysteresis_pct: Some(percent), ..SetPool::default() };
+        for fits in [hold(0), hold(64 << 10), hold(512 << 20), hysteresis(0), hysteresis(50), SetPool::default()] {
+            check_pool(&fits, memory).unwrap();
+        }
+        for (wrong, range) in [
+            (hold(100 << 40), "64 KiB to 512 MiB can be"),
+            (hold(1), "64 KiB to 512 MiB can be"),
+            (hysteresis(99), "0 to 50 % do"),
+        ] {
+            let problem = check_pool(&wrong, memory).unwrap_err();
+            assert!(problem.code == "invalid-argument" && problem.detail.contains(range), "{}", problem.detail);
+        }
     }
 }

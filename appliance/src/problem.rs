@@ -6,6 +6,9 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::name::NAME_MAX;
+use crate::units::cut;
+
 /// What a request was answered when it was not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, thiserror::Error)]
 #[error("{detail}")]
@@ -110,9 +113,11 @@ impl Problem {
             "device" => "plimsoll device list",
             "event" => "plimsoll event list",
             "webhook" => "plimsoll webhook list",
+            "tenant" => "plimsoll tenant list",
+            "pattern" => "plimsoll pattern list POOL",
             _ => "plimsoll pool list",
         };
-        Self::new("not-found", format!("{kind} {name} does not exist")).hint(hint)
+        Self::new("not-found", format!("{kind} {} does not exist", cut(name, 2 * NAME_MAX + 1))).hint(hint)
     }
 }
 

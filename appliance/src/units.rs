@@ -6,6 +6,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+pub use plimsoll_engine::iec;
+
 /// A size as given on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
@@ -19,7 +21,7 @@ pub enum Size {
 
 /// Why a text is no size.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is not a size: {reason}; write 10G (GiB), 10GB (10^9 bytes) or a number of bytes")]
+#[error("{} is not a size: {reason}; write 10G (GiB), 10GB (10^9 bytes) or a number of bytes", quoted(.text))]
 pub struct SizeError {
     text: String,
     reason: &'static str,
@@ -121,25 +123,46 @@ fn scaled(number: &str, factor: u64) -> Result<u64, &'static str> {
     u64::try_from(total).map_err(|_| TOO_LARGE)
 }
 
-/// Bytes for reading: IEC with one decimal below 100 (`1.5 GiB`, `200 MiB`, `512 B`).
-pub fn iec(bytes: u64) -> String {
-    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    let mut unit = 0;
-    let mut value = bytes as f64;
-    while value >= 1023.95 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
+/// `1 event`, `2 events`.
+pub fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Characters of somebody's words that are said again.
+const QUOTED_MAX: usize = 60;
+
+/// What somebody wrote, in quotes, for an error: its beginning when it is long.
+pub fn quoted(text: &str) -> String {
+    match beginning(text, QUOTED_MAX) {
+        Some(begins) => format!("{begins:?}... ({} bytes)", text.len()),
+        None => format!("{text:?}"),
     }
-    if unit == 0 || value >= 100.0 || (value - value.round()).abs() < 0.05 {
-        format!("{value:.0} {}", UNITS[unit])
-    } else {
-        format!("{value:.1} {}", UNITS[unit])
+}
+
+/// At most `chars` characters of a text, three dots instead of the last when it has more.
+pub fn cut(text: &str, chars: usize) -> String {
+    match beginning(text, chars) {
+        Some(_) => format!("{}...", beginning(text, chars.saturating_sub(3)).unwrap_or_default()),
+        None => text.to_owned(),
     }
+}
+
+/// The first characters of a text that has more.
+fn beginning(text: &str, chars: usize) -> Option<&str> {
+    text.char_indices().nth(chars).map(|(end, _)| &text[..end])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_long_is_quoted_by_its_beginning() {
+        assert_eq!((quoted("ten"), cut("ten", 3), cut("eleven", 5)), ("\"ten\"".into(), "ten".into(), "el...".into()));
+        let long = "\u{e4}".repeat(10_000_000);
+        assert_eq!(quoted(&long), format!("\"{}\"... (20000000 bytes)", "\u{e4}".repeat(QUOTED_MAX)));
+        assert!(long.parse::<Size>().is_err_and(|error| error.to_string().len() < 300));
+    }
 
     fn exact(text: &str) -> u64 {
         match text.parse() {

@@ -22,7 +22,8 @@ pub enum Error {
     },
     /// A write needs extents that its vdisk or tenant may not have. Never an I/O error.
     #[error(
-        "{holder} is at its quota: {needed} bytes needed, {used} of {quota} in use; raise the quota, or delete or discard something"
+        "{holder} is at its quota: {} needed, {} of {} in use; raise the quota, or delete or discard something",
+        iec(*.needed), iec(*.used), iec(*.quota)
     )]
     QuotaExceeded {
         /// The vdisk or tenant.
@@ -35,7 +36,7 @@ pub enum Error {
         quota: u64,
     },
     /// A promise that would exceed a limit.
-    #[error("{what} would exceed {limit} by {excess} bytes; {advice}")]
+    #[error("{what} would exceed {limit} by {}; {advice}", iec(*.excess))]
     LimitExceeded {
         /// What was asked for.
         what: String,
@@ -113,7 +114,8 @@ pub enum Error {
     },
     /// A smaller size would lose data.
     #[error(
-        "a resize of {vdisk} to {size} bytes would cut off {backed} backed bytes; say --discard-tail to give them up"
+        "a resize of {vdisk} to {} would cut off {} that are backed; say --discard-tail to give them up",
+        iec(*.size), iec(*.backed)
     )]
     WouldCutOff {
         /// The vdisk.
@@ -161,7 +163,7 @@ pub enum Error {
         bits: u64,
     },
     /// The device cannot hold a pool.
-    #[error("{path} is too small: it has {size} bytes; use one of at least {minimum} bytes")]
+    #[error("{path} is too small: it has {}; use one of at least {} ({minimum} bytes)", iec(*.size), iec(*.minimum))]
     TooSmall {
         /// The device.
         path: String,
@@ -172,8 +174,9 @@ pub enum Error {
     },
     /// What is on a device does not fit the others.
     #[error(
-        "{needed} bytes of {device} do not fit the rest of pool {pool}: {free} bytes are free there, {missing} are missing; add a \
-         device (plimsoll pool add-device {pool} --device PATH), or delete or discard something"
+        "{} of {device} do not fit the rest of pool {pool}: {} are free there, {} are missing; add a device \
+         (plimsoll pool add-device {pool} --device PATH), or delete or discard something",
+        iec(*.needed), iec(*.free), iec(*.missing)
     )]
     WouldNotFit {
         /// The pool.
@@ -190,6 +193,22 @@ pub enum Error {
     /// The pool is being closed.
     #[error("pool {0} is closing; open it again when it is closed (plimsoll pool import --name {0})")]
     Closing(String),
+}
+
+/// Bytes for people: IEC with one decimal below 100 (`1.5 GiB`, `200 MiB`, `512 B`).
+pub fn iec(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut unit = 0;
+    let mut value = bytes as f64;
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 || value >= 100.0 || (value - value.round()).abs() < 0.05 {
+        format!("{value:.0} {}", UNITS[unit])
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
 }
 
 /// What the engine's operations answer.

@@ -19,7 +19,7 @@ mod tree;
 mod vdisk;
 mod wait;
 
-pub use error::{Error, Result};
+pub use error::{Error, Result, iec};
 pub use event::{AlarmState, FiredLevel, Level, Limit, Measure, Shortage, SpaceEvent, Subject, SubjectKey, VdiskName};
 pub use format::{Levels, OnFull, OvercommitLimit, PoolPolicy, VdiskPolicy};
 pub use pool::{

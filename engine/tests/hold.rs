@@ -141,6 +141,43 @@ fn all_parts_of_a_request_are_held_for_one_time_together() {
 }
 
 #[test]
+fn writes_that_wait_fail_at_once_when_it_is_decided_that_their_vdisk_fails_writes() {
+    live(&world(2, 1, 16), |m| async move {
+        let pool = full_pool(&m, VdiskPolicy::default()).await;
+        pool.arm(&AlarmState::default());
+        let began = m.now();
+        let held = join_all((1..4).map(|extent| write(&pool, &m, "v", extent * EXTENT, 2)));
+        // One that does not wait because of the policy goes on waiting.
+        let (v, data) = (pool.vdisk("v").expect("a vdisk"), filled(&m, 3, BLOCK).await);
+        let on_full = Some(OnFull::Hold(Duration::from_secs(30)));
+        let stubborn = WriteOptions { on_full, ..WriteOptions::default() };
+        let decided = async {
+            m.sleep(Duration::from_secs(3)).await;
+            let info = v.info();
+            assert_eq!((info.held_writes, info.shortage), (4, Some(Shortage::PoolFull)));
+            pool.set_vdisk_policy("v", failing()).await.expect("a policy");
+            m.sleep(Duration::from_millis(100)).await;
+            assert_eq!(pool.info().held_writes, 1);
+            pool.vdisk("hog").expect("a vdisk").discard(0, 2 * EXTENT, false).await.expect("a discard");
+        };
+        let failed = async { (held.await, m.now() - began) };
+        let ((results, waited), (kept, ())) =
+            join(failed, join(v.write_with(9 * EXTENT, data, &stubborn), decided)).await;
+        assert!(results.iter().all(|result| matches!(result, Err(Error::OutOfSpace { .. }))), "{results:?}");
+        assert!((Duration::from_secs(3)..Duration::from_millis(3100)).contains(&waited), "{waited:?}");
+        kept.expect("it got the space");
+        m.sleep(Duration::from_secs(2)).await;
+        let events = pool.events().await;
+        let told = events.iter().find_map(|event| match event {
+            SpaceEvent::HoldExpired { held_for, writes, .. } => Some((held_for.as_secs(), *writes)),
+            _ => None,
+        });
+        assert_eq!(told, Some((3, 3)), "{events:?}");
+        assert_clean(&pool, "after failures").await;
+    });
+}
+
+#[test]
 fn a_write_that_is_given_up_while_it_waits_is_never_applied() {
     live(&world(3, 1, 16), |m| async move {
         let pool = full_pool(&m, VdiskPolicy::default()).await;
@@ -265,7 +302,7 @@ fn what_a_quota_holds_up_holds_up_nobody_else_and_goes_on_when_it_is_raised() {
             .await
             .expect("a smaller quota");
         let error = write(&pool, &m, "small", 3 * EXTENT, 5).await.expect_err("it is over its quota");
-        assert!(error.to_string().contains("196608 of 65536 in use"), "{error}");
+        assert!(error.to_string().contains("192 KiB of 64 KiB in use"), "{error}");
         assert_eq!(byte_at(&pool, &m, "small", 2 * EXTENT).await, 2);
         m.sleep(Duration::from_secs(1)).await;
         let events = pool.events().await;

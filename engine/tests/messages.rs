@@ -47,7 +47,7 @@ fn a_device_that_cannot_be_used_is_refused_with_advice() {
     live(&world, |m| async move {
         assert_advises(opened(&m, &[0]).await, "device-missing", "device 1");
         assert_advises(opened(&m, &[2]).await, "not-a-pool", "disk2");
-        assert_advises(created(&m, 3).await, "too-small", "1048576");
+        assert_advises(created(&m, 3).await, "too-small", "1 MiB");
         assert_advises(created(&m, 1).await, "in-use", "tank");
         drop(Pool::create(&m, CreatePool::named("other"), vec![m.open(2)]).await.expect("a pool"));
         assert_advises(opened(&m, &[0, 2]).await, "not-a-pool", "other");

@@ -55,9 +55,13 @@ async fn prepared(m: &SimMachine) -> (Pool<SimMachine>, Vdisk<SimMachine>) {
     (pool, disk)
 }
 
+fn ended_or_not(pool: &Pool<SimMachine>) -> ReclaimInfo {
+    pool.reclaim_info("a").expect("a vdisk").expect("a reclaim")
+}
+
 async fn ended(pool: &Pool<SimMachine>, m: &SimMachine) -> ReclaimInfo {
     loop {
-        let info = pool.reclaim_info("a").expect("a vdisk").expect("a reclaim");
+        let info = ended_or_not(pool);
         if !info.running {
             return info;
         }
@@ -199,6 +203,30 @@ fn a_rate_bounds_what_is_read_in_a_second() {
         let took = (m.now() - began).as_secs_f64();
         assert!((3.0..4.5).contains(&took), "4 MiB took {took} s");
     });
+}
+
+#[test]
+fn how_far_a_reclaim_is_shows_before_its_first_leaf_or_stretch_of_ranges_is_done() {
+    for ranges in [None, Some(vec![(0, 12 << 20)])] {
+        alone(|m| async move {
+            let (pool, disk) = prepared(&m).await;
+            for megabyte in 0..12 {
+                put(&disk, &m, megabyte << 20, 1 << 20, What::Data(1)).await;
+            }
+            let ranged = ranges.is_some();
+            let spec = ReclaimSpec { ranges, rate: 1 << 20, ..ReclaimSpec::default() };
+            pool.reclaim("a", spec).await.expect("a reclaim");
+            let mut before = 0;
+            for second in 1..10 {
+                m.sleep(Duration::from_secs(1)).await;
+                let (job, info) = (pool.jobs().pop().expect("its job"), ended_or_not(&pool));
+                assert!(job.done > before && job.done < job.total, "second {second}, ranges: {ranged}: {job:?}");
+                assert_eq!(job.done, info.done_bytes);
+                before = job.done;
+            }
+            ended(&pool, &m).await;
+        });
+    }
 }
 
 #[test]

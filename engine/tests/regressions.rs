@@ -575,6 +575,37 @@ fn a_device_that_is_emptied_slowly_goes_on_at_once_at_a_new_pace() {
 }
 
 #[test]
+fn an_evacuation_shows_what_has_moved_and_is_cancelled_when_it_was() {
+    live(&world(1, 2, 16), |m| async move {
+        let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0), m.open(1)]).await.expect("a pool");
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        let v = pool.vdisk("v").expect("a vdisk");
+        for extent in 0..40u64 {
+            v.write(extent << 16, filled(&m, 1, 4096).await, false).await.expect("a write");
+        }
+        let devices = pool.info().devices;
+        let device = devices.iter().max_by_key(|device| device.used_bytes).expect("a device").uuid;
+        pool.evacuate_device(device, Evacuate { rate: Some(64 << 10) }).await.expect("it begins");
+        let mut before = 0;
+        for second in 1..6 {
+            m.sleep(Duration::from_secs(2)).await;
+            let job = pool.jobs().pop().expect("a job");
+            assert!(job.done > before && job.done < job.total, "second {second}: {job:?}");
+            before = job.done;
+        }
+        pool.cancel_evacuation(device).await.expect("it stays");
+        m.sleep(Duration::from_secs(5)).await;
+        assert_eq!(pool.jobs().pop().map(|job| job.state), Some(JobState::Cancelled));
+        // No number is used again in another life.
+        let numbers: Vec<u64> = pool.jobs().iter().map(|job| job.id).collect();
+        pool.close().await.expect("a close");
+        let pool = Pool::open(&m, OpenPool::default(), vec![m.open(0), m.open(1)]).await.expect("the pool");
+        pool.compact().expect("a job");
+        assert!(pool.jobs().iter().all(|job| !numbers.contains(&job.id)), "{numbers:?}, {:?}", pool.jobs());
+    });
+}
+
+#[test]
 fn a_vdisk_whose_writers_gave_up_is_told_again_when_it_runs_out_again() {
     live(&world(1, 1, 16), |m| async move {
         let pool = create(&m).await;

@@ -11,6 +11,7 @@ use crate::event::{EventQuery, PAGE_DEFAULT, PAGE_MAX};
 use crate::model::{AcknowledgeEvents, Acknowledged, EventPage, EventView, Plan, Severity};
 use crate::node::NodeLink;
 use crate::problem::{Answer, Problem};
+use crate::units::counted;
 
 pub(super) fn router() -> OpenApiRouter<NodeLink> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(show)).routes(routes!(acknowledge))
@@ -79,7 +80,7 @@ async fn acknowledge(
     let AcknowledgeEvents { seq, up_to, by } = request;
     if how.dry_run {
         let count = node.events().plan_acknowledge(seq, up_to).await?;
-        return Ok(Change::Planned(Plan::of([format!("acknowledge {count} events")])));
+        return Ok(Change::Planned(Plan::of([format!("acknowledge {}", counted(count, "event"))])));
     }
     let by = by.filter(|by| !by.is_empty()).unwrap_or_else(|| "api".to_owned());
     if by.len() > 256 {

@@ -12,9 +12,13 @@ use serde::de::DeserializeOwned;
 use super::{BODY_BYTES_MAX, RECLAIM_BODY_BYTES_MAX};
 use crate::model::RANGES_ADVICE;
 use crate::problem::{Answer, Problem};
+use crate::units::cut;
 
 /// A body comes through a local socket in milliseconds, the longest in less than a second; who takes longer has stopped.
 const BODY_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Characters of an error about a body: the names of all fields that can be are the longest part.
+const WORDS_MAX: usize = 1000;
 
 /// All of a request's body, within [`BODY_TIME_MAX`] and what its route takes.
 ///
@@ -49,7 +53,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
             return Err(Problem::new("unsupported-media-type", format!("the body is {kind:?}, not application/json")));
         }
         let bytes = read_body(request).await?;
-        serde_json::from_slice(&bytes).map(Body).map_err(|error| Problem::new("invalid-request", error.to_string()))
+        // It says again what it did not expect, however long that is.
+        let wrong = |error: serde_json::Error| Problem::new("invalid-request", cut(&error.to_string(), WORDS_MAX));
+        serde_json::from_slice(&bytes).map(Body).map_err(wrong)
     }
 }
 

@@ -13,7 +13,9 @@ use prometheus_client::registry::Registry;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::event::Summary;
-use crate::model::{CountersView, PoolState, PoolView, Severity, StatusView, TenantView, VdiskView};
+use crate::model::{
+    CountersView, PoolState, PoolView, Severity, StatusView, TenantView, VdiskView, WebhookState, WebhookView,
+};
 use crate::node::NodeLink;
 use crate::problem::{Answer, Problem};
 
@@ -30,28 +32,29 @@ pub(super) fn router() -> OpenApiRouter<NodeLink> {
     responses((status = 200, body = String, content_type = "application/openmetrics-text")))]
 async fn metrics(State(node): State<NodeLink>) -> Answer<Response> {
     let figures = |node: crate::node::Node| async move {
-        Ok(Figures { status: node.status(), pools: node.pools(), vdisks: node.vdisks(None)?, tenants: node.tenants() })
+        Ok(Figures { pools: node.pools(), vdisks: node.vdisks(None)?, tenants: node.tenants() })
     };
-    let text = encode(&node.call(figures).await?, &node.events().summary())?;
+    let (status, webhooks) = super::status::whole(&node).await?;
+    let text = encode(&status, &node.call(figures).await?, &webhooks, &node.events().summary())?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
-/// What the node knows.
+/// What the pools know.
 struct Figures {
-    status: StatusView,
     pools: Vec<PoolView>,
     vdisks: Vec<VdiskView>,
     tenants: Vec<TenantView>,
 }
 
-fn encode(figures: &Figures, events: &Summary) -> Answer<String> {
+fn encode(status: &StatusView, figures: &Figures, webhooks: &[WebhookView], events: &Summary) -> Answer<String> {
     let mut registry = Registry::with_prefix("plimsoll");
-    node_metrics(&mut registry, &figures.status);
+    node_metrics(&mut registry, status);
     pool_metrics(&mut registry, &figures.pools);
     vdisk_metrics(&mut registry, &figures.vdisks);
     tenant_metrics(&mut registry, &figures.tenants);
     event_metrics(&mut registry, events);
+    webhook_metrics(&mut registry, webhooks);
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, &registry)
         .map_err(|error| Problem::new("internal", format!("the metrics cannot be written: {error}")))?;
@@ -200,4 +203,26 @@ fn event_metrics(registry: &mut Registry, events: &Summary) {
     let open = [(Severity::Warning, events.warnings), (Severity::Critical, events.criticals)];
     let open = open.map(|(severity, count)| (vec![("severity", severity.name().to_owned())], count as f64));
     gauge(registry, "events_unacknowledged", "Events that nobody took note of", open.into_iter());
+}
+
+fn webhook_metrics(registry: &mut Registry, webhooks: &[WebhookView]) {
+    let labels = |webhook: &WebhookView| vec![("webhook", webhook.name.clone())];
+    type Figure = fn(&WebhookView) -> u64;
+    let figures: [(&str, &str, Figure); 3] = [
+        ("webhook_failing", "1 when the last delivery failed", |webhook| {
+            (webhook.state == WebhookState::Failing).into()
+        }),
+        ("webhook_failures", "Failed attempts since the last success", |webhook| webhook.failures),
+        ("webhook_events_behind", "Events that it is not through with", |webhook| {
+            webhook.last_seq.saturating_sub(webhook.delivered_seq)
+        }),
+    ];
+    for (name, help, figure) in figures {
+        gauge(registry, name, help, webhooks.iter().map(|webhook| (labels(webhook), figure(webhook) as f64)));
+    }
+    let given_up = Counters::default();
+    for webhook in webhooks {
+        given_up.get_or_create(&labels(webhook)).inc_by(webhook.given_up);
+    }
+    registry.register("webhook_events_given_up", "Events given up after a day of attempts", given_up);
 }

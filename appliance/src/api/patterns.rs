@@ -70,11 +70,8 @@ async fn set(
     Body(request): Body<SetPattern>,
 ) -> Answer<Change<PatternView>> {
     node.call(move |node| async move {
-        let pattern = node.pattern(&at.pool, at.number)?;
         if how.dry_run {
-            let step =
-                format!("change the use of pattern {} from {:?} to {:?}", pattern.name, pattern.used, request.used);
-            return Ok(Change::Planned(Plan::of([step])));
+            return node.plan_set_pattern(&at.pool, at.number, request.used).map(Change::Planned);
         }
         node.set_pattern(&at.pool, at.number, request.used).await.map(Change::Done)
     })
@@ -87,10 +84,8 @@ async fn set(
     responses((status = 204), (status = 200, body = Plan), (status = "default", body = Problem)))]
 async fn remove(State(node): State<NodeLink>, Path(at): Path<At>, Params(how): Params<How>) -> Answer<Change<()>> {
     node.call(move |node| async move {
-        let pattern = node.pattern(&at.pool, at.number)?;
         if how.dry_run {
-            let step = format!("remove pattern {}, if nothing is stored by it", pattern.name);
-            return Ok(Change::Planned(Plan::of([step])));
+            return node.plan_remove_pattern(&at.pool, at.number).map(Change::Planned);
         }
         node.remove_pattern(&at.pool, at.number).await.map(|()| Change::Gone)
     })

@@ -89,6 +89,7 @@ async fn set(
     Body(request): Body<SetPool>,
 ) -> Answer<Change<PoolView>> {
     node.call(move |node| async move {
+        node.check_pool_bounds(&pool, &request).await?;
         if how.dry_run {
             return node.plan_set_pool(&pool, request).await.map(Change::Planned);
         }
@@ -221,10 +222,20 @@ async fn remove_device(
 
 /// Put thinly used extents together, so that scattered small discards give space back. A pool that is short of space does so by itself.
 #[utoipa::path(post, path = "/pools/{pool}/compact", tag = "pool", operation_id = "pool_compact",
-    params(("pool" = String, Path, description = "name or UUID")),
-    responses((status = 202, body = JobView), (status = "default", body = Problem)))]
-async fn compact(State(node): State<NodeLink>, Path(pool): Path<String>) -> Answer<Change<()>> {
-    node.call(move |node| async move { node.compact_pool(&pool).map(|job| Change::Begun(Box::new(job))) }).await
+    params(("pool" = String, Path, description = "name or UUID"), How),
+    responses((status = 202, body = JobView), (status = 200, body = Plan), (status = "default", body = Problem)))]
+async fn compact(
+    State(node): State<NodeLink>,
+    Path(pool): Path<String>,
+    Params(how): Params<How>,
+) -> Answer<Change<()>> {
+    node.call(move |node| async move {
+        if how.dry_run {
+            return node.plan_compact_pool(&pool).map(Change::Planned);
+        }
+        node.compact_pool(&pool).map(|job| Change::Begun(Box::new(job)))
+    })
+    .await
 }
 
 /// Check all metadata of a pool; changes nothing. The job's `check` has the findings.

@@ -53,9 +53,7 @@ async fn set(
 ) -> Answer<Change<ReclaimView>> {
     node.call(move |node| async move {
         if how.dry_run {
-            let reclaim = node.reclaim(&at.into())?;
-            let what = if request.paused { "pause" } else { "resume" };
-            return Ok(Change::Planned(Plan::of([format!("{what} the reclaim of {}", reclaim.name)])));
+            return node.plan_pause_reclaim(&at.into(), request.paused).map(Change::Planned);
         }
         node.pause_reclaim(&at.into(), request.paused).await.map(Change::Done)
     })

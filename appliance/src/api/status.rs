@@ -5,8 +5,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::model::{Probe, StatusView};
-use crate::node::NodeLink;
+use crate::model::{Probe, StatusView, WebhookView};
+use crate::node::{NodeLink, failing_webhooks};
 use crate::problem::{Answer, Problem};
 
 pub(super) fn router() -> OpenApiRouter<NodeLink> {
@@ -21,7 +21,18 @@ pub(super) fn probes() -> OpenApiRouter<NodeLink> {
 #[utoipa::path(get, path = "/status", tag = "status", operation_id = "status_show",
     responses((status = 200, body = StatusView), (status = "default", body = Problem)))]
 async fn status(State(node): State<NodeLink>) -> Answer<Json<StatusView>> {
-    node.call(|node| async move { Ok(Json(node.status())) }).await
+    whole(&node).await.map(|(status, _)| Json(status))
+}
+
+/// The daemon with its webhooks, which are no business of the reactor.
+///
+/// # Errors
+/// As [`NodeLink::call`].
+pub(super) async fn whole(node: &NodeLink) -> Answer<(StatusView, Vec<WebhookView>)> {
+    // A log that cannot be read is a finding of its own.
+    let webhooks = node.webhooks().list().await.unwrap_or_default();
+    let status = node.call(|node| async move { Ok(node.status()) }).await?;
+    Ok((status.and(failing_webhooks(&webhooks)), webhooks))
 }
 
 /// The process lives and its reactor turns.

@@ -18,8 +18,8 @@ mod vdisk;
 
 pub(super) use event::{Event, Events, Webhook, WebhookAdd};
 pub(super) use pool::{
-    Leaving, Pool, PoolAddDevice, PoolCheck, PoolCreate, PoolEnd, PoolEvacuate, PoolGrow, PoolImport, PoolRemoveDevice,
-    PoolSet,
+    Change as PoolChange, Leaving, Pool, PoolAddDevice, PoolCheck, PoolCreate, PoolEnd, PoolEvacuate, PoolGrow,
+    PoolImport, PoolRemoveDevice, PoolSet,
 };
 pub(super) use vdisk::{Detected, Tenant, Vdisk, VdiskCreate, VdiskPromises, VdiskSet};
 
@@ -115,7 +115,7 @@ pub(super) enum Command {
     #[command(subcommand, before_help = examples!["plimsoll device list", "plimsoll device show /dev/nvme0n1"])]
     Device(Device),
     /// Long work
-    #[command(subcommand, before_help = examples!["plimsoll job list", "plimsoll job watch tank.7"])]
+    #[command(subcommand, before_help = examples!["plimsoll job list", "plimsoll job watch tank.1795659731123"])]
     Job(Job),
     /// Events: what happened, and what to do about it
     #[command(subcommand, before_help = examples!["plimsoll event list --unacknowledged", "plimsoll event watch"])]
@@ -230,10 +230,10 @@ pub(super) enum Job {
     #[command(visible_alias = "ls", before_help = examples!["plimsoll job list", "plimsoll job list --filter state=running"])]
     List,
     /// Show a job
-    #[command(before_help = examples!["plimsoll job show 1", "plimsoll job show tank.7 --json"])]
+    #[command(before_help = examples!["plimsoll job show tank.1795659731123", "plimsoll job show tank.1795659731123 --json"])]
     Show { id: String },
     /// Wait until a job has ended
-    #[command(before_help = examples!["plimsoll job watch 1", "plimsoll job watch tank.7"])]
+    #[command(before_help = examples!["plimsoll job watch 1795659731123", "plimsoll job watch tank.1795659731123"])]
     Watch { id: String },
 }
 
@@ -280,6 +280,22 @@ mod tests {
     }
 
     #[test]
+    fn a_bound_can_be_none() {
+        for line in ["vdisk set tank/a --quota none --reservation none", "tenant set acme --pool tank --quota none"] {
+            match parse(&format!("plimsoll {line}")).unwrap().command {
+                Some(Command::Vdisk(Vdisk::Set(set))) => {
+                    let promises = set.promises;
+                    assert_eq!((promises.quota, promises.reservation), (Some(Size::Exact(0)), Some(Size::Exact(0))));
+                }
+                Some(Command::Tenant(Tenant::Set { quota, .. })) => assert_eq!(quota, Some(Size::Exact(0))),
+                other => panic!("{other:?}"),
+            }
+        }
+        let error = parse("plimsoll pool set tank --hysteresis 51").unwrap_err().to_string();
+        assert!(error.contains("0 to 50"), "{error}");
+    }
+
+    #[test]
     fn a_negative_size_is_called_negative() {
         for line in [
             "vdisk create tank/a --size -10G",
@@ -314,7 +330,10 @@ mod tests {
             "plimsoll reclaim tank/db1 --worthless",
             "plimsoll reclaim tank/db1 --pause --resume",
             "plimsoll serve --nbd-listen nowhere",
-            "plimsoll pool set tank --hysteresis 100",
+            "plimsoll pool set tank --hysteresis 51",
+            "plimsoll event list --limit 0",
+            "plimsoll event watch --count 0",
+            "plimsoll reclaim tank/db1 --anew --resume",
             "plimsoll pol list",
         ] {
             assert_eq!(parse(line).err().map(|error| error.exit_code()), Some(2), "{line}");

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::args::PoolCheck;
 use super::client::Request;
 use super::confirm::confirm;
+use super::filter::text;
 use super::job::watch_answer;
 use super::offline::Offline;
 use super::render::{print, steps};
@@ -16,6 +17,7 @@ use super::{pool, table};
 use crate::model::{CheckView, RepairView};
 use crate::node::state::State;
 use crate::problem::{Answer, Problem};
+use crate::units::counted;
 
 const DEGRADED: u8 = 8;
 
@@ -39,7 +41,7 @@ fn online(cx: &Context<'_>, args: &PoolCheck, name: &str) -> Answer<ExitCode> {
     let start = |action: &str| cx.client.send(Request::new("POST", &format!("{target}/{action}")));
     let job = start("check")?;
     if !args.wait.or(true) && !args.repair {
-        cx.render.changed(&format!("job {} has begun", super::filter::text(&job["id"])), &job)?;
+        cx.render.changed(&format!("job {} has begun", text(&job["id"])), &job)?;
         return Ok(ExitCode::SUCCESS);
     }
     let found = watch_answer(&cx.client, &job)?["check"].take();
@@ -103,15 +105,15 @@ fn report(cx: &Context<'_>, found: &Value, last: bool) -> Answer<()> {
     if !findings.is_empty() {
         lines += &table::list(findings, table::FINDING.normal, true, false);
     }
-    let figure = |field: &str| super::filter::text(&found[field]);
+    let figure = |field: &str, what: &str| counted(found[field].as_u64().unwrap_or(0), what);
     lines += &format!(
-        "pool {}: {} findings, {} leaked extents; {} pages read, {} extents and {} vdisks checked\n",
-        figure("pool"),
-        findings.len(),
-        figure("leaked_extents"),
-        figure("pages_read"),
-        figure("extents_checked"),
-        figure("vdisks_checked"),
+        "pool {}: {}, {}; {} read, {} and {} checked\n",
+        text(&found["pool"]),
+        counted(findings.len() as u64, "finding"),
+        figure("leaked_extents", "leaked extent"),
+        figure("pages_read", "page"),
+        figure("extents_checked", "extent"),
+        figure("vdisks_checked", "vdisk"),
     );
     print(&lines)
 }

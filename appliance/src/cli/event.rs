@@ -13,6 +13,7 @@ use super::run::Context;
 use super::table;
 use crate::model::{AcknowledgeEvents, Severity};
 use crate::problem::{Answer, Problem};
+use crate::units::counted;
 
 /// As many as the API gives at once.
 const PAGE_MAX: u64 = 10_000;
@@ -33,8 +34,8 @@ pub(super) fn run(cx: &Context<'_>, command: Event) -> Answer<()> {
             if how.dry_run {
                 return cx.render.plan(&answer);
             }
-            let count = answer.get("acknowledged").map(text).unwrap_or_default();
-            cx.render.changed(&format!("{count} events acknowledged"), &answer)
+            let count = answer.get("acknowledged").and_then(Value::as_u64).unwrap_or(0);
+            cx.render.changed(&format!("{} acknowledged", counted(count, "event")), &answer)
         }
     }
 }
@@ -58,10 +59,10 @@ fn list(cx: &Context<'_>, events: &Events, unacknowledged: bool, limit: u64) -> 
     }
     let Some(after) = events.after else {
         // The API gives no more at once, and the newest have no next page.
-        let target = format!("/api/v1/events?newest=true&limit={}{question}", limit.clamp(1, PAGE_MAX));
+        let target = format!("/api/v1/events?newest=true&limit={}{question}", limit.min(PAGE_MAX));
         return cx.render.list(&table::EVENT, cx.client.get(&target)?);
     };
-    let (mut after, mut left, mut items) = (after, limit.max(1), Vec::new());
+    let (mut after, mut left, mut items) = (after, limit, Vec::new());
     let mut answer = loop {
         let target = format!("/api/v1/events?after={after}&limit={}{question}", left.min(PAGE_MAX));
         let mut page = cx.client.get(&target)?;

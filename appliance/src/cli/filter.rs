@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use serde_json::Value;
 
 use crate::problem::{Answer, Problem};
-use crate::units::Size;
+use crate::units::{Size, quoted};
 
 const OPERATORS: [&str; 7] = [">=", "<=", "!=", "=", ">", "<", "~"];
 
@@ -22,7 +22,7 @@ impl Filter {
         let found = OPERATORS.iter().filter_map(|operator| Some((text.find(operator)?, *operator)));
         // The first in the text; of two at one place the longer one, which stands first in the list.
         let Some((at, operator)) = found.min_by_key(|(at, _)| *at).filter(|(at, _)| *at > 0) else {
-            return Err(Problem::new("invalid-argument", format!("{text:?} is not a condition"))
+            return Err(Problem::new("invalid-argument", format!("{} is not a condition", quoted(text)))
                 .hint("--filter 'used_pct>80', with one of >= <= != = > < ~"));
         };
         let value = text[at + operator.len()..].trim().trim_start_matches('=');
@@ -80,7 +80,7 @@ pub(super) fn sort(items: &mut [Value], by: &str) -> Answer<()> {
 pub(super) fn field<'a>(item: &'a Value, name: &str) -> Answer<&'a Value> {
     item.get(name).ok_or_else(|| {
         let known: Vec<&str> = item.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).collect();
-        Problem::new("invalid-argument", format!("there is no field {name:?}"))
+        Problem::new("invalid-argument", format!("there is no field {}", quoted(name)))
             .hint(format!("fields: {}", known.join(", ")))
     })
 }

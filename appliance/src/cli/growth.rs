@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::args::{Leaving, PoolEvacuate, PoolGrow, PoolRemoveDevice, PoolSet, Wait};
+use super::args::{Leaving, PoolChange, PoolEvacuate, PoolGrow, PoolRemoveDevice, PoolSet, Wait};
 use super::client::Request;
 use super::confirm::confirm;
 use super::job::watch_answer;
@@ -11,13 +11,26 @@ use super::render::steps;
 use super::run::Context;
 use crate::model::{GrowPool, GrowthPolicy, LeaveDevice};
 use crate::problem::{Answer, Problem};
-use crate::units::Size;
+use crate::units::{Size, iec};
 
 pub(super) fn grow(cx: &Context<'_>, args: &PoolGrow) -> Answer<()> {
     let request = GrowPool { device: args.device.as_deref().map(device) };
     let (pool, how) = (&args.change.pool, &args.change.how);
-    let done = format!("pool {pool} uses all of its devices");
-    cx.changed(("POST", &format!("{}/grow", target(pool))), how, &request, &done)
+    let physical = |pool: &Value| pool.get("physical_bytes").and_then(Value::as_u64).unwrap_or(0);
+    let before = physical(&cx.client.get(&target(pool))?);
+    let Some(answer) = cx.change("POST", &format!("{}/grow", target(pool)), how, &request)? else { return Ok(()) };
+    cx.render.changed(&grown(pool, args.device.as_deref(), before, physical(&answer)), &answer)
+}
+
+/// What became of a pool that had, and has now, so many bytes.
+fn grown(pool: &str, device: Option<&str>, before: u64, now: u64) -> String {
+    match now.saturating_sub(before) {
+        0 => {
+            let which = device.unwrap_or("its devices");
+            format!("pool {pool} has {} as before: it uses all of {which} already", iec(now))
+        }
+        gained => format!("pool {pool} has grown by {}, to {}", iec(gained), iec(now)),
+    }
 }
 
 pub(super) fn evacuate(cx: &Context<'_>, args: &PoolEvacuate) -> Answer<()> {
@@ -46,8 +59,13 @@ pub(super) fn remove_device(cx: &Context<'_>, args: &PoolRemoveDevice) -> Answer
     ended(cx, &args.leaving.wait, &answer, &format!("{named} has left pool {pool}"))
 }
 
-pub(super) fn compact(cx: &Context<'_>, pool: &str, wait: &Wait) -> Answer<()> {
-    let job = cx.client.send(Request::new("POST", &format!("{}/compact", target(pool))))?;
+pub(super) fn compact(cx: &Context<'_>, change: &PoolChange, wait: &Wait) -> Answer<()> {
+    let pool = &change.pool;
+    let at = with(&format!("{}/compact", target(pool)), change.how.dry_run);
+    let job = cx.client.send(Request::new("POST", &at))?;
+    if change.how.dry_run {
+        return cx.render.plan(&job);
+    }
     ended(cx, wait, &job, &format!("thinly used extents of pool {pool} are put together"))
 }
 
@@ -94,4 +112,17 @@ fn ended(cx: &Context<'_>, wait: &Wait, job: &Value, done: &str) -> Answer<()> {
 fn device(text: &str) -> String {
     let is_path = text.contains('/') || std::path::Path::new(text).exists();
     if is_path { absolute(text) } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn growing_says_by_how_much_and_that_there_was_nothing_to_grow_by() {
+        assert_eq!(grown("tank", None, 1 << 30, 3 << 30), "pool tank has grown by 2 GiB, to 3 GiB");
+        let nothing = "pool tank has 1 GiB as before: it uses all of its devices already";
+        assert_eq!(grown("tank", None, 1 << 30, 1 << 30), nothing);
+        assert!(grown("tank", Some("/dev/sdb"), 1 << 30, 1 << 30).ends_with("all of /dev/sdb already"));
+    }
 }

@@ -22,7 +22,7 @@ pub(super) fn run(cx: &Context<'_>, command: Pool) -> Answer<()> {
         Pool::Grow(args) => growth::grow(cx, &args),
         Pool::Evacuate(args) => growth::evacuate(cx, &args),
         Pool::RemoveDevice(args) => growth::remove_device(cx, &args),
-        Pool::Compact { pool, wait } => growth::compact(cx, &pool, &wait),
+        Pool::Compact { change, wait } => growth::compact(cx, &change, &wait),
         Pool::Import(args) => import(cx, args),
         Pool::Export(PoolEnd { pool, danger }) => {
             let target = format!("{}/export", target(&pool));
@@ -117,6 +117,11 @@ fn set(cx: &Context<'_>, args: PoolSet) -> Answer<()> {
         growth,
     };
     let pool = &args.change.pool;
+    if request == SetPool::default() {
+        return Err(Problem::new("invalid-argument", "there is nothing to change").hint(format!(
+            "plimsoll pool set {pool} --thresholds 70%,85%,95%; plimsoll pool set --help lists what can be"
+        )));
+    }
     cx.changed(("PATCH", &target(pool)), &args.change.how, &request, &format!("pool {pool} changed"))
 }
 

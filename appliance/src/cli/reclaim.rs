@@ -17,7 +17,7 @@ use super::vdisk::target;
 use crate::model::{BeginReclaim, Range, SetReclaim};
 use crate::name::VdiskName;
 use crate::problem::{Answer, Problem};
-use crate::units::{Size, iec};
+use crate::units::{Size, iec, quoted};
 
 #[derive(Debug, Args)]
 pub(super) struct Reclaim {
@@ -28,17 +28,20 @@ pub(super) struct Reclaim {
     /// What the ranges hold is not needed, whatever it is: it reads as zeros afterwards
     #[arg(long, requires = "ranges")]
     worthless: bool,
+    /// Give up a reclaim that is paused, and begin from the start
+    #[arg(long)]
+    anew: bool,
     /// Read at most so much in a second, whole MiB
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     rate: Option<Size>,
     /// Make the reclaim that goes on wait
-    #[arg(long, conflicts_with_all = ["ranges", "rate", "resume", "show"])]
+    #[arg(long, conflicts_with_all = ["ranges", "rate", "anew", "resume", "show"])]
     pause: bool,
     /// Let it go on
-    #[arg(long, conflicts_with_all = ["ranges", "rate", "show"])]
+    #[arg(long, conflicts_with_all = ["ranges", "rate", "anew", "show"])]
     resume: bool,
     /// Only show how it stands
-    #[arg(long, conflicts_with_all = ["ranges", "rate"])]
+    #[arg(long, conflicts_with_all = ["ranges", "rate", "anew"])]
     show: bool,
     /// Do not ask
     #[arg(short, long)]
@@ -111,7 +114,7 @@ fn request(cx: &Context<'_>, args: &Reclaim) -> Answer<BeginReclaim> {
             Some(parse(&text, sector)?)
         }
     };
-    Ok(BeginReclaim { ranges, worthless: args.worthless, rate_bytes })
+    Ok(BeginReclaim { ranges, worthless: args.worthless, rate_bytes, anew: args.anew })
 }
 
 /// A range a line; empty lines and what follows a # say nothing.
@@ -124,7 +127,7 @@ fn parse(text: &str, sector: u64) -> Answer<Vec<Range>> {
             Some([]) => {}
             Some(&[offset_bytes, length_bytes]) => ranges.push(Range { offset_bytes, length_bytes }),
             _ => {
-                let problem = format!("line {} is {line:?}, not OFFSET LENGTH", number + 1);
+                let problem = format!("line {} is {}, not OFFSET LENGTH", number + 1, quoted(line));
                 return Err(
                     Problem::new("invalid-argument", problem).hint("echo '0 1M' | plimsoll reclaim VDISK --ranges -")
                 );
@@ -155,6 +158,14 @@ mod tests {
         for wrong in ["1", "1 2 3", "a b", "1 -2", "99999999999999999999s 1s"] {
             let problem = parse(&format!("0 512\n{wrong}"), 512).unwrap_err();
             assert!(problem.detail.contains("line 2"), "{}", problem.detail);
+        }
+    }
+
+    #[test]
+    fn a_line_that_never_ends_is_not_said_again_as_a_whole() {
+        for text in ["7".repeat(60_000_000), "0 x ".repeat(15_000_000)] {
+            let problem = parse(&text, 512).unwrap_err();
+            assert!(problem.detail.len() < 200 && problem.detail.contains("60000000 bytes"), "{}", problem.detail);
         }
     }
 }

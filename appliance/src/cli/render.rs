@@ -81,6 +81,10 @@ impl<'a> Render<'a> {
             }
             Format::Name => print(&items.iter().map(|item| name_of(item) + "\n").collect::<String>()),
             Format::Csv => print(&csv(&items, &fields, headings)),
+            // What somebody asks for by its name is shown as it is.
+            Format::Table if chosen.is_empty() => {
+                print(&table::short_list(&items, &fields, headings, self.global.bytes))
+            }
             Format::Table | Format::Wide => print(&table::list(&items, &fields, headings, self.global.bytes)),
         }
     }

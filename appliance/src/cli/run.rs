@@ -82,7 +82,7 @@ fn named_pool(command: &Pool) -> String {
         Pool::Grow(args) => format!("grow pool {}", args.change.pool),
         Pool::Evacuate(args) => format!("evacuate {} of pool {}", args.leaving.device, args.change.pool),
         Pool::RemoveDevice(args) => format!("remove {} from pool {}", args.leaving.device, args.change.pool),
-        Pool::Compact { pool, .. } => format!("compact pool {pool}"),
+        Pool::Compact { change, .. } => format!("compact pool {}", change.pool),
         Pool::Set(args) => format!("change pool {}", args.change.pool),
         Pool::AddDevice(args) => format!("add {} to pool {}", args.device, args.change.pool),
         Pool::Import(args) => match &args.name {

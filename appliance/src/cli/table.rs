@@ -4,7 +4,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
 
 use super::filter::text;
-use crate::units::iec;
+use crate::units::{cut, iec};
 
 /// Fields of a kind of object: those of a table, and those that `-o wide` adds.
 pub(super) struct Columns {
@@ -67,8 +67,8 @@ pub(super) const DEVICE: Columns = Columns {
 pub(super) const JOB: Columns =
     Columns { normal: &["id", "kind", "object", "state", "done", "total", "unit", "done_pct"], wide: &["problem"] };
 pub(super) const EVENT: Columns = Columns {
-    normal: &["seq", "time", "severity", "kind", "object", "advice"],
-    wide: &["vm", "cause", "acknowledged_at", "acknowledged_by"],
+    normal: &["seq", "time", "severity", "kind", "object", "cause", "advice"],
+    wide: &["vm", "acknowledged_at", "acknowledged_by"],
 };
 pub(super) const WEBHOOK: Columns = Columns {
     normal: &["name", "url", "severity", "state", "delivered_seq", "last_seq", "failures", "error"],
@@ -97,6 +97,23 @@ pub(super) fn human(field: &str, value: &Value, exact: bool) -> String {
         },
         other => text(other),
     }
+}
+
+/// Fields that can be long, and how much of them a table shows; `-o wide` and `show` have all.
+const SHORTENED: [(&str, usize); 2] = [("cause", 60), ("unit_hex", 32)];
+
+/// A list as a table in which nothing is long.
+pub(super) fn short_list(items: &[Value], fields: &[&str], headings: bool, exact: bool) -> String {
+    let short = |item: &Value| {
+        let mut item = item.clone();
+        for (field, chars) in SHORTENED {
+            if let Some(Value::String(text)) = item.get_mut(field) {
+                *text = cut(text, chars);
+            }
+        }
+        item
+    };
+    list(&items.iter().map(short).collect::<Vec<_>>(), fields, headings, exact)
 }
 
 /// A list as a table.
@@ -186,6 +203,16 @@ tank/web       512 B   100.0 %       10  yes
         assert_eq!(list(&items, &fields, true, false), expected);
         let exact = list(&items, &fields[..2], false, true);
         assert_eq!(exact, "tank/db1  10737418240\ntank/web          512\n");
+    }
+
+    #[test]
+    fn what_is_long_in_a_list_is_shortened_unless_it_is_wide() {
+        let digits = "a5".repeat(4096);
+        let items = [json!({"name": "tank/1", "unit_hex": digits})];
+        let fields = ["name", "unit_hex"];
+        let expected = format!("tank/1  {}...\n", &digits[..29]);
+        assert_eq!(short_list(&items, &fields, false, false), expected);
+        assert_eq!(list(&items, &fields, false, false), format!("tank/1  {digits}\n"));
     }
 
     #[test]

@@ -452,3 +452,30 @@ fn many_ranges_are_taken_and_too_many_are_refused_with_advice() {
         assert!(problem.hint.is_some_and(|hint| hint.contains("500,000 at a time")));
     }
 }
+
+#[test]
+fn a_webhook_that_takes_nothing_shows_in_the_metrics() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    // Nobody listens there.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let webhook = json!({"name": "ops", "url": format!("http://{nobody}/"), "secret": "0123456789abcdef"});
+    daemon.send("POST", "/api/v1/webhooks", webhook).unwrap();
+    daemon.tell(1, Severity::Warning);
+    let begin = Instant::now();
+    while daemon.get("/api/v1/webhooks/ops")["state"] != "failing" {
+        assert!(begin.elapsed() < Duration::from_secs(10), "{}", daemon.get("/api/v1/webhooks/ops"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let mut socket = UnixStream::connect(control_socket(dir.path())).unwrap();
+    socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    socket.read_to_string(&mut text).unwrap();
+    for line in [
+        "plimsoll_webhook_failing{webhook=\"ops\"} 1.0",
+        "plimsoll_webhook_events_behind{webhook=\"ops\"} 1.0",
+        "plimsoll_webhook_events_given_up_total{webhook=\"ops\"} 0",
+    ] {
+        assert!(text.contains(line), "no {line} in {text}");
+    }
+}

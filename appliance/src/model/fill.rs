@@ -94,9 +94,12 @@ pub struct BeginReclaim {
     /// What the ranges hold is not needed, whatever it is.
     #[serde(default)]
     pub worthless: bool,
-    /// Bytes read in a second at most, whole MiB; absent or 0: no limit.
+    /// Bytes read in a second at most, whole MiB up to 1 TiB; absent or 0: no limit.
     #[serde(default)]
     pub rate_bytes: Option<u64>,
+    /// Give up a reclaim of the vdisk that is paused, and begin from the start.
+    #[serde(default)]
+    pub anew: bool,
 }
 
 /// A change to a reclaim.

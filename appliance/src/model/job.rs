@@ -16,6 +16,8 @@ pub enum JobState {
     Paused,
     /// Ended well.
     Done,
+    /// Called off before its end.
+    Cancelled,
     /// Ended badly; `problem` says why.
     Failed,
 }
@@ -23,7 +25,7 @@ pub enum JobState {
 /// A job.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct JobView {
-    /// For `job show`.
+    /// For `job show`; no other job has or had it.
     pub id: String,
     /// `check`, `repair`, `vdisk-delete`, `compact`, ...
     pub kind: String,
@@ -41,6 +43,8 @@ pub struct JobView {
     pub done_pct: Option<f64>,
     /// Why it failed.
     pub problem: Option<Problem>,
+    /// What keeps it from going on, and what would help.
+    pub waits_for: Option<String>,
     /// What a check found.
     pub check: Option<CheckView>,
     /// What a repair did.

@@ -53,7 +53,8 @@ pub struct AddDevice {
 pub struct LeaveDevice {
     /// Its path, its UUID, or an unambiguous prefix of that.
     pub device: String,
-    /// Bytes of data moved in a second at most; as fast as it goes when absent. Also changes the pace of what is under way.
+    /// Bytes of data moved in a second at most, 1 KiB to 1 TiB; as fast as it goes when absent or 0. Also changes the pace of what is under
+    /// way.
     #[serde(default)]
     pub rate_bytes: Option<u64>,
 }
@@ -82,7 +83,7 @@ pub struct GrowthPolicy {
     /// Bytes by which it is enlarged at a time, 64 MiB at least; an eighth of its size, or that, when absent.
     #[serde(default)]
     pub step_bytes: Option<u64>,
-    /// Bytes of the file system that are left free; a gibibyte when absent.
+    /// Bytes of the file system that are left free, less than it has; a gibibyte when absent.
     #[serde(default)]
     pub keep_free_bytes: Option<u64>,
     /// Checks to override when spares are named and added: `foreign`.
@@ -148,13 +149,14 @@ pub struct VdiskPolicyChange {
     /// The virtual machine it belongs to; empty: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<String>,
-    /// `hold(20s)` or `fail`.
+    /// `hold(20s)`, 2 ms to 49 days, or `fail`, which writes that wait do at once, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_full: Option<String>,
     /// Physical space that is its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reservation_bytes: Option<u64>,
-    /// Physical space that it may not exceed; 0: none.
+    /// Physical space that it may not exceed, an extent at least and rounded down to extents; 0: as much as it likes. May be less than is in
+    /// use, but not less than its reservation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota_bytes: Option<u64>,
     /// Levels of its physical space against its designated size: `70%,85%,95%`, `off`, `default`.
@@ -166,7 +168,7 @@ pub struct VdiskPolicyChange {
 }
 
 /// What an operator decides for a pool; what is absent stays as it is.
-#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetPool {
     /// `1.5x`, bytes beyond physical space, or `none`.
@@ -175,13 +177,13 @@ pub struct SetPool {
     /// Levels of use: `70%,85%,95%`, `800G,900G`, `off`, `default`.
     #[serde(default)]
     pub thresholds: Option<String>,
-    /// How far below a level the use must fall before it is armed again, in per cent.
+    /// How far below a level the use must fall before it is armed again, in per cent: 0 to 50.
     #[serde(default)]
     pub hysteresis_pct: Option<u8>,
     /// Times to full at which an event rises: `24h,1h,5m`, `off`, `default`.
     #[serde(default)]
     pub horizons: Option<String>,
-    /// Bytes that held writes may take together; 0: a quarter of the memory for I/O.
+    /// Bytes that held writes may take together, 64 KiB to half of the memory for I/O; 0: a quarter of it.
     #[serde(default)]
     pub hold_bytes_max: Option<u64>,
     /// How it grows by itself; null ends that.
@@ -194,7 +196,8 @@ pub struct SetPool {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetTenant {
-    /// Physical space that its vdisks in the pool may not exceed together; 0: as much as they like.
+    /// Physical space that its vdisks in the pool may not exceed together, an extent at least and rounded down to extents; 0: as much as they
+    /// like. May be less than is in use, but not less than is reserved for them.
     #[serde(default)]
     pub quota_bytes: Option<u64>,
     /// Levels of its use against its quota: `70%,85%,95%`, `off`, `default`.

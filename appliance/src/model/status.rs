@@ -52,6 +52,17 @@ pub struct StatusView {
     pub buffer_bytes: u64,
 }
 
+impl StatusView {
+    /// With what else is wrong.
+    #[must_use]
+    pub fn and(mut self, more: Vec<HealthFinding>) -> Self {
+        self.findings.extend(more);
+        self.findings.sort_by_key(|finding| std::cmp::Reverse(finding.health));
+        self.health = self.findings.first().map(|finding| finding.health).unwrap_or_default();
+        self
+    }
+}
+
 /// How the daemon and its pools are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -77,7 +88,7 @@ impl Health {
 pub struct HealthFinding {
     /// How bad it is.
     pub health: Health,
-    /// POOL or POOL/VDISK.
+    /// POOL, POOL/VDISK, the name of a tenant or webhook, or `event log`.
     pub object: String,
     /// What is wrong, with the figures.
     pub reason: String,

@@ -1,19 +1,23 @@
 //! What is wrong now, and what to do about it: `status` sums it up. Events tell when it began; here is what holds.
 
-use plimsoll_engine::{Level, Levels, Pool, PoolInfo, Thresholds, VdiskInfo};
+mod space;
+mod webhooks;
+
+use plimsoll_engine::{Level, Levels, Pool, PoolInfo, Thresholds};
 use plimsoll_hardware::Handle;
 
 use super::{Node, Slot};
 use crate::event::CRITICAL_PCT;
 use crate::model::{Health, HealthFinding};
 use crate::problem::Problem;
-use crate::units::iec;
+use crate::units::{counted, iec};
+pub use webhooks::failing_webhooks;
 
 /// Vdisks of a pool that are named one by one.
 const VDISKS_MAX: usize = 10;
 
 impl Node {
-    /// All that is wrong, the worst first.
+    /// All that is wrong with pools and events.
     pub(super) fn findings(&self) -> Vec<HealthFinding> {
         let mut findings = Vec::new();
         for (name, slot) in &*self.0.pools.borrow() {
@@ -27,7 +31,6 @@ impl Node {
             let (object, reason, advice) = ("event log".to_owned(), reason.to_owned(), advice.to_owned());
             HealthFinding { health: Health::Warning, object, reason, advice }
         }));
-        findings.sort_by_key(|finding| std::cmp::Reverse(finding.health));
         findings
     }
 
@@ -48,7 +51,8 @@ impl Node {
         let repaired = self.0.repaired.borrow().get(&info.uuid).copied().unwrap_or(0);
         let lost = info.counters.pages_lost.saturating_sub(repaired);
         if lost > 0 {
-            let reason = format!("both copies of {lost} metadata pages of pool {name} are lost, and what they named");
+            let pages = counted(lost, "metadata page");
+            let reason = format!("both copies of {pages} of pool {name} are lost, and what they named");
             findings.push(about(Health::Critical, reason, check()));
         }
         findings.extend(fullness(&info).map(|(health, reason)| {
@@ -59,14 +63,7 @@ impl Node {
             let advice = format!("plimsoll pool add-device {name} --device PATH");
             findings.push(about(Health::Warning, format!("pool {name} cannot grow by itself: {reason}"), advice));
         }
-        let vdisks = pool.vdisks();
-        let mut without = vdisks.iter().filter(|vdisk| vdisk.exhausted_since.is_some());
-        findings.extend(without.by_ref().take(VDISKS_MAX).map(|vdisk| exhausted(name, vdisk)));
-        let more = without.count();
-        if more > 0 {
-            let reason = format!("there is no space for writes to {more} more vdisks of pool {name}");
-            findings.push(about(Health::Critical, reason, format!("plimsoll pool add-device {name} --device PATH")));
-        }
+        findings.extend(space::findings(pool, &info));
         findings
     }
 
@@ -105,8 +102,8 @@ impl Node {
 fn fullness(info: &PoolInfo) -> Option<(Health, String)> {
     let (name, total) = (&info.name, info.physical_bytes);
     if info.available_bytes == 0 {
-        let reason =
-            format!("pool {name} is full: nothing of {} is available, {} writes wait", iec(total), info.held_writes);
+        let waiting = counted(info.held_writes, "waiting write");
+        let reason = format!("pool {name} is full: nothing of {} is available, {waiting}", iec(total));
         return Some((Health::Critical, reason));
     }
     let used = total - info.available_bytes;
@@ -128,17 +125,4 @@ fn fullness(info: &PoolInfo) -> Option<(Health, String)> {
         health,
         format!("pool {name} is nearly full: {:.1} % are used, {left} of {} are left", pct(used), iec(total)),
     ))
-}
-
-fn exhausted(pool: &str, vdisk: &VdiskInfo) -> HealthFinding {
-    let object = format!("{pool}/{}", vdisk.name);
-    let reason = format!("there is no space for writes to vdisk {object}: it has {}", iec(vdisk.backed_bytes));
-    let (reason, advice) = match vdisk.policy.quota {
-        Some(quota) => (
-            format!("{reason} of its quota of {}", iec(quota)),
-            format!("plimsoll vdisk set {object} --quota SIZE; plimsoll pool add-device {pool} --device PATH"),
-        ),
-        None => (reason, format!("plimsoll pool add-device {pool} --device PATH; plimsoll tenant list")),
-    };
-    HealthFinding { health: Health::Critical, object, reason, advice }
 }

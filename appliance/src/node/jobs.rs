@@ -1,4 +1,5 @@
-//! Long work by id: the node's own jobs (`7`), and those of the pools (`tank.7`).
+//! Long work by id: the node's own jobs (`1795659731123`), and those of the pools (`tank.1795659731123`). The first number of a life is its
+//! beginning in milliseconds since the Unix epoch, so that no job of another life is taken for one of this.
 //!
 //! A job of the node that has ended is kept for whoever asks later, at most [`ENDED_MAX`] of them.
 
@@ -56,8 +57,8 @@ impl Node {
     ) -> JobView {
         let job = {
             let mut jobs = self.0.jobs.borrow_mut();
-            jobs.last += 1;
-            let id = jobs.last;
+            let id = self.0.started_ms.max(jobs.last + 1);
+            jobs.last = id;
             let job = JobView {
                 id: id.to_string(),
                 kind: kind.to_owned(),
@@ -68,6 +69,7 @@ impl Node {
                 unit: "steps".to_owned(),
                 done_pct: None,
                 problem: None,
+                waits_for: None,
                 check: None,
                 repair: None,
             };
@@ -126,6 +128,7 @@ pub(super) fn view(pool: &str, job: &engine::JobInfo) -> JobView {
             engine::JobState::Running => JobState::Running,
             engine::JobState::Paused => JobState::Paused,
             engine::JobState::Done => JobState::Done,
+            engine::JobState::Cancelled => JobState::Cancelled,
             engine::JobState::Failed(_) => JobState::Failed,
         },
         done: job.done,
@@ -133,13 +136,14 @@ pub(super) fn view(pool: &str, job: &engine::JobInfo) -> JobView {
         unit: job.unit.to_owned(),
         done_pct: (job.total > 0).then(|| percent(job.done, job.total)),
         problem: match &job.state {
-            // Called off, or stopped by what an operator has to decide.
+            // Stopped by what an operator has to decide.
             engine::JobState::Failed(reason) if job.kind == "device-evacuate" => {
                 Some(Problem::new("conflict", reason.clone()))
             }
             engine::JobState::Failed(reason) => Some(Problem::new("internal", reason.clone())),
             _ => None,
         },
+        waits_for: job.waits_for.clone(),
         check: None,
         repair: None,
     }

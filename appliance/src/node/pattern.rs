@@ -5,6 +5,7 @@ use plimsoll_engine::{self as engine, PatternInfo, PatternSpec};
 use super::Node;
 use crate::model::{AddPattern, PatternUse, PatternView, Plan, time_of};
 use crate::problem::{Answer, Problem};
+use crate::units::counted;
 
 impl Node {
     /// The patterns of a pool.
@@ -48,10 +49,49 @@ impl Node {
             PatternSpec::Random => "64 random bytes".to_owned(),
             PatternSpec::Unit(unit) => {
                 pool.check_pattern(&unit)?;
-                format!("{} bytes", unit.len())
+                counted(unit.len() as u64, "byte")
             }
         };
-        Ok(Plan::of([format!("add a pattern of {what} to pool {}", pool.info().name)]))
+        let (name, known) = (pool.info().name, pool.patterns().len() as u64);
+        let used = words(request.used);
+        Ok(Plan::of([format!(
+            "add a pattern of {what}, {used}, to pool {name}, which has {}",
+            counted(known, "pattern")
+        )]))
+    }
+
+    /// What [`Node::set_pattern`] would do.
+    ///
+    /// # Errors
+    /// `not-found`.
+    pub fn plan_set_pattern(&self, pool: &str, number: u16, now: PatternUse) -> Answer<Plan> {
+        let pattern = self.pattern(pool, number)?;
+        if pattern.used == now {
+            return Ok(Plan::of([]));
+        }
+        let (before, after) = (words(pattern.used), words(now));
+        Ok(Plan::of([format!(
+            "have pattern {} {after} instead of {before}; what is stored by it reads as ever",
+            pattern.name
+        )]))
+    }
+
+    /// What [`Node::remove_pattern`] would do.
+    ///
+    /// # Errors
+    /// `not-found`, `busy` when it is not disabled, or a vdisk's own. Whether anything is stored by it is known only when all of the mapping is read.
+    pub fn plan_remove_pattern(&self, pool: &str, number: u16) -> Answer<Plan> {
+        let pattern = self.pattern(pool, number)?;
+        if pattern.used != PatternUse::Disabled {
+            let detail = format!("pattern {} is {}, not disabled", pattern.name, words(pattern.used));
+            return Err(Problem::new("busy", detail).hint(format!("plimsoll pattern disable {pool} {number}")));
+        }
+        if let Some(vdisk) = pattern.vdisks.first() {
+            let detail = format!("pattern {} is {vdisk}'s own", pattern.name);
+            return Err(Problem::new("busy", detail).hint(format!("plimsoll vdisk set {vdisk} --pattern none")));
+        }
+        let unit = counted(pattern.unit_bytes, "byte");
+        Ok(Plan::of([format!("remove pattern {} of {unit}, if nothing is stored by it", pattern.name)]))
     }
 
     /// Changes what a pattern is matched against.
@@ -75,6 +115,14 @@ impl Node {
         pool.remove_pattern(number).await?;
         tracing::info!(pool = pool.info().name, number, "pattern removed");
         Ok(())
+    }
+}
+
+fn words(used: PatternUse) -> &'static str {
+    match used {
+        PatternUse::Everywhere => "matched everywhere",
+        PatternUse::OwnOnly => "matched for vdisks whose own it is",
+        PatternUse::Disabled => "disabled",
     }
 }
 

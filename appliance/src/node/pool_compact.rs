@@ -1,8 +1,9 @@
 //! `pool compact`: putting thinly used extents together.
 
 use super::Node;
-use crate::model::JobView;
+use crate::model::{JobView, Plan};
 use crate::problem::Answer;
+use crate::units::{counted, iec};
 
 impl Node {
     /// Begins to put thinly used extents of a pool together; the job that is under way, if there is one.
@@ -14,5 +15,21 @@ impl Node {
         let job = pool.compact()?;
         tracing::info!(pool = name, "thinly used extents are put together");
         Ok(super::jobs::view(&pool.info().name, &job))
+    }
+
+    /// What [`Node::compact_pool`] would do. What it would free is known only when all of the mapping is read.
+    ///
+    /// # Errors
+    /// `not-found`.
+    pub fn plan_compact_pool(&self, name: &str) -> Answer<Plan> {
+        let pool = self.pool(name)?;
+        let (info, vdisks) = (pool.info(), pool.vdisks().len() as u64);
+        Ok(Plan::of([format!(
+            "look through the {} that {} of pool {} have, and put thinly used extents together; {} are available now",
+            iec(info.utilized_bytes),
+            counted(vdisks, "vdisk"),
+            info.name,
+            iec(info.available_bytes)
+        )]))
     }
 }

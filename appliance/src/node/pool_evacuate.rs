@@ -1,24 +1,30 @@
 //! `pool evacuate` and `pool remove-device`: emptying a device while everything goes on, and letting it go.
 
-use plimsoll_engine::{Evacuate, EvacuationPlan, Pool};
+use std::time::Duration;
+
+use plimsoll_engine::{DeviceState, Evacuate, EvacuationPlan, Pool};
 use plimsoll_hardware::reactor::Handle;
 use uuid::Uuid;
 
 use super::machine::{absolute, same_file};
 use super::{Node, by_uuid_prefix, uuid_prefix};
 use crate::model::{JobView, LeaveDevice, Plan, PoolView};
+use crate::policy::{RATE_BYTES_MAX, duration_text};
 use crate::problem::{Answer, Problem};
 use crate::units::iec;
+
+/// Of an evacuation: its pace is kept in whole KiB.
+const RATE_BYTES_MIN: u64 = 1024;
 
 impl Node {
     /// Begins to empty a device; the job moves what is on it elsewhere. Asked again, it changes the pace.
     ///
     /// # Errors
-    /// `not-found`, `invalid-argument` for the last device, `would-not-fit`, the engine's reasons.
+    /// `not-found`, `invalid-argument` for the last device and a pace that cannot be, `would-not-fit`, the engine's reasons.
     pub async fn evacuate_device(&self, name: &str, request: LeaveDevice) -> Answer<JobView> {
         let _turn = self.0.changes.lock().await;
         let (pool, device) = self.member(name, &request.device)?;
-        let job = pool.evacuate_device(device, Evacuate { rate: request.rate_bytes }).await?;
+        let job = pool.evacuate_device(device, pace(&request)?).await?;
         tracing::info!(pool = name, device = request.device, "a device is being evacuated");
         Ok(super::jobs::view(&pool.info().name, &job))
     }
@@ -30,7 +36,7 @@ impl Node {
     pub async fn remove_device(&self, name: &str, request: LeaveDevice) -> Answer<JobView> {
         let _turn = self.0.changes.lock().await;
         let (pool, device) = self.member(name, &request.device)?;
-        let job = pool.remove_device(device, Evacuate { rate: request.rate_bytes }).await?;
+        let job = pool.remove_device(device, pace(&request)?).await?;
         tracing::info!(pool = name, device = request.device, "a device is leaving the pool");
         Ok(super::jobs::view(&pool.info().name, &job))
     }
@@ -53,26 +59,33 @@ impl Node {
     /// As there.
     pub async fn plan_evacuation(&self, name: &str, request: LeaveDevice, remove: bool) -> Answer<Plan> {
         let (pool, device) = self.member(name, &request.device)?;
+        let rate = pace(&request)?.rate;
         let plan = pool.evacuation_plan(device).await?;
         let pool = pool.info().name;
         if plan.missing_bytes > 0 {
             let EvacuationPlan { device, needed_bytes: needed, free_bytes: free, missing_bytes: missing, .. } = plan;
             return Err(plimsoll_engine::Error::WouldNotFit { pool, device, needed, free, missing }.into());
         }
-        Ok(described(&pool, &plan, remove))
+        Ok(described(&pool, &plan, rate, remove))
     }
 
     /// What [`Node::cancel_evacuation`] would do.
     ///
     /// # Errors
-    /// `not-found`.
+    /// As there.
     pub fn plan_cancel_evacuation(&self, name: &str, request: &LeaveDevice) -> Answer<Plan> {
-        let (pool, _) = self.member(name, &request.device)?;
-        Ok(Plan::of([format!(
-            "keep {} in pool {}; what has moved stays where it is",
-            request.device,
-            pool.info().name
-        )]))
+        let (pool, device) = self.member(name, &request.device)?;
+        let info = pool.info();
+        let Some(device) = info.devices.iter().find(|known| known.uuid == device) else {
+            return Err(Problem::not_found("device", &request.device));
+        };
+        let (path, pool) = (&device.path, &info.name);
+        if device.state == DeviceState::InUse {
+            let detail = format!("{path} is busy: it is not being evacuated");
+            return Err(Problem::new("busy", detail).hint(format!("plimsoll pool show {pool}")));
+        }
+        let left = iec(device.used_bytes);
+        Ok(Plan::of([format!("keep {path} in pool {pool}: {left} stay on it, and what has moved stays where it is")]))
     }
 
     /// An open pool and the member of it that `text` means: a path, a UUID, or a prefix of that.
@@ -111,14 +124,34 @@ impl Node {
     }
 }
 
-fn described(pool: &str, plan: &EvacuationPlan, remove: bool) -> Plan {
+/// How fast a device is emptied.
+fn pace(request: &LeaveDevice) -> Answer<Evacuate> {
+    let rate = request.rate_bytes.filter(|rate| *rate > 0);
+    match rate.filter(|rate| !(RATE_BYTES_MIN..=RATE_BYTES_MAX).contains(rate)) {
+        Some(rate) => {
+            let (rate, least, most) = (iec(rate), iec(RATE_BYTES_MIN), iec(RATE_BYTES_MAX));
+            let detail =
+                format!("{rate} a second cannot be the pace of an evacuation: {least} to {most} can, and 0, no limit");
+            Err(Problem::new("invalid-argument", detail).hint("say --rate 100M"))
+        }
+        None => Ok(Evacuate { rate }),
+    }
+}
+
+fn described(pool: &str, plan: &EvacuationPlan, rate: Option<u64>, remove: bool) -> Plan {
+    let pace = rate.map_or_else(String::new, |rate| {
+        let time = duration_text(Duration::from_secs(plan.needed_bytes / rate));
+        format!(" at {} a second, so {time} at least", iec(rate))
+    });
     let mut steps = vec![format!(
-        "move {} of data and metadata from {} to the other devices of pool {pool}",
+        "move {} of data and metadata from {} to the other devices of pool {pool}{pace}",
         iec(plan.needed_bytes),
         plan.device
     )];
-    if plan.journal_copies > 0 {
-        steps.push(format!("move {} of the journal's two copies", plan.journal_copies));
+    match plan.journal_copies {
+        0 => {}
+        1 => steps.push("move one of the journal's two copies".to_owned()),
+        _ => steps.push("move both copies of the journal".to_owned()),
     }
     if remove {
         steps.push(format!("let {} go and wipe its labels", plan.device));

@@ -9,10 +9,10 @@ use crate::problem::Answer;
 use crate::units::iec;
 
 impl Node {
-    /// Grows a pool by what its devices, or the one that is named, have become larger by.
+    /// Grows a pool by what its devices, or the one that is named, have become larger by; nothing when none has.
     ///
     /// # Errors
-    /// `not-found`, `conflict` when none has, the engine's reasons.
+    /// `not-found`, the engine's reasons.
     pub async fn grow_pool(&self, name: &str, request: GrowPool) -> Answer<PoolView> {
         let _turn = self.0.changes.lock().await;
         let (pool, plans) = self.growth(name, &request)?;
@@ -21,7 +21,9 @@ impl Node {
             gained += pool.grow_device(plan.device).await?;
             tracing::info!(pool = name, path = plan.path, bytes = plan.found_bytes, "a device has grown");
         }
-        tracing::info!(pool = name, gained, "the pool has grown");
+        if gained > 0 {
+            tracing::info!(pool = name, gained, "the pool has grown");
+        }
         self.pool_view(name)
     }
 
@@ -31,8 +33,9 @@ impl Node {
     /// As there.
     pub fn plan_grow_pool(&self, name: &str, request: &GrowPool) -> Answer<Plan> {
         let (pool, plans) = self.growth(name, request)?;
-        let name = pool.info().name;
-        let steps: Vec<String> = plans
+        let info = pool.info();
+        let name = &info.name;
+        let mut steps: Vec<String> = plans
             .iter()
             .filter(|plan| plan.gained_bytes > 0)
             .map(|plan| {
@@ -40,6 +43,11 @@ impl Node {
                 format!("use {} of {to} instead of {from}: {more} more for pool {name}", plan.path)
             })
             .collect();
+        let gained: u64 = plans.iter().map(|plan| plan.gained_bytes).sum();
+        if gained > 0 {
+            let (before, after) = (iec(info.physical_bytes), iec(info.physical_bytes + gained));
+            steps.push(format!("give pool {name} {after} instead of {before}"));
+        }
         Ok(Plan::of(steps))
     }
 

@@ -1,22 +1,34 @@
 //! `reclaim`: giving back what a vdisk stores and need not.
 
-use plimsoll_engine::{ReclaimInfo, ReclaimSpec};
+use std::time::Duration;
+
+use plimsoll_engine::{Pool, ReclaimInfo, ReclaimSpec};
+use plimsoll_hardware::Handle;
 
 use super::Node;
 use super::pool_list::percent;
 use crate::model::{BeginReclaim, JobView, Plan, RANGES_ADVICE, RANGES_MAX, ReclaimView};
 use crate::name::VdiskName;
+use crate::policy::{RATE_BYTES_MAX, duration_text};
 use crate::problem::{Answer, Problem};
-use crate::units::iec;
+use crate::units::{counted, iec};
+
+/// A reclaim's pace is a multiple of this.
+const RATE_UNIT_BYTES: u64 = 1 << 20;
 
 impl Node {
     /// Begins a reclaim.
     ///
     /// # Errors
-    /// `not-found`, `busy` while one goes on, `invalid-argument` for ranges that make no sense, `too-large` for too many.
+    /// `not-found`, `busy` while one goes on, `conflict` when one is paused and this is not to begin anew, `invalid-argument` for ranges or
+    /// a rate that make no sense, `too-large` for too many ranges.
     pub async fn begin_reclaim(&self, name: &VdiskName, request: BeginReclaim) -> Answer<JobView> {
         let (pool, info) = self.find_vdisk(name)?;
-        let job = pool.reclaim(&info.name, spec(request)?).await?;
+        let anew = request.anew;
+        let spec = spec(request)?;
+        // No `await` from the look to the beginning.
+        none_under_way(&pool, &info.name, anew)?;
+        let job = pool.reclaim(&info.name, spec).await?;
         tracing::info!(vdisk = info.name, job = job.id, "reclaim begun");
         Ok(super::jobs::view(&pool.info().name, &job))
     }
@@ -27,18 +39,49 @@ impl Node {
     /// As [`Node::begin_reclaim`].
     pub fn plan_begin_reclaim(&self, name: &VdiskName, request: BeginReclaim) -> Answer<Plan> {
         let (pool, info) = self.find_vdisk(name)?;
+        let anew = request.anew;
         let spec = spec(request)?;
         pool.check_reclaim(&info.name, &spec)?;
+        let before = none_under_way(&pool, &info.name, anew)?;
         let vdisk = format!("{}/{}", pool.info().name, info.name);
-        let what = match &spec.ranges {
-            None => format!("look through the {} that vdisk {vdisk} stores", iec(info.backed_bytes)),
+        let mut plan = Plan::of([]);
+        if let Some(paused) = before {
+            plan.steps.push(format!("give up the reclaim of {vdisk} that is paused, {}", progress(&paused)));
+        }
+        let (bytes, what) = match &spec.ranges {
+            None => (info.backed_bytes, format!("that vdisk {vdisk} stores")),
             Some(ranges) => {
-                let bytes = iec(ranges.iter().map(|(_, length)| length).sum());
-                let how = if spec.worthless { "give up what is stored in" } else { "look through" };
-                format!("{how} {bytes} of vdisk {vdisk} in {} ranges", ranges.len())
+                let bytes = ranges.iter().map(|(_, length)| length).sum();
+                (bytes, format!("of vdisk {vdisk} in {}", counted(ranges.len() as u64, "range")))
             }
         };
-        Ok(Plan::of([what]))
+        let how = if spec.worthless { "give up what is stored in" } else { "look through" };
+        let pace = match spec.rate {
+            0 => String::new(),
+            rate => {
+                format!(" at {} a second, so {} at least", iec(rate), duration_text(Duration::from_secs(bytes / rate)))
+            }
+        };
+        plan.steps.push(format!("{how} {} {what}{pace}", iec(bytes)));
+        Ok(plan)
+    }
+
+    /// What [`Node::pause_reclaim`] would do.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn plan_pause_reclaim(&self, name: &VdiskName, paused: bool) -> Answer<Plan> {
+        let (pool, info) = self.find_vdisk(name)?;
+        let known = pool.reclaim_info(&info.name)?;
+        let fits = |known: &ReclaimInfo| if paused { known.running } else { known.paused };
+        let vdisk = format!("{}/{}", pool.info().name, info.name);
+        let known = known.filter(fits).ok_or_else(|| {
+            let which = if paused { "goes on" } else { "is paused" };
+            Problem::new("not-found", format!("no reclaim of {vdisk} {which}"))
+                .hint(format!("plimsoll reclaim {vdisk} --show"))
+        })?;
+        let word = if paused { "pause" } else { "resume" };
+        Ok(Plan::of([format!("{word} the reclaim of {vdisk}, {}", progress(&known))]))
     }
 
     /// How the last reclaim of a vdisk stands.
@@ -60,6 +103,7 @@ impl Node {
     /// # Errors
     /// `not-found` for the vdisk, and when there is none to pause or resume.
     pub async fn pause_reclaim(&self, name: &VdiskName, paused: bool) -> Answer<ReclaimView> {
+        self.plan_pause_reclaim(name, paused)?;
         let (pool, info) = self.find_vdisk(name)?;
         match paused {
             true => drop(pool.pause_reclaim(&info.name).await?),
@@ -69,7 +113,37 @@ impl Node {
     }
 }
 
+/// Refuses to begin while a reclaim of the vdisk goes on, or is paused unless it is to be given up; answers that one.
+fn none_under_way(pool: &Pool<Handle>, vdisk: &str, anew: bool) -> Answer<Option<ReclaimInfo>> {
+    let Some(known) = pool.reclaim_info(vdisk)?.filter(|known| known.running || known.paused) else { return Ok(None) };
+    let object = format!("{}/{vdisk}", pool.info().name);
+    let (code, state, hint) = match (known.paused, anew) {
+        (true, true) if !known.running => return Ok(Some(known)),
+        (true, _) => (
+            "conflict",
+            "is paused",
+            format!("plimsoll reclaim {object} --resume; or give it up: plimsoll reclaim {object} --anew"),
+        ),
+        (false, _) => {
+            ("busy", "goes on", format!("plimsoll reclaim {object} --show; or plimsoll reclaim {object} --pause"))
+        }
+    };
+    Err(Problem::new(code, format!("a reclaim of {object} {state}, {}", progress(&known))).hint(hint))
+}
+
+fn progress(known: &ReclaimInfo) -> String {
+    format!("{} of {} done", iec(known.done_bytes), iec(known.total_bytes))
+}
+
 fn spec(request: BeginReclaim) -> Answer<ReclaimSpec> {
+    let rate = request.rate_bytes.unwrap_or(0);
+    if rate > RATE_BYTES_MAX || !rate.is_multiple_of(RATE_UNIT_BYTES) {
+        let (rate, unit, most) = (iec(rate), iec(RATE_UNIT_BYTES), iec(RATE_BYTES_MAX));
+        let detail = format!(
+            "{rate} a second cannot be the pace of a reclaim: whole MiB from {unit} to {most} can, and 0, no limit"
+        );
+        return Err(Problem::new("invalid-argument", detail).hint("say --rate 200M"));
+    }
     let count = request.ranges.as_ref().map_or(0, Vec::len);
     if count > RANGES_MAX {
         let detail = format!("{count} ranges are more than one reclaim takes, {RANGES_MAX}");
@@ -79,7 +153,7 @@ fn spec(request: BeginReclaim) -> Answer<ReclaimSpec> {
         let ranges = ranges.into_iter();
         ranges.map(|range| (range.offset_bytes, range.length_bytes)).collect()
     });
-    Ok(ReclaimSpec { ranges, worthless: request.worthless, rate: request.rate_bytes.unwrap_or(0) })
+    Ok(ReclaimSpec { ranges, worthless: request.worthless, rate })
 }
 
 fn view(pool: &str, info: &ReclaimInfo) -> ReclaimView {

@@ -5,27 +5,38 @@ use plimsoll_hardware::Handle;
 
 use super::Node;
 use super::pool_list::percent;
+use super::promises::check_tenant;
 use super::state::TenantRecord;
 use crate::model::{Plan, SetTenant, TenantView};
 use crate::name;
 use crate::policy;
 use crate::problem::{Answer, Problem};
-use crate::units::iec;
+use crate::units::{counted, iec};
 
 impl Node {
-    /// The tenants of all open pools.
+    /// The tenants of all open pools: those that have vdisks or a quota there.
     pub fn tenants(&self) -> Vec<TenantView> {
-        self.open_pools().iter().flat_map(tenants_of).collect()
+        let all = self.open_pools();
+        let is_there = |view: &TenantView| view.vdisks > 0 || view.used_bytes > 0 || view.quota_bytes.is_some();
+        all.iter().flat_map(tenants_of).filter(is_there).collect()
     }
 
-    /// Decides what a tenant's vdisks in a pool may use together, and when that is told; what is absent stays as it is.
+    /// Decides what a tenant's vdisks in a pool may use together, and when that is told; what is absent stays as it is. Of one that has
+    /// neither a quota nor vdisks afterwards nothing is kept.
     ///
     /// # Errors
-    /// `invalid-name`, `invalid-argument`, `not-found`, `unavailable`, `internal` when it cannot be kept.
+    /// `invalid-name`, `invalid-argument`, `limit-exceeded` for a quota below what is reserved for its vdisks, `not-found`, `unavailable`,
+    /// `internal` when it cannot be kept.
     pub async fn set_tenant(&self, pool: &str, tenant: &str, request: SetTenant) -> Answer<TenantView> {
-        let levels = checked(pool, tenant, &request)?;
         let pool = self.pool(pool)?;
+        let mut levels = checked(&pool, tenant, &request)?;
         let uuid = pool.info().uuid;
+        if request.quota_bytes == Some(0)
+            && levels.is_none()
+            && view_of(&pool, tenant).is_none_or(|known| known.vdisks == 0)
+        {
+            levels = Some(Levels::Default);
+        }
         self.remember(|state| {
             let known = state.tenants.iter().position(|known| known.pool == uuid && known.tenant == tenant);
             let fresh = TenantRecord { pool: uuid, tenant: tenant.to_owned(), quota_bytes: 0, thresholds: None };
@@ -46,8 +57,7 @@ impl Node {
             pool.set_tenant_levels(tenant, levels)?;
         }
         tracing::info!(pool = pool.info().name, tenant, "what a tenant may use was changed");
-        let found = tenants_of(&pool).into_iter().find(|view| view.name == tenant);
-        found.ok_or_else(|| Problem::not_found("tenant", tenant))
+        view_of(&pool, tenant).ok_or_else(|| Problem::not_found("tenant", tenant))
     }
 
     /// What [`Node::set_tenant`] would do.
@@ -55,15 +65,26 @@ impl Node {
     /// # Errors
     /// As [`Node::set_tenant`].
     pub fn plan_set_tenant(&self, pool: &str, tenant: &str, request: &SetTenant) -> Answer<Plan> {
-        let levels = checked(pool, tenant, request)?;
-        let pool = self.pool(pool)?.info().name;
+        let pool = self.pool(pool)?;
+        let levels = checked(&pool, tenant, request)?;
+        let known = view_of(&pool, tenant);
+        let extent = u64::from(pool.info().extent_bytes);
+        let pool = pool.info().name;
         let mut plan = Plan::of([]);
         if let Some(bytes) = request.quota_bytes {
-            let limit = match bytes {
-                0 => "as much physical space as there is".to_owned(),
-                bytes => format!("at most {} of physical space", iec(bytes)),
+            let (used, vdisks, before) =
+                known.map_or((0, 0, None), |known| (known.used_bytes, known.vdisks, known.quota_bytes));
+            let bound = |bytes: u64| match bytes {
+                0 => "as much as there is".to_owned(),
+                bytes => iec(bytes / extent * extent),
             };
-            plan.steps.push(format!("let tenant {tenant} use {limit} in pool {pool}"));
+            let (was, will) = (bound(before.unwrap_or(0)), bound(bytes));
+            let exceeded = if bytes > 0 && used > bytes { ", which is more" } else { "" };
+            plan.steps.push(format!(
+                "let tenant {tenant} use {will} of pool {pool} instead of {was}; {} of {} are in use{exceeded}",
+                iec(used),
+                counted(vdisks, "vdisk")
+            ));
         }
         if let Some(levels) = levels {
             let levels = policy::levels_text(&levels);
@@ -87,15 +108,20 @@ impl Node {
 }
 
 /// Refuses what makes no sense; answers the levels that are asked for.
-fn checked(pool: &str, tenant: &str, request: &SetTenant) -> Answer<Option<Levels>> {
+fn checked(pool: &Pool<Handle>, tenant: &str, request: &SetTenant) -> Answer<Option<Levels>> {
     name::check("tenant", tenant)?;
     if request.quota_bytes.is_none() && request.thresholds.is_none() {
-        let hint = format!("plimsoll tenant set {tenant} --pool {pool} --quota SIZE");
+        let hint = format!("plimsoll tenant set {tenant} --pool {} --quota SIZE", pool.info().name);
         return Err(Problem::new("invalid-argument", "there is nothing to change").hint(hint));
     }
     let levels = request.thresholds.as_deref().map(policy::levels).transpose()?;
     levels.as_ref().map_or(Ok(()), Pool::<Handle>::check_tenant_levels)?;
+    request.quota_bytes.filter(|bytes| *bytes > 0).map_or(Ok(()), |bytes| check_tenant(pool, tenant, bytes))?;
     Ok(levels)
+}
+
+fn view_of(pool: &Pool<Handle>, tenant: &str) -> Option<TenantView> {
+    tenants_of(pool).into_iter().find(|view| view.name == tenant)
 }
 
 fn tenants_of(pool: &Pool<Handle>) -> Vec<TenantView> {

@@ -1,5 +1,7 @@
 //! The node against real files: changes that come at once, and what it says of itself.
 
+mod decided;
+
 use std::path::{Path, PathBuf};
 
 use futures_util::future::join;

@@ -3,7 +3,9 @@
 use plimsoll_engine as engine;
 
 use super::Node;
-use super::vdisk_set::policy_of;
+use super::promises::check_vdisk;
+use super::vdisk_plan::policy_steps;
+use super::vdisk_set::{policy_of, promise};
 use crate::model::{CreateVdisk, Plan, VdiskView, WriteCache};
 use crate::name::{self, VdiskName};
 use crate::problem::{Answer, Problem};
@@ -35,11 +37,12 @@ impl Node {
         let spec = self.prepare_vdisk(pool, request)?;
         let info = self.pool(pool)?.info();
         let designated = info.designated_bytes.saturating_add(spec.size);
-        let mut plan = Plan::of([
-            format!("create vdisk {}/{} of {} ({} bytes)", info.name, spec.name, iec(spec.size), spec.size),
-            format!("pool {} then promises {} of {}", info.name, iec(designated), iec(info.physical_bytes)),
-        ]);
-        plan.needs_bytes = Some(0);
+        let name = format!("{}/{}", info.name, spec.name);
+        let made = format!("create vdisk {name} of {} ({} bytes)", iec(spec.size), spec.size);
+        let mut plan = Plan::of([made, promise(&info, designated)]);
+        let usual = engine::VdiskPolicy::default();
+        plan.steps.extend(policy_steps(&name, info.extent_bytes.into(), None, &usual, &spec.policy));
+        plan.needs_bytes = Some(spec.policy.reservation);
         Ok(plan)
     }
 
@@ -61,12 +64,14 @@ impl Node {
             .hint(format!("plimsoll vdisk create {full} --size 10G --sector 4096")));
         }
         check_size(request.designated_bytes, sector, &full)?;
+        let policy = policy_of(engine::VdiskPolicy::default(), &request.policy)?;
+        check_vdisk(&pool, &full, None, &request.policy, &policy)?;
         Ok(engine::CreateVdisk {
             name: request.name.clone(),
             size: request.designated_bytes,
             sector,
             write_through: request.write_cache == Some(WriteCache::Off),
-            policy: policy_of(engine::VdiskPolicy::default(), &request.policy)?,
+            policy,
         })
     }
 }

@@ -1,11 +1,13 @@
 //! `vdisk set`: another size for a vdisk, other promises, and what its writes are looked through for. All that is asked for at once is
 //! done in one step of the engine, or nothing of it.
 
-use plimsoll_engine::{Pool, VdiskInfo, VdiskPolicy, VdiskSettings};
+use plimsoll_engine::{Pool, PoolInfo, VdiskInfo, VdiskPolicy, VdiskSettings};
 use plimsoll_hardware::Handle;
 
 use super::Node;
+use super::promises::check_vdisk;
 use super::vdisk_create::check_size;
+use super::vdisk_plan::policy_steps;
 use crate::model::{Plan, SetVdisk, VdiskPolicyChange, VdiskView};
 use crate::name::VdiskName;
 use crate::policy;
@@ -26,7 +28,7 @@ impl Node {
         let full = format!("{in_pool}/{}", info.name);
         let change = |now: &VdiskInfo| {
             check_version(&self.vdisk_view(&in_pool, now), version.as_deref())?;
-            settings_of(&full, now, &request)
+            settings_of(&pool, &full, now, &request)
         };
         let changed = pool.change_vdisk(&info.name, request.discard_tail, change).await;
         let after = changed.map_err(|problem: Problem| match (problem.code.as_str(), request.designated_bytes) {
@@ -47,24 +49,21 @@ impl Node {
         let (pool, info) = self.find_vdisk(name)?;
         let view = self.vdisk_view(&pool.info().name, &info);
         check_version(&view, version.as_deref())?;
-        let decided = settings_of(&view.name, &info, &request)?;
+        let decided = settings_of(&pool, &view.name, &info, &request)?;
         let (bytes, policy) = (decided.size, decided.policy.clone());
         pool.check_change(&info.name, decided.clone())?;
+        let in_pool = pool.info();
         let mut plan = Plan::of([]);
         if bytes != info.size {
             plan.steps.push(format!("resize vdisk {} from {} to {}", view.name, iec(info.size), iec(bytes)));
+            let promised = (in_pool.designated_bytes - info.size).saturating_add(bytes);
+            plan.steps.push(promise(&in_pool, promised));
         }
-        let (keep_zeros, keep_patterns) = (info.policy.keep_zeros, info.policy.keep_patterns);
-        if (VdiskPolicy { keep_zeros, keep_patterns, ..policy.clone() }) != info.policy {
-            plan.steps.push(format!("change what is decided for vdisk {}", view.name));
-            let more = policy.reservation.saturating_sub(info.policy.reservation);
-            plan.needs_bytes = (more > 0).then_some(more);
-        }
-        let detections = [("zeros", keep_zeros, policy.keep_zeros), ("patterns", keep_patterns, policy.keep_patterns)];
-        for (what, _, kept) in detections.into_iter().filter(|(_, before, kept)| before != kept) {
-            let word = if kept { "off" } else { "on" };
-            plan.steps.push(format!("turn detection of {what} {word} for vdisk {}", view.name));
-        }
+        let extent_bytes = in_pool.extent_bytes.into();
+        plan.steps.extend(policy_steps(&view.name, extent_bytes, Some(&info), &info.policy, &policy));
+        // What is in use is its own already.
+        let unfilled = policy.reservation.saturating_sub(info.backed_bytes);
+        plan.needs_bytes = Some(unfilled.saturating_sub(info.reserved_bytes)).filter(|more| *more > 0);
         match decided.pattern {
             pattern if pattern == info.pattern => {}
             None => plan.steps.push(format!("give vdisk {} no pattern of its own", view.name)),
@@ -76,18 +75,29 @@ impl Node {
                 let error = plimsoll_engine::Error::WouldCutOff { vdisk: view.name, size: bytes, backed: cut_off };
                 return Err(error.into());
             }
-            plan.steps.push(format!("give up {cut_off} backed bytes beyond the new end"));
+            plan.steps.push(format!("give up the {} that are backed beyond the new end", iec(cut_off)));
             plan.frees_bytes = Some(cut_off);
         }
         Ok(plan)
     }
 }
 
+/// What a pool has promised when it is `promised` bytes.
+pub(super) fn promise(pool: &PoolInfo, promised: u64) -> String {
+    let ratio = promised as f64 / pool.physical_bytes.max(1) as f64;
+    let limit = match pool.designated_bytes_max.filter(|allowed| promised > *allowed) {
+        Some(allowed) => format!(", more than the {} that its overcommit limit allows", iec(allowed)),
+        None => String::new(),
+    };
+    format!("have pool {} promise {} on {}, {ratio:.2}x{limit}", pool.name, iec(promised), iec(pool.physical_bytes))
+}
+
 /// What a vdisk has with what a request changes of it.
-fn settings_of(name: &str, now: &VdiskInfo, request: &SetVdisk) -> Answer<VdiskSettings> {
+fn settings_of(pool: &Pool<Handle>, name: &str, now: &VdiskInfo, request: &SetVdisk) -> Answer<VdiskSettings> {
     let size = request.designated_bytes.unwrap_or(now.size);
     check_size(size, now.sector, name)?;
     let policy = policy_of(now.policy.clone(), &request.policy)?;
+    check_vdisk(pool, name, Some(now), &request.policy, &policy)?;
     let kept = |asked: Option<bool>, kept| asked.map_or(kept, |on| !on);
     Ok(VdiskSettings {
         size,

@@ -209,7 +209,7 @@ impl<M: Machine> Pool<M> {
 impl<M: Machine> Store<M> {
     pub(super) fn add_job(&self, kind: &'static str, object: String, total: u64) -> Rc<super::Job> {
         let mut jobs = self.jobs.borrow_mut();
-        let id = jobs.back().map_or(1, |job| job.info().id + 1);
+        let id = jobs.back().map_or_else(|| self.media.machine.wall_clock_ms(), |job| job.info().id + 1);
         let job = Rc::new(super::Job::new(id, kind, object, total));
         jobs.push_back(job.clone());
         while jobs.len() > JOBS_MAX {

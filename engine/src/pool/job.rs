@@ -11,6 +11,8 @@ pub enum JobState {
     Paused,
     /// It has ended well.
     Done,
+    /// It was called off.
+    Cancelled,
     /// It has ended, and why.
     Failed(String),
 }
@@ -18,7 +20,7 @@ pub enum JobState {
 /// What is known of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobInfo {
-    /// Its number, unique in this life of the pool.
+    /// Its number. The first of a life is the wall clock in milliseconds, so that none is used twice.
     pub id: u64,
     /// `vdisk-delete`, `vdisk-shrink`, `reclaim`, `compact` or `device-evacuate`.
     pub kind: &'static str,
@@ -86,7 +88,7 @@ impl Job {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        matches!(*self.state.borrow(), JobState::Done | JobState::Failed(_))
+        matches!(*self.state.borrow(), JobState::Done | JobState::Cancelled | JobState::Failed(_))
     }
 
     pub(super) fn info(&self) -> JobInfo {

@@ -44,6 +44,8 @@ struct MoveOut<M: Machine> {
 /// What a pass did.
 #[derive(Default)]
 struct Pass {
+    /// Bytes that the device had been rid of when it began.
+    before: u64,
     moved: u64,
     /// Somebody must give space back first.
     full: bool,
@@ -71,6 +73,7 @@ impl<M: Machine> Store<M> {
                 Ok(true) => JobState::Done,
                 // Closing: the next start goes on.
                 Ok(false) | Err(Error::Closing(_)) => JobState::Running,
+                Err(Error::Cancelled) => JobState::Cancelled,
                 Err(error) => JobState::Failed(error.to_string()),
             });
         });
@@ -97,7 +100,7 @@ impl<M: Machine> MoveOut<M> {
                 store.move_rings(&self.member).await?;
             }
             let left = self.member.taken(store);
-            self.job.progress(self.total.saturating_sub(left * store.media.extent_bytes));
+            self.job.progress(self.gone());
             if left == 0 {
                 break;
             }
@@ -123,9 +126,7 @@ impl<M: Machine> MoveOut<M> {
     /// Fails when somebody has decided that the device stays.
     fn leaving(&self) -> Result<Standing> {
         match self.member.standing() {
-            Standing::InUse => {
-                Err(Error::Busy { object: self.member.path(), reason: "its evacuation was cancelled".into() })
-            }
+            Standing::InUse => Err(Error::Cancelled),
             leaving => Ok(leaving),
         }
     }
@@ -135,7 +136,7 @@ impl<M: Machine> MoveOut<M> {
     }
 
     async fn pass(&self) -> Result<Pass> {
-        let mut pass = Pass::default();
+        let mut pass = Pass { before: self.gone(), ..Pass::default() };
         let vdisks: Vec<_> = self.store.vdisks.borrow().values().cloned().collect();
         for vdisk in &vdisks {
             self.move_extents(vdisk, &mut pass).await?;
@@ -230,7 +231,10 @@ impl<M: Machine> MoveOut<M> {
             // To the end, whatever happens: a device may be writing for those that are left.
             while let Some(moved) = moves.next().await {
                 match moved {
-                    Ok(Relocated::Moved(_)) => pass.moved += 1,
+                    Ok(Relocated::Moved(_)) => {
+                        pass.moved += 1;
+                        self.tell(&pass);
+                    }
                     Ok(Relocated::Nothing) => {}
                     Err(Error::OutOfSpace { .. }) => pass.full = true,
                     Err(error @ (Error::Closing(_) | Error::ReadOnly { .. })) => fatal = Some(error),
@@ -243,11 +247,20 @@ impl<M: Machine> MoveOut<M> {
             if let Some(error) = fatal {
                 return Err(error);
             }
-            self.job.progress(self.total.saturating_sub(self.member.taken(store) * store.media.extent_bytes));
             store.trim_cache();
             next = vdisk.mapping.next_sound(leaf + 1);
         }
         Ok(())
+    }
+
+    /// Bytes that the device is rid of.
+    fn gone(&self) -> u64 {
+        self.total.saturating_sub(self.member.taken(&self.store) * self.store.media.extent_bytes)
+    }
+
+    /// What has moved counts at once: the space that it had stays taken until that is durable.
+    fn tell(&self, pass: &Pass) {
+        self.job.progress(pass.before + pass.moved * self.store.media.extent_bytes);
     }
 
     /// Waits until an extent more may be moved. The rate may change meanwhile.

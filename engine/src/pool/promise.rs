@@ -2,7 +2,7 @@
 
 use plimsoll_hardware::Machine;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, iec};
 use crate::format::{Entry, EntryState, OvercommitLimit};
 use crate::space::{Account, Terms};
 use crate::vdisk::{Store, VdiskCore};
@@ -50,28 +50,25 @@ impl<M: Machine> Store<M> {
     pub(super) fn check_promises(&self, vdisk: &VdiskCore, before: Option<&Entry>, entry: &Entry) -> Result<()> {
         let name = format!("{}/{}", self.identity.name, entry.name);
         if entry.size > before.map_or(0, |before| before.size) {
-            self.check_overcommit(
-                &format!("vdisk {name} of {} bytes", entry.size),
-                &vdisk.mapping.account,
-                entry.size,
-            )?;
+            self.check_overcommit(&format!("vdisk {name} of {}", iec(entry.size)), &vdisk.mapping.account, entry.size)?;
         }
         let extent_bytes = self.media.extent_bytes;
         let more = entry.policy.reservation > before.map_or(0, |before| before.policy.reservation);
         if more && entry.policy.reservation > entry.size.next_multiple_of(extent_bytes) {
             return Err(Error::InvalidArgument(format!(
-                "vdisk {name} of {} bytes cannot use a reservation of {}; reserve at most its size",
-                entry.size, entry.policy.reservation
+                "vdisk {name} of {} cannot use a reservation of {}; reserve at most its size",
+                iec(entry.size),
+                iec(entry.policy.reservation)
             )));
         }
         self.check_tenant(vdisk, before, entry)?;
         if let Some(missing) = self.space.short_of(&vdisk.mapping.account, &self.terms(entry)) {
             let pool = &self.identity.name;
             return Err(Error::LimitExceeded {
-                what: format!("a reservation of {} bytes for vdisk {name}", entry.policy.reservation),
+                what: format!("a reservation of {} for vdisk {name}", iec(entry.policy.reservation)),
                 limit: format!(
-                    "what pool {pool} can still promise ({} bytes, of which some must stay for metadata)",
-                    self.space.available() * extent_bytes
+                    "what pool {pool} can still promise ({}, of which some must stay for metadata)",
+                    iec(self.space.available() * extent_bytes)
                 ),
                 excess: missing * extent_bytes,
                 advice: format!(
@@ -103,11 +100,11 @@ impl<M: Machine> Store<M> {
         }
         let pool = &self.identity.name;
         Err(Error::LimitExceeded {
-            what: format!("a reservation of {} bytes for vdisk {pool}/{}", entry.policy.reservation, entry.name),
+            what: format!("a reservation of {} for vdisk {pool}/{}", iec(entry.policy.reservation), entry.name),
             limit: format!(
-                "the quota of tenant {name} in pool {pool}: {} bytes, of which {} are used or reserved by others",
-                quota * extent_bytes,
-                promised * extent_bytes
+                "the quota of tenant {name} in pool {pool}: {}, of which {} are used or reserved by others",
+                iec(quota * extent_bytes),
+                iec(promised * extent_bytes)
             ),
             excess: excess * extent_bytes,
             advice: format!("reserve less, or raise the quota (plimsoll tenant set {name} --pool {pool} --quota SIZE)"),
@@ -117,7 +114,7 @@ impl<M: Machine> Store<M> {
     fn check_overcommit(&self, what: &str, account: &Account, designated: u64) -> Result<()> {
         let limit = match self.policy.borrow().overcommit_limit {
             None => return Ok(()),
-            Some(OvercommitLimit::Bytes(bytes)) => format!("{bytes} bytes of overcommit"),
+            Some(OvercommitLimit::Bytes(bytes)) => format!("{} of overcommit", iec(bytes)),
             Some(OvercommitLimit::Ratio(ratio)) => format!("an overcommit ratio of {}", ratio as f64 / 1000.0),
         };
         let (physical, allowed) = (self.space.total() * self.media.extent_bytes, self.promises_max());
@@ -130,8 +127,10 @@ impl<M: Machine> Store<M> {
         Err(Error::LimitExceeded {
             what: what.to_owned(),
             limit: format!(
-                "the limit of pool {pool}, {limit}: of its {physical} bytes, less what metadata takes, it may promise {allowed} and has \
-                 promised {promised}"
+                "the limit of pool {pool}, {limit}: of its {}, less what metadata takes, it may promise {} and has promised {}",
+                iec(physical),
+                iec(allowed),
+                iec(promised)
             ),
             excess,
             advice: format!(

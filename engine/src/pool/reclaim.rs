@@ -243,7 +243,7 @@ impl<M: Machine> Pool<M> {
             running: reclaim.running.get(),
             paused: reclaim.paused.get(),
             rate: reclaim.spec.rate,
-            done_bytes: reclaim.done(),
+            done_bytes: reclaim.job.info().done,
             total_bytes: reclaim.total,
             scanned_bytes: progress.read.get(),
             zero_bytes: progress.zeros.get() * block,

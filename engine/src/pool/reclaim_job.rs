@@ -1,5 +1,6 @@
 //! A reclaim at work: the job that `reclaim.rs` begins, pauses and resumes.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -69,7 +70,11 @@ impl<M: Machine> Store<M> {
             reclaim.running.set(false);
             reclaim.job.end(match result {
                 Ok(true) => JobState::Done,
-                Ok(false) if reclaim.paused.get() => JobState::Paused,
+                Ok(false) if reclaim.paused.get() => {
+                    // What was under way is looked at again.
+                    reclaim.job.progress(reclaim.done());
+                    JobState::Paused
+                }
                 // Closing: the next start goes on.
                 Ok(false) | Err(Error::Closing(_)) => JobState::Running,
                 Err(error) => JobState::Failed(error.to_string()),
@@ -119,10 +124,11 @@ impl<M: Machine> Store<M> {
                 }
                 _ => Vec::new(),
             };
-            if !self.look_through(vdisk, reclaim, &parts).await? {
+            let until = (leaf + 1) * leaf_bytes;
+            if !self.look_through(vdisk, reclaim, &parts, until).await? {
                 return Ok(false);
             }
-            reclaim.pass((leaf + 1) * leaf_bytes);
+            reclaim.pass(until);
             if reclaim.progress.read.get() - written_down >= CURSOR_BYTES {
                 written_down = reclaim.progress.read.get();
                 self.keep_reclaim(vdisk).await?;
@@ -179,12 +185,13 @@ impl<M: Machine> Store<M> {
                             let too_many = parts.len() >= WORTHLESS_AT_ONCE
                                 || (reclaim.spec.worthless && !self.may_change_at_once(leaves, parts.len() + 1));
                             if too_many && !parts.is_empty() {
-                                if !self.pass(vdisk, reclaim, &parts).await? {
+                                let until = before + at + piece.from - offset;
+                                if !self.pass(vdisk, reclaim, &parts, until).await? {
                                     return Ok(false);
                                 }
                                 parts.clear();
                                 leaves = 1;
-                                reclaim.pass(before + at + piece.from - offset);
+                                reclaim.pass(until);
                             }
                             parts.push((piece.at, blocks));
                         }
@@ -195,12 +202,18 @@ impl<M: Machine> Store<M> {
             }
             before += length;
         }
-        self.pass(vdisk, reclaim, &parts).await
+        self.pass(vdisk, reclaim, &parts, reclaim.total).await
     }
 
-    async fn pass(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: &Reclaim, parts: &[Part]) -> Result<bool> {
+    async fn pass(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        reclaim: &Reclaim,
+        parts: &[Part],
+        until: u64,
+    ) -> Result<bool> {
         if !reclaim.spec.worthless {
-            return self.look_through(vdisk, reclaim, parts).await;
+            return self.look_through(vdisk, reclaim, parts, until).await;
         }
         if !self.goes_on(vdisk, reclaim)? {
             return Ok(false);
@@ -209,8 +222,18 @@ impl<M: Machine> Store<M> {
         Ok(true)
     }
 
-    /// Looks at extents, several stretches at the same time. `false`: it is to stop, and some of them were not looked at.
-    async fn look_through(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: &Reclaim, parts: &[Part]) -> Result<bool> {
+    /// Looks at extents, several stretches at the same time; with the last of them `until` bytes are passed. `false`: it is to stop, and
+    /// some of them were not looked at.
+    async fn look_through(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        reclaim: &Reclaim,
+        parts: &[Part],
+        until: u64,
+    ) -> Result<bool> {
+        let (from, count) = (reclaim.done(), parts.chunks(self.reclaim_extents_max()).len() as u64);
+        let looked_at = Cell::new(0);
+        let looked_at = &looked_at;
         let stretches = stream::iter(parts.chunks(self.reclaim_extents_max())).map(|stretch| async move {
             let bytes = stretch.len() as u64 * self.media.extent_bytes;
             // No `await` from the look to the wait: whatever stops it stirs it.
@@ -230,10 +253,13 @@ impl<M: Machine> Store<M> {
                     }
                 }
             }
+            looked_at.set(looked_at.get() + 1);
+            // Only told: where it is to go on is behind all of them.
+            reclaim.job.progress(from + until.saturating_sub(from) * looked_at.get() / count);
             Ok::<bool, Error>(true)
         });
         let results: Vec<bool> = stretches.buffered(READS_AT_ONCE).try_collect().await?;
-        Ok(results.into_iter().all(|looked_at| looked_at))
+        Ok(results.into_iter().all(|goes_on| goes_on))
     }
 
     /// What cannot be read or found is left as it is, and said at the end; everything else ends a reclaim.

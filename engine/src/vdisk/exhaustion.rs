@@ -13,7 +13,7 @@ use plimsoll_hardware::Machine;
 
 use super::hold::Need;
 use super::{Store, VdiskCore};
-use crate::event::{SpaceEvent, VdiskName};
+use crate::event::{Shortage, SpaceEvent, VdiskName};
 
 /// Nobody makes space more often than once a minute: what is told more often is one and the same want of it.
 const RESUME_PAUSE: Duration = Duration::from_secs(60);
@@ -29,6 +29,8 @@ pub(crate) struct Episode {
     pub(super) lacked: Cell<u64>,
     /// It began in an earlier life, nobody here knows when.
     pub(super) inherited: Cell<bool>,
+    /// Why there is none, by the last look; unknown when the episode began in an earlier life.
+    cause: Cell<Option<Shortage>>,
     /// A write got space since.
     supplied: Cell<bool>,
     /// Held writes that came to their bound, and what they needed.
@@ -41,7 +43,19 @@ pub(crate) struct Episode {
     quick: Cell<u32>,
 }
 
+impl Episode {
+    /// A write still finds no space.
+    pub(super) fn lacks(&self, cause: Shortage) {
+        self.cause.set(Some(cause));
+    }
+}
+
 impl VdiskCore {
+    /// Why its writes find no space; none when they do, or when that is not known.
+    pub(super) fn shortage(&self) -> Option<Shortage> {
+        self.exhausted.get().and(self.episode.cause.get())
+    }
+
     /// As events name it.
     pub(crate) fn event_name(&self) -> VdiskName {
         let entry = self.entry.borrow();
@@ -53,6 +67,7 @@ impl<M: Machine> Store<M> {
     /// A write found no space; it waits, or not.
     pub(super) fn note_exhausted(&self, vdisk: &VdiskCore, need: &Need, held: bool) {
         vdisk.episode.lacked.set(need.extents);
+        vdisk.episode.lacks(need.shortage);
         vdisk.episode.supplied.set(false);
         if vdisk.exhausted.get().is_some() || !vdisk.ready.get() {
             return;

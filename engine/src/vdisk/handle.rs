@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{Store, VdiskCore, WriteOptions};
 use crate::error::Result;
+use crate::event::Shortage;
 use crate::format::{EntryState, VdiskPolicy};
 
 /// What is being done with a vdisk.
@@ -44,6 +45,8 @@ pub struct VdiskInfo {
     pub held_writes_bytes: u64,
     /// Since when there has been no space for its writes, in the time of its machine.
     pub exhausted_since: Option<Duration>,
+    /// Why there is none, by the last look; `None` when there is, or when it is exhausted since before the pool was opened.
+    pub shortage: Option<Shortage>,
     /// What was decided for it.
     pub policy: VdiskPolicy,
     /// Every acknowledged write is durable.
@@ -196,6 +199,7 @@ impl VdiskCore {
             held_writes: self.held.get().0,
             held_writes_bytes: self.held.get().1,
             exhausted_since: self.exhausted.get(),
+            shortage: self.shortage(),
             policy: entry.policy.clone(),
             write_through: entry.write_through,
             zero_detection: !entry.policy.keep_zeros,

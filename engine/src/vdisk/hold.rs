@@ -7,6 +7,9 @@
 //!
 //! Order: who came first is served first, among the writes of a vdisk and among all that wait for space of the pool. Who waits for its own
 //! quota keeps nobody else up, and who has a reservation does not wait for space that is its own.
+//!
+//! When it is decided that writes of a vdisk fail instead of waiting, those that wait fail, too, unless they came with a policy of their
+//! own. A new time is for those that come after it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -18,7 +21,7 @@ use std::time::Duration;
 use futures_util::future::select;
 use plimsoll_hardware::Machine;
 
-use super::ticket::{Asked, Ticket};
+use super::ticket::{Asked, Ticket, WriteOptions};
 use super::{Store, VdiskCore, count};
 use crate::error::{Error, Result};
 use crate::event::Shortage;
@@ -42,8 +45,12 @@ struct Waiter {
     number: u64,
     vdisk: Rc<VdiskCore>,
     need: Need,
+    /// It waits because its vdisk's policy says so.
+    by_policy: bool,
     /// Extents that it may take.
     granted: Cell<Option<u64>>,
+    /// It is not to wait any more, and there is no space.
+    refused: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -51,6 +58,7 @@ struct Waiter {
 #[derive(Clone, Copy)]
 pub(super) struct Patience {
     number: u64,
+    since: Duration,
     /// When it fails.
     until: Option<Duration>,
 }
@@ -171,6 +179,11 @@ impl Waiter {
         }
     }
 
+    /// Whether writes of its vdisk fail instead of waiting by now.
+    fn is_to_fail(&self) -> bool {
+        self.by_policy && self.vdisk.entry.borrow().policy.on_full == OnFull::Fail
+    }
+
     fn wake(&self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -213,10 +226,10 @@ impl<M: Machine> Store<M> {
         let patience = asked.patience.get().unwrap_or_else(|| {
             queue.next.set(queue.next.get() + 1);
             count(&vdisk.waited, 1);
-            Patience { number: queue.next.get(), until: now.checked_add(time) }
+            Patience { number: queue.next.get(), since: now, until: now.checked_add(time) }
         });
         asked.patience.set(Some(patience));
-        let place = self.join(vdisk, need, patience.number, asked.how.ticket.as_ref());
+        let place = self.join(vdisk, need, patience.number, asked.how);
         let left = patience.until.map_or(Duration::MAX, |until| until.saturating_sub(now));
         let granted = self.wait(&place, asked, left).await;
         if !matches!(granted, Ok(Some(_))) {
@@ -228,7 +241,8 @@ impl<M: Machine> Store<M> {
         }
         let waiter = place.waiter.clone();
         drop(place);
-        self.note_expired(vdisk, &waiter.need, time);
+        let held_for = self.media.machine.now().saturating_sub(patience.since);
+        self.note_expired(vdisk, &waiter.need, held_for.min(time));
         Err(self.no_space(vdisk, &waiter.need))
     }
 
@@ -237,11 +251,18 @@ impl<M: Machine> Store<M> {
         vdisk: &Rc<VdiskCore>,
         need: Need,
         number: u64,
-        ticket: Option<&'a Ticket>,
+        how: &'a WriteOptions,
     ) -> Place<'a, M> {
-        let (queue, bytes, shortage) = (&self.holds, need.bytes, need.shortage);
-        let waiter =
-            Rc::new(Waiter { number, vdisk: vdisk.clone(), need, granted: Cell::new(None), waker: RefCell::default() });
+        let (queue, bytes, shortage, ticket) = (&self.holds, need.bytes, need.shortage, how.ticket.as_ref());
+        let waiter = Rc::new(Waiter {
+            number,
+            vdisk: vdisk.clone(),
+            need,
+            by_policy: how.on_full.is_none(),
+            granted: Cell::new(None),
+            refused: Cell::new(false),
+            waker: RefCell::default(),
+        });
         let mut waiters = queue.waiters.borrow_mut();
         let at = waiters.partition_point(|other| other.number < number);
         waiters.insert(at, waiter.clone());
@@ -262,7 +283,7 @@ impl<M: Machine> Store<M> {
         Place { store: self, waiter, ticket }
     }
 
-    /// Answers the extents that it may take; none when the time is over.
+    /// Answers the extents that it may take; none when the time is over, or it is not to wait any more.
     async fn wait(self: &Rc<Self>, place: &Place<'_, M>, asked: &Asked<'_>, time: Duration) -> Result<Option<u64>> {
         let waiter = &place.waiter;
         let mut expires = pin!(self.media.machine.sleep(time));
@@ -284,7 +305,7 @@ impl<M: Machine> Store<M> {
             if let Some(extents) = waiter.granted.take() {
                 return Poll::Ready(Ok(Some(extents)));
             }
-            if expires.as_mut().poll(context).is_ready() {
+            if waiter.refused.get() || expires.as_mut().poll(context).is_ready() {
                 // Nobody may have looked at it since it lacks nothing any more.
                 return Poll::Ready(Ok((waiter.lacking() == 0).then_some(0)));
             }
@@ -308,10 +329,10 @@ impl<M: Machine> Store<M> {
                 continue;
             }
             let tenant = account.tenant().map(|tenant| tenant.name.clone());
-            if vdisks.contains(&waiter.vdisk.id) || tenant.as_ref().is_some_and(|name| tenants.contains(name)) {
-                continue;
-            }
+            let behind =
+                vdisks.contains(&waiter.vdisk.id) || tenant.as_ref().is_some_and(|name| tenants.contains(name));
             let shortage = match pool_is_short > 0 && account.unfilled() < extents {
+                _ if behind => Some(waiter.need.shortage),
                 true => Some(Shortage::PoolFull),
                 false => self.space.shortage(account, extents),
             };
@@ -321,13 +342,22 @@ impl<M: Machine> Store<M> {
                     self.space.note_filling();
                     waiter.granted.set(Some(extents));
                     waiter.wake();
-                    continue;
                 }
-                Some(Shortage::PoolFull | Shortage::Reserved) => pool_is_short += 1,
-                Some(Shortage::VdiskQuota) => {}
-                Some(Shortage::TenantQuota) => tenants.extend(tenant),
+                Some(_) if waiter.is_to_fail() => {
+                    waiter.refused.set(true);
+                    waiter.wake();
+                }
+                Some(_) if behind => {}
+                Some(shortage) => {
+                    waiter.vdisk.episode.lacks(shortage);
+                    match shortage {
+                        Shortage::PoolFull | Shortage::Reserved => pool_is_short += 1,
+                        Shortage::VdiskQuota => {}
+                        Shortage::TenantQuota => tenants.extend(tenant),
+                    }
+                    vdisks.push(waiter.vdisk.id);
+                }
             }
-            vdisks.push(waiter.vdisk.id);
         }
         self.holds.short_of_pool.set(pool_is_short);
     }

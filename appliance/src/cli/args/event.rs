@@ -41,6 +41,10 @@ impl From<AtLeast> for Severity {
     }
 }
 
+fn count(text: &str) -> Result<u64, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "it is a number from 1 on".to_owned())
+}
+
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum Event {
     /// List events, the newest last
@@ -52,7 +56,7 @@ pub(in crate::cli) enum Event {
         #[arg(long)]
         unacknowledged: bool,
         /// At most so many: the newest, or with --after the oldest
-        #[arg(long, default_value_t = 1000, value_name = "COUNT")]
+        #[arg(long, default_value_t = 1000, value_name = "COUNT", value_parser = count)]
         limit: u64,
     },
     /// Show an event
@@ -67,7 +71,7 @@ pub(in crate::cli) enum Event {
         #[command(flatten)]
         events: Events,
         /// End after so many
-        #[arg(long, value_name = "COUNT")]
+        #[arg(long, value_name = "COUNT", value_parser = count)]
         count: Option<u64>,
     },
     /// Take note of an event, or of all up to one

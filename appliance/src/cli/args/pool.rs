@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::{Danger, DryRun, Force, Wait};
+use crate::policy::HYSTERESIS_PCT_MAX;
 use crate::units::Size;
 
 #[derive(Debug, Subcommand)]
@@ -38,8 +39,8 @@ pub(in crate::cli) enum Pool {
     /// Put thinly used extents together, as a pool that is short of space does by itself
     #[command(before_help = examples!["plimsoll pool compact tank", "plimsoll pool compact tank --no-wait"])]
     Compact {
-        /// Its name
-        pool: String,
+        #[command(flatten)]
+        change: Change,
         #[command(flatten)]
         wait: Wait,
     },
@@ -131,13 +132,13 @@ pub(in crate::cli) struct PoolSet {
     /// Levels of use at which events rise: 70%,85%,95%, sizes, off or default
     #[arg(long, value_name = "LEVELS", allow_hyphen_values = true)]
     pub(in crate::cli) thresholds: Option<String>,
-    /// How far below a level the use must fall before it is armed again
-    #[arg(long, value_name = "PERCENT", allow_hyphen_values = true, value_parser = clap::value_parser!(u8).range(..=99))]
+    /// How far below a level the use must fall before it is armed again, 0 to 50
+    #[arg(long, value_name = "PERCENT", allow_hyphen_values = true, value_parser = hysteresis)]
     pub(in crate::cli) hysteresis: Option<u8>,
     /// Times to full at which events rise: 24h,1h,5m, off or default
     #[arg(long, value_name = "TIMES", allow_hyphen_values = true)]
     pub(in crate::cli) horizons: Option<String>,
-    /// What held writes may take of the memory for I/O together; 0: a quarter
+    /// What held writes may take of the memory for I/O together, at most half of it; 0: a quarter
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(in crate::cli) hold_bytes: Option<Size>,
     /// Grow when so much of it is used: 85%
@@ -160,6 +161,11 @@ pub(in crate::cli) struct PoolSet {
     pub(in crate::cli) no_auto_grow: bool,
     #[command(flatten)]
     pub(in crate::cli) force: Force,
+}
+
+fn hysteresis(text: &str) -> Result<u8, String> {
+    let percent = text.strip_suffix('%').unwrap_or(text).parse().ok().filter(|percent| *percent <= HYSTERESIS_PCT_MAX);
+    percent.ok_or_else(|| format!("it is 0 to {HYSTERESIS_PCT_MAX} per cent of the pool"))
 }
 
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::{Danger, DryRun, Wait};
 use crate::name::VdiskName;
-use crate::units::Size;
+use crate::units::{Size, SizeError};
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum Vdisk {
@@ -112,6 +112,11 @@ fn detection(text: &str) -> Result<(Detected, bool), String> {
     }
 }
 
+/// A size, or `none`, which the API writes as 0.
+fn bound(text: &str) -> Result<Size, SizeError> {
+    if text == "none" { Ok(Size::Exact(0)) } else { text.parse() }
+}
+
 fn own_pattern(text: &str) -> Result<u16, String> {
     match text {
         "none" => Ok(0),
@@ -133,11 +138,11 @@ pub(in crate::cli) struct VdiskPromises {
     /// What becomes of writes when there is no space: hold(20s), which is the default, or fail
     #[arg(long, value_name = "POLICY", allow_hyphen_values = true)]
     pub(in crate::cli) on_full: Option<String>,
-    /// Physical space that is its own whatever others take
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    /// Physical space that is its own whatever others take; none takes it away
+    #[arg(long, value_name = "SIZE|none", allow_hyphen_values = true, value_parser = bound)]
     pub(in crate::cli) reservation: Option<Size>,
-    /// Physical space that it may not exceed; 0: no bound
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    /// Physical space that it may not exceed, in whole extents; none is no bound
+    #[arg(long, value_name = "SIZE|none", allow_hyphen_values = true, value_parser = bound)]
     pub(in crate::cli) quota: Option<Size>,
     /// Shares of its size at which events rise: 70%,85%,95%, off or default
     #[arg(long, value_name = "LEVELS", allow_hyphen_values = true)]
@@ -153,14 +158,15 @@ pub(in crate::cli) enum Tenant {
     #[command(visible_alias = "ls", before_help = examples!["plimsoll tenant list", "plimsoll tenant list --filter 'used_pct>80'"])]
     List,
     /// Bound what a tenant may use of a pool, and decide when that is told
-    #[command(before_help = examples!["plimsoll tenant set acme --pool tank --quota 2T", "plimsoll tenant set acme --pool tank --thresholds 80%,95%"])]
+    #[command(before_help = examples!["plimsoll tenant set acme --pool tank --quota 2T", "plimsoll tenant set acme --pool tank --quota none"])]
     Set {
         tenant: String,
         /// The pool
         #[arg(long)]
         pool: String,
-        /// Physical space that its vdisks there may not exceed together; 0: no bound
-        #[arg(long, value_name = "SIZE", allow_hyphen_values = true, required_unless_present = "thresholds")]
+        /// Physical space that its vdisks there may not exceed together, in whole extents; none is no bound, and forgets a tenant that
+        /// has no vdisks
+        #[arg(long, value_name = "SIZE|none", allow_hyphen_values = true, required_unless_present = "thresholds", value_parser = bound)]
         quota: Option<Size>,
         /// Shares of its quota at which events rise: 70%,85%,95%, off or default
         #[arg(long, value_name = "LEVELS", allow_hyphen_values = true)]

@@ -1,6 +1,6 @@
 //! A disk that is full or damages what is on it, and the log on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 

@@ -1,0 +1,111 @@
+//! Whose writes find no space, and which limits are below what is in use.
+
+use plimsoll_engine::{Pool, PoolInfo, Shortage, TenantInfo, VdiskInfo};
+use plimsoll_hardware::Handle;
+
+use super::VDISKS_MAX;
+use crate::model::{Health, HealthFinding};
+use crate::policy::overcommit_limit_text;
+use crate::units::{counted, iec};
+
+/// All of a pool's.
+pub(super) fn findings(pool: &Pool<Handle>, info: &PoolInfo) -> Vec<HealthFinding> {
+    let (vdisks, tenants, name) = (pool.vdisks(), pool.tenants(), &info.name);
+    let without: Vec<_> = vdisks.iter().filter(|vdisk| vdisk.exhausted_since.is_some()).collect();
+    let mut findings: Vec<_> = without.iter().take(VDISKS_MAX).map(|vdisk| exhausted(info, &tenants, vdisk)).collect();
+    let more = without.len().saturating_sub(VDISKS_MAX) as u64;
+    if more > 0 {
+        let reason = format!("there is no space for writes to {} of pool {name}", counted(more, "more vdisk"));
+        findings.push(finding(Health::Critical, name, reason, format!("plimsoll vdisk list --pool {name}")));
+    }
+    let over: Vec<_> = vdisks.iter().filter_map(|vdisk| over_quota(name, vdisk)).collect();
+    let more = over.len().saturating_sub(VDISKS_MAX) as u64;
+    findings.extend(over.into_iter().take(VDISKS_MAX));
+    if more > 0 {
+        let reason = format!("{} of pool {name} have more than their quotas", counted(more, "more vdisk"));
+        let advice = format!("plimsoll vdisk list --pool {name} --columns name,backed_bytes,quota_bytes");
+        findings.push(finding(Health::Warning, name, reason, advice));
+    }
+    findings.extend(tenants.iter().filter_map(|tenant| tenant_over_quota(name, tenant)));
+    findings.extend(over_promised(info));
+    findings
+}
+
+fn finding(health: Health, object: &str, reason: String, advice: String) -> HealthFinding {
+    HealthFinding { health, object: object.to_owned(), reason, advice }
+}
+
+/// What stands in the way is what the engine found, not what a look at the policy suggests.
+fn exhausted(info: &PoolInfo, tenants: &[TenantInfo], vdisk: &VdiskInfo) -> HealthFinding {
+    let pool = &info.name;
+    let object = format!("{pool}/{}", vdisk.name);
+    let tenant = tenants.iter().find(|tenant| vdisk.policy.tenant.as_ref() == Some(&tenant.name));
+    let add = format!("plimsoll pool add-device {pool} --device PATH");
+    let (why, advice) = match (vdisk.shortage, vdisk.policy.quota, tenant) {
+        (Some(Shortage::VdiskQuota), Some(quota), _) => (
+            format!("it has {} of its quota of {}", iec(vdisk.backed_bytes), iec(quota)),
+            format!("plimsoll vdisk set {object} --quota SIZE; plimsoll reclaim {object}"),
+        ),
+        (Some(Shortage::TenantQuota), _, Some(TenantInfo { name, used_bytes, quota_bytes: Some(quota), .. })) => (
+            format!("its tenant {name} has {} of its quota of {} in pool {pool}", iec(*used_bytes), iec(*quota)),
+            format!("plimsoll tenant set {name} --pool {pool} --quota SIZE; plimsoll space --pool {pool}"),
+        ),
+        (Some(Shortage::Reserved), ..) => (
+            format!("what is free of pool {pool} is reserved by others, {} in all", iec(info.reserved_bytes)),
+            format!("{add}; plimsoll vdisk list --pool {pool} --sort -reservation_bytes"),
+        ),
+        (Some(_), ..) => {
+            let (left, total) = (iec(info.available_bytes), iec(info.physical_bytes));
+            (format!("{left} of {total} are left of pool {pool}"), format!("{add}; plimsoll space --pool {pool}"))
+        }
+        (None, ..) => (
+            format!("so it was when pool {pool} was opened, and none came since that got any"),
+            format!("plimsoll vdisk show {object}; plimsoll space --pool {pool}"),
+        ),
+    };
+    let waiting = counted(vdisk.held_writes, "waiting write");
+    let reason = format!("there is no space for writes to vdisk {object}: {why}, {waiting}");
+    finding(Health::Critical, &object, reason, advice)
+}
+
+/// A vdisk that has more than it may, unless it is told already that this keeps it from writing.
+fn over_quota(pool: &str, vdisk: &VdiskInfo) -> Option<HealthFinding> {
+    let quota = vdisk.policy.quota.filter(|quota| vdisk.backed_bytes > *quota)?;
+    if vdisk.shortage == Some(Shortage::VdiskQuota) {
+        return None;
+    }
+    let object = format!("{pool}/{}", vdisk.name);
+    let reason = format!(
+        "vdisk {object} has {}, more than its quota of {}: it gets no more",
+        iec(vdisk.backed_bytes),
+        iec(quota)
+    );
+    let advice = format!("plimsoll vdisk set {object} --quota SIZE; plimsoll reclaim {object}");
+    Some(finding(Health::Warning, &object, reason, advice))
+}
+
+fn tenant_over_quota(pool: &str, tenant: &TenantInfo) -> Option<HealthFinding> {
+    let (name, used) = (&tenant.name, tenant.used_bytes);
+    let quota = tenant.quota_bytes.filter(|quota| used > *quota)?;
+    let (has, may) = (iec(used), iec(quota));
+    let reason =
+        format!("tenant {name} has {has} in pool {pool}, more than its quota of {may}: its vdisks get no more");
+    let advice = format!("plimsoll tenant set {name} --pool {pool} --quota SIZE; plimsoll space --pool {pool}");
+    Some(finding(Health::Warning, name, reason, advice))
+}
+
+fn over_promised(info: &PoolInfo) -> Option<HealthFinding> {
+    let (pool, promised) = (&info.name, info.designated_bytes);
+    let allowed = info.designated_bytes_max.filter(|allowed| promised > *allowed)?;
+    let reason = format!(
+        "pool {pool} has promised {}, more than its overcommit limit of {} allows, {}: no vdisk can be made or enlarged",
+        iec(promised),
+        overcommit_limit_text(info.policy.overcommit_limit),
+        iec(allowed),
+    );
+    let advice = format!(
+        "plimsoll pool add-device {pool} --device PATH; plimsoll pool set {pool} --overcommit-limit LIMIT; plimsoll vdisk list \
+         --pool {pool}"
+    );
+    Some(finding(Health::Warning, pool, reason, advice))
+}
