@@ -248,10 +248,53 @@ fn a_disk_that_vanishes_is_eio_and_other_pools_go_on() {
     other.write(0, &contents(0), 0).expect("a write to the other pool");
     other.flush().expect("a flush of the other pool");
     assert_eq!(rig.daemon.json(&["pool", "show", "other"])["state"], "online");
+    // It is told, with what to do, and that it is over.
+    rig.flush();
+    let errors = &rig.daemon.events("device-errors", "tank", 1)[0];
+    assert!(errors["advice"].as_str().is_some_and(|advice| advice.contains("plimsoll pool evacuate tank")), "{errors:#}");
+    rig.daemon.events("pool-read-only", "tank", 1);
     rig.recover("return");
+    rig.daemon.events("pool-read-only-cleared", "tank", 1);
     rig.assert_there(1..2, "after the disk is back");
     rig.daemon.assert_clean("tank");
     rig.daemon.assert_clean("other");
+}
+
+#[test]
+fn a_file_that_is_cut_off_under_a_pool_is_told_and_never_taken_for_whole_again() {
+    let mut daemon = Daemon::start(&["--bare"]);
+    let file = daemon.folder().join("tank");
+    let (long, short) = (256 << 20, 100 << 20);
+    File::create_new(&file).and_then(|file| file.set_len(long)).expect("make the pool's file");
+    daemon.done(&["pool", "create", "tank", "--device", &file.display().to_string()]);
+    daemon.done(&["vdisk", "create", "tank/v0", "--size", "1G"]);
+    let mut client =
+        NbdClient::connect(&Address::Unix(daemon.nbd_socket()), "tank/v0", Options::ALL).expect("connect");
+    client.write(0, &contents(0), 0).and_then(|()| client.flush()).expect("a write");
+    let cut = File::options().write(true).open(&file).expect("the file");
+    cut.set_len(short).expect("cut it off");
+    // Whoever notices first; the place of the write is in front of the cut.
+    let _ = client.write(60 * EXTENT, &contents(60), 0).and_then(|()| client.flush());
+    daemon.events("device-errors", "tank", 1);
+    for extent in 1..40 {
+        let error = client.call(Kind::Write, 0, extent * EXTENT, BLOCK as u32, &contents(extent)).expect("an answer");
+        assert!([EIO, EPERM].contains(&error.error), "extent {extent}: {}", error.error);
+    }
+    let flush = client.call(Kind::Flush, 0, 0, 0, &[]).expect("an answer");
+    assert!([EIO, EPERM].contains(&flush.error), "a flush: {}", flush.error);
+    daemon.events("pool-read-only", "tank", 1);
+    assert_eq!(daemon.json(&["status"])["health"], "critical");
+    drop(client);
+    daemon.kill9();
+    daemon.restart();
+    // Writes under way may have made it longer, but its end is nobody's to write before it was measured.
+    let length = std::fs::metadata(&file).expect("the file").len();
+    assert!((short..long).contains(&length), "what is lost would read as zeros: it has {length} bytes");
+    let told = &daemon.events("pool-not-served", "tank", 1)[0];
+    assert!(told["cause"].as_str().is_some_and(|cause| cause.contains("truncated")), "{told:#}");
+    daemon.kill9();
+    daemon.restart();
+    assert_eq!(daemon.events("pool-not-served", "tank", 1).len(), 1, "it is told once");
 }
 
 #[test]

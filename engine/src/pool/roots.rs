@@ -78,7 +78,7 @@ pub(super) fn members<M: Machine>(media: &Media<M>, root: &RootPage) -> Vec<(Rc<
 /// Writes a root to both of its places on every device. A place that fails is tried again, then left, as long as the device has the
 /// root in the other: one that missed two of them in a row would pass for an old copy.
 pub(super) async fn write<M: Machine>(media: &Media<M>, root: &RootPage) -> Result<(), IoError> {
-    // A write at the end of a file that was cut off would make it long again.
+    // A write at its very end would make a file that was cut off as long as it was. Nothing else is written there.
     media.measure()?;
     for (drive, size) in members(media, root) {
         let (mut written, mut failure) = (0, None);

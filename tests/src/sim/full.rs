@@ -45,7 +45,8 @@ pub async fn fill(session: &Session) {
     let spec = CreateVdisk { name: name.clone(), size, sector: 4096, write_through: false, policy };
     match session.ask(session.pool.create_vdisk(spec)).await {
         Ok(_) => {}
-        Err(Error::OutOfSpace { .. }) => {
+        // A limit may have been set below what is promised.
+        Err(Error::OutOfSpace { .. } | Error::LimitExceeded { .. }) => {
             session.state.borrow_mut().model.disks.remove(&serial);
             return;
         }
