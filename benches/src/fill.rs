@@ -7,7 +7,7 @@ use std::error::Error;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use plimsoll_engine::{CreatePool, Pool, ReclaimSpec};
+use plimsoll_engine::{CreatePool, JobState, Pool, ReclaimSpec};
 use plimsoll_hardware::{Machine, OpenOptions, Reactor, ReactorConfig, SharedMemory};
 
 use crate::area::Area;
@@ -63,6 +63,17 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Box<
             "times",
             Some(1.25),
         );
+        let name = "4k random read qd32";
+        let case = CASES.iter().find(|case| case.name == name).ok_or("there is no such case")?;
+        let (mut rates, mut reads) = (Vec::new(), Vec::new());
+        for seed in 0..options.pairs {
+            let run = Run { case: *case, area: touched, time: options.time(), operations: u64::MAX, seed };
+            let (rate, before, after) = compaction(area.path(), touched, &run)?;
+            rates.push(rate / (1 << 20) as f64);
+            reads.push((before, after));
+        }
+        report.figure("fill", format!("{place}: compaction frees"), pairs::median(rates.into_iter()), "MiB/s", None);
+        report.line(Line::new("fill", place, &format!("compacted, {name}"), "not compacted", reads));
     }
     Ok(())
 }
@@ -77,6 +88,39 @@ fn in_memory(run: &Run, detection: bool) -> Result<Measured, Box<dyn Error>> {
         pool.set_detection("v", Some(detection), Some(detection)).await?;
         memory::writes(&machine, &vdisk, run).await
     })
+}
+
+/// Half of each extent was given up: bytes per second that come free by putting them together, and reads of a block before
+/// and after it.
+fn compaction(path: &Path, bytes: u64, run: &Run) -> Result<(f64, Measured, Measured), Box<dyn Error>> {
+    let reactor = Reactor::new(ReactorConfig::default())?;
+    let handle = reactor.handle();
+    let (result, uuid) = reactor.block_on(async {
+        let device = handle.open_device(path, OpenOptions::default()).await?;
+        let spec = CreatePool { force: true, ..CreatePool::named("bench") };
+        let pool = Pool::create(&handle, spec, vec![device]).await?;
+        let mapped = Run { case: RAW, area: bytes, time: Duration::MAX, operations: 0, seed: 1 };
+        let vdisk = engine::prepare(&pool, &mapped).await?;
+        for half in 0..bytes / (EXTENT / 2) {
+            vdisk.discard((half / 2 * EXTENT) + (half % 2) * (EXTENT / 2), EXTENT / 4, false).await?;
+        }
+        vdisk.flush().await?;
+        let before = engine::work(&handle, &vdisk, run, 0x5a).await?;
+        let began = Instant::now();
+        let job = pool.compact()?.id;
+        while pool.jobs().iter().any(|known| known.id == job && known.state == JobState::Running) {
+            handle.sleep(Duration::from_millis(1)).await;
+        }
+        let rate = pool.info().counters.packed_bytes as f64 / began.elapsed().as_secs_f64();
+        let after = engine::work(&handle, &vdisk, run, 0x5a).await?;
+        let uuid = pool.info().uuid;
+        pool.close().await?;
+        Ok::<_, Box<dyn Error>>(((rate, before, after), uuid))
+    })?;
+    drop(reactor);
+    // Crash memory that nobody will ask for again.
+    let _ = SharedMemory::remove(&uuid.to_string());
+    Ok(result)
 }
 
 /// Bytes per second that a reclaim of a whole mapped vdisk looks through.

@@ -466,7 +466,7 @@ fn closing_with_held_writes_ends_them_and_loses_nothing() {
 }
 
 #[test]
-fn a_deleted_vdisk_ends_its_held_writes_and_a_cut_one_too() {
+fn a_deleted_vdisk_ends_its_held_writes() {
     live(&world(12, 1, 16), |m| async move {
         let pool = full_pool(&m, VdiskPolicy::default()).await;
         let delete = async {
