@@ -251,7 +251,10 @@ fn a_disk_that_vanishes_is_eio_and_other_pools_go_on() {
     // It is told, with what to do, and that it is over.
     rig.flush();
     let errors = &rig.daemon.events("device-errors", "tank", 1)[0];
-    assert!(errors["advice"].as_str().is_some_and(|advice| advice.contains("plimsoll pool evacuate tank")), "{errors:#}");
+    assert!(
+        errors["advice"].as_str().is_some_and(|advice| advice.contains("plimsoll pool evacuate tank")),
+        "{errors:#}"
+    );
     rig.daemon.events("pool-read-only", "tank", 1);
     rig.recover("return");
     rig.daemon.events("pool-read-only-cleared", "tank", 1);
@@ -268,8 +271,7 @@ fn a_file_that_is_cut_off_under_a_pool_is_told_and_never_taken_for_whole_again()
     File::create_new(&file).and_then(|file| file.set_len(long)).expect("make the pool's file");
     daemon.done(&["pool", "create", "tank", "--device", &file.display().to_string()]);
     daemon.done(&["vdisk", "create", "tank/v0", "--size", "1G"]);
-    let mut client =
-        NbdClient::connect(&Address::Unix(daemon.nbd_socket()), "tank/v0", Options::ALL).expect("connect");
+    let mut client = NbdClient::connect(&Address::Unix(daemon.nbd_socket()), "tank/v0", Options::ALL).expect("connect");
     client.write(0, &contents(0), 0).and_then(|()| client.flush()).expect("a write");
     let cut = File::options().write(true).open(&file).expect("the file");
     cut.set_len(short).expect("cut it off");

@@ -158,8 +158,8 @@ pub(crate) struct Forecast {
     watches: Vec<Watch>,
     /// The shortest horizon that has fired, as far as it was told.
     told: Option<Duration>,
-    /// One that has fired at the last tick, and is told if no shorter one does at the next.
-    next: Option<Duration>,
+    /// One that has fired at the last tick, and is told, as it was then, if no shorter one does at the next.
+    next: Option<(Duration, Estimate)>,
     /// At the last tick, and what was written until then.
     before: Option<(Figures, u64)>,
 }
@@ -203,15 +203,21 @@ impl Forecast {
             return None;
         }
         let rising = fired.is_some_and(|fired| told.is_none_or(|told| fired < told));
-        let shortest = self.watches.iter().map(|watch| watch.horizon).min();
-        if rising && fired != shortest && self.next != fired {
-            self.next = fired;
+        if rising && available == 0 {
+            // It is full: others say so.
             return None;
         }
-        (self.told, self.next) = (fired, None);
+        let shortest = self.watches.iter().map(|watch| watch.horizon).min();
         let horizon = if rising { fired } else { told }?;
         let watch = self.watches.iter().find(|watch| watch.horizon == horizon);
         let estimate = watch.and_then(|watch| watch.last).unwrap_or(NO_GROWTH);
+        let next = self.next.take().filter(|(next, _)| *next == horizon);
+        if rising && fired != shortest && next.is_none() {
+            self.next = Some((horizon, estimate));
+            return None;
+        }
+        self.told = fired;
+        let estimate = next.map_or(estimate, |(_, then)| if rising { then } else { estimate });
         Some(Outlook { horizon, still: fired.filter(|_| !rising), estimate, available, rising })
     }
 

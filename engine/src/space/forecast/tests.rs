@@ -271,6 +271,36 @@ fn other_horizons_keep_what_both_have() {
 }
 
 #[test]
+fn what_is_told_a_tick_later_is_what_was_the_case_when_it_fired() {
+    let mut rig = Rig::new(&[3600, 300], 100 * GIB);
+    let phases = [
+        (2075, 0),
+        (106, -74_575),
+        (737, 4_760_149),
+        (204, 51_489_915),
+        (503, 0),
+        (392, 41_290_615),
+        (110, 0),
+        (507, 10_424_765),
+    ];
+    phases.into_iter().for_each(|(duration, rate)| rig.write(seconds(duration), rate));
+    let rising: Vec<_> = rig.told.iter().filter(|(_, told)| told.rising).collect();
+    assert!(!rising.is_empty());
+    for (at, told) in rising {
+        assert!(told.estimate.time_to_full.is_some_and(|time| time <= told.horizon), "{told:?} at {at:?}");
+    }
+}
+
+#[test]
+fn a_pool_that_is_full_already_is_not_said_to_become_so() {
+    let mut rig = Rig::new(&[3600, 60], GIB);
+    // All of it between two ticks.
+    rig.write(seconds(2), 1 << 30);
+    rig.write(seconds(10), 0);
+    assert!(rig.told.iter().all(|(_, told)| !told.rising || told.available > 0), "{:?}", rig.told);
+}
+
+#[test]
 fn memory_is_bounded_whatever_the_tick() {
     let mut rig = Rig::new(&[86_400, 1], GIB);
     rig.write(seconds(7200), 1000);
