@@ -18,9 +18,15 @@ struct Daemon {
 
 impl Daemon {
     fn start() -> Self {
-        let state = tempfile::tempdir().expect("a temporary directory");
+        Self::start_in(tempfile::tempdir().expect("a temporary directory"), "")
+    }
+
+    /// In a state directory that may have something in it, with a configuration.
+    fn start_in(state: tempfile::TempDir, config: &str) -> Self {
+        std::fs::write(state.path().join("config.toml"), config).expect("a file");
         // As a shell that allows few files at first.
-        let script = "ulimit -S -n 256; exec \"$0\" --state-dir \"$1\" serve --bare --nbd-listen 127.0.0.1:0";
+        let script = "ulimit -S -n 256; \
+            exec \"$0\" --state-dir \"$1\" serve --bare --config \"$1/config.toml\" --nbd-listen 127.0.0.1:0";
         let mut child = Command::new("sh")
             .args(["-c", script, PROGRAM])
             .arg(state.path())
@@ -274,6 +280,88 @@ fn events_and_webhooks_are_managed_from_the_command_line_and_secrets_stay_secret
     daemon.says(&["webhook", "remove", "ops"]);
     assert_eq!(daemon.code(&["webhook", "remove", "ops"]), Some(3));
     daemon.says(&["webhook", "rm", "ops", "--if-exists"]);
+}
+
+/// Answers requests as the script says (`None`: not at all), then always 204; gives the id of the event in each.
+fn receiver(script: &'static [Option<u16>]) -> (String, std::sync::mpsc::Receiver<String>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("its address"));
+    let (came, coming) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let answers = script.iter().copied().chain(std::iter::repeat(Some(204)));
+        for (stream, answer) in listener.incoming().zip(answers) {
+            let mut stream = BufReader::new(stream.expect("a connection"));
+            let (mut line, mut length, mut id) = (String::new(), 0, String::new());
+            while stream.read_line(&mut line).expect("a header") > 2 {
+                let lower = line.to_ascii_lowercase();
+                if let Some(value) = lower.strip_prefix("content-length:") {
+                    length = value.trim().parse().expect("a length");
+                } else if let Some(value) = lower.strip_prefix("plimsoll-event-id:") {
+                    id = value.trim().to_owned();
+                }
+                line.clear();
+            }
+            stream.read_exact(&mut vec![0; length]).expect("a body");
+            came.send(id).expect("the test goes on");
+            match answer {
+                Some(status) => {
+                    let text = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
+                    stream.get_mut().write_all(text.as_bytes()).expect("an answer");
+                }
+                // Until the other side has had enough.
+                None => drop(stream.read(&mut [0])),
+            }
+        }
+    });
+    (url, coming)
+}
+
+#[test]
+fn a_receiver_that_hangs_and_fails_and_recovers_gets_each_event_and_a_broken_webhook_keeps_nobody_from_starting() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    {
+        let log = redb::Database::create(state.path().join("events.redb")).expect("a log");
+        let transaction = log.begin_write().expect("a transaction");
+        let webhooks = redb::TableDefinition::<&str, &[u8]>::new("webhooks");
+        transaction.open_table(webhooks).expect("a table").insert("broken", &b"{}"[..]).expect("an entry");
+        transaction.commit().expect("it is kept");
+    }
+    let config = "[events]\nwebhook_timeout_ms = 200\nwebhook_retry_first_ms = 10\nwebhook_retry_longest_ms = 50\n";
+    let daemon = Daemon::start_in(state, config);
+    let status = daemon.json(&["status"]);
+    let reason = status["findings"][0]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("webhook broken is not served"), "{status}");
+    daemon.says(&["webhook", "remove", "broken"]);
+    assert_eq!(daemon.json(&["status"])["health"], "ok");
+
+    let secret = daemon.state.path().join("secret.txt");
+    std::fs::write(&secret, "correct horse battery").expect("a file");
+    let (url, coming) = receiver(&[None, Some(500), None, Some(503)]);
+    daemon.says(&["webhook", "add", "ops", "--url", &url, "--secret-file", &secret.display().to_string()]);
+    let device = daemon.file("a.img");
+    daemon.says(&["pool", "create", "tank", "--device", &device, "--buffered"]);
+    let free = daemon.json(&["pool", "show", "tank"])["available_bytes"].as_u64().expect("a size");
+    let reserve = format!("{}", free / 4 * 3 / 65_536 * 65_536);
+    daemon.says(&["vdisk", "create", "tank/a", "--size", "1G", "--reservation", &reserve]);
+    let patience = std::time::Duration::from_secs(20);
+    let first: Vec<String> = (0..5).map(|_| coming.recv_timeout(patience).expect("a request in time")).collect();
+    assert!(first.iter().all(|id| *id == first[0]), "the same event until it is taken: {first:?}");
+    let begin = std::time::Instant::now();
+    let taken = loop {
+        let webhook = daemon.json(&["webhook", "show", "ops"]);
+        if webhook["delivered_seq"] == webhook["last_seq"] && webhook["state"] == "ok" {
+            break webhook;
+        }
+        assert!(begin.elapsed() < patience, "{webhook}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    assert_eq!((&taken["failures"], &taken["given_up"]), (&0.into(), &0.into()), "{taken}");
+    let events = daemon.json(&["event", "list"]);
+    let ids: Vec<&str> =
+        events["items"].as_array().expect("events").iter().filter_map(|event| event["id"].as_str()).collect();
+    let got: Vec<String> = first[4..].iter().cloned().chain(coming.try_iter()).collect();
+    assert_eq!(got, ids, "each once and in order after that");
+    daemon.says(&["webhook", "remove", "ops"]);
 }
 
 #[test]

@@ -139,3 +139,70 @@ impl Listener {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::event::NewEvent;
+
+    fn listener(log: &EventLog, after: u64) -> Listener {
+        Listener {
+            query: EventQuery::after(after, PAGE),
+            newest: log.newest(),
+            ended: log.ended(),
+            log: log.clone(),
+            known_gap: 0,
+            waiting: VecDeque::new(),
+            _place: PLACES.clone().try_acquire_owned().unwrap(),
+        }
+    }
+
+    async fn append(log: &EventLog, count: usize) {
+        for _ in 0..count {
+            log.append(vec![NewEvent::new(Severity::Info, "news", "tank")], None).await.unwrap();
+        }
+    }
+
+    /// The next piece: its kind, its id and its data.
+    async fn next(listener: &mut Listener) -> (String, Option<u64>, Value) {
+        let piece = tokio::time::timeout(Duration::from_secs(10), listener.next()).await.unwrap().unwrap();
+        let piece = String::from_utf8(piece.to_vec()).unwrap();
+        let line = |name: &str| piece.lines().find_map(|line| line.strip_prefix(name));
+        let data = serde_json::from_str(line("data: ").unwrap()).unwrap();
+        (line("event: ").unwrap().to_owned(), line("id: ").map(|id| id.parse().unwrap()), data)
+    }
+
+    #[test]
+    fn a_client_is_told_once_of_what_it_will_never_get_and_gets_the_rest() {
+        let dir = tempfile::tempdir().unwrap();
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(async {
+            let log = EventLog::open(dir.path()).unwrap();
+            log.set_keep(50);
+            append(&log, 200).await;
+            let pruned = log.summary().pruned_seq;
+            // One that has been away, with `Last-Event-ID: 3`.
+            let mut client = listener(&log, 3);
+            let (kind, id, data) = next(&mut client).await;
+            assert_eq!((kind.as_str(), id), ("gap", None));
+            let expected = serde_json::json!({ "after": 3, "first_missing_seq": 4, "last_missing_seq": pruned });
+            assert_eq!(data, expected);
+            for seq in pruned + 1..=200 {
+                let (kind, id, data) = next(&mut client).await;
+                assert_eq!((kind.as_str(), id, &data["data"]["seq"]), ("news", Some(seq), &seq.into()));
+            }
+            // One that listens all the time and does not read meanwhile.
+            append(&log, 200).await;
+            let pruned = log.summary().pruned_seq;
+            let (kind, _, data) = next(&mut client).await;
+            let range = (data["first_missing_seq"].as_u64(), data["last_missing_seq"].as_u64());
+            assert_eq!((kind.as_str(), range), ("gap", (Some(201), Some(pruned))));
+            assert_eq!(next(&mut client).await.1, Some(pruned + 1));
+            // One that has all that is there is told of nothing.
+            let mut other = listener(&log, 400);
+            append(&log, 1).await;
+            assert_eq!(next(&mut other).await.1, Some(401));
+        });
+    }
+}

@@ -121,7 +121,7 @@ async fn start(
     let bound = bind(node, asked.map(Vec::as_slice))?;
     let limits = config.event_limits();
     node.events().set_keep(limits.keep);
-    node.webhooks().start(limits).await?;
+    node.webhooks().start(limits).await;
     node.open_known_pools().await;
     pools::configured(node, config).await;
     let mut lines = vec![format!("plimsoll {}, state in {}", env!("CARGO_PKG_VERSION"), node.dir().display())];

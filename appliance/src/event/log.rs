@@ -13,8 +13,7 @@ use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
 pub use super::store::Summary;
-use super::store::{Change, Done, KEEP_DEFAULT, Store, StoreError, Which};
-use super::webhook::WebhookRecord;
+use super::store::{Change, Done, KEEP_DEFAULT, Known, Store, StoreError, Which};
 use super::writer::{Job, Opener, Shared};
 use super::{EventQuery, NewEvent};
 use crate::model::{Acknowledged, EventPage, EventView, Severity};
@@ -87,9 +86,19 @@ impl EventLog {
         Ok(Self(Arc::new(Inner { shared, jobs: Some(jobs), writer: Some(writer) })))
     }
 
-    /// What is wrong with the log, and what to do about it.
+    /// What is wrong with the log and its webhooks, and what to do about it: a sentence each, `REASON; ADVICE`.
     pub fn warnings(&self) -> Vec<String> {
         self.0.shared.warnings()
+    }
+
+    /// Says anew which webhooks are not served.
+    pub(super) fn set_unserved(&self, warnings: Vec<String>) {
+        *self.0.shared.unserved.lock().unwrap_or_else(PoisonError::into_inner) = warnings;
+    }
+
+    /// Refuses what could not be relied on, because it would be in memory alone.
+    pub(super) fn check_lasting(&self) -> Answer<()> {
+        self.0.shared.refusal().map_or(Ok(()), Err)
     }
 
     /// Changes when the file is written again after it could not be.
@@ -114,7 +123,7 @@ impl EventLog {
     /// Somebody took note of one event, or of all up to one.
     ///
     /// # Errors
-    /// `not-found` when there is no such event.
+    /// `not-found` when there is no such event, `internal` when it cannot be kept in the file; nothing is changed then.
     pub async fn acknowledge(&self, one: Option<u64>, up_to: Option<u64>, by: &str) -> Answer<Acknowledged> {
         let which = match (one, up_to) {
             (Some(seq), None) => {
@@ -140,6 +149,7 @@ impl EventLog {
     /// # Errors
     /// As [`Self::acknowledge`].
     pub async fn plan_acknowledge(&self, one: Option<u64>, up_to: Option<u64>) -> Answer<u64> {
+        self.check_lasting()?;
         match (one, up_to) {
             (Some(seq), None) => {
                 let event = self.event(seq).await?;
@@ -224,7 +234,7 @@ impl EventLog {
         self.0.shared.ended.subscribe()
     }
 
-    pub(super) async fn webhooks(&self) -> Answer<Vec<WebhookRecord>> {
+    pub(super) async fn webhooks(&self) -> Answer<Known> {
         self.read(Store::webhooks).await
     }
 

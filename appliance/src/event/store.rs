@@ -2,14 +2,19 @@
 //!
 //! Method: a list of changes is one transaction of redb, synced before it returns; a crash leaves all of it or nothing.
 //! Tables: events by number; the numbers of warnings and critical ones that nobody acknowledged; alarms by pool; webhooks by
-//! name; how many events of each kind and severity there were; a few numbers ([`LAST`], [`PRUNED`]).
+//! name; how many events of each kind and severity there were; a few numbers ([`LAST`], [`PRUNED`], [`BATCH`]).
+//!
+//! Events and webhooks are JSON. An entry that makes no sense, as one of another version of this program may, costs itself only.
 //!
 //! Bound: more than `keep` events (100,000 by default, about 70 MB) are pruned to that many, the oldest first, but for those that
 //! [`prune`] spares.
 
 mod apply;
 mod prune;
+mod read;
 mod take_over;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{OpenOptions, Permissions};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -23,11 +28,10 @@ use redb::{
 };
 use uuid::Uuid;
 
-use super::alarms::Alarms;
+use super::NewEvent;
 use super::webhook::WebhookRecord;
-use super::{EventQuery, NewEvent};
-use crate::model::{EventView, Severity};
-use apply::apply;
+use crate::model::Severity;
+use apply::{add, apply};
 use prune::prune;
 
 const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
@@ -41,6 +45,8 @@ const TABLES: usize = 6;
 const LAST: &str = "last";
 /// Of this number and below, events may be missing.
 const PRUNED: &str = "pruned";
+/// So many lists of changes were kept: tells whether one is there that was answered with an error.
+const BATCH: &str = "batch";
 
 /// Events that are kept when nothing else is configured.
 pub(super) const KEEP_DEFAULT: u64 = 100_000;
@@ -94,6 +100,20 @@ impl StoreError {
 
 type Stored<T> = Result<T, StoreError>;
 
+/// Changes that could not be kept, as far as is known.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: StoreError,
+    /// The number of the list and what it did, if the file turns out to have it all the same.
+    pub(super) perhaps: Option<(u64, Vec<Done>)>,
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self { error, perhaps: None }
+    }
+}
+
 /// Something to be done to the store.
 pub(super) enum Change {
     /// Events, and the alarms of a pool that they leave behind.
@@ -110,6 +130,13 @@ pub(super) enum Change {
     Delivered { name: String, seq: u64, gap_seq: u64, given_up: u64 },
 }
 
+impl Change {
+    /// Somebody decides it and relies on it: it must last when it is answered.
+    pub(super) fn is_decision(&self) -> bool {
+        matches!(self, Change::Acknowledge { .. } | Change::PutWebhook(_) | Change::RemoveWebhook(_))
+    }
+}
+
 /// Whom an acknowledgement is for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Which {
@@ -122,6 +149,14 @@ pub(super) enum Which {
 pub(super) struct Done {
     pub(super) seqs: Vec<u64>,
     pub(super) changed: u64,
+}
+
+/// The webhooks of a store, by name.
+#[derive(Default)]
+pub(super) struct Known {
+    pub(super) webhooks: Vec<WebhookRecord>,
+    /// Names of those whose records make no sense.
+    pub(super) unreadable: Vec<String>,
 }
 
 /// Figures of the store.
@@ -214,101 +249,21 @@ impl Store {
         Ok(())
     }
 
-    /// Does all of it, or nothing.
-    pub(super) fn commit<'a>(&self, changes: impl Iterator<Item = &'a Change>, keep: u64) -> Stored<Vec<Done>> {
+    /// Does all of it, or nothing. Which of them is not known after an error of the very last step: [`Store::batch`] tells, once the
+    /// file was closed and opened again.
+    pub(super) fn commit<'a>(
+        &self,
+        changes: impl Iterator<Item = &'a Change>,
+        keep: u64,
+    ) -> Result<Vec<Done>, Failure> {
         let transaction = self.begin()?;
         let done = changes.map(|change| apply(&transaction, change)).collect::<Stored<Vec<_>>>()?;
         prune(&transaction, keep)?;
-        transaction.commit()?;
-        Ok(done)
-    }
-
-    /// A page of events, and whether more may follow.
-    pub(super) fn read(&self, query: &EventQuery) -> Stored<(Vec<EventView>, bool)> {
-        let transaction = self.database.begin_read()?;
-        let (events, open) = (transaction.open_table(EVENTS)?, transaction.open_table(OPEN)?);
-        let mut found = Vec::new();
-        let mut range = events.range(query.after.saturating_add(1)..)?;
-        while let Some(entry) = if query.newest { range.next_back() } else { range.next() } {
-            let (seq, event) = entry?;
-            if query.unacknowledged && open.get(seq.value())?.is_none() {
-                continue;
-            }
-            let event: EventView = serde_json::from_slice(event.value())?;
-            if !query.fits(&event) {
-                continue;
-            }
-            if found.len() == query.limit {
-                if query.newest {
-                    found.reverse();
-                }
-                return Ok((found, true));
-            }
-            found.push(event);
+        let batch = add(&transaction, BATCH, 1)?;
+        match transaction.commit() {
+            Ok(()) => Ok(done),
+            Err(error) => Err(Failure { error: error.into(), perhaps: Some((batch, done)) }),
         }
-        if query.newest {
-            found.reverse();
-        }
-        Ok((found, false))
-    }
-
-    /// The event of this number.
-    pub(super) fn event(&self, seq: u64) -> Stored<Option<EventView>> {
-        let events = self.database.begin_read()?.open_table(EVENTS)?;
-        let found = events.get(seq)?;
-        Ok(found.map(|event| serde_json::from_slice(event.value())).transpose()?)
-    }
-
-    /// The first and the last number that events had after `after` and up to `until`, and have no more.
-    pub(super) fn gap(&self, after: u64, until: u64) -> Stored<Option<(u64, u64)>> {
-        let events = self.database.begin_read()?.open_table(EVENTS)?;
-        let (mut first, mut last) = (after + 1, until);
-        for entry in events.range(first..=until)? {
-            if entry?.0.value() != first {
-                break;
-            }
-            first += 1;
-        }
-        for entry in events.range(first..=until.max(first))?.rev() {
-            if entry?.0.value() != last {
-                break;
-            }
-            last -= 1;
-        }
-        Ok((first <= last).then_some((first, last)))
-    }
-
-    /// What had fired in a pool.
-    pub(super) fn alarms(&self, pool: Uuid) -> Stored<AlarmState> {
-        let alarms = self.database.begin_read()?.open_table(ALARMS)?;
-        let found = alarms.get(pool.to_string().as_str())?;
-        let found = found.map(|alarms| serde_json::from_slice::<Alarms>(alarms.value())).transpose()?;
-        Ok(found.map(AlarmState::from).unwrap_or_default())
-    }
-
-    /// All webhooks, by name.
-    pub(super) fn webhooks(&self) -> Stored<Vec<WebhookRecord>> {
-        let webhooks = self.database.begin_read()?.open_table(WEBHOOKS)?;
-        webhooks.iter()?.map(|entry| Ok(serde_json::from_slice(entry?.1.value())?)).collect()
-    }
-
-    pub(super) fn summary(&self) -> Stored<Summary> {
-        let transaction = self.database.begin_read()?;
-        let numbers = transaction.open_table(NUMBERS)?;
-        let number = |name: &str| -> Stored<u64> { Ok(numbers.get(name)?.map_or(0, |number| number.value())) };
-        let mut counts = Vec::new();
-        for entry in transaction.open_table(COUNTS)?.iter()? {
-            let (key, count) = entry?;
-            let (kind, code) = key.value();
-            counts.push((kind.to_owned(), severity_of(code), count.value()));
-        }
-        Ok(Summary {
-            last_seq: number(LAST)?,
-            pruned_seq: number(PRUNED)?,
-            warnings: number(open_name(Severity::Warning))?,
-            criticals: number(open_name(Severity::Critical))?,
-            counts,
-        })
     }
 }
 

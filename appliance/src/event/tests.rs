@@ -19,6 +19,15 @@ pub(super) fn some(severity: Severity, number: usize) -> NewEvent {
     NewEvent::new(severity, &format!("test-{}", severity.name()), "tank").figure("number", number)
 }
 
+/// Puts an entry that makes no sense into a table with names of a log that is closed.
+pub(super) fn spoil(dir: &Path, table: &str, name: &str) {
+    let table = redb::TableDefinition::<&str, &[u8]>::new(table);
+    let database = redb::Database::open(dir.join("events.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(table).unwrap().insert(name, &b"{\"name\":7}"[..]).unwrap();
+    transaction.commit().unwrap();
+}
+
 async fn all(log: &EventLog) -> Vec<EventView> {
     log.list(EventQuery::after(0, PAGE_MAX)).await.unwrap().items
 }
@@ -271,8 +280,42 @@ fn a_damaged_log_is_put_aside_and_said() {
         let events = all(&open(dir.path())).await;
         assert_eq!(events.len(), 1);
         assert_eq!((events[0].kind.as_str(), events[0].severity), ("event-log-lost", Severity::Critical));
-        assert!(dir.path().join("events.redb.bad").exists());
+        let aside = dir.path().join("events.redb.bad");
+        assert_eq!(std::fs::read(&aside).unwrap(), vec![0x5a; 100_000]);
+        assert!(events[0].cause.as_ref().is_some_and(|cause| cause.contains(&aside.display().to_string())));
         assert!(events[0].seq > 1_700_000_000_000, "no number is used twice: {}", events[0].seq);
+    });
+}
+
+#[test]
+fn a_log_that_opens_but_is_not_what_it_should_be_is_put_aside_and_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events.redb");
+    runtime().block_on(async {
+        open(dir.path()).append(vec![some(Severity::Info, 7)], None).await.unwrap();
+        {
+            let database = redb::Database::open(&path).unwrap();
+            let transaction = database.begin_write().unwrap();
+            transaction.delete_table(redb::TableDefinition::<&str, u64>::new("numbers")).unwrap();
+            let other = redb::TableDefinition::<u64, &str>::new("numbers");
+            transaction.open_table(other).unwrap().insert(7, "none").unwrap();
+            transaction.commit().unwrap();
+        }
+        let log = open(dir.path());
+        let events = all(&log).await;
+        assert_eq!(events.iter().map(|event| event.kind.as_str()).collect::<Vec<_>>(), ["event-log-lost"]);
+        let aside = dir.path().join("events.redb.bad");
+        let words = aside.display().to_string();
+        assert!(events[0].cause.as_ref().is_some_and(|cause| cause.contains(&words)), "{:?}", events[0].cause);
+        let warnings = log.warnings();
+        assert!(warnings.len() == 1 && warnings[0].contains(&words), "{warnings:?}");
+        log.append(vec![some(Severity::Info, 8)], None).await.unwrap();
+        drop(log);
+        assert_eq!(all(&open(dir.path())).await.len(), 2, "the new file is whole");
+        let old = redb::Database::open(&aside).unwrap();
+        let events = redb::TableDefinition::<u64, &[u8]>::new("events");
+        use redb::{ReadableDatabase, ReadableTableMetadata};
+        assert_eq!(old.begin_read().unwrap().open_table(events).unwrap().len().unwrap(), 1, "the old one is kept");
     });
 }
 

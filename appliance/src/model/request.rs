@@ -25,7 +25,7 @@ pub struct CreatePool {
     /// 64 KiB to 1 MiB, a power of two; 64 KiB by default.
     #[serde(default)]
     pub extent_bytes: Option<u32>,
-    /// Checks to override: `foreign` (the device holds something else).
+    /// Checks to override: `foreign` (a device holds something else), `spare` (it is a spare of another pool).
     #[serde(default)]
     pub force: Vec<String>,
     /// Go through the page cache, for file systems without direct I/O.
@@ -39,7 +39,7 @@ pub struct CreatePool {
 pub struct AddDevice {
     /// Its path.
     pub path: String,
-    /// Checks to override: `foreign`.
+    /// Checks to override: `foreign` (it holds something else), `spare` (it is a spare of another pool).
     #[serde(default)]
     pub force: Vec<String>,
     /// Go through the page cache, for file systems without direct I/O.

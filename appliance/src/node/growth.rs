@@ -42,19 +42,26 @@ impl Node {
         Some(GrowthView { policy, impossible })
     }
 
-    /// Decides anew how a pool grows by itself.
-    pub(super) async fn set_growth(&self, pool: &Pool<Handle>, growth: Option<GrowthPolicy>) -> Answer<()> {
-        let info = pool.info();
-        let policy = match growth {
-            Some(policy) => Some(self.checked(pool, policy).await?),
-            None => None,
-        };
+    /// Refuses a policy that makes no sense or cannot be followed; answers it as it is to be remembered.
+    pub(super) async fn check_growth(
+        &self,
+        pool: &Pool<Handle>,
+        growth: Option<GrowthPolicy>,
+    ) -> Answer<Option<GrowthPolicy>> {
+        match growth {
+            Some(policy) => self.checked(pool, policy).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Remembers how a pool grows by itself from now on, which was checked.
+    pub(super) async fn set_growth(&self, pool: Uuid, checked: Option<GrowthPolicy>) -> Answer<()> {
         self.remember(|state| {
-            state.growth.retain(|known| known.pool != info.uuid);
-            state.growth.extend(policy.map(|policy| GrowthRecord { pool: info.uuid, policy }));
+            state.growth.retain(|known| known.pool != pool);
+            state.growth.extend(checked.map(|policy| GrowthRecord { pool, policy }));
         })
         .await?;
-        self.0.growing.borrow_mut().remove(&info.uuid);
+        self.0.growing.borrow_mut().remove(&pool);
         self.0.growth_changed.notify_waiters();
         Ok(())
     }
@@ -94,7 +101,9 @@ impl Node {
             ));
         }
         let spares: Vec<String> = policy.spares.iter().map(|path| absolute(path)).collect();
-        if let Some((_, twice)) = spares.iter().enumerate().find(|(index, path)| spares[..*index].contains(path)) {
+        if let Some((_, twice)) =
+            spares.iter().enumerate().find(|(index, path)| spares[..*index].iter().any(|other| same_file(other, path)))
+        {
             return refuse(format!("{twice} is named twice"));
         }
         let force = force_of(&policy.force, &["foreign"])?.contains(&"foreign");
@@ -106,11 +115,7 @@ impl Node {
 
     /// Refuses a spare that could not be added if it were needed now, and one that somebody else counts on.
     async fn check_spare(&self, pool: Uuid, path: &str, force: bool) -> Answer<()> {
-        let promised = self.0.state.borrow().growth.iter().find_map(|known| {
-            let named = known.pool != pool && known.policy.spares.iter().any(|spare| same_file(spare, path));
-            named.then_some(known.pool)
-        });
-        if let Some(other) = promised.and_then(|other| self.name_of(other)) {
+        if let Some(other) = self.spare_of(path, Some(pool)) {
             return Err(Problem::new("in-use", format!("{path} is a spare of pool {other}"))
                 .hint(format!("plimsoll pool show {other}")));
         }
@@ -122,8 +127,15 @@ impl Node {
         Ok(())
     }
 
-    fn name_of(&self, pool: Uuid) -> Option<String> {
-        self.0.state.borrow().pools.iter().find(|known| known.uuid == pool).map(|known| known.name.clone())
+    /// The pool here, other than `own`, that counts on a device; none when it is a spare of `own` as well.
+    pub(super) fn spare_of(&self, path: &str, own: Option<Uuid>) -> Option<String> {
+        let state = self.0.state.borrow();
+        let names = |known: &&GrowthRecord| known.policy.spares.iter().any(|spare| same_file(spare, path));
+        let counting: Vec<Uuid> = state.growth.iter().filter(names).map(|known| known.pool).collect();
+        if own.is_some_and(|own| counting.contains(&own)) {
+            return None;
+        }
+        state.pools.iter().find(|known| counting.contains(&known.uuid)).map(|known| known.name.clone())
     }
 
     fn growth_policy(&self, pool: Uuid) -> Option<GrowthPolicy> {
@@ -171,6 +183,9 @@ impl Node {
 
     /// Remembers how it went; answers whether it went well.
     fn note_growth(&self, pool: &Pool<Handle>, grown: Answer<()>) -> bool {
+        if grown.as_ref().is_err_and(|problem| problem.code == "closing") {
+            return false;
+        }
         let info = pool.info();
         let mut all = self.0.growing.borrow_mut();
         let growing = all.entry(info.uuid).or_default();
@@ -186,9 +201,17 @@ impl Node {
         growing.impossible.is_none()
     }
 
-    /// Grows a pool by one step: what its file has become larger by, the first spare that can be added, else a larger file.
+    /// Grows a pool by one step: what its file has become larger by, the first spare that can be added, else a larger file. When another
+    /// policy is in force by the time it is our turn, nothing is done: what was a spare may be somebody's data now.
     pub(super) async fn grow_by(&self, pool: &Pool<Handle>, policy: &GrowthPolicy) -> Answer<()> {
-        let name = pool.info().name;
+        let _turn = self.0.changes.lock().await;
+        let (name, uuid) = (pool.info().name, pool.info().uuid);
+        if !self.pool(&name).is_ok_and(|served| served.info().uuid == uuid) {
+            return Err(Problem::new("closing", format!("pool {name} is closing")));
+        }
+        if self.growth_policy(uuid).as_ref() != Some(policy) {
+            return Ok(());
+        }
         // A crash may have come between making it larger and using that.
         if let (Some(limit), Some(file)) = (policy.grow_file_to_bytes, last_file(pool)?)
             && file.gained_bytes > 0
@@ -199,15 +222,8 @@ impl Node {
         let mut problem = None;
         for path in &policy.spares {
             let (force, buffered) = (policy.force.clone(), self.is_buffered(path));
-            match self.add_device(&name, AddDevice { path: path.clone(), force, buffered }).await {
-                Ok(_) => {
-                    let uuid = pool.info().uuid;
-                    let used = |state: &mut super::state::State| {
-                        let known = state.growth.iter_mut().find(|known| known.pool == uuid);
-                        known.into_iter().for_each(|known| known.policy.spares.retain(|spare| spare != path));
-                    };
-                    return self.remember(used).await;
-                }
+            match self.add_in_turn(&name, AddDevice { path: path.clone(), force, buffered }).await {
+                Ok(_) => return Ok(()),
                 Err(error) => problem = Some(Problem { detail: format!("spare {path}: {}", error.detail), ..error }),
             }
         }
@@ -234,7 +250,7 @@ impl Node {
     }
 
     async fn use_growth(&self, pool: &str, file: &GrowthPlan) -> Answer<()> {
-        self.grow_pool(pool, GrowPool { device: Some(file.device.to_string()) }).await.map(drop)
+        self.grow_in_turn(pool, GrowPool { device: Some(file.device.to_string()) }).await.map(drop)
     }
 }
 

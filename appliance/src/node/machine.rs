@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use plimsoll_engine::{Label, identify};
@@ -136,12 +136,19 @@ pub(super) fn contents_at(path: &Path) -> Option<&'static str> {
     signature(&first)
 }
 
-/// Whether a path is the same file as another.
+/// Whether two paths lead to the same device or file: spelt in another way, by a link of either kind, or by another node of a device.
 pub(super) fn same_file(one: &str, other: &str) -> bool {
-    match (fs::canonicalize(one), fs::canonicalize(other)) {
-        (Ok(one), Ok(other)) => one == other,
-        _ => one == other,
+    match (identity(one), identity(other)) {
+        (Some(one), Some(other)) => one == other,
+        _ => absolute(one) == absolute(other),
     }
+}
+
+/// What a path leads to: a block device by its number, anything else by its file system and inode.
+fn identity(path: &str) -> Option<(bool, u64, u64)> {
+    let found = fs::metadata(path).ok()?;
+    let is_device = found.file_type().is_block_device();
+    Some(if is_device { (true, found.rdev(), 0) } else { (false, found.dev(), found.ino()) })
 }
 
 /// `path` as an absolute one, so that it means the same at the next start.

@@ -5,6 +5,7 @@
 
 use plimsoll_engine::{self as engine, Pool};
 use plimsoll_hardware::{Device as _, Handle};
+use uuid::Uuid;
 
 use super::machine::{Purpose, absolute, same_file, size_of};
 use super::state::{DeviceRecord, PoolRecord};
@@ -19,7 +20,8 @@ impl Node {
     /// Makes a pool and serves it.
     ///
     /// # Errors
-    /// By what is wrong with the name, the options or a device; nothing is written then.
+    /// By what is wrong with the name, the options or a device; `in-use` when a device is a spare of another pool, unless `force` has
+    /// `spare`, or holds something, unless it has `foreign`. Nothing is written then.
     pub async fn create_pool(&self, request: CreatePool) -> Answer<PoolView> {
         let _turn = self.0.changes.lock().await;
         let (spec, devices) = self.prepare_pool(&request).await?;
@@ -68,20 +70,27 @@ impl Node {
                 );
             }
         }
-        let force = force_of(&request.force, &["foreign"])?.contains(&"foreign");
+        let force = Force::of(&request.force)?;
         if request.buffered {
             self.allow_buffered(&request.devices);
         }
         let mut devices = Vec::new();
         for path in &request.devices {
-            devices.push(self.open_new(path, force).await?);
+            devices.push(self.open_new(path, None, force).await?);
         }
-        Ok((engine::CreatePool { name: request.name.clone(), extent_bytes, force }, devices))
+        Ok((engine::CreatePool { name: request.name.clone(), extent_bytes, force: force.foreign }, devices))
     }
 
-    /// Opens a device that is to be overwritten; refuses one that holds something unless forced.
-    pub(super) async fn open_new(&self, path: &str, force: bool) -> Answer<Device> {
-        self.look_at_new(&absolute(path), Purpose::Serve, force).await
+    /// Opens a device that is to be overwritten, for the pool `own` or a new one; refuses, unless forced, one that holds something and
+    /// one that another pool counts on.
+    pub(super) async fn open_new(&self, path: &str, own: Option<Uuid>, force: Force) -> Answer<Device> {
+        if !force.spare
+            && let Some(pool) = self.spare_of(path, own)
+        {
+            return Err(Problem::new("in-use", format!("{path} is a spare of pool {pool}"))
+                .hint("give another device; or say --force=spare to take it from that pool"));
+        }
+        self.look_at_new(&absolute(path), Purpose::Serve, force.foreign).await
     }
 
     /// As [`Node::open_new`], also without taking the device yet.
@@ -138,6 +147,7 @@ impl Node {
         let name = record.name.clone();
         let remembered = self
             .remember(|state| {
+                state.forget_spare(|spare| record.devices.iter().any(|device| same_file(spare, &device.path)));
                 state.pools.retain(|known| known.uuid != record.uuid && known.name != record.name);
                 state.pools.push(record);
                 state.pools.sort_by(|one, other| one.name.cmp(&other.name));
@@ -151,6 +161,22 @@ impl Node {
         }
         self.serve(name, pool);
         Ok(())
+    }
+}
+
+/// What may be done with a device that is to be overwritten.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Force {
+    /// It may hold something.
+    pub(super) foreign: bool,
+    /// It may be a spare of another pool.
+    pub(super) spare: bool,
+}
+
+impl Force {
+    pub(super) fn of(asked: &[String]) -> Answer<Self> {
+        let force = force_of(asked, &["foreign", "spare"])?;
+        Ok(Self { foreign: force.contains(&"foreign"), spare: force.contains(&"spare") })
     }
 }
 

@@ -15,6 +15,11 @@ impl Node {
     /// `not-found`, the engine's reasons.
     pub async fn grow_pool(&self, name: &str, request: GrowPool) -> Answer<PoolView> {
         let _turn = self.0.changes.lock().await;
+        self.grow_in_turn(name, request).await
+    }
+
+    /// The same, by somebody who has the turn.
+    pub(super) async fn grow_in_turn(&self, name: &str, request: GrowPool) -> Answer<PoolView> {
         let (pool, plans) = self.growth(name, &request)?;
         let mut gained = 0;
         for plan in plans.iter().filter(|plan| plan.gained_bytes > 0) {

@@ -9,21 +9,33 @@ use crate::policy;
 use crate::problem::Answer;
 
 impl Node {
-    /// Decides anew for a pool; what is absent stays as it is.
+    /// Decides anew for a pool; what is absent stays as it is. Either all of it is in force, or nothing.
     ///
     /// # Errors
-    /// `not-found`, `unavailable`, `invalid-argument`, and the pool's reasons.
+    /// `not-found`, `unavailable`, `invalid-argument`, `internal` when it cannot be remembered, and the pool's reasons.
     pub async fn set_pool(&self, name: &str, request: SetPool) -> Answer<PoolView> {
         // In turn, so that what is checked here still holds when it is put in force.
         let _turn = self.0.changes.lock().await;
         let pool = self.pool(name)?;
+        let before = pool.policy();
         let decided = decided_for(&pool, &request)?;
-        if let Some(growth) = request.growth.clone() {
-            self.set_growth(&pool, growth).await?;
-        }
-        if decided != pool.policy() {
+        let growth = match &request.growth {
+            Some(growth) => Some(self.check_growth(&pool, growth.clone()).await?),
+            None => None,
+        };
+        if decided != before {
             pool.change_policy(|now| policy_of(now, &request)).await?;
             tracing::info!(pool = pool.info().name, "the pool's policy was changed");
+        }
+        if let Some(growth) = growth
+            && let Err(problem) = self.set_growth(pool.info().uuid, growth).await
+        {
+            if decided != before
+                && let Err(error) = pool.set_policy(before).await
+            {
+                tracing::error!(pool = pool.info().name, %error, "a policy stays in force although it was refused");
+            }
+            return Err(problem);
         }
         self.pool_view(name)
     }

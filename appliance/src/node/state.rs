@@ -107,6 +107,11 @@ struct Envelope {
 }
 
 impl State {
+    /// Takes spares that have become devices of a pool off all lists.
+    pub(super) fn forget_spare(&mut self, is_taken: impl Fn(&str) -> bool) {
+        self.growth.iter_mut().for_each(|known| known.policy.spares.retain(|spare| !is_taken(spare)));
+    }
+
     /// Reads it from `dir`; an empty one when there is none yet.
     ///
     /// # Errors

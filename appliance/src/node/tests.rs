@@ -1,6 +1,7 @@
 //! The node against real files: changes that come at once, and what it says of itself.
 
 mod decided;
+mod growth;
 
 use std::path::{Path, PathBuf};
 
@@ -158,6 +159,7 @@ fn a_file_that_was_enlarged_right_before_a_crash_is_grown_into() {
         file.set_len(192 * MIB).unwrap();
         let pool = node.pool("tank").unwrap();
         let policy = growing(&[], Some(192 * MIB));
+        node.set_growth(pool.info().uuid, Some(policy.clone())).await.unwrap();
         node.grow_by(&pool, &policy).await.unwrap();
         assert_eq!(sizes(&node), [Some(192)]);
         assert!(node.grow_by(&pool, &policy).await.is_err_and(|problem| problem.detail.contains("the most")));
@@ -176,7 +178,9 @@ fn a_file_that_is_leaving_is_not_enlarged() {
         let second = AddDevice { path: path.clone(), force: Vec::new(), buffered: true };
         node.add_device("tank", second).await.unwrap();
         node.evacuate_device("tank", LeaveDevice { device: path, rate_bytes: None }).await.unwrap();
-        node.grow_by(&node.pool("tank").unwrap(), &growing(&[], Some(192 * MIB))).await.unwrap();
+        let (pool, policy) = (node.pool("tank").unwrap(), growing(&[], Some(192 * MIB)));
+        node.set_growth(pool.info().uuid, Some(policy.clone())).await.unwrap();
+        node.grow_by(&pool, &policy).await.unwrap();
         assert_eq!(sizes(&node), [Some(192), Some(128)]);
     });
 }
@@ -215,8 +219,9 @@ fn spares_and_steps_that_could_not_be_used_are_refused_when_they_are_named() {
         node.set_pool("tank", set(forced.clone())).await.unwrap();
         let problem = node.set_pool("other", set(growing(&[&good], None))).await.unwrap_err();
         assert!(problem.code == "in-use" && problem.detail.contains("spare of pool tank"), "{problem:?}");
-        let only = GrowthPolicy { spares: vec![foreign], ..forced };
-        node.grow_by(&node.pool("tank").unwrap(), &only).await.unwrap();
+        let (pool, only) = (node.pool("tank").unwrap(), GrowthPolicy { spares: vec![foreign], ..forced });
+        node.set_growth(pool.info().uuid, Some(only.clone())).await.unwrap();
+        node.grow_by(&pool, &only).await.unwrap();
         assert_eq!(sizes(&node), [Some(128), Some(64)]);
         for step in [1, 64 * MIB - 1, 193 * MIB] {
             let growth = GrowthPolicy { step_bytes: Some(step), ..growing(&[], Some(192 * MIB)) };

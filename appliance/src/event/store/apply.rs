@@ -39,7 +39,7 @@ pub(super) fn apply(transaction: &WriteTransaction, change: &Change) -> Stored<D
             let mut webhooks = transaction.open_table(WEBHOOKS)?;
             let found = webhooks.get(name.as_str())?.map(|webhook| webhook.value().to_vec());
             let Some(found) = found else { return Ok(Done::default()) };
-            let mut webhook: WebhookRecord = serde_json::from_slice(&found)?;
+            let Ok(mut webhook) = serde_json::from_slice::<WebhookRecord>(&found) else { return Ok(Done::default()) };
             webhook.delivered_seq = webhook.delivered_seq.max(*seq);
             webhook.gap_seq = webhook.gap_seq.max(*gap_seq);
             webhook.given_up += given_up;
@@ -95,7 +95,7 @@ fn acknowledge(transaction: &WriteTransaction, which: Which, by: &str, at: &str)
         add(transaction, open_name(severity_of(code)), -1)?;
         let event = events.get(seq)?.map(|event| event.value().to_vec());
         let Some(event) = event else { continue };
-        let mut event: EventView = serde_json::from_slice(&event)?;
+        let Ok(mut event) = serde_json::from_slice::<EventView>(&event) else { continue };
         (event.acknowledged_at, event.acknowledged_by) = (Some(at.to_owned()), Some(by.to_owned()));
         events.insert(seq, serde_json::to_vec(&event)?.as_slice())?;
     }

@@ -73,7 +73,7 @@ fn spared(
         }
         let (seq, event) = entry?;
         let seq = seq.value();
-        let about: About<'_> = serde_json::from_slice(event.value())?;
+        let Ok(about) = serde_json::from_slice::<About<'_>>(event.value()) else { continue };
         let code = open.get(seq)?.map(|code| code.value());
         let of_object = of_object.entry(about.object.clone().into_owned()).or_default();
         *of_object += 1;

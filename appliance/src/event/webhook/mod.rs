@@ -12,24 +12,24 @@
 //!
 //! Taken means any status from 200 to 299. Redirections are not followed, because the address is what the operator chose.
 
+mod change;
 mod deliver;
 mod send;
 mod sign;
+mod test;
 #[cfg(test)]
 mod tests;
 mod url;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 
-use super::store::Change;
+use super::store::Known;
 use super::{EventLimits, EventLog};
-use crate::model::{AddWebhook, CloudEvent, EventView, Plan, Severity, WebhookState, WebhookTested, WebhookView};
-use crate::name;
+use crate::model::{EventView, Severity, WebhookState, WebhookView};
 use crate::problem::{Answer, Problem};
 use deliver::{Delivery, Status};
 use url::Target;
@@ -68,6 +68,7 @@ struct Inner {
 }
 
 struct Running {
+    webhook: WebhookRecord,
     task: AbortHandle,
     status: Arc<Mutex<Status>>,
 }
@@ -83,11 +84,8 @@ impl Webhooks {
         }))
     }
 
-    /// Begins to deliver. Needs tokio's runtime around it.
-    ///
-    /// # Errors
-    /// `internal` when the webhooks cannot be read.
-    pub async fn start(&self, limits: EventLimits) -> Answer<()> {
+    /// Begins to deliver. What cannot be served is a warning of the log, and no reason not to start. Needs tokio's runtime around it.
+    pub async fn start(&self, limits: EventLimits) {
         *self.0.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
         let (webhooks, mut returned, mut ended) = (self.clone(), self.0.log.returned(), self.0.log.ended());
         tokio::spawn(async move {
@@ -97,38 +95,51 @@ impl Webhooks {
                     back = returned.changed() => if back.is_err() { return },
                     _ = ended.changed() => return,
                 }
-                if let Err(problem) = webhooks.run_all().await {
-                    tracing::warn!(reason = problem.detail, "webhooks cannot be read");
-                }
+                let _turn = webhooks.0.changes.lock().await;
+                webhooks.run_all().await;
             }
         });
-        self.run_all().await
+        let _turn = self.0.changes.lock().await;
+        self.run_all().await;
     }
 
-    /// Serves those that are not served yet.
-    async fn run_all(&self) -> Answer<()> {
-        let _turn = self.0.changes.lock().await;
-        for webhook in self.0.log.webhooks().await? {
+    /// Serves those that are not served yet, and says which cannot be. Whoever calls it has the turn.
+    async fn run_all(&self) {
+        let known = match self.0.log.webhooks().await {
+            Ok(known) => known,
+            Err(problem) => {
+                tracing::error!(reason = problem.detail, "webhooks cannot be read");
+                let warning = format!("webhooks are not served: {}; plimsoll webhook list", problem.detail);
+                return self.0.log.set_unserved(vec![warning]);
+            }
+        };
+        let no_sense = |name| (name, "its record makes no sense".to_owned());
+        let mut unserved: Vec<(String, String)> = known.unreadable.into_iter().map(no_sense).collect();
+        for webhook in known.webhooks {
             if self.running().contains_key(&webhook.name) {
                 continue;
             }
             match Target::parse(&webhook.url) {
                 Ok(target) => self.run(webhook, target),
-                Err(problem) => {
-                    tracing::error!(webhook = webhook.name, reason = problem.detail, "a webhook is not served")
-                }
+                Err(problem) => unserved.push((webhook.name, problem.detail)),
             }
         }
-        Ok(())
+        let warning = |(name, reason): (String, String)| {
+            tracing::error!(webhook = name, reason, "a webhook is not served");
+            format!(
+                "webhook {name} is not served: {reason}; remove it (plimsoll webhook remove {name}), then add it anew"
+            )
+        };
+        self.0.log.set_unserved(unserved.into_iter().map(warning).collect());
     }
 
     fn run(&self, webhook: WebhookRecord, target: Target) {
         let status = Arc::new(Mutex::new(Status::new(webhook.delivered_seq, webhook.given_up)));
         let name = webhook.name.clone();
-        let delivery =
-            Delivery { log: self.0.log.clone(), limits: self.limits(), webhook, target, status: status.clone() };
+        let (log, limits) = (self.0.log.clone(), self.limits());
+        let delivery = Delivery { log, limits, webhook: webhook.clone(), target, status: status.clone() };
         let task = tokio::spawn(delivery.run()).abort_handle();
-        if let Some(old) = self.running().insert(name, Running { task, status }) {
+        if let Some(old) = self.running().insert(name, Running { webhook, task, status }) {
             // The log may have lost it, and somebody has added it anew.
             old.task.abort();
         }
@@ -139,8 +150,7 @@ impl Webhooks {
     /// # Errors
     /// `internal` when they cannot be read.
     pub async fn list(&self) -> Answer<Vec<WebhookView>> {
-        let webhooks = self.0.log.webhooks().await?;
-        Ok(webhooks.iter().map(|webhook| self.view(webhook)).collect())
+        Ok(self.known().await?.webhooks.iter().map(|webhook| self.view(webhook)).collect())
     }
 
     /// One webhook.
@@ -151,113 +161,18 @@ impl Webhooks {
         Ok(self.view(&self.find(name).await?))
     }
 
-    /// Adds a webhook.
-    ///
-    /// # Errors
-    /// By what is wrong with it; `exists`.
-    pub async fn add(&self, request: AddWebhook) -> Answer<WebhookView> {
-        let _turn = self.0.changes.lock().await;
-        let target = self.check(&request).await?;
-        let last = self.0.log.summary().last_seq;
-        let webhook = WebhookRecord {
-            name: request.name,
-            url: request.url,
-            secret: request.secret,
-            severity: request.severity.unwrap_or(Severity::Info),
-            created_at: super::log::time_now(),
-            delivered_seq: request.after.unwrap_or(last).min(last),
-            gap_seq: 0,
-            given_up: 0,
-        };
-        self.0.log.change(Change::PutWebhook(Box::new(webhook.clone()))).await?;
-        self.run(webhook.clone(), target);
-        Ok(self.view(&webhook))
-    }
-
-    /// What [`Self::add`] would do.
-    ///
-    /// # Errors
-    /// The same.
-    pub async fn plan_add(&self, request: &AddWebhook) -> Answer<Plan> {
-        self.check(request).await?;
-        let from = request.after.map_or("from now on".to_owned(), |after| format!("after event {after}"));
-        Ok(Plan::of([format!("send events {from} to {}", request.url)]))
-    }
-
-    async fn check(&self, request: &AddWebhook) -> Answer<Target> {
-        name::check("webhook", &request.name)?;
-        let target = Target::parse(&request.url)?;
-        if !SECRET_BYTES.contains(&request.secret.len()) {
-            let (least, most) = (SECRET_BYTES.start(), SECRET_BYTES.end());
-            let detail = format!("the secret has {} bytes, {least} to {most} can be", request.secret.len());
-            return Err(Problem::new("invalid-argument", detail).hint("openssl rand -hex 32 > secret.txt"));
-        }
-        let webhooks = self.0.log.webhooks().await?;
-        if webhooks.iter().any(|webhook| webhook.name == request.name) {
-            let detail = format!("webhook {} exists", request.name);
-            return Err(Problem::new("exists", detail).hint(format!("plimsoll webhook remove {}", request.name)));
-        }
-        if webhooks.len() >= WEBHOOKS_MAX {
-            let detail = format!("there are {} webhooks, no more can be", webhooks.len());
-            return Err(Problem::new("conflict", detail).hint("plimsoll webhook list"));
-        }
-        Ok(target)
-    }
-
-    /// Removes a webhook; what it has not got by now it never gets.
-    ///
-    /// # Errors
-    /// `not-found`.
-    pub async fn remove(&self, name: &str) -> Answer<()> {
-        let _turn = self.0.changes.lock().await;
-        self.find(name).await?;
-        // First it is gone for good; what is under way is cut off then.
-        self.0.log.change(Change::RemoveWebhook(name.to_owned())).await?;
-        if let Some(running) = self.running().remove(name) {
-            running.task.abort();
-        }
-        Ok(())
-    }
-
-    /// What [`Self::remove`] would do.
-    ///
-    /// # Errors
-    /// `not-found`.
-    pub async fn plan_remove(&self, name: &str) -> Answer<Plan> {
-        let webhook = self.show(name).await?;
-        let missing = webhook.last_seq.saturating_sub(webhook.delivered_seq);
-        Ok(Plan::of([format!("send nothing more to {}; {missing} events are not delivered yet", webhook.url)]))
-    }
-
-    /// Sends an event that is in no log, once.
-    ///
-    /// # Errors
-    /// `not-found`; `webhook-failed` with what happened.
-    pub async fn test(&self, name: &str) -> Answer<WebhookTested> {
-        let webhook = self.find(name).await?;
-        let target = Target::parse(&webhook.url)?;
-        let (begin, timeout) = (Instant::now(), self.limits().webhook_timeout);
-        let event = CloudEvent::from(test_event(name));
-        let status = send::post(&target, &webhook.secret, &event, timeout).await.map_err(|reason| {
-            Problem::new("webhook-failed", format!("{} did not take the test event: {reason}", webhook.url))
-                .hint(format!("curl -v -X POST {}", webhook.url))
-        })?;
-        let milliseconds = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Ok(WebhookTested { schema: "webhook-test/v1".to_owned(), name: name.to_owned(), status, milliseconds })
-    }
-
-    /// What [`Self::test`] would do.
-    ///
-    /// # Errors
-    /// `not-found`.
-    pub async fn plan_test(&self, name: &str) -> Answer<Plan> {
-        let webhook = self.find(name).await?;
-        Ok(Plan::of([format!("send an event of the kind webhook-test to {}, once", webhook.url)]))
-    }
-
     async fn find(&self, name: &str) -> Answer<WebhookRecord> {
-        let found = self.0.log.webhooks().await?.into_iter().find(|webhook| webhook.name == name);
-        found.ok_or_else(|| Problem::not_found("webhook", name))
+        find(self.known().await?, name)
+    }
+
+    /// Those of the log, and those that are served although the log has lost them.
+    async fn known(&self) -> Answer<Known> {
+        let mut known = self.0.log.webhooks().await?;
+        let is_there = |name: &String| known.webhooks.iter().any(|webhook| webhook.name == *name);
+        let running: Vec<WebhookRecord> = self.running().values().map(|running| running.webhook.clone()).collect();
+        let lost: Vec<_> = running.into_iter().filter(|webhook| !is_there(&webhook.name)).collect();
+        known.webhooks.extend(lost);
+        Ok(known)
     }
 
     fn view(&self, webhook: &WebhookRecord) -> WebhookView {
@@ -291,8 +206,9 @@ impl Webhooks {
     }
 }
 
-fn test_event(name: &str) -> EventView {
-    EventView { cause: Some("somebody asked for a test".to_owned()), ..unlogged(0, "webhook-test", name) }
+fn find(known: Known, name: &str) -> Answer<WebhookRecord> {
+    let found = known.webhooks.into_iter().find(|webhook| webhook.name == name);
+    found.ok_or_else(|| Problem::not_found("webhook", name))
 }
 
 /// An event that is in no log.

@@ -3,15 +3,18 @@
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
 use sha2::Sha256;
+use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::event::tests::{runtime, some};
+use crate::event::store::Change;
+use crate::event::tests::{runtime, some, spoil};
+use crate::model::AddWebhook;
 
 const SECRET: &str = "a secret of some length";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -89,6 +92,22 @@ fn receiver(script: impl IntoIterator<Item = Reply>) -> (SocketAddr, mpsc::Unbou
     (address, coming)
 }
 
+/// An address that is somebody's who does not listen for now: whoever connects is refused.
+fn gone() -> (SocketAddr, TcpSocket) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    (socket.local_addr().unwrap(), socket)
+}
+
+/// Listens there again.
+fn back(socket: TcpSocket) -> mpsc::UnboundedReceiver<Came> {
+    let listener = socket.listen(128).unwrap().into_std().unwrap();
+    listener.set_nonblocking(false).unwrap();
+    let (came, coming) = mpsc::unbounded_channel();
+    receive(listener, VecDeque::new(), came);
+    coming
+}
+
 async fn next(coming: &mut mpsc::UnboundedReceiver<Came>) -> Came {
     let came = tokio::time::timeout(PATIENCE, coming.recv()).await.expect("a request comes in time").unwrap();
     assert!(came.signed, "{came:?}");
@@ -111,7 +130,7 @@ fn hook(name: &str, address: SocketAddr) -> AddWebhook {
 async fn webhooks(dir: &std::path::Path, limits: EventLimits) -> (EventLog, Webhooks) {
     let log = EventLog::open(dir).unwrap();
     let webhooks = Webhooks::new(log.clone());
-    webhooks.start(limits).await.unwrap();
+    webhooks.start(limits).await;
     (log, webhooks)
 }
 
@@ -184,10 +203,7 @@ fn a_webhook_that_hangs_costs_only_itself() {
 fn a_receiver_that_was_gone_gets_everything_after_a_restart_too() {
     let dir = tempfile::tempdir().unwrap();
     runtime().block_on(async {
-        // A port that was somebody's, and is nobody's for now.
-        let gone = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = gone.local_addr().unwrap();
-        drop(gone);
+        let (address, gone) = gone();
         {
             let (log, webhooks) = webhooks(dir.path(), limits()).await;
             webhooks.add(hook("ops", address)).await.unwrap();
@@ -197,9 +213,7 @@ fn a_receiver_that_was_gone_gets_everything_after_a_restart_too() {
         }
         let (log, webhooks) = webhooks(dir.path(), limits()).await;
         append(&log, 5).await;
-        let listener = TcpListener::bind(address).unwrap();
-        let (came, mut coming) = mpsc::unbounded_channel();
-        receive(listener, VecDeque::new(), came);
+        let mut coming = back(gone);
         for seq in 1..=10 {
             assert_eq!(next(&mut coming).await.seq, seq);
         }
@@ -212,9 +226,7 @@ fn a_receiver_that_was_gone_gets_everything_after_a_restart_too() {
 fn a_receiver_is_told_once_what_it_will_never_get() {
     let dir = tempfile::tempdir().unwrap();
     runtime().block_on(async {
-        let gone = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = gone.local_addr().unwrap();
-        drop(gone);
+        let (address, gone) = gone();
         {
             let (log, webhooks) = webhooks(dir.path(), limits()).await;
             webhooks.add(hook("ops", address)).await.unwrap();
@@ -226,9 +238,7 @@ fn a_receiver_is_told_once_what_it_will_never_get() {
             append(&log, 200).await;
             log.summary().pruned_seq
         };
-        let listener = TcpListener::bind(address).unwrap();
-        let (came, mut coming) = mpsc::unbounded_channel();
-        receive(listener, VecDeque::new(), came);
+        let mut coming = back(gone);
         let gap = {
             let (log, webhooks) = webhooks(dir.path(), limits()).await;
             let gap = next(&mut coming).await;
@@ -328,5 +338,72 @@ fn a_test_that_fails_says_why() {
             assert_eq!((problem.code.as_str(), problem.exit_code()), ("webhook-failed", 8));
             assert!(problem.detail.contains(word), "{}", problem.detail);
         }
+    });
+}
+
+#[test]
+fn a_record_that_makes_no_sense_is_told_and_costs_its_webhook_only() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        drop(EventLog::open(dir.path()).unwrap());
+        spoil(dir.path(), "webhooks", "broken");
+        let (address, mut coming) = receiver([]);
+        let (log, webhooks) = webhooks(dir.path(), limits()).await;
+        let told = || log.warnings().iter().filter(|warning| warning.contains("webhook broken is not served")).count();
+        assert_eq!(told(), 1, "{:?}", log.warnings());
+        webhooks.add(hook("ops", address)).await.unwrap();
+        append(&log, 2).await;
+        assert_eq!((next(&mut coming).await.seq, next(&mut coming).await.seq), (1, 2));
+        assert_eq!((webhooks.list().await.unwrap().len(), told()), (1, 1));
+        let advice = log.warnings().concat().split_once("; ").unwrap().1.to_owned();
+        crate::cli::hints::assert_advice_can_be_followed(&advice);
+        assert!(webhooks.plan_remove("broken").await.unwrap().steps[0].contains("makes no sense"));
+        webhooks.remove("broken").await.unwrap();
+        assert!(log.warnings().is_empty(), "{:?}", log.warnings());
+        assert_eq!(webhooks.remove("broken").await.unwrap_err().code, "not-found");
+    });
+}
+
+#[test]
+fn a_webhook_that_the_log_has_lost_is_still_there_and_can_be_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let (address, mut coming) = receiver([]);
+        let (log, webhooks) = webhooks(dir.path(), limits()).await;
+        webhooks.add(hook("ops", address)).await.unwrap();
+        log.change(Change::RemoveWebhook("ops".into())).await.unwrap();
+        append(&log, 1).await;
+        assert_eq!(next(&mut coming).await.seq, 1);
+        assert_eq!(webhooks.list().await.unwrap().len(), 1);
+        assert!(webhooks.plan_remove("ops").await.unwrap().steps[0].starts_with("send nothing more"));
+        webhooks.remove("ops").await.unwrap();
+        append(&log, 3).await;
+        assert!(webhooks.list().await.unwrap().is_empty() && coming.try_recv().is_err());
+        assert_eq!(webhooks.remove("ops").await.unwrap_err().code, "not-found");
+    });
+}
+
+#[test]
+fn a_receiver_that_is_too_slow_for_a_full_log_is_told_of_the_gap_while_it_listens() {
+    let dir = tempfile::tempdir().unwrap();
+    runtime().block_on(async {
+        let (address, gone) = gone();
+        let (log, webhooks) = webhooks(dir.path(), limits()).await;
+        log.set_keep(50);
+        webhooks.add(hook("ops", address)).await.unwrap();
+        append(&log, 200).await;
+        until(&webhooks, "ops", |view| view.failures > 0).await;
+        let mut coming = back(gone);
+        // What was under way when they were let go still comes; what it is told to miss and what it gets is all there was.
+        let mut next_seq = 1;
+        while next_seq <= 200 {
+            let came = next(&mut coming).await;
+            match came.first_missing {
+                Some(first) => assert!(came.kind == "event-gap" && first <= next_seq, "{came:?} at {next_seq}"),
+                None => assert_eq!(came.seq, next_seq),
+            }
+            next_seq = came.seq + 1;
+        }
+        until(&webhooks, "ops", |view| view.delivered_seq == 200 && view.state == WebhookState::Ok).await;
     });
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use plimsoll_engine::{AlarmState, SpaceEvent};
 use redb::StorageBackend;
@@ -11,8 +12,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::event::tests::{runtime, some};
-use crate::event::{EventLog, EventQuery, PAGE_MAX, describe};
-use crate::model::EventView;
+use crate::event::{EventLimits, EventLog, EventQuery, NewEvent, PAGE_MAX, Webhooks, describe};
+use crate::model::{AddWebhook, EventView, Severity};
 
 const PAGE: u64 = 4096;
 const POOL: Uuid = Uuid::from_u128(7);
@@ -22,6 +23,15 @@ const POOL: Uuid = Uuid::from_u128(7);
 struct Disk {
     is_full: Arc<AtomicBool>,
     placed: Arc<Mutex<BTreeSet<u64>>>,
+    failures: Arc<Mutex<Vec<Failing>>>,
+    openings: Arc<AtomicU64>,
+}
+
+/// So many syncs go well, then one answers an error though all was written, and so many openings fail after it.
+#[derive(Clone, Copy, Debug)]
+struct Failing {
+    after: u64,
+    openings: u64,
 }
 
 #[derive(Debug)]
@@ -44,7 +54,20 @@ impl StorageBackend for File {
     }
 
     fn sync_data(&self) -> Result<(), std::io::Error> {
-        self.file.sync_data()
+        self.file.sync_data()?;
+        let mut failures = self.disk.failures.lock().unwrap();
+        match failures.first_mut() {
+            Some(Failing { after: 0, openings }) => {
+                self.disk.openings.store(*openings, Relaxed);
+                failures.remove(0);
+                Err(std::io::ErrorKind::Other.into())
+            }
+            Some(Failing { after, .. }) => {
+                *after -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), std::io::Error> {
@@ -66,7 +89,12 @@ impl Disk {
     fn open(&self, dir: &Path) -> EventLog {
         let disk = self.clone();
         let on = move |file| File { file, disk: disk.clone() };
-        EventLog::open_with(dir, Box::new(move |path| Store::open_on(path, &on))).unwrap()
+        let openings = self.openings.clone();
+        let open = move |path: &Path| match openings.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)) {
+            Ok(_) => Err(std::io::Error::from(std::io::ErrorKind::Other).into()),
+            Err(_) => Store::open_on(path, &on),
+        };
+        EventLog::open_with(dir, Box::new(open)).unwrap()
     }
 }
 
@@ -103,7 +131,9 @@ fn a_full_disk_keeps_the_log_in_memory_and_all_of_it_is_written_once_there_is_sp
         }
         let warning = log.warnings().concat();
         assert!(warning.contains("can't be written") && warning.contains("free space in"), "{warning}");
-        log.acknowledge(Some(1), None, "anna").await.unwrap();
+        let refused = log.acknowledge(Some(1), None, "anna").await.unwrap_err();
+        assert!(refused.detail.contains("cannot be kept") && refused.hint.is_some(), "{refused:?}");
+        assert_eq!(log.plan_acknowledge(Some(1), None).await.unwrap_err(), refused);
         let meanwhile = all(&log).await;
         assert_eq!(meanwhile.iter().map(|event| event.seq).collect::<Vec<_>>(), (1..=41).collect::<Vec<_>>());
         assert_eq!(meanwhile.iter().filter(|event| event.kind == "event-log-behind").count(), 1);
@@ -133,7 +163,9 @@ fn a_disk_that_is_full_at_the_start_is_no_reason_not_to_start() {
         until_written(&log).await;
         drop(log);
         let log = EventLog::open(dir.path()).unwrap();
-        assert_eq!(all(&log).await.iter().map(|event| event.seq).collect::<Vec<_>>(), first);
+        let kept = all(&log).await;
+        assert_eq!(kept.iter().map(|event| event.seq).collect::<Vec<_>>(), [first[0] - 1, first[0]]);
+        assert_eq!(kept[0].kind, "event-log-behind");
         assert_eq!((log.alarms(POOL).unwrap(), log.summary().criticals), (alarmed(1), 1));
     });
 }
@@ -161,6 +193,24 @@ fn after_a_kill_on_a_full_disk_the_alarms_are_as_old_as_the_events_and_no_number
         // The mark is gone: numbers go on one by one.
         drop(log);
         assert_eq!(EventLog::open(dir.path()).unwrap().append(vec![large(0)], None).await.unwrap(), [next + 1]);
+    });
+}
+
+#[test]
+fn after_a_kill_before_there_was_a_file_no_number_is_used_twice() {
+    let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+    runtime().block_on(async {
+        disk.fill(true);
+        let log = disk.open(dir.path());
+        let given = log.append(vec![some(Severity::Info, 0)], None).await.unwrap()[0];
+        // What the process leaves when it is killed: the disk is still full.
+        drop(log);
+        // More time goes by than there were events.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let log = EventLog::open(dir.path()).unwrap();
+        let next = log.append(vec![some(Severity::Info, 1)], None).await.unwrap()[0];
+        assert!(next > given, "{next} comes after {given}");
+        assert!(log.warnings().is_empty() && all(&log).await.len() == 1);
     });
 }
 
@@ -203,4 +253,78 @@ fn a_file_that_is_damaged_anywhere_is_put_aside_or_read() {
         assert_eq!(aside.count(), lost);
         assert!(lost > 0);
     });
+}
+
+#[test]
+fn what_is_decided_while_it_could_not_last_is_refused_and_changes_nothing() {
+    let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+    runtime().block_on(async {
+        let log = disk.open(dir.path());
+        let webhooks = Webhooks::new(log.clone());
+        webhooks.start(EventLimits::default()).await;
+        // Nobody listens at port 9 here.
+        let hook = |name: &str| {
+            let (url, secret) = ("http://127.0.0.1:9/".to_owned(), "a secret of some length".to_owned());
+            AddWebhook { name: name.to_owned(), url, secret, severity: None, after: None }
+        };
+        webhooks.add(hook("old")).await.unwrap();
+        log.append(vec![large(0)], None).await.unwrap();
+        disk.fill(true);
+        while log.warnings().is_empty() {
+            log.append(vec![large(1)], None).await.unwrap();
+        }
+        let refused = webhooks.add(hook("new")).await.unwrap_err();
+        assert!(refused.code == "internal" && refused.detail.contains("cannot be kept"), "{refused:?}");
+        assert!(refused.hint.as_ref().is_some_and(|hint| hint.contains("free space in")));
+        let others = [
+            webhooks.remove("old").await.unwrap_err(),
+            webhooks.plan_add(&hook("new")).await.unwrap_err(),
+            webhooks.plan_remove("old").await.unwrap_err(),
+            log.acknowledge(None, Some(1), "anna").await.unwrap_err(),
+        ];
+        assert!(others.iter().all(|other| *other == refused), "{others:?}");
+        let names = async || webhooks.list().await.unwrap().into_iter().map(|view| view.name).collect::<Vec<_>>();
+        assert_eq!(names().await, ["old"]);
+        assert!(all(&log).await.iter().all(|event| event.acknowledged_at.is_none()));
+        disk.fill(false);
+        until_written(&log).await;
+        webhooks.add(hook("new")).await.unwrap();
+        webhooks.remove("old").await.unwrap();
+        assert_eq!(log.acknowledge(Some(1), None, "anna").await.unwrap().acknowledged, 1);
+        assert_eq!(names().await, ["new"]);
+        log.end();
+    });
+}
+
+#[test]
+fn what_was_written_although_an_error_was_answered_is_not_kept_twice() {
+    let mut failed = 0;
+    for case in 0..36 {
+        let failing = Failing { after: case / 3, openings: [0, 1, 3][case as usize % 3] };
+        let (dir, disk) = (tempfile::tempdir().unwrap(), Disk::default());
+        runtime().block_on(async {
+            let log = disk.open(dir.path());
+            log.append(vec![some(Severity::Warning, 0)], None).await.unwrap();
+            // Once, and again on the way back.
+            let failures = vec![failing; 1 + case as usize % 4];
+            *disk.failures.lock().unwrap() = failures.clone();
+            let mut given = Vec::new();
+            for number in 1..4 {
+                given.extend(log.append(vec![some(Severity::Warning, number)], None).await.unwrap());
+            }
+            until_written(&log).await;
+            failed += failures.len() - disk.failures.lock().unwrap().len();
+            let events = all(&log).await;
+            let ours = || events.iter().filter(|event| event.kind == "test-warning");
+            let numbers: Vec<u64> = ours().map(|event| event.figures["number"].as_u64().unwrap()).collect();
+            assert_eq!(numbers, [0, 1, 2, 3], "{failures:?}");
+            let seqs: Vec<u64> = ours().skip(1).map(|event| event.seq).collect();
+            assert_eq!(seqs, given, "{failures:?}");
+            let summary = log.summary();
+            let count = summary.counts.iter().find(|(kind, ..)| kind == "test-warning").map(|count| count.2);
+            assert_eq!(count, Some(4), "{failures:?}");
+            assert_eq!(summary.warnings, events.len() as u64);
+        });
+    }
+    assert!(failed > 20, "only {failed} syncs failed");
 }

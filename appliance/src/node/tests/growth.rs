@@ -1,0 +1,151 @@
+//! Spares: whose they are, when they are taken, and that a refused request changes nothing.
+
+use std::os::fd::AsRawFd;
+
+use rustix::fs::{MemfdFlags, SealFlags};
+
+use super::*;
+
+/// A pool of this name on a file of its own.
+async fn pool_on(node: &Node, dir: &Path, name: &str) {
+    create(node, name, vec![file(dir, &format!("{name}-first.img"), 128 * MIB)], &[]).await.unwrap();
+}
+
+async fn create(node: &Node, name: &str, devices: Vec<String>, force: &[&str]) -> Answer<()> {
+    let force = force.iter().map(|check| (*check).to_owned()).collect();
+    let request = CreatePool { name: name.into(), devices, extent_bytes: None, force, buffered: true };
+    let planned = node.plan_create_pool(request.clone()).await;
+    let created = node.create_pool(request).await.map(drop);
+    assert_eq!(code(planned), code(created.clone()), "the plan says what happens");
+    created
+}
+
+async fn add(node: &Node, pool: &str, path: &str, force: &[&str]) -> Answer<()> {
+    let force = force.iter().map(|check| (*check).to_owned()).collect();
+    let request = AddDevice { path: path.to_owned(), force, buffered: true };
+    let planned = node.plan_add_device(pool, request.clone()).await;
+    let added = node.add_device(pool, request).await.map(drop);
+    assert_eq!(code(planned), code(added.clone()), "the plan says what happens");
+    added
+}
+
+fn set_growth(growth: GrowthPolicy) -> SetPool {
+    SetPool { growth: Some(Some(growth)), ..SetPool::default() }
+}
+
+fn spares(node: &Node, pool: &str) -> Vec<String> {
+    node.pool_view(pool).unwrap().growth.expect("it grows by itself").policy.spares
+}
+
+#[track_caller]
+fn assert_spare_of_tank(answer: Answer<()>) {
+    let problem = answer.unwrap_err();
+    assert!(problem.code == "in-use" && problem.detail.contains("is a spare of pool tank"), "{problem:?}");
+    assert!(problem.hint.is_some_and(|hint| hint.contains("--force=spare")));
+}
+
+#[test]
+fn a_spare_of_one_pool_is_taken_for_another_only_by_force_and_is_nobodys_spare_then() {
+    with_node(|node, dir| async move {
+        pool_on(&node, &dir, "tank").await;
+        pool_on(&node, &dir, "lake").await;
+        let all: Vec<String> = (0..4).map(|index| file(&dir, &format!("spare{index}.img"), 64 * MIB)).collect();
+        node.allow_buffered(&all);
+        let names: Vec<&str> = all.iter().map(String::as_str).collect();
+        node.set_pool("tank", set_growth(growing(&names, None))).await.unwrap();
+        let link = dir.join("link.img");
+        std::os::unix::fs::symlink(&all[0], &link).unwrap();
+        assert_spare_of_tank(create(&node, "sea", vec![all[0].clone()], &[]).await);
+        assert_spare_of_tank(create(&node, "sea", vec![all[0].clone()], &["foreign"]).await);
+        assert_spare_of_tank(add(&node, "lake", &all[1], &["foreign"]).await);
+        assert_spare_of_tank(add(&node, "lake", &link.display().to_string(), &[]).await);
+        assert_eq!(spares(&node, "tank"), all);
+        create(&node, "sea", vec![all[0].clone()], &["spare"]).await.unwrap();
+        assert_eq!(spares(&node, "tank"), all[1..]);
+        add(&node, "lake", &all[1], &["spare"]).await.unwrap();
+        assert_eq!(spares(&node, "tank"), all[2..]);
+        add(&node, "tank", &all[2], &[]).await.unwrap();
+        assert_eq!(spares(&node, "tank"), all[3..], "its own are a pool's to take");
+    });
+}
+
+#[test]
+fn a_spare_is_the_same_by_every_path_to_it() {
+    with_node(|node, dir| async move {
+        pool_on(&node, &dir, "tank").await;
+        pool_on(&node, &dir, "lake").await;
+        let good = file(&dir, "good.img", 64 * MIB);
+        let (soft, hard) = (dir.join("soft.img"), dir.join("hard.img"));
+        std::os::unix::fs::symlink(&good, &soft).unwrap();
+        std::fs::hard_link(&good, &hard).unwrap();
+        let others = [soft.display().to_string(), hard.display().to_string(), format!("{}/./good.img", dir.display())];
+        node.allow_buffered([&good]);
+        node.allow_buffered(&others);
+        for other in &others {
+            let problem = node.set_pool("tank", set_growth(growing(&[&good, other], None))).await.unwrap_err();
+            assert!(problem.detail.contains("is named twice"), "{other}: {problem:?}");
+        }
+        node.set_pool("tank", set_growth(growing(&[&good], None))).await.unwrap();
+        for other in &others {
+            let problem = node.set_pool("lake", set_growth(growing(&[other], None))).await.unwrap_err();
+            assert!(problem.detail.contains("is a spare of pool tank"), "{other}: {problem:?}");
+        }
+    });
+}
+
+#[test]
+fn a_spare_that_is_taken_off_the_list_while_its_adding_waits_is_left_alone() {
+    with_node(|node, dir| async move {
+        pool_on(&node, &dir, "tank").await;
+        let spare = file(&dir, "spare.img", 64 * MIB);
+        node.allow_buffered([&spare]);
+        let (pool, policy) = (node.pool("tank").unwrap(), growing(&[&spare], None));
+        node.set_pool("tank", set_growth(policy.clone())).await.unwrap();
+        let turn = node.0.changes.lock().await;
+        let decide = async {
+            node.set_growth(pool.info().uuid, None).await.unwrap();
+            drop(turn);
+        };
+        let (grown, ()) = join(node.grow_by(&pool, &policy), decide).await;
+        grown.unwrap();
+        assert_eq!(sizes(&node), [Some(128)]);
+        assert!(std::fs::read(&spare).unwrap().iter().all(|byte| *byte == 0), "it was written to");
+    });
+}
+
+#[test]
+fn of_a_pool_whose_growth_cannot_be_remembered_the_policy_stays_as_well() {
+    with_node(|node, dir| async move {
+        pool_on(&node, &dir, "tank").await;
+        // The state cannot be written now.
+        let new = dir.join("state.json.new");
+        std::fs::create_dir(&new).unwrap();
+        let request = SetPool { thresholds: Some("60%".into()), ..set_growth(growing(&[], Some(192 * MIB))) };
+        let problem = node.set_pool("tank", request.clone()).await.unwrap_err();
+        assert!(problem.detail.contains("state cannot be kept") && problem.hint.is_some(), "{problem:?}");
+        let pool = node.pool_view("tank").unwrap();
+        assert_eq!((pool.growth, pool.thresholds.as_deref()), (None, Some("default")));
+        std::fs::remove_dir(&new).unwrap();
+        let pool = node.set_pool("tank", request).await.unwrap();
+        assert_eq!((pool.growth.is_some(), pool.thresholds.as_deref()), (true, Some("60%")));
+    });
+}
+
+#[test]
+fn of_a_pool_that_refuses_its_policy_the_growth_stays_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
+    let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
+    let device = rustix::fs::memfd_create("device", MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::fs::ftruncate(&device, 128 * MIB).unwrap();
+    let path = format!("/proc/{}/fd/{}", std::process::id(), device.as_raw_fd());
+    reactor.block_on(async {
+        create(&node, "tank", vec![path], &[]).await.unwrap();
+        // From now on every write fails.
+        rustix::fs::fcntl_add_seals(&device, SealFlags::WRITE).unwrap();
+        let request = SetPool { thresholds: Some("60%".into()), ..set_growth(growing(&[], Some(192 * MIB))) };
+        node.set_pool("tank", request).await.unwrap_err();
+        assert_eq!(node.pool_view("tank").unwrap().growth, None);
+        node.close().await.unwrap_err();
+    });
+}
