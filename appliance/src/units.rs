@@ -91,9 +91,10 @@ fn unit_bytes(unit: &str) -> Result<u64, &'static str> {
     if unit.is_empty() || unit == "B" {
         return Ok(1);
     }
-    let (prefix, rest) = unit.split_at(1);
-    let power = "KMGTPE".find(prefix).ok_or("the unit is unknown")? as u32 + 1;
-    match rest {
+    let mut letters = unit.chars();
+    let prefix = letters.next().and_then(|first| "KMGTPE".find(first));
+    let power = prefix.ok_or("the unit is unknown")? as u32 + 1;
+    match letters.as_str() {
         "" | "I" | "IB" => Ok(1024_u64.pow(power)),
         "B" => Ok(1000_u64.pow(power)),
         _ => Err("the unit is unknown"),
@@ -194,7 +195,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_a_reason() {
-        for text in ["", "G", "-1", "1.G", "10X", "10GX", "1..5G", "99999999E", "+", "%", "1.5", "ten"] {
+        for text in
+            ["", "G", "-1", "1.G", "10X", "10GX", "1..5G", "99999999E", "+", "%", "1.5", "ten", "10\u{e4}", "\u{20ac}"]
+        {
             assert!(text.parse::<Size>().is_err(), "{text:?} was taken for a size");
         }
     }

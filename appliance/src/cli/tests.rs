@@ -479,3 +479,24 @@ fn a_webhook_that_takes_nothing_shows_in_the_metrics() {
         assert!(text.contains(line), "no {line} in {text}");
     }
 }
+
+#[test]
+fn what_is_refused_is_not_said_again_as_a_whole_and_ends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    daemon.make_pool(dir.path());
+    let long = "x".repeat(500_000);
+    let cases = [
+        ("PATCH", "/api/v1/pools/tank", json!({ &long: 1 })),
+        ("PATCH", "/api/v1/pools/tank", json!({ "thresholds": long })),
+        ("PATCH", "/api/v1/pools/tank", json!({ "overcommit_limit": long })),
+        ("PATCH", "/api/v1/pools/tank", json!({ "thresholds": "10\u{e4}" })),
+        ("POST", "/api/v1/pools/tank/vdisks", json!({ "name": long, "designated_bytes": 4096 })),
+    ];
+    for (method, target, body) in cases {
+        let client = Client::new(dir.path());
+        let problem = client.send(Request::new(method, target).body(&body).unwrap()).unwrap_err();
+        assert!(problem.status == 400 && problem.detail.len() < 1100, "{}", problem.detail);
+    }
+    assert_eq!(daemon.get("/api/v1/pools/tank")["state"], "online");
+}

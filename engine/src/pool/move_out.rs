@@ -233,7 +233,7 @@ impl<M: Machine> MoveOut<M> {
                 match moved {
                     Ok(Relocated::Moved(_)) => {
                         pass.moved += 1;
-                        self.tell(&pass);
+                        self.tell(pass);
                     }
                     Ok(Relocated::Nothing) => {}
                     Err(Error::OutOfSpace { .. }) => pass.full = true,
