@@ -56,6 +56,8 @@ pub struct VdiskName {
     pub uuid: Uuid,
     /// The label of the virtual machine that it belongs to.
     pub vm: Option<String>,
+    /// The label of whom it belongs to.
+    pub tenant: Option<String>,
 }
 
 /// Whom an event is about.
@@ -167,7 +169,7 @@ pub enum SpaceEvent {
         lasted: Option<Duration>,
         /// Held writes that went through.
         writes: u64,
-        /// Held writes that came to their bound meanwhile.
+        /// Writes that came to their bound meanwhile, or were too many to be held.
         expired: u64,
         /// What those would have needed.
         expired_bytes: u64,
@@ -183,6 +185,16 @@ pub enum SpaceEvent {
         writes: u64,
         /// What they would have needed.
         needed_bytes: u64,
+    },
+    /// Writes that should be held fail instead, because those that are held take all the memory that they may. Raised once until
+    /// `Resumed`, which counts these, too.
+    HoldOverflow {
+        /// Whose writes.
+        vdisk: VdiskName,
+        /// Memory that held writes of the vdisk, and of all the pool, take.
+        held_bytes: (u64, u64),
+        /// What those of the pool may take.
+        bound_bytes: u64,
     },
     /// The pool should grow by itself and cannot.
     GrowthImpossible {
@@ -285,7 +297,7 @@ impl AlarmState {
             }
             SpaceEvent::Exhausted { vdisk, needed_bytes, .. } => drop(self.exhausted.insert(vdisk.uuid, *needed_bytes)),
             SpaceEvent::Resumed { vdisk, .. } => drop(self.exhausted.remove(&vdisk.uuid)),
-            SpaceEvent::HoldExpired { .. } | SpaceEvent::DeviceErrors { .. } => {}
+            SpaceEvent::HoldExpired { .. } | SpaceEvent::HoldOverflow { .. } | SpaceEvent::DeviceErrors { .. } => {}
             SpaceEvent::ReadOnly { rising, .. } => self.read_only = *rising,
             SpaceEvent::NotServed { reason, rising } => self.not_served = rising.then(|| reason.clone()),
             SpaceEvent::GrowthImpossible { reason } => self.growth_impossible = Some(reason.clone()),
@@ -325,7 +337,8 @@ mod tests {
     use super::*;
 
     fn threshold(uuid: u128, level: Level, rising: bool) -> SpaceEvent {
-        let subject = Subject::Vdisk(VdiskName { name: "a".into(), uuid: Uuid::from_u128(uuid), vm: None });
+        let subject =
+            Subject::Vdisk(VdiskName { name: "a".into(), uuid: Uuid::from_u128(uuid), vm: None, tenant: None });
         SpaceEvent::Threshold { subject, measure: Measure::Quota, level, used_bytes: 1, total_bytes: 2, rising }
     }
 
@@ -345,7 +358,7 @@ mod tests {
         assert_eq!(state.growth_impossible.as_deref(), Some("no spare device"));
         state.apply(&SpaceEvent::Grown { device: "/dev/sdb".into(), bytes: 1 << 30 });
         assert_eq!(state.growth_impossible, None);
-        let vdisk = VdiskName { name: "a".into(), uuid: Uuid::from_u128(1), vm: None };
+        let vdisk = VdiskName { name: "a".into(), uuid: Uuid::from_u128(1), vm: None, tenant: None };
         state.apply(&SpaceEvent::VdiskDeleted { vdisk });
         state.forget_vdisk(Uuid::from_u128(2));
         assert_eq!(state, AlarmState::default());

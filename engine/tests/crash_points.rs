@@ -143,7 +143,8 @@ async fn perform(operation: Operation, pool: &Pool<SimMachine>, m: &SimMachine) 
                 pool.set_vdisk_policy("a", held_at(2 * backed, Duration::from_secs(5))).await
             };
             let (held, relief) = join(a.write(448 << 10, filled(m, 7, 64 << 10).await, false), relief).await;
-            (held?, relief?);
+            held?;
+            relief?;
         }
         HeldAndExpired => {
             pool.set_vdisk_policy("a", held_at(a.info().backed_bytes, Duration::from_millis(2))).await?;

@@ -126,7 +126,7 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
     });
     gauge(registry, "device_size_bytes", "Size of a device", sizes);
     type Count = fn(&CountersView) -> u64;
-    let counts: [(&str, &str, Count); 16] = [
+    let counts: [(&str, &str, Count); 17] = [
         ("pool_reads", "Reads", |counters| counters.reads),
         ("pool_read_bytes", "Bytes read", |counters| counters.read_bytes),
         ("pool_writes", "Writes", |counters| counters.writes),
@@ -138,6 +138,7 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
         ("pool_checkpoints", "Checkpoints", |counters| counters.checkpoints),
         ("pool_writes_held", "Writes that had to wait for space", |counters| counters.held_writes),
         ("pool_writes_held_bytes", "Data of writes that had to wait for space", |counters| counters.held_write_bytes),
+        ("pool_writes_refused", "Writes that failed for want of space", |counters| counters.refused_writes),
         ("pool_zero_bytes", "Data of zeros that was not stored, or is not any more", |counters| counters.zero_bytes),
         ("pool_pattern_bytes", "Data that is stored by the number of a pattern", |counters| counters.pattern_bytes),
         ("pool_packed_bytes", "Space given back by compaction", |counters| counters.packed_bytes),

@@ -26,7 +26,8 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
         SpaceEvent::Resumed { vdisk, lasted, writes, expired, expired_bytes } => {
             let failed = match expired {
                 0 => String::new(),
-                _ => format!(", {} of {} failed meanwhile", held(*expired), iec(*expired_bytes)),
+                1 => format!(", 1 write of {} failed meanwhile", iec(*expired_bytes)),
+                _ => format!(", {expired} writes of {} failed meanwhile", iec(*expired_bytes)),
             };
             of_vdisk(Severity::Info, "vdisk-resumed", pool, vdisk)
                 .figure("lasted_seconds", lasted.map(seconds))
@@ -51,6 +52,24 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
                     time(*held_for)
                 ))
                 .advice(format!("The guest has seen an error: make space ({}), then look at the guest.", add(pool)))
+        }
+        SpaceEvent::HoldOverflow { vdisk, held_bytes: (own, all), bound_bytes } => {
+            of_vdisk(Severity::Critical, "vdisk-hold-overflow", pool, vdisk)
+                .figure("held_bytes", *own)
+                .figure("pool_held_bytes", *all)
+                .figure("pool_held_bytes_max", *bound_bytes)
+                .cause(format!(
+                    "writes of {pool}/{} fail as \"no space\" instead of being held: those that are take {} of memory, {} in all \
+                     of the {} that they may",
+                    vdisk.name,
+                    iec(*own),
+                    iec(*all),
+                    iec(*bound_bytes)
+                ))
+                .advice(format!(
+                    "The guest has seen an error: make space ({}), or let more be held (plimsoll pool set {pool} --hold-bytes SIZE).",
+                    add(pool)
+                ))
         }
         SpaceEvent::GrowthImpossible { reason } => NewEvent::new(Severity::Critical, "growth-impossible", pool)
             .cause(format!("pool {pool} should grow by itself and cannot: {reason}"))
@@ -211,13 +230,16 @@ fn exhausted(pool: &str, vdisk: &VdiskName, needed: u64, cause: Shortage, held: 
             "it is at its quota".to_owned(),
             format!("Raise its quota (plimsoll vdisk set {object} --quota SIZE), or discard something on it."),
         ),
-        Shortage::TenantQuota => (
-            "its tenant is at its quota".to_owned(),
-            format!(
-                "Raise the tenant's quota (plimsoll tenant set TENANT --pool {pool} --quota SIZE), or have the tenant \
-                 delete something."
-            ),
-        ),
+        Shortage::TenantQuota => {
+            let tenant = vdisk.tenant.as_deref().unwrap_or("TENANT");
+            (
+                format!("its tenant {tenant} is at its quota"),
+                format!(
+                    "Raise the tenant's quota (plimsoll tenant set {tenant} --pool {pool} --quota SIZE), or have the \
+                     tenant delete something."
+                ),
+            )
+        }
         Shortage::Reserved => (
             format!("what is free in pool {pool} is reserved by others"),
             format!("Add a device ({}), or lower a reservation (plimsoll vdisk list --pool {pool}).", add(pool)),

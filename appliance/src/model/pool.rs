@@ -136,6 +136,8 @@ pub struct CountersView {
     pub checkpoints: u64,
     pub held_writes: u64,
     pub held_write_bytes: u64,
+    /// Writes that failed for want of space.
+    pub refused_writes: u64,
     pub pages_healed: u64,
     pub pages_lost: u64,
     /// Bytes of zeros that were not, or are no more, stored.

@@ -100,6 +100,11 @@ impl Node {
                 .hint(format!("plimsoll pool show {pool}")));
         }
         let (device, label) = self.open_labelled(path, purpose).await?;
+        // By another path, as a loop device's: nothing makes that right.
+        if let Some(pool) = label.as_ref().and_then(|label| self.served_from(label)) {
+            return Err(Problem::new("in-use", format!("{path} is a device of pool {pool}, which is served from it"))
+                .hint(format!("give another device; plimsoll pool show {pool}")));
+        }
         if force {
             return Ok(device);
         }
@@ -112,6 +117,14 @@ impl Node {
                 .hint("give another device; or say --force=foreign to overwrite it, which loses what it holds")),
             None => Ok(device),
         }
+    }
+
+    /// The open pool that a device with this label is part of.
+    fn served_from(&self, label: &engine::Label) -> Option<String> {
+        self.open_pools().into_iter().map(|pool| pool.info()).find_map(|info| {
+            let is_member = info.uuid == label.pool && info.devices.iter().any(|device| device.uuid == label.device);
+            is_member.then_some(info.name)
+        })
     }
 
     /// What is to be remembered of an open pool.

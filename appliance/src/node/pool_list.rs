@@ -92,6 +92,7 @@ fn online(pool: &Pool<Handle>) -> PoolView {
             checkpoints: info.counters.checkpoints,
             held_writes: info.counters.held_writes,
             held_write_bytes: info.counters.held_write_bytes,
+            refused_writes: info.counters.refused_writes,
             pages_healed: info.counters.pages_healed,
             pages_lost: info.counters.pages_lost,
             zero_bytes: info.counters.zero_bytes,

@@ -145,6 +145,7 @@ impl<M: Machine> Media<M> {
     pub(crate) fn view(&self) -> Self {
         let view = Media::new(self.machine.clone(), self.extent_bytes as u32);
         view.pages.inspect.set(true);
+        view.pages.passing.set(true);
         view.volatile.set(self.volatile.get());
         view.logical_block.set(self.logical_block.get());
         *view.drives.borrow_mut() = self.drives.borrow().clone();

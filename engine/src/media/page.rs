@@ -23,6 +23,8 @@ pub(crate) struct PageIo {
     pub(crate) bad_copies: Cell<u64>,
     /// Write nothing, not even to heal.
     pub(crate) inspect: Cell<bool>,
+    /// Pages may be used for something else while they are looked at: what is bad is looked for again before anybody is told.
+    pub(crate) passing: Cell<bool>,
 }
 
 /// Both copies of a page are bad.
@@ -65,7 +67,13 @@ impl<M: Machine> Media<M> {
             (_, Copy::Good(page)) => page,
             (Copy::Bad, Copy::Bad) => {
                 count(&self.pages.lost);
-                tracing::error!(a = reference.a.0, b = reference.b.0, ?kind, "both copies of a metadata page are bad");
+                let (a, b) = (reference.a.0, reference.b.0);
+                match self.pages.passing.get() {
+                    true => {
+                        tracing::debug!(a, b, ?kind, "both copies of a metadata page are bad, or it has gone elsewhere")
+                    }
+                    false => tracing::error!(a, b, ?kind, "both copies of a metadata page are bad"),
+                }
                 return Err(LostPage { unread: false });
             }
             _ => {

@@ -92,6 +92,8 @@ pub struct PoolCounters {
     pub held_writes: u64,
     /// Bytes of these.
     pub held_write_bytes: u64,
+    /// Writes that failed for want of space, at once or after they were held.
+    pub refused_writes: u64,
     /// Metadata pages read.
     pub pages_read: u64,
     /// Metadata pages written.
@@ -260,6 +262,7 @@ impl<M: Machine> Pool<M> {
             checkpoints: counters.checkpoints.get(),
             held_writes: counters.held_writes.get(),
             held_write_bytes: counters.held_write_bytes.get(),
+            refused_writes: counters.refused_writes.get(),
             pages_read: pages.read.get(),
             pages_written: pages.written.get(),
             pages_healed: pages.healed.get(),

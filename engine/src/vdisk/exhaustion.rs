@@ -35,8 +35,11 @@ pub(crate) struct Episode {
     supplied: Cell<bool>,
     /// Held writes that came to their bound, and what they needed.
     expired: Cell<(u64, u64)>,
-    /// How long the first of them was held, until that is told.
+    /// How long the first of them was held, until that is told; and that it was, or will be.
     expiry: Cell<Option<Duration>>,
+    told_expired: Cell<bool>,
+    /// It was told that there is no memory to hold writes in.
+    overflown: Cell<bool>,
     /// When the episode before was over.
     resumed_at: Cell<Option<Duration>>,
     /// How many of those before ended quickly after the one before them.
@@ -59,7 +62,8 @@ impl VdiskCore {
     /// As events name it.
     pub(crate) fn event_name(&self) -> VdiskName {
         let entry = self.entry.borrow();
-        VdiskName { name: entry.name.clone(), uuid: entry.uuid, vm: entry.policy.vm.clone() }
+        let (vm, tenant) = (entry.policy.vm.clone(), entry.policy.tenant.clone());
+        VdiskName { name: entry.name.clone(), uuid: entry.uuid, vm, tenant }
     }
 }
 
@@ -129,6 +133,8 @@ impl<M: Machine> Store<M> {
         self.tell_expired(vdisk);
         episode.resumed_at.set(Some(now));
         episode.quick.set(quick);
+        episode.overflown.set(false);
+        episode.told_expired.set(false);
         let (expired, expired_bytes) = episode.expired.take();
         self.alarms.raise(SpaceEvent::Resumed {
             vdisk: vdisk.event_name(),
@@ -143,8 +149,18 @@ impl<M: Machine> Store<M> {
     pub(super) fn note_expired(&self, vdisk: &VdiskCore, need: &Need, held_for: Duration) {
         let (writes, bytes) = vdisk.episode.expired.get();
         vdisk.episode.expired.set((writes + 1, bytes + need.extents * self.media.extent_bytes));
-        if writes == 0 {
+        if !vdisk.episode.told_expired.replace(true) {
             vdisk.episode.expiry.set(Some(held_for));
+        }
+    }
+
+    /// A write should be held, and held ones take too much memory already.
+    pub(super) fn note_overflow(&self, vdisk: &VdiskCore, need: &Need, bound_bytes: u64) {
+        let (writes, bytes) = vdisk.episode.expired.get();
+        vdisk.episode.expired.set((writes + 1, bytes + need.extents * self.media.extent_bytes));
+        if !vdisk.episode.overflown.replace(true) {
+            let held_bytes = (vdisk.held.get().1, self.holds.figures().1);
+            self.alarms.raise(SpaceEvent::HoldOverflow { vdisk: vdisk.event_name(), held_bytes, bound_bytes });
         }
     }
 

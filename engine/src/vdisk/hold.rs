@@ -205,8 +205,13 @@ impl<M: Machine> Store<M> {
         let policy = asked.how.on_full.unwrap_or_else(|| vdisk.entry.borrow().policy.on_full);
         let queue = &self.holds;
         let buffers = self.media.machine.buffers();
-        // The memory is that of all pools of the machine: half of it is always left to I/O that does not wait.
-        let fits = queue.bytes.get() + need.bytes <= self.hold_bytes_max()
+        let bound = self.hold_bytes_max();
+        let left = bound.saturating_sub(queue.bytes.get());
+        // Twice what is left is a vdisk's share, so that there is always some for others. The memory is that of all pools of the
+        // machine: half of it is always left to I/O that does not wait.
+        let held = vdisk.held.get().1;
+        let fits = need.bytes <= left
+            && (held == 0 || held + need.bytes <= 2 * left)
             && buffers.parked() + parked(need.bytes) <= buffers.bytes() / 2;
         // One that was held already keeps its place.
         let fits = fits || asked.patience.get().is_some();
@@ -216,6 +221,9 @@ impl<M: Machine> Store<M> {
         let time = match policy {
             OnFull::Hold(time) if fits => time,
             _ => {
+                if policy != OnFull::Fail {
+                    self.note_overflow(vdisk, &need, bound);
+                }
                 if asked.patience.get().is_some() {
                     vdisk.waited.set(vdisk.waited.get().saturating_sub(1));
                 }
@@ -370,6 +378,7 @@ impl<M: Machine> Store<M> {
 
     /// The error of a write that gets no space.
     fn no_space(&self, vdisk: &VdiskCore, need: &Need) -> Error {
+        count(&self.counters.refused_writes, 1);
         let extent = self.media.extent_bytes;
         let account = &vdisk.mapping.account;
         let (pool, needed) = (self.identity.name.clone(), need.extents);

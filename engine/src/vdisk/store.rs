@@ -105,6 +105,8 @@ pub(crate) struct Counters {
     /// Writes that had to wait for space, and their bytes.
     pub(crate) held_writes: Cell<u64>,
     pub(crate) held_write_bytes: Cell<u64>,
+    /// Writes that failed for want of space.
+    pub(crate) refused_writes: Cell<u64>,
 }
 
 impl Counters {

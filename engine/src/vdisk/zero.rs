@@ -46,44 +46,49 @@ impl<M: Machine> Store<M> {
         let block = self.media.block_bytes();
         let (end, asked) = (offset + length, Asked::new(how, bounded.then_some((offset, length))));
         let (inner, inner_end) = (offset.next_multiple_of(block), end / block * block);
-        if inner > inner_end {
-            // Inside one block.
-            return self.zero_edge(vdisk, offset, length, &asked).await;
-        }
-        if offset < inner {
-            self.zero_edge(vdisk, offset, inner - offset, &asked).await?;
-        }
-        if inner_end < end {
-            self.zero_edge(vdisk, inner_end, end - inner_end, &asked).await?;
-        }
+        let edges = if inner > inner_end { [(offset, end), (end, end)] } else { [(offset, inner), (inner_end, end)] };
+        self.zero_edges(vdisk, edges, &asked).await?;
         if inner < inner_end {
             self.discard_unchecked(vdisk, inner, inner_end - inner).await?;
         }
         Ok(())
     }
 
-    /// A part of one block: nothing to do when it has no contents. Beyond the end of a vdisk nothing is done to a fill either: giving
-    /// back must not need space. Such a rest is zeroed when the vdisk grows over it ([`Store::zero_tail`]).
-    async fn zero_edge(
+    /// Parts of one block each: nothing to do where it has no contents. Both in one write, so that nothing is done while some of it has to
+    /// wait for space. Beyond the end of a vdisk nothing is done to a fill either: giving back must not need space. Such a rest is zeroed
+    /// when the vdisk grows over it ([`Store::zero_tail`]).
+    async fn zero_edges(
         self: &Rc<Self>,
         vdisk: &Rc<VdiskCore>,
-        offset: u64,
-        length: u64,
+        edges: [(u64, u64); 2],
         asked: &Asked<'_>,
     ) -> Result<()> {
-        let bounded = asked.bounds.is_some();
-        let Some(piece): Option<Piece> = pieces(offset, length, self.media.extent_bytes).next() else { return Ok(()) };
-        let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, piece.at).await;
-        let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
-        if !word.contents().overlaps(piece.blocks(self.media.block_bytes())) || (word.is_fill() && !bounded) {
-            return Ok(());
-        }
-        let zeros = self.media.buffers().zeroed(length as usize).await.freeze();
-        let result = self.write_pieces(vdisk, offset, zeros, asked, false).await;
-        match vdisk.mapping.peek(piece.at) {
-            // It became one meanwhile.
-            Some(Ok(word)) if result.is_err() && word.is_fill() && !bounded => Ok(()),
-            _ => result,
+        let (block, spares_fills) = (self.media.block_bytes(), asked.bounds.is_none());
+        loop {
+            let mut parts: Vec<Piece> = Vec::new();
+            for (from, until) in edges.into_iter().filter(|(from, until)| from < until) {
+                let Some(piece) = pieces(from, until - from, self.media.extent_bytes).next() else { continue };
+                let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, piece.at).await;
+                let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
+                if !word.contents().overlaps(piece.blocks(block)) || (word.is_fill() && spares_fills) {
+                    continue;
+                }
+                match parts.last_mut() {
+                    Some(head) if head.at == piece.at => {
+                        head.length = piece.offset + piece.length - head.offset;
+                        head.holes = head.whole_blocks(block);
+                    }
+                    _ => parts.push(piece),
+                }
+            }
+            let Some(longest) = parts.iter().map(|part| part.length).max() else { return Ok(()) };
+            let zeros = self.media.buffers().zeroed(longest as usize).await.freeze();
+            let result = self.write_parts(vdisk, &parts, zeros, asked, false).await;
+            let is_fill = |part: &Piece| matches!(vdisk.mapping.peek(part.at), Some(Ok(word)) if word.is_fill());
+            if result.is_ok() || !spares_fills || !parts.iter().any(is_fill) {
+                return result;
+            }
+            // One became a fill meanwhile.
         }
     }
 

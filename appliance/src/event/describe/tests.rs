@@ -6,7 +6,7 @@ use super::*;
 use crate::cli::hints::assert_advice_can_be_followed;
 
 fn vdisk() -> VdiskName {
-    VdiskName { name: "db1".into(), uuid: Uuid::from_u128(1), vm: Some("web".into()) }
+    VdiskName { name: "db1".into(), uuid: Uuid::from_u128(1), vm: Some("web".into()), tenant: None }
 }
 
 fn pool_at(level: Level, rising: bool) -> NewEvent {
@@ -138,7 +138,7 @@ fn held_writes_that_failed_are_counted_at_the_end() {
     assert_eq!(
         event.cause.as_deref(),
         Some(
-            "space is there again after 2 h 5 min; 1 held write went through, 1000 held writes of 1.5 GiB failed meanwhile"
+            "space is there again after 2 h 5 min; 1 held write went through, 1000 writes of 1.5 GiB failed meanwhile"
         )
     );
     assert_eq!((&event.figures["lasted_seconds"], &event.figures["expired_writes"]), (&7500.0.into(), &1000.into()));

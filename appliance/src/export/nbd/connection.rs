@@ -121,16 +121,15 @@ impl<M: Machine> Connection<M> {
         })
     }
 
-    /// Whether there is a place for another request. Writes that wait for space do not take those of others, up to as many again.
+    /// Whether there is a place for another request. Writes that wait for space do not take those of others: how many there are is bounded
+    /// by the memory that the engine holds them in.
     fn may_read_another(&self) -> bool {
-        let waiting = self.held.held().min(self.limits.requests);
-        self.session.unanswered.get() - waiting.min(self.session.unanswered.get()) < self.limits.requests
+        self.session.unanswered.get().saturating_sub(self.held.held()) < self.limits.requests
     }
 
-    /// Memory that others may take beside writes that wait for space: these do not count, up to as much again.
+    /// Memory that others may take beside writes that wait for space: these do not count.
     fn bytes_max(&self) -> usize {
-        self.limits.bytes
-            + usize::try_from(self.held.held_bytes()).map_or(self.limits.bytes, |held| held.min(self.limits.bytes))
+        self.limits.bytes.saturating_add(usize::try_from(self.held.held_bytes()).unwrap_or(0))
     }
 
     /// How the engine is to write for this client.

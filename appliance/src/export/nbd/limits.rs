@@ -22,11 +22,10 @@ pub struct NbdLimits {
     pub options: u32,
     /// Bytes of one option. 64 KiB hold 15 names of the longest kind (4096 bytes); more ends the connection.
     pub option_bytes: u32,
-    /// Requests of one connection that are not answered yet. Its next one is not read before. As many again may be writes that
-    /// wait for space.
+    /// Requests of one connection that are not answered yet, beside writes that wait for space, which the engine bounds. Its next one
+    /// is not read before.
     pub requests: u32,
-    /// Bytes of memory that the unanswered requests and unread replies of one connection hold. As much again may be held by writes
-    /// that wait for space.
+    /// Bytes of memory that the unanswered requests and unread replies of one connection hold, beside writes that wait for space.
     pub bytes: usize,
     /// How long a client that stopped in the middle of a payload, or reads no replies, keeps its memory once less than
     /// a quarter of all is left. With memory to spare it may wait for ever.
@@ -58,9 +57,9 @@ impl NbdLimits {
         Self { connections, connections_of_peer, ..self }
     }
 
-    /// Tasks that one connection keeps busy at most: one for each request, and one for each mebibyte of payloads that
-    /// come in several pieces; and as many again for writes that wait for space, so that they do not keep a READ from running.
+    /// Tasks that one connection keeps busy at most beside those of writes that wait for space: one for each request, and one for each
+    /// mebibyte of payloads that come in several pieces.
     pub(super) fn workers(&self) -> u32 {
-        2 * (self.requests + (self.bytes / BUFFER_MAX) as u32)
+        self.requests + (self.bytes / BUFFER_MAX) as u32
     }
 }

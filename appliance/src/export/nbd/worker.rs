@@ -2,7 +2,7 @@
 //!
 //! A connection has as many workers as it ever had requests at once, at most [`NbdLimits::workers`](super::NbdLimits);
 //! they stay until it closes, so that a request costs no task and no allocation. The one that went
-//! idle last is woken first.
+//! idle last is woken first. Writes that wait for space have workers beside these, which go when they do not wait any more.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -61,7 +61,7 @@ impl<M: Machine> Jobs<M> {
         let idle = self.idle.borrow_mut().pop();
         match idle {
             Some((_, waker)) => waker.wake(),
-            None if self.workers.get() < connection.limits.workers() => {
+            None if self.workers.get() < workers_max(connection) => {
                 let number = self.workers.get();
                 self.workers.set(number + 1);
                 connection.handle.spawn(work(connection.clone(), number));
@@ -96,6 +96,10 @@ impl<M: Machine> Jobs<M> {
     }
 }
 
+fn workers_max<M: Machine>(connection: &Connection<M>) -> u32 {
+    connection.limits.workers().saturating_add(connection.held.held())
+}
+
 async fn work<M: Machine>(connection: Rc<Connection<M>>, number: u32) {
     while let Some(job) = connection.jobs.next(number).await {
         match job {
@@ -103,6 +107,9 @@ async fn work<M: Machine>(connection: Rc<Connection<M>>, number: u32) {
             Job::Write { cookie, span, buffer, fua, bytes, pieces } => {
                 execute::write(&connection, cookie, span, buffer, fua, bytes, pieces).await;
             }
+        }
+        if connection.jobs.workers.get() > workers_max(&connection) {
+            break;
         }
     }
     connection.jobs.workers.set(connection.jobs.workers.get() - 1);
