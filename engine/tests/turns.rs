@@ -4,10 +4,10 @@ mod support;
 
 use std::time::Duration;
 
-use futures_util::future::{join, join3};
+use futures_util::future::{join, join_all, join3};
 use plimsoll_engine::{
-    AlarmState, CreateVdisk, Error, OnFull, OvercommitLimit, Pool, PoolPolicy, ReclaimSpec, SpaceEvent, Ticket,
-    VdiskPolicy, WriteOptions,
+    AlarmState, CreateVdisk, Error, OnFull, OvercommitLimit, PatternSpec, PatternUse, Pool, PoolPolicy, ReclaimSpec,
+    SpaceEvent, Ticket, VdiskPolicy, WriteOptions, Zeroes,
 };
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::SimMachine;
@@ -250,4 +250,90 @@ fn where_no_more_is_promised_than_there_is_no_write_ever_lacks_space() {
             pool.close().await.expect("a close");
         });
     }
+}
+
+#[test]
+fn zeros_over_two_extents_are_not_begun_while_one_of_them_waits_for_space() {
+    live(&world(9, 1, 16), |m| async move {
+        let pool = create(&m).await;
+        pool.add_pattern(PatternSpec::Unit(vec![0xA5]), PatternUse::Everywhere).await.expect("a pattern");
+        pool.create_vdisk(with("v", holding(600))).await.expect("a vdisk");
+        let v = pool.vdisk("v").expect("a vdisk");
+        // Data, then a fill; and a fill of which both ends are to be zeroed.
+        v.write(0, filled(&m, 7, EXTENT as usize).await, false).await.expect("a write");
+        v.write(EXTENT, filled(&m, 0xA5, 2 * EXTENT as usize).await, false).await.expect("a fill");
+        fill_but(&pool, &m, 0).await;
+        for (from, length) in [(EXTENT - 3072, 3584u64), (2 * EXTENT + 512, EXTENT - 1024)] {
+            let ticket = Ticket::default();
+            let options = WriteOptions { ticket: Some(ticket.clone()), ..WriteOptions::default() };
+            let before = v.read(0, m.buffers().alloc(3 * EXTENT as usize).await).await.expect("a read");
+            let zeros = v.write_zeroes_with(from, length, Zeroes::Unmap, &options);
+            let look = async {
+                m.sleep(Duration::from_secs(1)).await;
+                assert_eq!(ticket.held(), 1);
+                let now = v.read(0, m.buffers().alloc(3 * EXTENT as usize).await).await.expect("a read");
+                assert!(now[..] == before[..], "a part of it was done");
+                ticket.cancel();
+            };
+            let (result, ()) = join(zeros, look).await;
+            assert!(matches!(result, Err(Error::Cancelled)), "{result:?}");
+            let after = v.read(0, m.buffers().alloc(3 * EXTENT as usize).await).await.expect("a read");
+            assert!(after[..] == before[..], "what was given up was done");
+        }
+        // With space all of it is done, and nothing beside it.
+        free(&pool, 0, 4).await;
+        for (from, length) in [(EXTENT - 3072, 3584u64), (2 * EXTENT + 512, EXTENT - 1024)] {
+            let mut expected = v.read(0, m.buffers().alloc(3 * EXTENT as usize).await).await.expect("a read").to_vec();
+            expected[from as usize..(from + length) as usize].fill(0);
+            v.write_zeroes(from, length, Zeroes::Unmap, false).await.expect("zeros");
+            let after = v.read(0, m.buffers().alloc(3 * EXTENT as usize).await).await.expect("a read");
+            assert!(after[..] == expected[..], "from {from}");
+        }
+        assert_clean(&pool, "after it").await;
+    });
+}
+
+#[test]
+fn writes_that_no_memory_is_left_to_hold_are_told_and_a_vdisk_leaves_some_to_others() {
+    let world = world(10, 1, 16);
+    world.set_buffer_bytes(64 << 20);
+    live(&world, |m| async move {
+        let pool = create(&m).await;
+        let policy = PoolPolicy { hold_bytes: Some(1 << 20), ..pool.policy() };
+        pool.set_policy(policy).await.expect("a policy");
+        for name in ["v", "other"] {
+            pool.create_vdisk(with(name, holding(10))).await.expect("a vdisk");
+        }
+        fill_but(&pool, &m, 0).await;
+        pool.arm(&AlarmState::default());
+        let began = m.now();
+        let greedy = join_all((0..30).map(|extent| {
+            let (pool, m) = (pool.clone(), m.clone());
+            async move { (write(&pool, &m, "v", extent * EXTENT, EXTENT as usize).await, m.now() - began) }
+        }));
+        let modest = async {
+            m.sleep(Duration::from_secs(1)).await;
+            let info = pool.vdisk("v").expect("a vdisk").info();
+            assert!((1 << 19..1 << 20).contains(&info.held_writes_bytes), "{info:?}");
+            assert!(pool.info().counters.refused_writes >= 14);
+            let began = m.now();
+            write(&pool, &m, "other", 0, EXTENT as usize).await.expect_err("there is no space");
+            m.now() - began
+        };
+        let (greedy, modest) = join(greedy, modest).await;
+        assert!(modest >= Duration::from_secs(10), "it was not held: {modest:?}");
+        let at_once = greedy.iter().filter(|(_, waited)| *waited < Duration::from_secs(1)).count() as u64;
+        assert!((14..25).contains(&at_once), "{at_once} of 30 failed at once");
+        assert!(greedy.iter().all(|(result, _)| matches!(result, Err(Error::OutOfSpace { .. }))));
+        free(&pool, 0, 40).await;
+        m.sleep(Duration::from_secs(2)).await;
+        let events = pool.events().await;
+        let told = |event: &&SpaceEvent| matches!(event, SpaceEvent::HoldOverflow { vdisk, .. } if vdisk.name == "v");
+        assert_eq!(events.iter().filter(told).count(), 1, "{events:?}");
+        let failed = events.iter().find_map(|event| match event {
+            SpaceEvent::Resumed { vdisk, expired, .. } if vdisk.name == "v" => Some(*expired),
+            _ => None,
+        });
+        assert_eq!(failed, Some(30), "{events:?}");
+    });
 }
