@@ -462,6 +462,42 @@ fn a_device_that_goes_while_a_start_reads_the_journal_voids_crash_memory_at_that
 }
 
 #[test]
+fn a_start_in_which_the_device_goes_writes_nothing_over_a_journal_that_it_could_not_read() {
+    let mut failed = 0;
+    for moment in 0..200 {
+        let mut disk = SimDiskSpec::new("disk0", 16 << 20);
+        disk.volatile_cache = false;
+        let world = SimWorld::new(moment, vec![disk]);
+        live(&world, |m| async move {
+            let pool = create(&m).await;
+            pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        });
+        world.crash(CrashKind::Power);
+        let gone = &world;
+        let start = live(&world, |m| async move {
+            let vanish = pin!(async {
+                m.sleep(Duration::from_micros(10 * moment)).await;
+                gone.vanish(0);
+                std::future::pending::<()>().await
+            });
+            let start = pin!(Pool::open(&m, OpenPool::default(), vec![m.open(0)]));
+            match select(start, vanish).await {
+                Either::Left((start, _)) => start.map(drop),
+                Either::Right(_) => unreachable!("it waits for ever"),
+            }
+        });
+        failed += u64::from(start.is_err());
+        world.crash(CrashKind::Power);
+        world.heal();
+        live(&world, |m| async move {
+            let there = open(&m, 1).await.vdisks().len();
+            assert_eq!(there, 1, "moment {moment}: what was durable is gone");
+        });
+    }
+    assert!(failed > 20, "{failed} starts failed");
+}
+
+#[test]
 fn the_metadata_of_held_writes_that_go_on_together_takes_nothing_that_others_were_promised() {
     live(&world(1, 1, 32), |m| async move {
         let pool = create(&m).await;

@@ -34,11 +34,14 @@ pub fn nbd_socket(dir: &Path) -> PathBuf {
     dir.join("nbd.sock")
 }
 
+/// How long a process that was killed may still have its files open.
+const DYING_PATIENCE: Duration = Duration::from_secs(2);
+
 impl StateDir {
     /// Makes the directory if needed (mode 0700) and locks it.
     ///
     /// # Errors
-    /// `locked` naming the process that holds it; `invalid-argument` when it cannot be a state directory.
+    /// `locked` naming the process that holds it, still after a while; `invalid-argument` when it cannot be a state directory.
     pub fn lock(path: &Path) -> Answer<Self> {
         let cannot = |what: &str, error: std::io::Error| {
             let detail = format!("{} {what}: {error}", path.display());
@@ -58,10 +61,16 @@ impl StateDir {
             .mode(0o600)
             .open(path.join("lock"))
             .map_err(|error| cannot("cannot be locked", error))?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(held(&path, &mut lock)),
-            Err(error) => return Err(cannot("cannot be locked", error.into())),
+        let patience = Instant::now() + DYING_PATIENCE;
+        loop {
+            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < patience => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(held(&path, &mut lock)),
+                Err(error) => return Err(cannot("cannot be locked", error.into())),
+            }
         }
         let note = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id()));
         note.map_err(|error| cannot("cannot be written to", error))?;
@@ -128,8 +137,12 @@ mod tests {
         assert_eq!(problem.code, "locked");
         assert!(problem.detail.contains(&format!("process {}", std::process::id())), "{}", problem.detail);
         let path = first.path().to_owned();
-        drop(first);
+        let dies = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(first);
+        });
         StateDir::lock(&path).unwrap();
+        dies.join().unwrap();
     }
 
     #[test]

@@ -62,8 +62,21 @@ impl Node {
         })
         .await?;
         self.0.growing.borrow_mut().remove(&pool);
+        let open = self.open_pools().into_iter().find(|open| open.info().uuid == pool);
+        if let Some(pool) = open.filter(|open| !self.must_grow(open)) {
+            // What was told of it is over; if it must grow, the next attempt says how that goes.
+            pool.raise(SpaceEvent::GrowthPossible);
+        }
         self.0.growth_changed.notify_waiters();
         Ok(())
+    }
+
+    /// Whether a pool is to grow by itself now.
+    fn must_grow(&self, pool: &Pool<Handle>) -> bool {
+        let info = pool.info();
+        let used = u128::from(info.physical_bytes - info.available_bytes) * 100;
+        self.growth_policy(info.uuid)
+            .is_some_and(|policy| used >= u128::from(info.physical_bytes) * u128::from(policy.at_pct))
     }
 
     /// What [`Node::set_growth`] would lead to, a sentence each.
@@ -163,6 +176,10 @@ impl Node {
                 }
                 let grown = node.grow_by(&pool, &policy).await;
                 if node.note_growth(&pool, grown) {
+                    // Not when it is needed again, but in time to give it another.
+                    if node.growth_policy(uuid).is_some_and(|policy| is_spent(&policy)) {
+                        node.note_growth(&pool, Err(no_spare(&pool.info().name, policy.at_pct)));
+                    }
                     continue;
                 }
                 let changed = node.0.growth_changed.notified();
@@ -230,10 +247,7 @@ impl Node {
         if let Some(limit) = policy.grow_file_to_bytes {
             return self.enlarge(pool, limit, policy).await;
         }
-        Err(problem.unwrap_or_else(|| {
-            Problem::new("conflict", format!("pool {name} has no spare device left"))
-                .hint(format!("plimsoll pool set {name} --auto-grow-at {}% --spare PATH", policy.at_pct))
-        }))
+        Err(problem.unwrap_or_else(|| no_spare(&name, policy.at_pct)))
     }
 
     /// Enlarges the pool's last file by a step, and uses that.
@@ -252,6 +266,16 @@ impl Node {
     async fn use_growth(&self, pool: &str, file: &GrowthPlan) -> Answer<()> {
         self.grow_in_turn(pool, GrowPool { device: Some(file.device.to_string()) }).await.map(drop)
     }
+}
+
+/// Whether nothing is left to grow by.
+fn is_spent(policy: &GrowthPolicy) -> bool {
+    policy.spares.is_empty() && policy.grow_file_to_bytes.is_none()
+}
+
+fn no_spare(pool: &str, at_pct: u8) -> Problem {
+    Problem::new("conflict", format!("pool {pool} has no spare device left"))
+        .hint(format!("plimsoll pool set {pool} --auto-grow-at {at_pct}% --spare PATH"))
 }
 
 /// The last device of a pool that is a file and is not leaving it.

@@ -114,9 +114,6 @@ impl<D: Device> Disk<D> {
     fn noted<T>(&self, result: Result<T, IoError>) -> Result<T, IoError> {
         if let Err(error) = &result {
             self.trouble.note(&self.device.geometry().path, error);
-            if matches!(error, IoError::Gone { .. }) {
-                self.trouble.lose();
-            }
         }
         result
     }

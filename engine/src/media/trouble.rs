@@ -16,6 +16,8 @@ const AGAIN: Duration = Duration::from_secs(3600);
 pub(crate) struct Trouble {
     /// Some device may have lost what it had not flushed.
     lossy: Cell<bool>,
+    /// What the first device said that was gone.
+    gone: OnceCell<IoError>,
     /// What to do at that instant.
     act: OnceCell<Box<dyn Fn()>>,
     /// What to do before there is a pool that could.
@@ -53,6 +55,11 @@ impl Trouble {
         let _ = self.act.set(Box::new(act));
     }
 
+    /// What the first device says that has vanished in this life.
+    pub(crate) fn gone(&self) -> Option<&IoError> {
+        self.gone.get()
+    }
+
     pub(super) fn is_lossy(&self) -> bool {
         self.lossy.get()
     }
@@ -67,6 +74,10 @@ impl Trouble {
     /// An operation of the device at `path` failed.
     #[cold]
     pub(super) fn note(&self, path: &str, error: &IoError) {
+        if matches!(error, IoError::Gone { .. }) {
+            let _ = self.gone.set(error.clone());
+            self.lose();
+        }
         let mut all = self.failing.borrow_mut();
         let new = || Failing { errors: 0, first: String::new(), told_at: None };
         let failing = all.entry(path.to_owned()).or_insert_with(new);

@@ -70,6 +70,10 @@ impl<M: Machine> Pool<M> {
             media.when_lossy_at_start(move || tail.forget());
         }
         let recovered = Recovered::read(&media, &found.label, &found.root, frozen).await;
+        if let Some(gone) = media.trouble.gone() {
+            // The journal was not read, and must not be written over for an empty one.
+            return Err(Error::Device(gone.clone()));
+        }
         let identity = Identity {
             name: found.label.name.clone(),
             uuid: found.label.pool,
