@@ -225,6 +225,36 @@ fn a_held_write_of_a_client_that_is_gone_is_never_applied() {
 }
 
 #[test]
+fn a_connection_on_which_many_writes_were_held_again_and_again_ends_with_its_client() {
+    let tank = Tank::new();
+    tank.vdisk("v", &["--on-full", LONG]);
+    let mut client = tank.connect("v");
+    let mut extent = 0;
+    for round in 0..2 {
+        tank.fill();
+        let writes = 400;
+        for _ in 0..writes {
+            send(&mut client, extent * EXTENT, 4096, 5);
+            extent += 1;
+        }
+        tank.held(writes);
+        // What is read meanwhile is answered, however many wait.
+        assert_holds(&mut tank.connect("v"), (extent + 1) * EXTENT, 4096, 0);
+        tank.free(round * 500, 500);
+        for _ in 0..writes {
+            success(client.receive().expect("an answer"));
+        }
+    }
+    drop(client);
+    let began = Instant::now();
+    while tank.daemon.json(&["status"])["clients"] != 0 {
+        assert!(began.elapsed() < PATIENCE, "a connection never ends\n{}", tank.daemon.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    tank.daemon.done(&["pool", "export", "tank", "--yes"]);
+}
+
+#[test]
 fn a_write_that_waits_for_a_held_one_finer_than_a_sector_goes_with_its_client_too() {
     let tank = Tank::new();
     tank.vdisk("v", &["--on-full", LONG]);

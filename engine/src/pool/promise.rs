@@ -50,7 +50,12 @@ impl<M: Machine> Store<M> {
     pub(super) fn check_promises(&self, vdisk: &VdiskCore, before: Option<&Entry>, entry: &Entry) -> Result<()> {
         let name = format!("{}/{}", self.identity.name, entry.name);
         if entry.size > before.map_or(0, |before| before.size) {
-            self.check_overcommit(&format!("vdisk {name} of {}", iec(entry.size)), &vdisk.mapping.account, entry.size)?;
+            self.check_overcommit(
+                &format!("vdisk {name} of {}", iec(entry.size)),
+                &vdisk.mapping.account,
+                entry.size,
+                before.is_none(),
+            )?;
         }
         let extent_bytes = self.media.extent_bytes;
         let more = entry.policy.reservation > before.map_or(0, |before| before.policy.reservation);
@@ -111,13 +116,13 @@ impl<M: Machine> Store<M> {
         })
     }
 
-    fn check_overcommit(&self, what: &str, account: &Account, designated: u64) -> Result<()> {
+    fn check_overcommit(&self, what: &str, account: &Account, designated: u64, is_new: bool) -> Result<()> {
         let limit = match self.policy.borrow().overcommit_limit {
             None => return Ok(()),
             Some(OvercommitLimit::Bytes(bytes)) => format!("{} of overcommit", iec(bytes)),
             Some(OvercommitLimit::Ratio(ratio)) => format!("an overcommit ratio of {}", ratio as f64 / 1000.0),
         };
-        let (physical, allowed) = (self.space.total() * self.media.extent_bytes, self.promises_max());
+        let (physical, allowed) = (self.space.total() * self.media.extent_bytes, self.promises_max(u64::from(is_new)));
         let promised = self.space.ledger.designated() - account.designated();
         let excess = promised.saturating_add(designated).saturating_sub(allowed);
         if excess == 0 {

@@ -19,6 +19,8 @@ pub(super) struct GroupInfo {
     /// Extents that may not be taken: allocated, held or in quarantine. Only once it is loaded.
     pub(super) taken: Option<Box<Bits>>,
     pub(super) free: u32,
+    /// Of those that were free before it was lost.
+    out_of_reach: u32,
     /// It has no aligned run of sixteen free extents; cleared when something is freed.
     pub(super) fragmented: bool,
     /// It is of a device that is leaving: nothing is taken from it.
@@ -27,7 +29,16 @@ pub(super) struct GroupInfo {
 
 impl GroupInfo {
     pub(super) fn new(size: u32) -> Self {
-        GroupInfo { size, loaded: false, lost: false, taken: None, free: size, fragmented: false, closed: false }
+        GroupInfo {
+            size,
+            loaded: false,
+            lost: false,
+            taken: None,
+            free: size,
+            out_of_reach: 0,
+            fragmented: false,
+            closed: false,
+        }
     }
 }
 
@@ -110,6 +121,8 @@ impl<M: Machine> Space<M> {
         }
         if let Err(lost) = loaded {
             info.lost = true;
+            info.out_of_reach = info.free;
+            self.out_of_reach.set(self.out_of_reach.get() + u64::from(info.free));
             self.tally(info, 0);
             self.lost_groups.set(self.lost_groups.get() + 1);
             return Err(lost);
@@ -179,6 +192,7 @@ impl<M: Machine> Space<M> {
                 return;
             }
             let (size, closed) = (info.size, info.closed);
+            self.out_of_reach.set(self.out_of_reach.get() - u64::from(info.out_of_reach));
             self.tally(info, size);
             *info = GroupInfo { loaded: true, taken: Some(Box::new(Bits::ZERO)), closed, ..GroupInfo::new(size) };
             if let Some(taken) = &mut info.taken {

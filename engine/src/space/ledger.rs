@@ -175,6 +175,11 @@ impl Account {
         self.reservation.get().saturating_sub(self.in_use())
     }
 
+    /// Whether all that it uses was reserved for it.
+    pub(crate) fn is_within_reservation(&self) -> bool {
+        self.in_use() <= self.reservation.get()
+    }
+
     /// What others may not have because of it.
     fn withheld(&self) -> u64 {
         match self.unfilled() {

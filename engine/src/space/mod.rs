@@ -74,6 +74,8 @@ pub(crate) struct Space<M: Machine> {
     pub(crate) thinned: Thinned,
     /// A group could not be read: what it says is unknown, and nothing is allocated from it.
     pub(crate) lost_groups: Cell<u64>,
+    /// Extents that were free in these, as far as is known.
+    out_of_reach: Cell<u64>,
 }
 
 impl<M: Machine> Space<M> {
@@ -99,6 +101,7 @@ impl<M: Machine> Space<M> {
             reserve_pages: Cell::new(0),
             thinned: Thinned::default(),
             lost_groups: Cell::new(0),
+            out_of_reach: Cell::new(0),
         };
         space.resize();
         space
@@ -161,9 +164,10 @@ impl<M: Machine> Space<M> {
         self.meta_extents.set(self.meta_extents.get().saturating_add_signed(meta));
     }
 
-    /// Extents that nobody has.
+    /// Extents that nobody has and somebody may get.
     pub(crate) fn unused(&self) -> u64 {
-        self.total() - self.data.get() - self.meta_extents.get() - self.held.get() - self.quarantined()
+        let taken = self.data.get() + self.meta_extents.get() + self.held.get() + self.quarantined();
+        self.total() - taken - self.out_of_reach.get().min(self.total() - taken)
     }
 
     /// Extents kept for metadata beyond the pages already free in metadata extents.
@@ -191,7 +195,8 @@ impl<M: Machine> Space<M> {
         let pages = total.div_ceil(LEAF_WORDS as u64) + total.div_ceil(GROUP_EXTENTS) + 2 * vdisks;
         let behind = (4 * pages).div_ceil(u64::from(META_PAGES_PER_EXTENT));
         let reserve = self.reserve_pages.get().div_ceil(u64::from(META_PAGES_PER_EXTENT));
-        total.saturating_sub(behind + reserve + 2)
+        // The last extent of each may be used in part.
+        total.saturating_sub(behind + reserve + 2 + vdisks)
     }
 
     /// Extents that a vdisk without a reservation can still get.
@@ -224,8 +229,9 @@ impl<M: Machine> Space<M> {
     /// Why `account` cannot have an extent that was granted to it: the metadata of others that were granted some at the same time, or
     /// before, has taken so much that only its reserve and reservations are left. `None`: it can.
     fn eaten_up(&self, account: &Account) -> Option<Shortage> {
-        let kept = self.reserved() + self.ledger.withheld_by_others(account);
-        (self.unused() <= kept).then_some(Shortage::PoolFull)
+        // What was reserved for it is its own; only the metadata reserve is nobody's.
+        let others = if account.is_within_reservation() { 0 } else { self.ledger.withheld_by_others(account) };
+        (self.unused() <= self.reserved() + others).then_some(Shortage::PoolFull)
     }
 
     /// Extents more that would have to be free for `terms` to be promised; `None`: they can be.

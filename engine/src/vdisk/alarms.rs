@@ -148,13 +148,18 @@ impl<M: Machine> Store<M> {
             let uuid = vdisk.entry.borrow().uuid;
             if let Some(needed_bytes) = state.exhausted.get(&uuid) {
                 alarms.some_exhausted.set(true);
-                vdisk.episode.inherited.set(true);
-                if vdisk.exhausted.get().is_some() {
-                    // It was told in an earlier life already that it is.
-                    let again =
-                        |event: &SpaceEvent| matches!(event, SpaceEvent::Exhausted { vdisk, .. } if vdisk.uuid == uuid);
-                    alarms.early.borrow_mut().retain(|event| !again(event));
-                } else {
+                // It was told in an earlier life already that it is; that it was over since is news.
+                let mut over = false;
+                alarms.early.borrow_mut().retain(|event| match event {
+                    SpaceEvent::Exhausted { vdisk, .. } if vdisk.uuid == uuid => over,
+                    SpaceEvent::Resumed { vdisk, .. } if vdisk.uuid == uuid => {
+                        over = true;
+                        true
+                    }
+                    _ => true,
+                });
+                vdisk.episode.inherited.set(!over);
+                if !over && vdisk.exhausted.get().is_none() {
                     vdisk.exhausted.set(Some(self.media.machine.now()));
                     vdisk.episode.lacked.set(needed_bytes.div_ceil(self.media.extent_bytes));
                 }
@@ -279,16 +284,16 @@ impl<M: Machine> Store<M> {
                 rising: crossing.rising,
             });
         }
-        let limit = Some(self.promises_max()).filter(|&limit| limit != u64::MAX);
+        let limit = Some(self.promises_max(0)).filter(|&limit| limit != u64::MAX);
         let promised = self.space.ledger.designated();
         self.watch_limit(Subject::Pool, Limit::Overcommit, promised, limit);
     }
 
     /// Bytes that the pool may promise; `u64::MAX` is as many as it likes. By what vdisks can have: where no more than that is promised no
-    /// write ever lacks space.
-    pub(crate) fn promises_max(&self) -> u64 {
+    /// write ever lacks space. `more`: vdisks beside those that there are.
+    pub(crate) fn promises_max(&self, more: u64) -> u64 {
         let Some(limit) = self.policy.borrow().overcommit_limit else { return u64::MAX };
-        let for_data = self.space.for_data(self.vdisks.borrow().len() as u64 + 1) * self.media.extent_bytes;
+        let for_data = self.space.for_data(self.vdisks.borrow().len() as u64 + more) * self.media.extent_bytes;
         match limit {
             OvercommitLimit::Bytes(bytes) => for_data.saturating_add(bytes),
             OvercommitLimit::Ratio(ratio) => {

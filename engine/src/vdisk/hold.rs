@@ -25,8 +25,11 @@ use super::ticket::{Asked, Ticket, WriteOptions};
 use super::{Store, VdiskCore, count};
 use crate::error::{Error, Result};
 use crate::event::Shortage;
-use crate::format::{OnFull, PAGE_BYTES, VirtualExtent};
+use crate::format::{Blocks, OnFull, PAGE_BYTES, VirtualExtent};
 use crate::space::Account;
+
+/// Before a write that was granted something waits again.
+const AGAIN: Duration = Duration::from_millis(1);
 
 /// Writes of a pool that wait for space.
 #[derive(Default)]
@@ -66,8 +69,8 @@ pub(super) struct Patience {
 /// What a write lacks.
 pub(super) struct Need {
     pub(super) extents: u64,
-    /// Where; somebody else's write may have brought the extent meanwhile. Empty when that is not known.
-    pub(super) of: Vec<VirtualExtent>,
+    /// For what; somebody else's write may have brought the extent meanwhile.
+    pub(super) of: Vec<(VirtualExtent, Blocks)>,
     pub(super) bytes: u64,
     pub(super) shortage: Shortage,
 }
@@ -164,19 +167,20 @@ impl HoldQueue {
 }
 
 impl VdiskCore {
-    /// Whether a first write there takes an extent, as far as is known.
-    pub(super) fn needs_extent(&self, at: VirtualExtent) -> bool {
-        !matches!(self.mapping.peek(at), Some(Ok(word)) if word.is_mapped() && !word.is_packed())
+    /// Whether a write of these blocks takes an extent, as far as is known.
+    pub(super) fn needs_extent(&self, at: VirtualExtent, blocks: Blocks) -> bool {
+        match self.mapping.peek(at) {
+            Some(Ok(word)) if word.is_packed() => !word.valid().contains(blocks),
+            Some(Ok(word)) => !word.is_mapped(),
+            _ => true,
+        }
     }
 }
 
 impl Waiter {
     /// Extents that it needs by now.
     fn lacking(&self) -> u64 {
-        match self.need.of.is_empty() {
-            true => self.need.extents,
-            false => self.need.of.iter().filter(|&&at| self.vdisk.needs_extent(at)).count() as u64,
-        }
+        self.need.of.iter().filter(|&&(at, blocks)| self.vdisk.needs_extent(at, blocks)).count() as u64
     }
 
     /// Whether writes of its vdisk fail instead of waiting by now.
@@ -231,7 +235,12 @@ impl<M: Machine> Store<M> {
             }
         };
         let now = self.media.machine.now();
+        if asked.patience.get().is_some() {
+            // What it was granted was not enough, or could not be used: not again and again within one moment.
+            self.media.machine.sleep(AGAIN).await;
+        }
         let patience = asked.patience.get().unwrap_or_else(|| {
+            self.counters.held(need.bytes);
             queue.next.set(queue.next.get() + 1);
             count(&vdisk.waited, 1);
             Patience { number: queue.next.get(), since: now, until: now.checked_add(time) }
@@ -279,7 +288,6 @@ impl<M: Machine> Store<M> {
         self.media.machine.buffers().park(parked(bytes));
         queue.short_of_pool.set(queue.short_of_pool.get() + usize::from(of_pool(shortage)));
         vdisk.held.set((vdisk.held.get().0 + 1, vdisk.held.get().1 + bytes));
-        self.counters.held(bytes);
         if let Some(ticket) = ticket {
             ticket.joined(bytes);
         }
@@ -337,8 +345,8 @@ impl<M: Machine> Store<M> {
                 continue;
             }
             let tenant = account.tenant().map(|tenant| tenant.name.clone());
-            let behind =
-                vdisks.contains(&waiter.vdisk.id) || tenant.as_ref().is_some_and(|name| tenants.contains(name));
+            let behind = vdisks.contains(&waiter.vdisk.id)
+                || (account.unfilled() < extents && tenant.as_ref().is_some_and(|name| tenants.contains(name)));
             let shortage = match pool_is_short > 0 && account.unfilled() < extents {
                 _ if behind => Some(waiter.need.shortage),
                 true => Some(Shortage::PoolFull),

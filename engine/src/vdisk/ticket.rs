@@ -43,10 +43,26 @@ impl<'a> Asked<'a> {
 #[derive(Clone, Default)]
 pub struct Ticket(Rc<Inner>);
 
+/// A write waits for others that may be held.
+pub struct Behind {
+    ticket: Ticket,
+    bytes: u64,
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        let (writes, bytes) = self.ticket.0.behind.get();
+        self.ticket.0.behind.set((writes - 1, bytes - self.bytes));
+        self.ticket.tell(self.ticket.0.held.get());
+    }
+}
+
 #[derive(Default)]
 struct Inner {
     cancelled: Cell<bool>,
     held: Cell<(u32, u64)>,
+    /// What waits for writes that may be held.
+    behind: Cell<(u32, u64)>,
     changed: WaitQueue,
     /// Apart from `changed`, which moves with every write: a thousand that wait are not all to look at each.
     given_up: WaitQueue,
@@ -71,6 +87,19 @@ impl Ticket {
         self.0.held.get().1
     }
 
+    /// Writes, and their bytes, that wait for others which may be held: see [`Ticket::behind`].
+    pub fn waiting_behind(&self) -> (u32, u64) {
+        self.0.behind.get()
+    }
+
+    /// Says, until the answer is dropped, that a write of `bytes` waits for others that may be held.
+    pub fn behind(&self, bytes: u64) -> Behind {
+        let (writes, before) = self.0.behind.get();
+        self.0.behind.set((writes + 1, before + bytes));
+        self.tell(self.0.held.get());
+        Behind { ticket: self.clone(), bytes }
+    }
+
     /// Gives up all writes of this ticket that are held, and all that would be from now on.
     pub fn cancel(&self) {
         self.0.cancelled.set(true);
@@ -89,7 +118,7 @@ impl Ticket {
     }
 
     /// Waits until the writes are given up.
-    pub(super) async fn cancelled(&self) {
+    pub async fn cancelled(&self) {
         while !self.0.cancelled.get() {
             self.0.given_up.changed().await;
         }

@@ -239,7 +239,9 @@ impl<M: Machine> Store<M> {
 
     /// Extents that a write of `parts` needs, as far as is known.
     fn need(&self, vdisk: &VdiskCore, parts: &[Piece], shortage: Shortage, bytes: usize) -> Need {
-        let of: Vec<VirtualExtent> = parts.iter().map(|part| part.at).filter(|&at| vdisk.needs_extent(at)).collect();
+        let block_bytes = self.media.block_bytes();
+        let all = parts.iter().map(|part| (part.at, part.blocks(block_bytes)));
+        let of: Vec<_> = all.filter(|&(at, blocks)| vdisk.needs_extent(at, blocks)).collect();
         Need { extents: of.len().max(1) as u64, of, bytes: bytes as u64, shortage }
     }
 

@@ -82,6 +82,7 @@ impl<M: Machine> Store<M> {
                 }
             }
             let Some(longest) = parts.iter().map(|part| part.length).max() else { return Ok(()) };
+            self.count_write(parts.iter().map(|part| part.length).sum());
             let zeros = self.media.buffers().zeroed(longest as usize).await.freeze();
             let result = self.write_parts(vdisk, &parts, zeros, asked, false).await;
             let is_fill = |part: &Piece| matches!(vdisk.mapping.peek(part.at), Some(Ok(word)) if word.is_fill());

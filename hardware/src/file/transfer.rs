@@ -181,13 +181,13 @@ impl Inner {
     ) -> Result<(), IoError> {
         let at = offset + *done as u64;
         match result {
-            0 if operation == "read" => Err(self.cut_off(operation, offset, at)),
+            0 if operation == "read" => Err(self.fell_short(operation, offset, at)),
             0 => Err(self.failed(operation, at, format!("the system wrote none of {len} bytes"))),
             1.. => {
                 *done += result as usize;
                 // Transfers are cut at blocks, except by the end of a file.
                 if *done < len && !done.is_multiple_of(self.geometry.logical_block as usize) {
-                    return Err(self.cut_off(operation, offset, offset + *done as u64));
+                    return Err(self.fell_short(operation, offset, offset + *done as u64));
                 }
                 Ok(())
             }
@@ -199,11 +199,25 @@ impl Inner {
         }
     }
 
+    /// It transferred up to `end` and no further: because it ends there now, or for a reason that is its own.
+    #[cold]
+    fn fell_short(&self, operation: &'static str, offset: u64, end: u64) -> IoError {
+        match self.measure() {
+            Err(gone @ IoError::Gone { .. }) => gone,
+            Err(_) => self.cut_off(operation, offset, end),
+            Ok(_) => self.failed(operation, offset, format!("the system stopped at {end}")),
+        }
+    }
+
     pub(super) fn measure(&self) -> Result<u64, IoError> {
         let asking = "asking for its size";
         let bytes = probe::size(&*self.descriptor, self.is_block_device)
             .map_err(|error| self.failed(asking, 0, error.to_string()))?;
         let block = u64::from(self.geometry.logical_block);
+        if bytes == 0 && self.is_block_device {
+            // So says one that was taken out.
+            return Err(IoError::Gone { path: self.geometry.path.clone() });
+        }
         if bytes < self.size.get() {
             return Err(self.cut_off(asking, 0, bytes));
         }

@@ -122,14 +122,17 @@ impl<M: Machine> Connection<M> {
     }
 
     /// Whether there is a place for another request. Writes that wait for space do not take those of others: how many there are is bounded
-    /// by the memory that the engine holds them in.
+    /// by the memory that the engine holds them in. Nor do those that wait for such a one in the same sectors, up to as many again.
     fn may_read_another(&self) -> bool {
-        self.session.unanswered.get().saturating_sub(self.held.held()) < self.limits.requests
+        let waiting = self.held.held() + self.held.waiting_behind().0.min(self.limits.requests);
+        self.session.unanswered.get().saturating_sub(waiting) < self.limits.requests
     }
 
-    /// Memory that others may take beside writes that wait for space: these do not count.
+    /// Memory that others may take beside writes that wait, as [`Connection::may_read_another`] counts them.
     fn bytes_max(&self) -> usize {
-        self.limits.bytes.saturating_add(usize::try_from(self.held.held_bytes()).unwrap_or(0))
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(0);
+        let behind = bytes(self.held.waiting_behind().1).min(self.limits.bytes);
+        self.limits.bytes.saturating_add(bytes(self.held.held_bytes())).saturating_add(behind)
     }
 
     /// How the engine is to write for this client.

@@ -11,8 +11,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
+use std::pin::pin;
 
-use plimsoll_engine::{Error, Ticket, Vdisk, WriteOptions};
+use futures_util::future::select;
+use plimsoll_engine::{Error, Vdisk, WriteOptions};
 use plimsoll_hardware::{Buffer, Machine};
 use slab::Slab;
 
@@ -58,8 +60,14 @@ impl Gate {
         if !self.meets(bytes, only_fine) {
             return Ok(());
         }
-        self.changed.until(|| !self.meets(bytes, only_fine)).await;
-        if how.ticket.as_ref().is_some_and(Ticket::is_cancelled) { Err(Error::Cancelled) } else { Ok(()) }
+        let Some(ticket) = &how.ticket else {
+            self.changed.until(|| !self.meets(bytes, only_fine)).await;
+            return Ok(());
+        };
+        let _behind = ticket.behind(bytes.end - bytes.start);
+        let free = pin!(self.changed.until(|| !self.meets(bytes, only_fine)));
+        select(free, pin!(ticket.cancelled())).await;
+        if ticket.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
     fn meets(&self, bytes: &Range<u64>, only_fine: bool) -> bool {

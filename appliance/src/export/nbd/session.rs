@@ -113,9 +113,10 @@ impl Session {
         self.ended.get()
     }
 
-    /// Whether some of its writes wait for space.
+    /// Whether some of its writes wait for space, or for others that do.
     pub(super) fn has_held_writes(&self) -> bool {
-        self.held.borrow().held() > 0
+        let held = self.held.borrow();
+        held.held() > 0 || held.waiting_behind().0 > 0
     }
 
     /// Closes the connection now. Operations that were handed to the engine go on, but for writes that wait for space; their

@@ -33,8 +33,10 @@ pub(super) enum Job {
 pub(super) struct Jobs<M: Machine> {
     queue: RefCell<VecDeque<Job>>,
     /// Workers without work, by number, and how to wake them.
-    idle: RefCell<Vec<(u32, Waker)>>,
+    idle: RefCell<Vec<(u64, Waker)>>,
     workers: Cell<u32>,
+    /// Never given to another one, for workers leave in any order.
+    next_number: Cell<u64>,
     closed: Cell<bool>,
     machine: PhantomData<M>,
 }
@@ -45,6 +47,7 @@ impl<M: Machine> Jobs<M> {
             queue: RefCell::default(),
             idle: RefCell::default(),
             workers: Cell::default(),
+            next_number: Cell::default(),
             closed: Cell::default(),
             machine: PhantomData,
         }
@@ -62,8 +65,9 @@ impl<M: Machine> Jobs<M> {
         match idle {
             Some((_, waker)) => waker.wake(),
             None if self.workers.get() < workers_max(connection) => {
-                let number = self.workers.get();
-                self.workers.set(number + 1);
+                let number = self.next_number.get();
+                self.next_number.set(number + 1);
+                self.workers.set(self.workers.get() + 1);
                 connection.handle.spawn(work(connection.clone(), number));
             }
             None => {}
@@ -77,7 +81,7 @@ impl<M: Machine> Jobs<M> {
         idle.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
-    async fn next(&self, number: u32) -> Option<Job> {
+    async fn next(&self, number: u64) -> Option<Job> {
         std::future::poll_fn(|context| {
             let job = self.queue.borrow_mut().pop_front();
             let mut idle = self.idle.borrow_mut();
@@ -97,10 +101,11 @@ impl<M: Machine> Jobs<M> {
 }
 
 fn workers_max<M: Machine>(connection: &Connection<M>) -> u32 {
-    connection.limits.workers().saturating_add(connection.held.held())
+    let behind = connection.held.waiting_behind().0.min(connection.limits.workers());
+    connection.limits.workers().saturating_add(connection.held.held()).saturating_add(behind)
 }
 
-async fn work<M: Machine>(connection: Rc<Connection<M>>, number: u32) {
+async fn work<M: Machine>(connection: Rc<Connection<M>>, number: u64) {
     while let Some(job) = connection.jobs.next(number).await {
         match job {
             Job::Command { cookie, command, bytes } => execute::command(&connection, cookie, command, bytes).await,
