@@ -339,3 +339,34 @@ fn writes_that_no_memory_is_left_to_hold_are_told_and_a_vdisk_leaves_some_to_oth
         assert_eq!(failed, Some(30), "{events:?}");
     });
 }
+
+#[test]
+fn what_was_reserved_for_a_vdisk_is_its_own_also_after_it_was_held_for_its_quota() {
+    live(&world(11, 1, 64), |m| async move {
+        let pool = create(&m).await;
+        let leaf = 512 * EXTENT;
+        let own = 64;
+        // Far apart, so that there is much metadata behind it, of which some stays promised until all of it is filled.
+        let far = VdiskPolicy { reservation: 200 * EXTENT, ..failing() };
+        pool.create_vdisk(CreateVdisk { policy: far, ..vdisk("far", 256 * leaf) }).await.expect("a vdisk");
+        let bounded = VdiskPolicy { reservation: own * EXTENT, quota: Some(own * EXTENT), ..holding(10) };
+        pool.create_vdisk(with("v", bounded)).await.expect("a vdisk");
+        for index in 0..199 {
+            write(&pool, &m, "far", index * leaf, BLOCK).await.expect("it was reserved");
+        }
+        for extent in 0..own {
+            write(&pool, &m, "v", extent * EXTENT, EXTENT as usize).await.expect("it was reserved");
+        }
+        fill_but(&pool, &m, 0).await;
+        let began = m.now();
+        let relief = async {
+            m.sleep(Duration::from_secs(1)).await;
+            let v = pool.vdisk("v").expect("a vdisk");
+            v.discard(0, EXTENT, false).await.expect("a discard");
+        };
+        let (held, ()) = join(write(&pool, &m, "v", own * EXTENT, BLOCK), relief).await;
+        held.expect("it is its own");
+        assert!(m.now() - began < Duration::from_secs(2));
+        assert_clean(&pool, "after it").await;
+    });
+}
