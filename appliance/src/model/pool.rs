@@ -43,6 +43,10 @@ pub struct PoolView {
     pub available_bytes: Option<u64>,
     /// Allocated to data.
     pub utilized_bytes: Option<u64>,
+    /// Of that, what one vdisk or snapshot alone names.
+    pub exclusive_bytes: Option<u64>,
+    /// Of that, what several name.
+    pub shared_bytes: Option<u64>,
     /// Allocated to metadata.
     pub metadata_bytes: Option<u64>,
     /// Kept back for metadata, so that it never runs out.
@@ -59,6 +63,10 @@ pub struct PoolView {
     pub quarantined_bytes: Option<u64>,
     /// Sum of the sizes of all vdisks.
     pub designated_bytes: Option<u64>,
+    /// Of that, what regulation files in guests hold back.
+    pub regulation_bytes: Option<u64>,
+    /// Designated minus regulation.
+    pub effective_bytes: Option<u64>,
     /// Designated minus physical.
     pub overcommit_bytes: Option<i64>,
     /// Designated by physical.

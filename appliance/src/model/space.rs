@@ -50,6 +50,10 @@ pub struct TenantView {
     pub pool: String,
     /// Physical space that its vdisks there have.
     pub used_bytes: u64,
+    /// Of that, what no other vdisk or snapshot names.
+    pub exclusive_bytes: u64,
+    /// Of that, what others name too.
+    pub shared_bytes: u64,
     /// Physical space that they may not exceed together.
     pub quota_bytes: Option<u64>,
     /// 100 * used / quota.
@@ -60,6 +64,10 @@ pub struct TenantView {
     pub vdisks: u64,
     /// Sum of their sizes.
     pub designated_bytes: u64,
+    /// Of that, what regulation files in their guests hold back.
+    pub regulation_bytes: u64,
+    /// Designated minus regulation.
+    pub effective_bytes: u64,
     /// Sum of their reservations.
     pub reservation_bytes: u64,
     /// What of these is not in use yet, and kept for them.

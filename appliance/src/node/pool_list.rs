@@ -3,6 +3,7 @@
 use plimsoll_engine::{DeviceInfo, DeviceState, Pool, PoolInfo, Thresholds};
 use plimsoll_hardware::reactor::Handle;
 
+use super::division::Division;
 use super::state::PoolRecord;
 use super::{Node, Slot};
 use crate::model::{CountersView, PoolDeviceView, PoolState, PoolView, RecoveryView, time_of};
@@ -42,6 +43,7 @@ impl Node {
 fn online(pool: &Pool<Handle>) -> PoolView {
     let info: PoolInfo = pool.info();
     let used = info.physical_bytes.saturating_sub(info.available_bytes);
+    let division = Division::of(info.utilized_bytes, info.designated_bytes);
     PoolView {
         state: if info.read_only.is_some() { PoolState::ReadOnly } else { PoolState::Online },
         reason_code: info.read_only.as_ref().map(|_| "read-only".to_owned()),
@@ -52,6 +54,8 @@ fn online(pool: &Pool<Handle>) -> PoolView {
         physical_bytes: Some(info.physical_bytes),
         available_bytes: Some(info.available_bytes),
         utilized_bytes: Some(info.utilized_bytes),
+        exclusive_bytes: Some(division.exclusive_bytes),
+        shared_bytes: Some(division.shared_bytes),
         metadata_bytes: Some(info.metadata_bytes),
         metadata_reserve_bytes: Some(info.metadata_reserve_bytes),
         reserved_bytes: Some(info.reserved_bytes),
@@ -60,6 +64,8 @@ fn online(pool: &Pool<Handle>) -> PoolView {
         held_writes_bytes: Some(info.held_writes_bytes),
         quarantined_bytes: Some(info.quarantined_bytes),
         designated_bytes: Some(info.designated_bytes),
+        regulation_bytes: Some(division.regulation_bytes),
+        effective_bytes: Some(division.effective_bytes),
         overcommit_bytes: Some(info.overcommit_bytes),
         overcommit_ratio: Some(info.overcommit_ratio),
         designated_bytes_max: info.designated_bytes_max,
@@ -131,6 +137,8 @@ fn unavailable(name: &str, record: Option<&PoolRecord>, reason: &Problem) -> Poo
         physical_bytes: None,
         available_bytes: None,
         utilized_bytes: None,
+        exclusive_bytes: None,
+        shared_bytes: None,
         metadata_bytes: None,
         metadata_reserve_bytes: None,
         reserved_bytes: None,
@@ -139,6 +147,8 @@ fn unavailable(name: &str, record: Option<&PoolRecord>, reason: &Problem) -> Poo
         held_writes_bytes: None,
         quarantined_bytes: None,
         designated_bytes: None,
+        regulation_bytes: None,
+        effective_bytes: None,
         overcommit_bytes: None,
         overcommit_ratio: None,
         designated_bytes_max: None,
