@@ -5,7 +5,7 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use super::args::{Format, Global};
-use super::filter::{Filter, field, sort, text};
+use super::filter::{Filter, field, found, sort, text};
 use super::table::{self, Columns};
 use crate::problem::{Answer, Problem};
 
@@ -148,7 +148,7 @@ pub(super) fn steps(plan: &Value) -> Vec<String> {
 fn pick(item: &Value, fields: &[&str]) -> Value {
     let mut picked = json!({});
     for field in fields {
-        picked[*field] = item.get(field).cloned().unwrap_or(Value::Null);
+        picked[*field] = found(item, field).cloned().unwrap_or(Value::Null);
     }
     picked
 }
@@ -171,7 +171,7 @@ fn csv(items: &[Value], fields: &[&str], headings: bool) -> String {
         rows.push(fields.join(","));
     }
     for item in items {
-        let row = fields.iter().map(|field| quote(item.get(field).map(text).unwrap_or_default()));
+        let row = fields.iter().map(|field| quote(found(item, field).map(text).unwrap_or_default()));
         rows.push(row.collect::<Vec<_>>().join(","));
     }
     rows.iter().map(|row| format!("{row}\n")).collect()

@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
 
-use super::filter::text;
+use super::filter::{found, text};
 use crate::units::{cut, iec};
 
 /// Fields of a kind of object: those of a table, and those that `-o wide` adds.
@@ -28,6 +28,7 @@ pub(super) const POOL: Columns = Columns {
         "metadata_bytes",
         "reserved_bytes",
         "held_writes",
+        "counters.refused_writes",
         "time_to_full_seconds",
         "extent_bytes",
         "uuid",
@@ -123,10 +124,10 @@ pub(super) fn list(items: &[Value], fields: &[&str], headings: bool, exact: bool
         table.set_header(fields.iter().map(|field| heading(field)));
     }
     for item in items {
-        table.add_row(fields.iter().map(|field| human(field, item.get(field).unwrap_or(&Value::Null), exact)));
+        table.add_row(fields.iter().map(|field| human(field, found(item, field).unwrap_or(&Value::Null), exact)));
     }
     for (index, field) in fields.iter().enumerate() {
-        let is_number = |item: &Value| item.get(field).is_none_or(|value| value.is_number() || value.is_null());
+        let is_number = |item: &Value| found(item, field).is_none_or(|value| value.is_number() || value.is_null());
         if !items.is_empty()
             && items.iter().all(is_number)
             && let Some(column) = table.column_mut(index)
@@ -161,6 +162,7 @@ pub(super) fn object(value: &Value, exact: bool) -> String {
 }
 
 fn heading(field: &str) -> String {
+    let field = field.rsplit('.').next().unwrap_or(field);
     let short = field.strip_suffix("_bytes").or_else(|| field.strip_suffix("_at")).unwrap_or(field);
     short.replace("_pct", " %").replace('_', " ").to_uppercase()
 }

@@ -28,8 +28,8 @@ pub use job::{CheckView, FindingView, JobState, JobView, RepairView};
 pub use list::{List, Listed};
 pub use pool::{CountersView, GrowthView, PoolState, PoolView, RecoveryView};
 pub use request::{
-    AddDevice, AddExport, CreatePool, CreateVdisk, GrowPool, GrowthPolicy, ImportPool, LeaveDevice, Plan, RepairPool,
-    SetPool, SetTenant, SetVdisk, VdiskPolicyChange, WriteCache,
+    AddDevice, AddExport, CreatePool, CreateVdisk, GrowPool, GrowthChange, GrowthPolicy, ImportPool, LeaveDevice, Plan,
+    RepairPool, SetPool, SetTenant, SetVdisk, VdiskPolicyChange, WriteCache,
 };
 pub use space::{SpaceView, TenantView};
 pub use status::{Health, HealthFinding, Probe, StatusView};

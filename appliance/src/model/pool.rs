@@ -59,6 +59,10 @@ pub struct PoolView {
     pub held_writes: Option<u64>,
     /// Bytes of their data, in memory.
     pub held_writes_bytes: Option<u64>,
+    /// What the data of such writes may take of the memory for I/O together: what was set, or a quarter.
+    pub hold_bytes_max: Option<u64>,
+    /// That was not set.
+    pub hold_bytes_by_default: Option<bool>,
     /// Freed, and usable as soon as that is durable.
     pub quarantined_bytes: Option<u64>,
     /// Sum of the sizes of all vdisks.

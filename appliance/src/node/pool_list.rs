@@ -1,6 +1,7 @@
 //! What is known of pools.
 
 use plimsoll_engine::{DeviceInfo, DeviceState, Pool, PoolInfo, Thresholds};
+use plimsoll_hardware::Machine as _;
 use plimsoll_hardware::reactor::Handle;
 
 use super::division::Division;
@@ -24,7 +25,10 @@ impl Node {
     pub fn pool_view(&self, name: &str) -> Answer<PoolView> {
         let name = self.pool_name(name)?;
         match self.0.pools.borrow().get(&name) {
-            Some(Slot::Open(pool)) => Ok(PoolView { growth: self.growth_view(pool.info().uuid), ..online(pool) }),
+            Some(Slot::Open(pool)) => {
+                let memory = self.machine().buffers().bytes() as u64;
+                Ok(PoolView { growth: self.growth_view(pool.info().uuid), ..online(pool, memory) })
+            }
             Some(Slot::Unavailable(reason)) => {
                 let state = self.0.state.borrow();
                 let record = state.pools.iter().find(|pool| pool.name == name);
@@ -40,7 +44,8 @@ impl Node {
     }
 }
 
-fn online(pool: &Pool<Handle>) -> PoolView {
+/// `memory`: for I/O, in bytes.
+fn online(pool: &Pool<Handle>, memory: u64) -> PoolView {
     let info: PoolInfo = pool.info();
     let used = info.physical_bytes.saturating_sub(info.available_bytes);
     let division = Division::of(info.utilized_bytes, info.designated_bytes);
@@ -62,6 +67,8 @@ fn online(pool: &Pool<Handle>) -> PoolView {
         held_bytes: Some(info.held_bytes),
         held_writes: Some(info.held_writes),
         held_writes_bytes: Some(info.held_writes_bytes),
+        hold_bytes_max: Some(policy::hold_bytes_max(info.policy.hold_bytes, memory)),
+        hold_bytes_by_default: Some(info.policy.hold_bytes.is_none()),
         quarantined_bytes: Some(info.quarantined_bytes),
         designated_bytes: Some(info.designated_bytes),
         regulation_bytes: Some(division.regulation_bytes),
@@ -145,6 +152,8 @@ fn unavailable(name: &str, record: Option<&PoolRecord>, reason: &Problem) -> Poo
         held_bytes: None,
         held_writes: None,
         held_writes_bytes: None,
+        hold_bytes_max: None,
+        hold_bytes_by_default: None,
         quarantined_bytes: None,
         designated_bytes: None,
         regulation_bytes: None,

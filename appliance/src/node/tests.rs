@@ -111,10 +111,13 @@ fn of_a_change_that_is_refused_nothing_is_in_force() {
             force: Vec::new(),
         };
         let thresholds = |text: &str| Some(text.to_owned());
-        let wrong =
-            SetPool { thresholds: thresholds("80%,70%"), growth: Some(Some(growth.clone())), ..SetPool::default() };
+        let wrong = SetPool {
+            thresholds: thresholds("80%,70%"),
+            growth: Some(Some(growth.clone().into())),
+            ..SetPool::default()
+        };
         assert_eq!(code(node.set_pool("tank", wrong).await).as_deref(), Some("invalid-argument"));
-        let growth = Some(Some(GrowthPolicy { at_pct: 0, ..growth }));
+        let growth = Some(Some(GrowthPolicy { at_pct: 0, ..growth }.into()));
         let wrong = SetPool { thresholds: thresholds("60%"), growth, ..SetPool::default() };
         assert_eq!(code(node.set_pool("tank", wrong).await).as_deref(), Some("invalid-argument"));
         let pool = node.pool_view("tank").unwrap();
@@ -201,7 +204,7 @@ fn spares_and_steps_that_could_not_be_used_are_refused_when_they_are_named() {
         node.create_pool(pool).await.unwrap();
         let none = dir.join("none.img").display().to_string();
         node.allow_buffered([&good, &small, &foreign]);
-        let set = |growth| SetPool { growth: Some(Some(growth)), ..SetPool::default() };
+        let set = |growth: GrowthPolicy| SetPool { growth: Some(Some(growth.into())), ..SetPool::default() };
         for (spare, expected, words) in [
             (&none, "not-found", "does not exist"),
             (&small, "too-small", "small.img"),
