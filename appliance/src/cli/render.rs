@@ -89,6 +89,12 @@ impl<'a> Render<'a> {
         }
     }
 
+    /// Prints what is below a list, for people who did not ask for a part of it.
+    pub(super) fn below(&self, text: impl FnOnce(bool) -> String) -> Answer<()> {
+        let all = self.global.columns.is_empty() && self.global.filter.is_empty() && !self.global.no_headings;
+        if all && self.is_for_people() { print(&text(self.global.bytes)) } else { Ok(()) }
+    }
+
     /// Prints one object.
     pub(super) fn object(&self, value: &Value) -> Answer<()> {
         let chosen: Vec<&str> = self.global.columns.iter().map(String::as_str).collect();

@@ -82,8 +82,7 @@ impl Node {
         };
         let (path, pool) = (&device.path, &info.name);
         if device.state == DeviceState::InUse {
-            let detail =
-                format!("there is no evacuation of {path} that could be called off: it is in use by pool {pool}");
+            let detail = format!("there is no evacuation to call off: {path} of pool {pool} is not being evacuated");
             return Err(Problem::new("busy", detail).hint(format!("plimsoll pool show {pool}")));
         }
         let left = iec(device.used_bytes);

@@ -218,7 +218,10 @@ fn an_evacuation_that_was_called_off_is_cancelled_and_not_failed() {
         let planned = node.plan_cancel_evacuation("tank", &leave(None)).unwrap_err();
         let refused = node.cancel_evacuation("tank", leave(None)).await.unwrap_err();
         assert_eq!((&planned, refused.code.as_str()), (&refused, "busy"));
-        assert!(refused.detail.starts_with(&format!("there is no evacuation of {first}")), "{}", refused.detail);
+        assert_eq!(
+            refused.detail,
+            format!("there is no evacuation to call off: {first} of pool tank is not being evacuated")
+        );
         let job = node.evacuate_device("tank", leave(Some(64 << 10))).await.unwrap();
         node.cancel_evacuation("tank", leave(None)).await.unwrap();
         while node.job(&job.id).unwrap().state == JobState::Running {
@@ -226,6 +229,42 @@ fn an_evacuation_that_was_called_off_is_cancelled_and_not_failed() {
         }
         let job = node.job(&job.id).unwrap();
         assert_eq!((job.state, job.problem), (JobState::Cancelled, None));
+    });
+}
+
+#[test]
+fn the_space_report_has_the_overcommit_and_says_how_to_find_what_could_come_free() {
+    with_node(|node, dir| async move {
+        let a = tank(&node, &dir).await;
+        let limit = SetPool { overcommit_limit: Some("20x".into()), ..SetPool::default() };
+        let pool = node.set_pool("tank", limit).await.unwrap();
+        let promised = || node.space(Some("tank")).unwrap().pools.remove(0);
+        let now = promised();
+        assert_eq!(
+            (Some(now.designated_bytes), Some(now.physical_bytes)),
+            (pool.designated_bytes, pool.physical_bytes)
+        );
+        assert_eq!(
+            (now.designated_bytes_max, Some(now.overcommit_bytes)),
+            (pool.designated_bytes_max, pool.overcommit_bytes)
+        );
+        assert!(now.designated_bytes_max.is_some() && Some(now.overcommit_ratio) == pool.overcommit_ratio);
+        assert_eq!(now.advice, None, "nothing is stored");
+        write(&node, 0, EXTENT as usize).await.unwrap();
+        let advice = promised().advice.unwrap();
+        assert_advice_can_be_followed(&advice);
+        for command in ["plimsoll pool compact tank --dry-run", "plimsoll reclaim tank/a --dry-run"] {
+            assert!(advice.contains(command), "{advice}");
+        }
+        let freed = || node.space(None).unwrap().items[0].reclaimed_bytes;
+        assert_eq!(freed(), None, "there was no reclaim");
+        let range = crate::model::Range { offset_bytes: 0, length_bytes: EXTENT };
+        let worthless = BeginReclaim { ranges: Some(vec![range]), worthless: true, ..BeginReclaim::default() };
+        let job = node.begin_reclaim(&a, worthless).await.unwrap();
+        while node.job(&job.id).unwrap().state == JobState::Running {
+            node.machine().sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert_eq!(freed(), Some(EXTENT));
     });
 }
 
