@@ -46,6 +46,11 @@ pub fn check_pool(request: &SetPool, memory: u64) -> Answer<()> {
     }
 }
 
+/// What held writes may take together of so much memory for I/O; `set` is what was decided. As the engine reckons.
+pub fn hold_bytes_max(set: Option<u64>, memory: u64) -> u64 {
+    set.unwrap_or(memory / 4).min(memory / 2)
+}
+
 fn refuse<T>(what: &str, text: &str, reason: &str, hint: &str) -> Answer<T> {
     Err(Problem::new("invalid-argument", format!("{} is no {what}: {reason}", quoted(text))).hint(hint.to_owned()))
 }
@@ -93,15 +98,17 @@ pub fn levels_text(levels: &Levels) -> String {
     }
 }
 
-/// `hold(20s)` or `fail`.
+/// `hold(20s)`, `hold` for the usual time, or `fail`.
 ///
 /// # Errors
 /// `invalid-argument`.
 pub fn on_full(text: &str) -> Answer<OnFull> {
-    let hint = "give hold(20s), hold(5m), hold(500ms) or fail";
+    let hint = "give hold(20s), hold(5m), hold(500ms), hold for the usual time, or fail";
     let text = text.trim();
-    if text == "fail" {
-        return Ok(OnFull::Fail);
+    match text {
+        "fail" => return Ok(OnFull::Fail),
+        "hold" => return Ok(OnFull::default()),
+        _ => {}
     }
     let inside = text.strip_prefix("hold(").and_then(|rest| rest.strip_suffix(')'));
     match inside {
@@ -226,6 +233,7 @@ mod tests {
         for text in ["none", "1.5x", "2x", "536870912000"] {
             assert_eq!(overcommit_limit_text(overcommit_limit(text).unwrap()), text);
         }
+        assert_eq!(on_full_text(on_full(" hold ").unwrap()), "hold(20s)");
         assert_eq!(levels("800G").unwrap(), Levels::At(vec![Level::Bytes(800 << 30)]));
     }
 
@@ -240,7 +248,6 @@ mod tests {
         }
         for text in [
             "",
-            "hold",
             "hold()",
             "hold(20)",
             "hold(x)",

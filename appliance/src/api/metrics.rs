@@ -1,5 +1,8 @@
 //! `/metrics`: Prometheus text, made from the node's figures when it is asked for, so nothing is counted twice and the
 //! data path knows nothing of it. Names are `plimsoll_<noun>_<what>_<unit>`.
+//!
+//! A family has the same labels in all its series; an empty one says that there is no tenant, or no virtual machine. A family has as many
+//! series as there are objects. Labels are names, of 64 letters and digits at most (`name.rs`), and paths, which the encoder escapes.
 
 use std::sync::atomic::AtomicU64;
 
@@ -84,12 +87,16 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
     let online = pools.iter().map(|pool| (labels(pool), f64::from(u8::from(pool.state == PoolState::Online))));
     gauge(registry, "pool_online", "1 when it is open and writable", online);
     type Figure = fn(&PoolView) -> Option<f64>;
-    let figures: [(&str, &str, Figure); 17] = [
+    let figures: [(&str, &str, Figure); 21] = [
         ("pool_physical_bytes", "Space on all devices", |pool| pool.physical_bytes.map(|n| n as f64)),
         ("pool_available_bytes", "What vdisks without a reservation can still get", |pool| {
             pool.available_bytes.map(|n| n as f64)
         }),
         ("pool_utilized_bytes", "Allocated to data", |pool| pool.utilized_bytes.map(|n| n as f64)),
+        ("pool_exclusive_bytes", "Allocated to data that one vdisk or snapshot alone names", |pool| {
+            pool.exclusive_bytes.map(|n| n as f64)
+        }),
+        ("pool_shared_bytes", "Allocated to data that several name", |pool| pool.shared_bytes.map(|n| n as f64)),
         ("pool_metadata_bytes", "Allocated to metadata", |pool| pool.metadata_bytes.map(|n| n as f64)),
         ("pool_metadata_reserve_bytes", "Kept back for metadata", |pool| pool.metadata_reserve_bytes.map(|n| n as f64)),
         ("pool_reserved_bytes", "Promised by reservations and not in use yet", |pool| {
@@ -110,6 +117,10 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
             pool.quarantined_bytes.map(|n| n as f64)
         }),
         ("pool_designated_bytes", "Promised to guests", |pool| pool.designated_bytes.map(|n| n as f64)),
+        ("pool_regulation_bytes", "Held back by regulation files in guests", |pool| {
+            pool.regulation_bytes.map(|n| n as f64)
+        }),
+        ("pool_effective_bytes", "Designated minus regulation", |pool| pool.effective_bytes.map(|n| n as f64)),
         ("pool_designated_max_bytes", "What the overcommit limit allows to be promised to guests", |pool| {
             pool.designated_bytes_max.map(|n| n as f64)
         }),
@@ -157,11 +168,22 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
 }
 
 fn vdisk_metrics(registry: &mut Registry, vdisks: &[VdiskView]) {
-    let labels = |vdisk: &VdiskView| vec![("pool", vdisk.pool.clone()), ("vdisk", vdisk.vdisk.clone())];
+    let labels = |vdisk: &VdiskView| {
+        vec![
+            ("pool", vdisk.pool.clone()),
+            ("vdisk", vdisk.vdisk.clone()),
+            ("tenant", vdisk.tenant.clone().unwrap_or_default()),
+            ("vm", vdisk.vm.clone().unwrap_or_default()),
+        ]
+    };
     type Figure = fn(&VdiskView) -> Option<u64>;
-    let figures: [(&str, &str, Figure); 9] = [
+    let figures: [(&str, &str, Figure); 13] = [
         ("vdisk_designated_bytes", "Size shown to the guest", |vdisk| Some(vdisk.designated_bytes)),
         ("vdisk_backed_bytes", "Physical space behind it", |vdisk| Some(vdisk.backed_bytes)),
+        ("vdisk_exclusive_bytes", "Physical space that it alone names", |vdisk| Some(vdisk.exclusive_bytes)),
+        ("vdisk_shared_bytes", "Physical space that others name too", |vdisk| Some(vdisk.shared_bytes)),
+        ("vdisk_regulation_bytes", "Held back by its regulation file", |vdisk| Some(vdisk.regulation_bytes)),
+        ("vdisk_effective_bytes", "Designated minus regulation", |vdisk| Some(vdisk.effective_bytes)),
         ("vdisk_reservation_bytes", "Physical space that is its own", |vdisk| Some(vdisk.reservation_bytes)),
         ("vdisk_reserved_bytes", "Of its reservation, what is not in use yet", |vdisk| Some(vdisk.reserved_bytes)),
         ("vdisk_quota_bytes", "Physical space that it may not exceed", |vdisk| vdisk.quota_bytes),
@@ -179,12 +201,18 @@ fn vdisk_metrics(registry: &mut Registry, vdisks: &[VdiskView]) {
 fn tenant_metrics(registry: &mut Registry, tenants: &[TenantView]) {
     let labels = |tenant: &TenantView| vec![("pool", tenant.pool.clone()), ("tenant", tenant.name.clone())];
     type Figure = fn(&TenantView) -> Option<u64>;
-    let figures: [(&str, &str, Figure); 6] = [
+    let figures: [(&str, &str, Figure); 10] = [
         ("tenant_used_bytes", "Physical space that its vdisks have", |tenant| Some(tenant.used_bytes)),
+        ("tenant_exclusive_bytes", "Physical space that its vdisks alone name", |tenant| Some(tenant.exclusive_bytes)),
+        ("tenant_shared_bytes", "Physical space that others name too", |tenant| Some(tenant.shared_bytes)),
         ("tenant_quota_bytes", "Physical space that they may not exceed together", |tenant| tenant.quota_bytes),
         ("tenant_reservation_bytes", "Sum of their reservations", |tenant| Some(tenant.reservation_bytes)),
         ("tenant_reserved_bytes", "Of these, what is not in use yet", |tenant| Some(tenant.reserved_bytes)),
         ("tenant_designated_bytes", "Sum of their sizes", |tenant| Some(tenant.designated_bytes)),
+        ("tenant_regulation_bytes", "Held back by regulation files in their guests", |tenant| {
+            Some(tenant.regulation_bytes)
+        }),
+        ("tenant_effective_bytes", "Designated minus regulation", |tenant| Some(tenant.effective_bytes)),
         ("tenant_vdisks", "Its vdisks", |tenant| Some(tenant.vdisks)),
     ];
     for (name, help, figure) in figures {

@@ -7,7 +7,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::extract::{Body, How, Params};
 use super::respond::Change;
-use crate::model::{List, SetTenant, SpaceView, TenantView};
+use crate::model::{List, SetTenant, SpaceReport, TenantView};
 use crate::node::NodeLink;
 use crate::problem::{Answer, Problem};
 
@@ -25,9 +25,9 @@ struct Of {
 
 /// Who has the space of the pools: each line a use, together all of it.
 #[utoipa::path(get, path = "/space", tag = "space", operation_id = "space", params(Of),
-    responses((status = 200, body = List<SpaceView>), (status = "default", body = Problem)))]
-async fn space(State(node): State<NodeLink>, Params(of): Params<Of>) -> Answer<Json<List<SpaceView>>> {
-    node.call(move |node| async move { Ok(Json(node.space(of.pool.as_deref())?.into())) }).await
+    responses((status = 200, body = SpaceReport), (status = "default", body = Problem)))]
+async fn space(State(node): State<NodeLink>, Params(of): Params<Of>) -> Answer<Json<SpaceReport>> {
+    node.call(move |node| async move { node.space(of.pool.as_deref()).map(Json) }).await
 }
 
 /// Tenants: labels of vdisks, and those with a quota, in each pool.

@@ -91,8 +91,9 @@ pub(super) enum Command {
     Vdisk(Vdisk),
     /// Show who has the space of the pools: a line for each use, together all of it
     ///
-    /// metadata-reserve is kept so that metadata never runs out; reserved is promised and not in use; held is for writes under way;
-    /// quarantine was freed and can be used as soon as that is durable.
+    /// metadata-reserve is kept so that metadata never runs out; reserved is promised and not in use, reserved-metadata what metadata may
+    /// need of it then; held is for writes under way; quarantine was freed and can be used as soon as that is durable. RECLAIMED is what the
+    /// last reclaim of a vdisk freed, PACKED what came free by compaction, both since the pool was opened.
     #[command(before_help = examples!["plimsoll space", "plimsoll space --pool tank --sort -physical_bytes"])]
     Space {
         /// Only of this pool

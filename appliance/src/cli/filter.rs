@@ -70,15 +70,20 @@ pub(super) fn sort(items: &mut [Value], by: &str) -> Answer<()> {
         field(item, name)?;
     }
     items.sort_by(|one, other| {
-        let order = compare(one.get(name).unwrap_or(&Value::Null), other.get(name).unwrap_or(&Value::Null));
+        let order = compare(found(one, name).unwrap_or(&Value::Null), found(other, name).unwrap_or(&Value::Null));
         if backwards { order.reverse() } else { order }
     });
     Ok(())
 }
 
-/// A field by its name.
+/// A field by its name, or a field of a part by both with a dot between; null when the part is.
+pub(super) fn found<'a>(item: &'a Value, name: &str) -> Option<&'a Value> {
+    name.split('.').try_fold(item, |at, part| if at.is_null() { Some(at) } else { at.get(part) })
+}
+
+/// As [`found`], and says which fields there are when there is no such.
 pub(super) fn field<'a>(item: &'a Value, name: &str) -> Answer<&'a Value> {
-    item.get(name).ok_or_else(|| {
+    found(item, name).ok_or_else(|| {
         let known: Vec<&str> = item.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).collect();
         Problem::new("invalid-argument", format!("there is no field {}", quoted(name)))
             .hint(format!("fields: {}", known.join(", ")))
@@ -121,6 +126,14 @@ mod tests {
             assert!(!fits(no), "{no}");
         }
         assert!(fits("reason!=x") && fits("reason=null"));
+    }
+
+    #[test]
+    fn a_field_of_a_part_is_named_with_a_dot() {
+        let item = json!({"counters": {"refused_writes": 3}, "growth": null});
+        assert_eq!(field(&item, "counters.refused_writes"), Ok(&json!(3)));
+        assert_eq!(field(&item, "growth.policy.at_pct"), Ok(&Value::Null));
+        assert!(field(&item, "counters.refused").is_err());
     }
 
     #[test]

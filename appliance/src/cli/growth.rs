@@ -9,7 +9,7 @@ use super::job::watch_answer;
 use super::pool::{absolute, exact, target, with};
 use super::render::steps;
 use super::run::Context;
-use crate::model::{GrowPool, GrowthPolicy, LeaveDevice};
+use crate::model::{GrowPool, GrowthChange, LeaveDevice};
 use crate::problem::{Answer, Problem};
 use crate::units::{Size, iec};
 
@@ -74,29 +74,41 @@ fn leave(leaving: &Leaving) -> Answer<LeaveDevice> {
 }
 
 /// What `pool set` says of how a pool grows by itself; `None`: nothing.
-pub(super) fn decided(args: &PoolSet) -> Answer<Option<Option<GrowthPolicy>>> {
+pub(super) fn decided(args: &PoolSet) -> Answer<Option<Option<GrowthChange>>> {
     if args.no_auto_grow {
         return Ok(Some(None));
     }
-    args.auto_grow_at.map(|at| policy(args, at).map(Some)).transpose()
+    let spares = match &args.spares[..] {
+        [] => None,
+        [none] if none == "none" => Some(Vec::new()),
+        paths => Some(paths.iter().map(|path| absolute(path)).collect()),
+    };
+    let change = GrowthChange {
+        at_pct: args.auto_grow_at.map(level).transpose()?,
+        spares,
+        grow_file_to_bytes: args.grow_file_to.map(exact).transpose()?.map(|bytes| (bytes > 0).then_some(bytes)),
+        step_bytes: args.grow_file_step.map(exact).transpose()?.map(Some),
+        keep_free_bytes: args.keep_free.map(exact).transpose()?.map(Some),
+        force: None,
+    };
+    if change == GrowthChange::default() {
+        return Ok(None);
+    }
+    let force = Some(args.force.force.clone()).filter(|force| !force.is_empty());
+    Ok(Some(Some(GrowthChange { force, ..change })))
 }
 
-fn policy(args: &PoolSet, at: Size) -> Answer<GrowthPolicy> {
-    let hundredths = match at {
-        Size::Share(hundredths) if hundredths.is_multiple_of(100) => hundredths,
-        _ => {
-            let detail = "--auto-grow-at is a share of the pool in whole per cents";
-            return Err(Problem::new("invalid-argument", detail).hint("say --auto-grow-at 85%"));
-        }
+/// `85%`, or `85`, in whole per cents.
+fn level(at: Size) -> Answer<u8> {
+    let percent = match at {
+        Size::Share(hundredths) if hundredths.is_multiple_of(100) => Some(u64::from(hundredths / 100)),
+        Size::Exact(percent) if percent <= 100 => Some(percent),
+        _ => None,
     };
-    Ok(GrowthPolicy {
-        // What is too large for the field is too large for the daemon as well.
-        at_pct: u8::try_from(hundredths / 100).unwrap_or(u8::MAX),
-        spares: args.spares.iter().map(|path| absolute(path)).collect(),
-        grow_file_to_bytes: args.grow_file_to.map(exact).transpose()?,
-        step_bytes: args.grow_file_step.map(exact).transpose()?,
-        keep_free_bytes: args.keep_free.map(exact).transpose()?,
-        force: args.force.force.clone(),
+    // What is too large for the field is too large for the daemon as well.
+    percent.map(|percent| u8::try_from(percent).unwrap_or(u8::MAX)).ok_or_else(|| {
+        let detail = "--auto-grow-at is a share of the pool in whole per cents";
+        Problem::new("invalid-argument", detail).hint("say --auto-grow-at 85%")
     })
 }
 
@@ -117,6 +129,36 @@ fn device(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parsed(options: &str) -> Answer<Option<Option<GrowthChange>>> {
+        use clap::Parser;
+
+        use crate::cli::args::{Cli, Command, Pool};
+        let line = format!("plimsoll pool set tank {options}");
+        match Cli::try_parse_from(line.split(' ')).expect("a line that can be parsed").command {
+            Some(Command::Pool(Pool::Set(args))) => decided(&args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn only_what_is_said_of_growing_is_changed_and_a_level_needs_no_sign() {
+        let level = GrowthChange { at_pct: Some(90), ..GrowthChange::default() };
+        for line in ["--auto-grow-at 90%", "--auto-grow-at 90"] {
+            assert_eq!(parsed(line), Ok(Some(Some(level.clone()))), "{line}");
+        }
+        assert!(parsed("--auto-grow-at 101").is_err() && parsed("--auto-grow-at 12.5%").is_err());
+        assert_eq!(parsed("--hysteresis 2%"), Ok(None));
+        assert_eq!(parsed("--no-auto-grow"), Ok(Some(None)));
+        let none = GrowthChange { spares: Some(Vec::new()), grow_file_to_bytes: Some(None), ..GrowthChange::default() };
+        assert_eq!(parsed("--spare none --grow-file-to none"), Ok(Some(Some(none))));
+        let spares = GrowthChange {
+            spares: Some(vec!["/dev/sdx".to_owned()]),
+            force: Some(vec!["foreign".to_owned()]),
+            ..GrowthChange::default()
+        };
+        assert_eq!(parsed("--spare /dev/sdx --force=foreign"), Ok(Some(Some(spares))));
+    }
 
     #[test]
     fn growing_says_by_how_much_and_that_there_was_nothing_to_grow_by() {

@@ -150,7 +150,10 @@ pub(super) fn tenant(cx: &Context<'_>, command: Tenant) -> Answer<()> {
 
 pub(super) fn space(cx: &Context<'_>, pool: Option<&str>) -> Answer<()> {
     let at = pool.map_or_else(|| "/api/v1/space".to_owned(), |pool| format!("/api/v1/space?pool={}", segment(pool)));
-    cx.render.list(&table::SPACE, cx.client.get(&at)?)
+    let answer = cx.client.get(&at)?;
+    let pools = answer.get("pools").and_then(Value::as_array).cloned().unwrap_or_default();
+    cx.render.list(&table::SPACE, answer)?;
+    cx.render.below(|exact| table::promised(&pools, exact))
 }
 
 fn add_device(cx: &Context<'_>, args: PoolAddDevice) -> Answer<()> {

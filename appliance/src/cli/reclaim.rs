@@ -82,18 +82,25 @@ pub(super) fn run(cx: &Context<'_>, args: Reclaim) -> Answer<()> {
     }
     let job = watch_answer(&cx.client, &job)?;
     let result = cx.client.get(&at)?;
-    let bytes = |field: &str| iec(result.get(field).and_then(Value::as_u64).unwrap_or(0));
     let paused = job.get("state").and_then(Value::as_str) == Some("paused");
-    let so_far = if paused { "paused; so far " } else { "" };
-    let what = format!(
-        "{so_far}{} of {} looked through: {} of zeros and {} of patterns are not stored any more, {} of the pool came free",
-        bytes("scanned_bytes"),
-        args.vdisk,
-        bytes("zero_bytes"),
-        bytes("pattern_bytes"),
-        bytes("freed_bytes"),
-    );
+    let what = outcome(&args.vdisk.to_string(), &result, args.worthless, paused);
     cx.render.changed(&what, &result)
+}
+
+/// What a reclaim came to, or has come to so far.
+fn outcome(vdisk: &str, result: &Value, worthless: bool, paused: bool) -> String {
+    let bytes = |field: &str| iec(result.get(field).and_then(Value::as_u64).unwrap_or(0));
+    let so_far = if paused { "paused; so far " } else { "" };
+    let [zeros, free] = ["zero_bytes", "freed_bytes"].map(bytes);
+    if worthless {
+        // Nothing is read, and what it was is not known.
+        return format!("{so_far}{zeros} that {vdisk} stored are given up, {free} of the pool came free");
+    }
+    let [scanned, patterns] = ["scanned_bytes", "pattern_bytes"].map(bytes);
+    format!(
+        "{so_far}{scanned} of {vdisk} looked through: {zeros} of zeros and {patterns} of patterns are not stored any more, {free} of the \
+         pool came free"
+    )
 }
 
 fn request(cx: &Context<'_>, args: &Reclaim) -> Answer<BeginReclaim> {
@@ -159,6 +166,17 @@ mod tests {
             let problem = parse(&format!("0 512\n{wrong}"), 512).unwrap_err();
             assert!(problem.detail.contains("line 2"), "{}", problem.detail);
         }
+    }
+
+    #[test]
+    fn what_is_worthless_is_said_to_be_given_up_and_not_to_be_zeros() {
+        let result = json!({"scanned_bytes": 0, "zero_bytes": 8192, "pattern_bytes": 0, "freed_bytes": 65536});
+        let expected = "8 KiB that tank/a stored are given up, 64 KiB of the pool came free";
+        assert_eq!(outcome("tank/a", &result, true, false), expected);
+        let read = outcome("tank/a", &result, false, true);
+        let expected = "paused; so far 0 B of tank/a looked through: 8 KiB of zeros and 0 B of patterns are not stored any more, \
+            64 KiB of the pool came free";
+        assert_eq!(read, expected);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use super::args::{Format, Global};
-use super::filter::{Filter, field, sort, text};
+use super::filter::{Filter, field, found, sort, text};
 use super::table::{self, Columns};
 use crate::problem::{Answer, Problem};
 
@@ -89,6 +89,12 @@ impl<'a> Render<'a> {
         }
     }
 
+    /// Prints what is below a list, for people who did not ask for a part of it.
+    pub(super) fn below(&self, text: impl FnOnce(bool) -> String) -> Answer<()> {
+        let all = self.global.columns.is_empty() && self.global.filter.is_empty() && !self.global.no_headings;
+        if all && self.is_for_people() { print(&text(self.global.bytes)) } else { Ok(()) }
+    }
+
     /// Prints one object.
     pub(super) fn object(&self, value: &Value) -> Answer<()> {
         let chosen: Vec<&str> = self.global.columns.iter().map(String::as_str).collect();
@@ -148,7 +154,7 @@ pub(super) fn steps(plan: &Value) -> Vec<String> {
 fn pick(item: &Value, fields: &[&str]) -> Value {
     let mut picked = json!({});
     for field in fields {
-        picked[*field] = item.get(field).cloned().unwrap_or(Value::Null);
+        picked[*field] = found(item, field).cloned().unwrap_or(Value::Null);
     }
     picked
 }
@@ -171,7 +177,7 @@ fn csv(items: &[Value], fields: &[&str], headings: bool) -> String {
         rows.push(fields.join(","));
     }
     for item in items {
-        let row = fields.iter().map(|field| quote(item.get(field).map(text).unwrap_or_default()));
+        let row = fields.iter().map(|field| quote(found(item, field).map(text).unwrap_or_default()));
         rows.push(row.collect::<Vec<_>>().join(","));
     }
     rows.iter().map(|row| format!("{row}\n")).collect()

@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
 
-use super::filter::text;
+use super::filter::{found, text};
 use crate::units::{cut, iec};
 
 /// Fields of a kind of object: those of a table, and those that `-o wide` adds.
@@ -28,6 +28,7 @@ pub(super) const POOL: Columns = Columns {
         "metadata_bytes",
         "reserved_bytes",
         "held_writes",
+        "counters.refused_writes",
         "time_to_full_seconds",
         "extent_bytes",
         "uuid",
@@ -51,9 +52,28 @@ pub(super) const VDISK: Columns = Columns {
     ],
 };
 pub(super) const SPACE: Columns = Columns {
-    normal: &["pool", "what", "name", "physical_bytes", "share_pct", "designated_bytes", "reserved_bytes"],
+    normal: &[
+        "pool",
+        "what",
+        "name",
+        "physical_bytes",
+        "share_pct",
+        "designated_bytes",
+        "reserved_bytes",
+        "reclaimed_bytes",
+    ],
     wide: &["tenant", "vm", "exclusive_bytes", "shared_bytes", "held_writes"],
 };
+/// Of the pools below that.
+pub(super) const PROMISED: [&str; 7] = [
+    "pool",
+    "physical_bytes",
+    "designated_bytes",
+    "designated_bytes_max",
+    "overcommit_bytes",
+    "overcommit_ratio",
+    "packed_bytes",
+];
 pub(super) const TENANT: Columns = Columns {
     normal: &["name", "pool", "used_bytes", "quota_bytes", "used_pct", "vdisks", "designated_bytes"],
     wide: &["reservation_bytes", "reserved_bytes", "thresholds"],
@@ -85,10 +105,12 @@ pub(super) fn human(field: &str, value: &Value, exact: bool) -> String {
         Value::Null => "-".to_owned(),
         Value::Array(items) if items.is_empty() => "-".to_owned(),
         Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
-        Value::Number(number) if field.ends_with("_bytes") && !exact => match number.as_i64() {
-            Some(negative) if negative < 0 => format!("-{}", iec(negative.unsigned_abs())),
-            _ => iec(number.as_u64().unwrap_or(0)),
-        },
+        Value::Number(number) if (field.ends_with("_bytes") || field.contains("_bytes_")) && !exact => {
+            match number.as_i64() {
+                Some(negative) if negative < 0 => format!("-{}", iec(negative.unsigned_abs())),
+                _ => iec(number.as_u64().unwrap_or(0)),
+            }
+        }
         Value::Number(number) if field.ends_with("_pct") => format!("{:.1} %", number.as_f64().unwrap_or(0.0)),
         Value::Number(number) if field.ends_with("_ratio") => format!("{:.2}", number.as_f64().unwrap_or(0.0)),
         Value::Object(object) => match object.get("detail") {
@@ -123,10 +145,10 @@ pub(super) fn list(items: &[Value], fields: &[&str], headings: bool, exact: bool
         table.set_header(fields.iter().map(|field| heading(field)));
     }
     for item in items {
-        table.add_row(fields.iter().map(|field| human(field, item.get(field).unwrap_or(&Value::Null), exact)));
+        table.add_row(fields.iter().map(|field| human(field, found(item, field).unwrap_or(&Value::Null), exact)));
     }
     for (index, field) in fields.iter().enumerate() {
-        let is_number = |item: &Value| item.get(field).is_none_or(|value| value.is_number() || value.is_null());
+        let is_number = |item: &Value| found(item, field).is_none_or(|value| value.is_number() || value.is_null());
         if !items.is_empty()
             && items.iter().all(is_number)
             && let Some(column) = table.column_mut(index)
@@ -135,6 +157,17 @@ pub(super) fn list(items: &[Value], fields: &[&str], headings: bool, exact: bool
         }
     }
     finish(&table)
+}
+
+/// Below the lines of `space`: what the pools have promised, and what to do about it.
+pub(super) fn promised(pools: &[Value], exact: bool) -> String {
+    let mut text = format!("\nOVERCOMMIT\n{}", list(pools, &PROMISED, true, exact));
+    let advice = pools.iter().filter_map(|pool| Some((pool.get("pool")?.as_str()?, pool.get("advice")?.as_str()?)));
+    for (index, (pool, advice)) in advice.enumerate() {
+        let heading = if index == 0 { "\nRECLAIM\n" } else { "" };
+        text += &format!("{heading}{pool}: {advice}\n");
+    }
+    text
 }
 
 /// One object as lines of field and value; what is inside it behind, as tables.
@@ -161,8 +194,9 @@ pub(super) fn object(value: &Value, exact: bool) -> String {
 }
 
 fn heading(field: &str) -> String {
+    let field = field.rsplit('.').next().unwrap_or(field);
     let short = field.strip_suffix("_bytes").or_else(|| field.strip_suffix("_at")).unwrap_or(field);
-    short.replace("_pct", " %").replace('_', " ").to_uppercase()
+    short.replace("_bytes_", "_").replace("_pct", " %").replace('_', " ").to_uppercase()
 }
 
 /// No lines, two spaces between columns: easy to read, cut and search.
@@ -213,6 +247,26 @@ tank/web       512 B   100.0 %       10  yes
         let expected = format!("tank/1  {}...\n", &digits[..29]);
         assert_eq!(short_list(&items, &fields, false, false), expected);
         assert_eq!(list(&items, &fields, false, false), format!("tank/1  {digits}\n"));
+    }
+
+    #[test]
+    fn what_pools_promised_is_below_their_space_with_its_limit_and_what_to_do() {
+        let pools = [
+            json!({"pool": "lake", "physical_bytes": 1024, "designated_bytes": 0, "designated_bytes_max": null,
+                "overcommit_bytes": -1024, "overcommit_ratio": 0.0, "packed_bytes": 0, "advice": null}),
+            json!({"pool": "tank", "physical_bytes": 1024, "designated_bytes": 2048, "designated_bytes_max": 4096,
+                "overcommit_bytes": 1024, "overcommit_ratio": 2.0, "packed_bytes": 0, "advice": "look"}),
+        ];
+        let expected = "
+OVERCOMMIT
+POOL  PHYSICAL  DESIGNATED  DESIGNATED MAX  OVERCOMMIT  OVERCOMMIT RATIO  PACKED
+lake     1 KiB         0 B               -      -1 KiB              0.00     0 B
+tank     1 KiB       2 KiB           4 KiB       1 KiB              2.00     0 B
+
+RECLAIM
+tank: look
+";
+        assert_eq!(promised(&pools, false), expected);
     }
 
     #[test]

@@ -28,10 +28,10 @@ pub use job::{CheckView, FindingView, JobState, JobView, RepairView};
 pub use list::{List, Listed};
 pub use pool::{CountersView, GrowthView, PoolState, PoolView, RecoveryView};
 pub use request::{
-    AddDevice, AddExport, CreatePool, CreateVdisk, GrowPool, GrowthPolicy, ImportPool, LeaveDevice, Plan, RepairPool,
-    SetPool, SetTenant, SetVdisk, VdiskPolicyChange, WriteCache,
+    AddDevice, AddExport, CreatePool, CreateVdisk, GrowPool, GrowthChange, GrowthPolicy, ImportPool, LeaveDevice, Plan,
+    RepairPool, SetPool, SetTenant, SetVdisk, VdiskPolicyChange, WriteCache,
 };
-pub use space::{SpaceView, TenantView};
+pub use space::{PromisedView, SpaceReport, SpaceView, TenantView};
 pub use status::{Health, HealthFinding, Probe, StatusView};
 pub use vdisk::{VdiskState, VdiskView};
 pub use webhook::{AddWebhook, WebhookState, WebhookTested, WebhookView};

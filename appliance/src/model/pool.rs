@@ -43,6 +43,10 @@ pub struct PoolView {
     pub available_bytes: Option<u64>,
     /// Allocated to data.
     pub utilized_bytes: Option<u64>,
+    /// Of that, what one vdisk or snapshot alone names.
+    pub exclusive_bytes: Option<u64>,
+    /// Of that, what several name.
+    pub shared_bytes: Option<u64>,
     /// Allocated to metadata.
     pub metadata_bytes: Option<u64>,
     /// Kept back for metadata, so that it never runs out.
@@ -55,10 +59,18 @@ pub struct PoolView {
     pub held_writes: Option<u64>,
     /// Bytes of their data, in memory.
     pub held_writes_bytes: Option<u64>,
+    /// What the data of such writes may take of the memory for I/O together: what was set, or a quarter.
+    pub hold_bytes_max: Option<u64>,
+    /// That was not set.
+    pub hold_bytes_by_default: Option<bool>,
     /// Freed, and usable as soon as that is durable.
     pub quarantined_bytes: Option<u64>,
     /// Sum of the sizes of all vdisks.
     pub designated_bytes: Option<u64>,
+    /// Of that, what regulation files in guests hold back.
+    pub regulation_bytes: Option<u64>,
+    /// Designated minus regulation.
+    pub effective_bytes: Option<u64>,
     /// Designated minus physical.
     pub overcommit_bytes: Option<i64>,
     /// Designated by physical.

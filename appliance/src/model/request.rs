@@ -91,6 +91,72 @@ pub struct GrowthPolicy {
     pub force: Vec<String>,
 }
 
+/// How a pool is to grow by itself; what is absent stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GrowthChange {
+    /// When so much of it is used, in percent: 1 to 99. Must be there when the pool does not grow by itself yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_pct: Option<u8>,
+    /// Devices that may be added, in this order, instead of those that might so far; each goes off the list when it is added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spares: Option<Vec<String>>,
+    /// Enlarge the last file that the pool is made of, up to this size; null: do not.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub grow_file_to_bytes: Option<Option<u64>>,
+    /// Bytes by which it is enlarged at a time, 64 MiB at least; null: an eighth of its size, or that.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub step_bytes: Option<Option<u64>>,
+    /// Bytes of the file system that are left free, less than it has; null: a gibibyte.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub keep_free_bytes: Option<Option<u64>>,
+    /// Checks to override when spares are named and added: `foreign`. None when spares are named and this is absent: what was overridden for
+    /// others is not for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force: Option<Vec<String>>,
+}
+
+impl GrowthChange {
+    /// The policy that this makes of the one in force; `None` when neither says at which level.
+    pub fn merged(self, before: Option<GrowthPolicy>) -> Option<GrowthPolicy> {
+        let at_pct = self.at_pct.or(before.as_ref().map(|before| before.at_pct))?;
+        let before = before.unwrap_or(GrowthPolicy {
+            at_pct,
+            spares: Vec::new(),
+            grow_file_to_bytes: None,
+            step_bytes: None,
+            keep_free_bytes: None,
+            force: Vec::new(),
+        });
+        let force = if self.spares.is_some() { Vec::new() } else { before.force };
+        Some(GrowthPolicy {
+            at_pct,
+            spares: self.spares.unwrap_or(before.spares),
+            grow_file_to_bytes: self.grow_file_to_bytes.unwrap_or(before.grow_file_to_bytes),
+            step_bytes: self.step_bytes.unwrap_or(before.step_bytes),
+            keep_free_bytes: self.keep_free_bytes.unwrap_or(before.keep_free_bytes),
+            force: self.force.unwrap_or(force),
+        })
+    }
+}
+
+impl From<GrowthPolicy> for GrowthChange {
+    /// Nothing of the policy in force stays.
+    fn from(policy: GrowthPolicy) -> Self {
+        Self {
+            at_pct: Some(policy.at_pct),
+            spares: Some(policy.spares),
+            grow_file_to_bytes: Some(policy.grow_file_to_bytes),
+            step_bytes: Some(policy.step_bytes),
+            keep_free_bytes: Some(policy.keep_free_bytes),
+            force: Some(policy.force),
+        }
+    }
+}
+
 /// Tells null, which ends something, from what is absent.
 fn present<'de, D, T>(from: D) -> Result<Option<Option<T>>, D::Error>
 where
@@ -149,7 +215,7 @@ pub struct VdiskPolicyChange {
     /// The virtual machine it belongs to; empty: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<String>,
-    /// `hold(20s)`, 2 ms to 49 days, or `fail`, which writes that wait do at once, too.
+    /// `hold(20s)`, 2 ms to 49 days, `hold` for the usual time, or `fail`, which writes that wait do at once, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_full: Option<String>,
     /// Physical space that is its own.
@@ -188,8 +254,8 @@ pub struct SetPool {
     pub hold_bytes_max: Option<u64>,
     /// How it grows by itself; null ends that.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<GrowthPolicy>)]
-    pub growth: Option<Option<GrowthPolicy>>,
+    #[schema(value_type = Option<GrowthChange>)]
+    pub growth: Option<Option<GrowthChange>>,
 }
 
 /// What an operator decides for a tenant of a pool; what is absent stays as it is.

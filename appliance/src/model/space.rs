@@ -5,14 +5,46 @@ use utoipa::ToSchema;
 
 use super::Listed;
 
+/// Who has the space of the pools, what they promised beyond it, and how some could come back.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SpaceReport {
+    /// `space.list/v1`.
+    pub schema: String,
+    /// A line for each use, the vdisks of a pool first, the largest in front.
+    pub items: Vec<SpaceView>,
+    /// A line for each pool.
+    pub pools: Vec<PromisedView>,
+}
+
+/// What a pool has promised, and what could come back to it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PromisedView {
+    /// The pool.
+    pub pool: String,
+    /// Space for data and metadata on all devices.
+    pub physical_bytes: u64,
+    /// Sum of the sizes of all vdisks.
+    pub designated_bytes: u64,
+    /// Designated space that the overcommit limit allows; null when there is none.
+    pub designated_bytes_max: Option<u64>,
+    /// Designated minus physical.
+    pub overcommit_bytes: i64,
+    /// Designated by physical.
+    pub overcommit_ratio: f64,
+    /// What came free since the pool was opened because thinly used extents were put together.
+    pub packed_bytes: u64,
+    /// Commands that find out what else could come free; null when nothing is stored.
+    pub advice: Option<String>,
+}
+
 /// A line of the report of who has the space of a pool.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SpaceView {
     /// The pool.
     pub pool: String,
     /// `vdisk` (one of them), `metadata`, `metadata-reserve` (kept so that metadata never runs out; less than the pool says where metadata
-    /// has taken of it), `reserved` (promised and not in use, with the metadata for that; less where it only waits for freed space),
-    /// `held` (for writes under way), `quarantine` (freed, usable as soon as that is durable), `available`. Together they are the
+    /// has taken of it), `reserved` (promised and not in use: the sum of `reserved_bytes`; less where it only waits for freed space),
+    /// `reserved-metadata` (what metadata may need of it when that is used), `held` (for writes under way), `quarantine` (freed, usable as soon as that is durable), `available`. Together they are the
     /// pool's physical space.
     pub what: String,
     /// POOL/VDISK, for a vdisk.
@@ -33,12 +65,10 @@ pub struct SpaceView {
     pub shared_bytes: Option<u64>,
     /// Promised to it and not in use.
     pub reserved_bytes: Option<u64>,
+    /// What its last reclaim freed; null when there was none since the pool was opened.
+    pub reclaimed_bytes: Option<u64>,
     /// Writes of it that wait for space.
     pub held_writes: Option<u64>,
-}
-
-impl Listed for SpaceView {
-    const SCHEMA: &'static str = "space.list/v1";
 }
 
 /// A tenant of a pool.
@@ -50,6 +80,10 @@ pub struct TenantView {
     pub pool: String,
     /// Physical space that its vdisks there have.
     pub used_bytes: u64,
+    /// Of that, what no other vdisk or snapshot names.
+    pub exclusive_bytes: u64,
+    /// Of that, what others name too.
+    pub shared_bytes: u64,
     /// Physical space that they may not exceed together.
     pub quota_bytes: Option<u64>,
     /// 100 * used / quota.
@@ -60,6 +94,10 @@ pub struct TenantView {
     pub vdisks: u64,
     /// Sum of their sizes.
     pub designated_bytes: u64,
+    /// Of that, what regulation files in their guests hold back.
+    pub regulation_bytes: u64,
+    /// Designated minus regulation.
+    pub effective_bytes: u64,
     /// Sum of their reservations.
     pub reservation_bytes: u64,
     /// What of these is not in use yet, and kept for them.

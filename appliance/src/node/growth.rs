@@ -151,7 +151,8 @@ impl Node {
         state.pools.iter().find(|known| counting.contains(&known.uuid)).map(|known| known.name.clone())
     }
 
-    fn growth_policy(&self, pool: Uuid) -> Option<GrowthPolicy> {
+    /// How a pool grows by itself.
+    pub(super) fn growth_policy(&self, pool: Uuid) -> Option<GrowthPolicy> {
         let state = self.0.state.borrow();
         state.growth.iter().find(|known| known.pool == pool).map(|known| known.policy.clone())
     }

@@ -11,6 +11,7 @@
 
 mod close;
 pub mod directory;
+mod division;
 mod events;
 mod exports;
 mod growth;

@@ -18,7 +18,7 @@ impl Node {
     pub async fn check_pool_bounds(&self, name: &str, request: &SetPool) -> Answer<()> {
         let pool = self.pool(name)?.info();
         check_pool(request, self.machine().buffers().bytes() as u64)?;
-        let Some(keep) = request.growth.as_ref().and_then(|growth| growth.as_ref()?.keep_free_bytes) else {
+        let Some(keep) = request.growth.as_ref().and_then(|growth| growth.as_ref()?.keep_free_bytes?) else {
             return Ok(());
         };
         let paths: Vec<String> = pool.devices.into_iter().rev().map(|device| device.path).collect();

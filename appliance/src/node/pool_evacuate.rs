@@ -47,6 +47,7 @@ impl Node {
     /// `not-found`, `busy` when it is not being emptied.
     pub async fn cancel_evacuation(&self, name: &str, request: LeaveDevice) -> Answer<PoolView> {
         let _turn = self.0.changes.lock().await;
+        self.plan_cancel_evacuation(name, &request)?;
         let (pool, device) = self.member(name, &request.device)?;
         pool.cancel_evacuation(device).await?;
         tracing::info!(pool = name, device = request.device, "a device is kept");
@@ -81,7 +82,7 @@ impl Node {
         };
         let (path, pool) = (&device.path, &info.name);
         if device.state == DeviceState::InUse {
-            let detail = format!("{path} is busy: it is not being evacuated");
+            let detail = format!("there is no evacuation to call off: {path} of pool {pool} is not being evacuated");
             return Err(Problem::new("busy", detail).hint(format!("plimsoll pool show {pool}")));
         }
         let left = iec(device.used_bytes);

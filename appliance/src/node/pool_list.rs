@@ -1,8 +1,10 @@
 //! What is known of pools.
 
 use plimsoll_engine::{DeviceInfo, DeviceState, Pool, PoolInfo, Thresholds};
+use plimsoll_hardware::Machine as _;
 use plimsoll_hardware::reactor::Handle;
 
+use super::division::Division;
 use super::state::PoolRecord;
 use super::{Node, Slot};
 use crate::model::{CountersView, PoolDeviceView, PoolState, PoolView, RecoveryView, time_of};
@@ -23,7 +25,10 @@ impl Node {
     pub fn pool_view(&self, name: &str) -> Answer<PoolView> {
         let name = self.pool_name(name)?;
         match self.0.pools.borrow().get(&name) {
-            Some(Slot::Open(pool)) => Ok(PoolView { growth: self.growth_view(pool.info().uuid), ..online(pool) }),
+            Some(Slot::Open(pool)) => {
+                let memory = self.machine().buffers().bytes() as u64;
+                Ok(PoolView { growth: self.growth_view(pool.info().uuid), ..online(pool, memory) })
+            }
             Some(Slot::Unavailable(reason)) => {
                 let state = self.0.state.borrow();
                 let record = state.pools.iter().find(|pool| pool.name == name);
@@ -39,9 +44,11 @@ impl Node {
     }
 }
 
-fn online(pool: &Pool<Handle>) -> PoolView {
+/// `memory`: for I/O, in bytes.
+fn online(pool: &Pool<Handle>, memory: u64) -> PoolView {
     let info: PoolInfo = pool.info();
     let used = info.physical_bytes.saturating_sub(info.available_bytes);
+    let division = Division::of(info.utilized_bytes, info.designated_bytes);
     PoolView {
         state: if info.read_only.is_some() { PoolState::ReadOnly } else { PoolState::Online },
         reason_code: info.read_only.as_ref().map(|_| "read-only".to_owned()),
@@ -52,14 +59,20 @@ fn online(pool: &Pool<Handle>) -> PoolView {
         physical_bytes: Some(info.physical_bytes),
         available_bytes: Some(info.available_bytes),
         utilized_bytes: Some(info.utilized_bytes),
+        exclusive_bytes: Some(division.exclusive_bytes),
+        shared_bytes: Some(division.shared_bytes),
         metadata_bytes: Some(info.metadata_bytes),
         metadata_reserve_bytes: Some(info.metadata_reserve_bytes),
         reserved_bytes: Some(info.reserved_bytes),
         held_bytes: Some(info.held_bytes),
         held_writes: Some(info.held_writes),
         held_writes_bytes: Some(info.held_writes_bytes),
+        hold_bytes_max: Some(policy::hold_bytes_max(info.policy.hold_bytes, memory)),
+        hold_bytes_by_default: Some(info.policy.hold_bytes.is_none()),
         quarantined_bytes: Some(info.quarantined_bytes),
         designated_bytes: Some(info.designated_bytes),
+        regulation_bytes: Some(division.regulation_bytes),
+        effective_bytes: Some(division.effective_bytes),
         overcommit_bytes: Some(info.overcommit_bytes),
         overcommit_ratio: Some(info.overcommit_ratio),
         designated_bytes_max: info.designated_bytes_max,
@@ -131,14 +144,20 @@ fn unavailable(name: &str, record: Option<&PoolRecord>, reason: &Problem) -> Poo
         physical_bytes: None,
         available_bytes: None,
         utilized_bytes: None,
+        exclusive_bytes: None,
+        shared_bytes: None,
         metadata_bytes: None,
         metadata_reserve_bytes: None,
         reserved_bytes: None,
         held_bytes: None,
         held_writes: None,
         held_writes_bytes: None,
+        hold_bytes_max: None,
+        hold_bytes_by_default: None,
         quarantined_bytes: None,
         designated_bytes: None,
+        regulation_bytes: None,
+        effective_bytes: None,
         overcommit_bytes: None,
         overcommit_ratio: None,
         designated_bytes_max: None,

@@ -4,9 +4,9 @@ use plimsoll_engine::{Pool, PoolPolicy};
 use plimsoll_hardware::Handle;
 
 use super::Node;
-use crate::model::{Plan, PoolView, SetPool};
+use crate::model::{GrowthChange, GrowthPolicy, Plan, PoolView, SetPool};
 use crate::policy;
-use crate::problem::Answer;
+use crate::problem::{Answer, Problem};
 
 impl Node {
     /// Decides anew for a pool; what is absent stays as it is. Either all of it is in force, or nothing.
@@ -20,7 +20,7 @@ impl Node {
         let before = pool.policy();
         let decided = decided_for(&pool, &request)?;
         let growth = match &request.growth {
-            Some(growth) => Some(self.check_growth(&pool, growth.clone()).await?),
+            Some(change) => Some(self.check_growth(&pool, self.growth_of(&pool, change.clone())?).await?),
             None => None,
         };
         if decided != before {
@@ -51,10 +51,25 @@ impl Node {
         if decided != pool.policy() {
             plan.steps.push(format!("change the policy of pool {}", pool.info().name));
         }
-        if let Some(growth) = request.growth {
+        if let Some(change) = request.growth {
+            let growth = self.growth_of(&pool, change)?;
             plan.steps.extend(self.plan_growth(&pool, growth).await?);
         }
         Ok(plan)
+    }
+
+    /// The growth that a change comes to: of what it does not name, what is in force.
+    fn growth_of(&self, pool: &Pool<Handle>, change: Option<GrowthChange>) -> Answer<Option<GrowthPolicy>> {
+        let Some(change) = change else { return Ok(None) };
+        let info = pool.info();
+        let policy = change.merged(self.growth_policy(info.uuid)).ok_or_else(|| {
+            let detail = format!("pool {} does not grow by itself yet, and nothing says when it is to", info.name);
+            Problem::new("invalid-argument", detail).hint(format!(
+                "plimsoll pool set {} --auto-grow-at 85% --spare PATH, or --grow-file-to SIZE",
+                info.name
+            ))
+        })?;
+        Ok(Some(policy))
     }
 }
 

@@ -75,10 +75,14 @@ impl Node {
         let known = pool.reclaim_info(&info.name)?;
         let fits = |known: &ReclaimInfo| if paused { known.running } else { known.paused };
         let vdisk = format!("{}/{}", pool.info().name, info.name);
+        let under_way = known.as_ref().is_some_and(|known| known.running || known.paused);
         let known = known.filter(fits).ok_or_else(|| {
-            let which = if paused { "goes on" } else { "is paused" };
-            Problem::new("not-found", format!("no reclaim of {vdisk} {which}"))
-                .hint(format!("plimsoll reclaim {vdisk} --show"))
+            let which = if paused { "running" } else { "paused" };
+            let hint = match under_way {
+                true => format!("plimsoll reclaim {vdisk} --show"),
+                false => format!("plimsoll reclaim {vdisk}"),
+            };
+            Problem::new("not-found", format!("there is no {which} reclaim of {vdisk}")).hint(hint)
         })?;
         let word = if paused { "pause" } else { "resume" };
         Ok(Plan::of([format!("{word} the reclaim of {vdisk}, {}", progress(&known))]))

@@ -1,11 +1,15 @@
-//! `space`: who has the space of a pool, to the last extent.
+//! `space`: who has the space of a pool, to the last extent; what it promised beyond that; and how some could come back.
+//!
+//! What zeros, patterns and thinly used extents take is known only to who reads all of it, so there are no figures of that here but the
+//! commands that look.
 
-use plimsoll_engine::Pool;
+use plimsoll_engine::{Pool, PoolInfo, VdiskInfo};
 use plimsoll_hardware::Handle;
 
 use super::Node;
+use super::division::Division;
 use super::pool_list::percent;
-use crate::model::SpaceView;
+use crate::model::{PromisedView, SpaceReport, SpaceView};
 use crate::problem::Answer;
 
 impl Node {
@@ -13,17 +17,45 @@ impl Node {
     ///
     /// # Errors
     /// `not-found` and `unavailable` for the pool.
-    pub fn space(&self, pool: Option<&str>) -> Answer<Vec<SpaceView>> {
+    pub fn space(&self, pool: Option<&str>) -> Answer<SpaceReport> {
         let pools = match pool {
             Some(name) => vec![self.pool(name)?],
             None => self.open_pools(),
         };
-        Ok(pools.iter().flat_map(space_of).collect())
+        let mut report = SpaceReport { schema: "space.list/v1".to_owned(), items: Vec::new(), pools: Vec::new() };
+        for pool in pools {
+            let (info, vdisks) = (pool.info(), pool.vdisks());
+            report.pools.push(promised(&info, &vdisks));
+            report.items.extend(space_of(&pool, &info, vdisks));
+        }
+        Ok(report)
     }
 }
 
-fn space_of(pool: &Pool<Handle>) -> Vec<SpaceView> {
-    let info = pool.info();
+fn promised(info: &PoolInfo, vdisks: &[VdiskInfo]) -> PromisedView {
+    let largest = vdisks.iter().filter(|vdisk| vdisk.backed_bytes > 0).max_by_key(|vdisk| vdisk.backed_bytes);
+    let advice = largest.map(|vdisk| {
+        format!(
+            "what could come free is known only when all of it is looked through; how much that is: plimsoll pool compact {pool} \
+             --dry-run (thinly used extents), plimsoll reclaim {pool}/{vdisk} --dry-run (zeros and patterns of the largest vdisk); the \
+             same without --dry-run does it",
+            pool = info.name,
+            vdisk = vdisk.name,
+        )
+    });
+    PromisedView {
+        pool: info.name.clone(),
+        physical_bytes: info.physical_bytes,
+        designated_bytes: info.designated_bytes,
+        designated_bytes_max: info.designated_bytes_max,
+        overcommit_bytes: info.overcommit_bytes,
+        overcommit_ratio: info.overcommit_ratio,
+        packed_bytes: info.counters.packed_bytes,
+        advice,
+    }
+}
+
+fn space_of(pool: &Pool<Handle>, info: &PoolInfo, vdisks: Vec<VdiskInfo>) -> Vec<SpaceView> {
     let line = |what: &str, bytes: u64| SpaceView {
         pool: info.name.clone(),
         what: what.to_owned(),
@@ -36,19 +68,25 @@ fn space_of(pool: &Pool<Handle>) -> Vec<SpaceView> {
         exclusive_bytes: None,
         shared_bytes: None,
         reserved_bytes: None,
+        reclaimed_bytes: None,
         held_writes: None,
     };
-    let vdisks = pool.vdisks().into_iter().map(|vdisk| SpaceView {
-        name: Some(format!("{}/{}", info.name, vdisk.name)),
-        tenant: vdisk.policy.tenant,
-        vm: vdisk.policy.vm,
-        designated_bytes: Some(vdisk.size),
-        // Nothing is shared before there are snapshots.
-        exclusive_bytes: Some(vdisk.backed_bytes),
-        shared_bytes: Some(0),
-        reserved_bytes: Some(vdisk.reserved_bytes),
-        held_writes: Some(vdisk.held_writes),
-        ..line("vdisk", vdisk.backed_bytes)
+    let promised: u64 = vdisks.iter().map(|vdisk| vdisk.reserved_bytes).sum();
+    let vdisks = vdisks.into_iter().map(|vdisk| {
+        let division = Division::of_vdisk(&vdisk);
+        SpaceView {
+            name: Some(format!("{}/{}", info.name, vdisk.name)),
+            designated_bytes: Some(vdisk.size),
+            exclusive_bytes: Some(division.exclusive_bytes),
+            shared_bytes: Some(division.shared_bytes),
+            reserved_bytes: Some(vdisk.reserved_bytes),
+            // One that is going away has none.
+            reclaimed_bytes: pool.reclaim_info(&vdisk.name).ok().flatten().map(|reclaim| reclaim.freed_bytes),
+            held_writes: Some(vdisk.held_writes),
+            tenant: vdisk.policy.tenant,
+            vm: vdisk.policy.vm,
+            ..line("vdisk", vdisk.backed_bytes)
+        }
     });
     let mut lines: Vec<SpaceView> = vdisks.collect();
     lines.sort_by_key(|line| std::cmp::Reverse(line.physical_bytes));
@@ -57,11 +95,13 @@ fn space_of(pool: &Pool<Handle>) -> Vec<SpaceView> {
         info.utilized_bytes + info.metadata_bytes + info.held_bytes + info.quarantined_bytes + info.available_bytes;
     let kept = info.physical_bytes.saturating_sub(named);
     let reserve = info.metadata_reserve_bytes.min(kept);
-    let reserved = info.reserved_bytes.min(kept - reserve);
+    let withheld = info.reserved_bytes.min(kept - reserve);
+    let reserved = promised.min(withheld);
     lines.extend([
         line("metadata", info.metadata_bytes),
         line("metadata-reserve", reserve),
         line("reserved", reserved),
+        line("reserved-metadata", withheld - reserved),
         line("held", info.held_bytes),
         line("quarantine", info.quarantined_bytes),
         line("available", info.available_bytes),

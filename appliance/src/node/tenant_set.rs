@@ -4,6 +4,7 @@ use plimsoll_engine::{Levels, Pool};
 use plimsoll_hardware::Handle;
 
 use super::Node;
+use super::division::Division;
 use super::pool_list::percent;
 use super::promises::check_tenant;
 use super::state::TenantRecord;
@@ -128,14 +129,20 @@ fn tenants_of(pool: &Pool<Handle>) -> Vec<TenantView> {
     let (name, vdisks) = (pool.info().name, pool.vdisks());
     let view = |tenant: plimsoll_engine::TenantInfo| {
         let own: Vec<_> = vdisks.iter().filter(|vdisk| vdisk.policy.tenant.as_ref() == Some(&tenant.name)).collect();
+        let designated_bytes = own.iter().map(|vdisk| vdisk.size).sum();
+        let division = Division::of(tenant.used_bytes, designated_bytes);
         TenantView {
             pool: name.clone(),
             used_bytes: tenant.used_bytes,
+            exclusive_bytes: division.exclusive_bytes,
+            shared_bytes: division.shared_bytes,
             quota_bytes: tenant.quota_bytes,
             used_pct: tenant.quota_bytes.map(|quota| percent(tenant.used_bytes, quota)),
             thresholds: policy::levels_text(&tenant.levels),
             vdisks: own.len() as u64,
-            designated_bytes: own.iter().map(|vdisk| vdisk.size).sum(),
+            designated_bytes,
+            regulation_bytes: division.regulation_bytes,
+            effective_bytes: division.effective_bytes,
             reservation_bytes: own.iter().map(|vdisk| vdisk.policy.reservation).sum(),
             reserved_bytes: own.iter().map(|vdisk| vdisk.reserved_bytes).sum(),
             name: tenant.name,

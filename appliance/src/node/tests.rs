@@ -111,10 +111,13 @@ fn of_a_change_that_is_refused_nothing_is_in_force() {
             force: Vec::new(),
         };
         let thresholds = |text: &str| Some(text.to_owned());
-        let wrong =
-            SetPool { thresholds: thresholds("80%,70%"), growth: Some(Some(growth.clone())), ..SetPool::default() };
+        let wrong = SetPool {
+            thresholds: thresholds("80%,70%"),
+            growth: Some(Some(growth.clone().into())),
+            ..SetPool::default()
+        };
         assert_eq!(code(node.set_pool("tank", wrong).await).as_deref(), Some("invalid-argument"));
-        let growth = Some(Some(GrowthPolicy { at_pct: 0, ..growth }));
+        let growth = Some(Some(GrowthPolicy { at_pct: 0, ..growth }.into()));
         let wrong = SetPool { thresholds: thresholds("60%"), growth, ..SetPool::default() };
         assert_eq!(code(node.set_pool("tank", wrong).await).as_deref(), Some("invalid-argument"));
         let pool = node.pool_view("tank").unwrap();
@@ -201,7 +204,7 @@ fn spares_and_steps_that_could_not_be_used_are_refused_when_they_are_named() {
         node.create_pool(pool).await.unwrap();
         let none = dir.join("none.img").display().to_string();
         node.allow_buffered([&good, &small, &foreign]);
-        let set = |growth| SetPool { growth: Some(Some(growth)), ..SetPool::default() };
+        let set = |growth: GrowthPolicy| SetPool { growth: Some(Some(growth.into())), ..SetPool::default() };
         for (spare, expected, words) in [
             (&none, "not-found", "does not exist"),
             (&small, "too-small", "small.img"),
@@ -266,10 +269,15 @@ fn the_lines_of_the_space_report_are_the_pools_figures_and_together_all_of_it() 
         let a = tank(&node, &dir).await;
         let reserve = VdiskPolicyChange { reservation_bytes: Some(16 * MIB), ..VdiskPolicyChange::default() };
         node.set_vdisk(&a, set(reserve), None).await.unwrap();
-        let (pool, lines) = (node.pool_view("tank").unwrap(), node.space(None).unwrap());
+        let (pool, report) = (node.pool_view("tank").unwrap(), node.space(None).unwrap());
+        let lines = report.items;
         let line = |what: &str| lines.iter().find(|line| line.what == what).map(|line| line.physical_bytes);
         assert_eq!(line("metadata-reserve"), pool.metadata_reserve_bytes);
-        assert_eq!((line("reserved"), line("available")), (pool.reserved_bytes, pool.available_bytes));
+        // The row is the sum of its column; what metadata may need of it is a row of its own.
+        let column = lines.iter().filter_map(|line| line.reserved_bytes).sum::<u64>();
+        assert_eq!((line("reserved"), column), (Some(16 * MIB), 16 * MIB));
+        assert_eq!(line("reserved-metadata"), pool.reserved_bytes.map(|bytes| bytes - column));
+        assert!(line("reserved-metadata") > Some(0) && line("available") == pool.available_bytes);
         assert_eq!(lines.iter().map(|line| line.physical_bytes).sum::<u64>(), pool.physical_bytes.unwrap());
     });
 }

@@ -3,6 +3,7 @@
 use plimsoll_engine::{self as engine, Pool};
 use plimsoll_hardware::Handle;
 
+use super::division::Division;
 use super::pool_list::percent;
 use super::{Node, by_uuid_prefix, uuid_prefix};
 use crate::model::{VdiskState, VdiskView, WriteCache, time_of};
@@ -62,6 +63,7 @@ impl Node {
 }
 
 fn view(pool: &str, info: &engine::VdiskInfo, clients: u64) -> VdiskView {
+    let division = Division::of_vdisk(info);
     VdiskView {
         name: format!("{pool}/{}", info.name),
         pool: pool.to_owned(),
@@ -75,11 +77,10 @@ fn view(pool: &str, info: &engine::VdiskInfo, clients: u64) -> VdiskView {
         created_at: time_of(info.created_ms),
         designated_bytes: info.size,
         backed_bytes: info.backed_bytes,
-        // Nothing shares or holds back space yet; snapshots and regulation files will.
-        exclusive_bytes: info.backed_bytes,
-        shared_bytes: 0,
-        regulation_bytes: 0,
-        effective_bytes: info.size,
+        exclusive_bytes: division.exclusive_bytes,
+        shared_bytes: division.shared_bytes,
+        regulation_bytes: division.regulation_bytes,
+        effective_bytes: division.effective_bytes,
         reservation_bytes: info.policy.reservation,
         quota_bytes: info.policy.quota,
         reserved_bytes: info.reserved_bytes,

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::vdisk::bound;
 use super::{Danger, DryRun, Force, Wait};
 use crate::policy::HYSTERESIS_PCT_MAX;
 use crate::units::Size;
@@ -15,7 +16,7 @@ pub(in crate::cli) enum Pool {
     ///
     /// physical is utilized (data), metadata, metadata reserve (kept so that metadata never runs out), reserved (promised and not in use),
     /// held (space for writes under way), quarantined (freed, usable as soon as that is durable) and available. held writes wait for
-    /// space, with their data in memory. designated is what all vdisks may come to; overcommit is designated minus physical.
+    /// space, with their data in memory, up to hold_bytes_max; refused writes (COUNTERS) got none. designated is what all vdisks may come to; overcommit is designated minus physical.
     #[command(before_help = examples!["plimsoll pool show tank", "plimsoll pool show tank --json"])]
     Show { pool: String },
     /// Make a pool
@@ -141,30 +142,31 @@ pub(in crate::cli) struct PoolSet {
     /// What held writes may take of the memory for I/O together, at most half of it; 0: a quarter
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(in crate::cli) hold_bytes: Option<Size>,
-    /// Grow when so much of it is used: 85%
+    /// Grow when so much of it is used: 85%; of growing by itself, what is not said stays as it is
     #[arg(long, value_name = "PERCENT", allow_hyphen_values = true)]
     pub(in crate::cli) auto_grow_at: Option<Size>,
-    /// A device that may be added then; may be given several times
-    #[arg(long = "spare", value_name = "PATH", requires = "auto_grow_at")]
+    /// A device that may be added then; may be given several times, and takes the place of all there were; none takes them away
+    #[arg(long = "spare", value_name = "PATH|none")]
     pub(in crate::cli) spares: Vec<String>,
-    /// Enlarge the pool's last file that stays in it then, up to this size
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, requires = "auto_grow_at")]
+    /// Enlarge the pool's last file that stays in it then, up to this size; none ends that
+    #[arg(long, value_name = "SIZE|none", allow_hyphen_values = true, value_parser = bound)]
     pub(in crate::cli) grow_file_to: Option<Size>,
     /// By how much at a time, 64M at least [default: an eighth]
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, requires = "grow_file_to")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(in crate::cli) grow_file_step: Option<Size>,
     /// What of the file system is left free [default: 1G]
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, requires = "grow_file_to")]
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub(in crate::cli) keep_free: Option<Size>,
     /// Do not grow by itself any more
-    #[arg(long, conflicts_with = "auto_grow_at")]
+    #[arg(long, conflicts_with_all = ["auto_grow_at", "spares", "grow_file_to", "grow_file_step", "keep_free"])]
     pub(in crate::cli) no_auto_grow: bool,
     #[command(flatten)]
     pub(in crate::cli) force: Force,
 }
 
 fn hysteresis(text: &str) -> Result<u8, String> {
-    let percent = text.strip_suffix('%').unwrap_or(text).parse().ok().filter(|percent| *percent <= HYSTERESIS_PCT_MAX);
+    let percent =
+        text.strip_suffix('%').unwrap_or(text).trim_end().parse().ok().filter(|percent| *percent <= HYSTERESIS_PCT_MAX);
     percent.ok_or_else(|| format!("it is 0 to {HYSTERESIS_PCT_MAX} per cent of the pool"))
 }
 

@@ -113,7 +113,7 @@ fn detection(text: &str) -> Result<(Detected, bool), String> {
 }
 
 /// A size, or `none`, which the API writes as 0.
-fn bound(text: &str) -> Result<Size, SizeError> {
+pub(super) fn bound(text: &str) -> Result<Size, SizeError> {
     if text == "none" { Ok(Size::Exact(0)) } else { text.parse() }
 }
 
@@ -135,7 +135,7 @@ pub(in crate::cli) struct VdiskPromises {
     /// The virtual machine it belongs to; empty: none
     #[arg(long, value_name = "NAME")]
     pub(in crate::cli) vm: Option<String>,
-    /// What becomes of writes when there is no space: hold(20s), which is the default, or fail
+    /// What becomes of writes when there is no space: hold(20s), hold for the usual time, which is the default, or fail
     #[arg(long, value_name = "POLICY", allow_hyphen_values = true)]
     pub(in crate::cli) on_full: Option<String>,
     /// Physical space that is its own whatever others take; none takes it away

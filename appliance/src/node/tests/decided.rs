@@ -167,7 +167,18 @@ fn a_reclaim_that_is_paused_is_given_up_only_when_that_is_said() {
             write(&node, megabyte * MIB, MIB as usize).await.unwrap();
         }
         let begin = |anew| BeginReclaim { rate_bytes: Some(MIB), anew, ..BeginReclaim::default() };
+        for (paused, which) in [(false, "paused"), (true, "running")] {
+            let planned = node.plan_pause_reclaim(&a, paused).unwrap_err();
+            let refused = node.pause_reclaim(&a, paused).await.unwrap_err();
+            assert_eq!((&planned, refused.code.as_str()), (&refused, "not-found"));
+            assert_eq!(refused.detail, format!("there is no {which} reclaim of tank/a"));
+            assert_eq!(refused.hint.as_deref(), Some("plimsoll reclaim tank/a"));
+        }
         let first = node.begin_reclaim(&a, begin(false)).await.unwrap();
+        assert_eq!(
+            node.plan_pause_reclaim(&a, false).unwrap_err().hint.as_deref(),
+            Some("plimsoll reclaim tank/a --show")
+        );
         assert_eq!(code(node.begin_reclaim(&a, begin(true)).await).as_deref(), Some("busy"));
         node.pause_reclaim(&a, true).await.unwrap();
         while node.job(&first.id).unwrap().state == JobState::Running {
@@ -204,7 +215,13 @@ fn an_evacuation_that_was_called_off_is_cancelled_and_not_failed() {
             let refused = node.evacuate_device("tank", leave(Some(rate))).await;
             assert_eq!(code(refused).as_deref(), Some("invalid-argument"));
         }
-        assert_eq!(code(node.plan_cancel_evacuation("tank", &leave(None))).as_deref(), Some("busy"));
+        let planned = node.plan_cancel_evacuation("tank", &leave(None)).unwrap_err();
+        let refused = node.cancel_evacuation("tank", leave(None)).await.unwrap_err();
+        assert_eq!((&planned, refused.code.as_str()), (&refused, "busy"));
+        assert_eq!(
+            refused.detail,
+            format!("there is no evacuation to call off: {first} of pool tank is not being evacuated")
+        );
         let job = node.evacuate_device("tank", leave(Some(64 << 10))).await.unwrap();
         node.cancel_evacuation("tank", leave(None)).await.unwrap();
         while node.job(&job.id).unwrap().state == JobState::Running {
@@ -212,6 +229,59 @@ fn an_evacuation_that_was_called_off_is_cancelled_and_not_failed() {
         }
         let job = node.job(&job.id).unwrap();
         assert_eq!((job.state, job.problem), (JobState::Cancelled, None));
+    });
+}
+
+#[test]
+fn the_space_report_has_the_overcommit_and_says_how_to_find_what_could_come_free() {
+    with_node(|node, dir| async move {
+        let a = tank(&node, &dir).await;
+        let limit = SetPool { overcommit_limit: Some("20x".into()), ..SetPool::default() };
+        let pool = node.set_pool("tank", limit).await.unwrap();
+        let promised = || node.space(Some("tank")).unwrap().pools.remove(0);
+        let now = promised();
+        assert_eq!(
+            (Some(now.designated_bytes), Some(now.physical_bytes)),
+            (pool.designated_bytes, pool.physical_bytes)
+        );
+        assert_eq!(
+            (now.designated_bytes_max, Some(now.overcommit_bytes)),
+            (pool.designated_bytes_max, pool.overcommit_bytes)
+        );
+        assert!(now.designated_bytes_max.is_some() && Some(now.overcommit_ratio) == pool.overcommit_ratio);
+        assert_eq!(now.advice, None, "nothing is stored");
+        write(&node, 0, EXTENT as usize).await.unwrap();
+        let advice = promised().advice.unwrap();
+        assert_advice_can_be_followed(&advice);
+        for command in ["plimsoll pool compact tank --dry-run", "plimsoll reclaim tank/a --dry-run"] {
+            assert!(advice.contains(command), "{advice}");
+        }
+        let freed = || node.space(None).unwrap().items[0].reclaimed_bytes;
+        assert_eq!(freed(), None, "there was no reclaim");
+        let range = crate::model::Range { offset_bytes: 0, length_bytes: EXTENT };
+        let worthless = BeginReclaim { ranges: Some(vec![range]), worthless: true, ..BeginReclaim::default() };
+        let job = node.begin_reclaim(&a, worthless).await.unwrap();
+        while node.job(&job.id).unwrap().state == JobState::Running {
+            node.machine().sleep(std::time::Duration::from_millis(5)).await;
+        }
+        assert_eq!(freed(), Some(EXTENT));
+    });
+}
+
+#[test]
+fn a_pool_shows_the_bound_of_held_writes_and_whether_it_was_set() {
+    with_node(|node, dir| async move {
+        tank(&node, &dir).await;
+        let shown = || {
+            let pool = node.pool_view("tank").unwrap();
+            (pool.hold_bytes_max, pool.hold_bytes_by_default)
+        };
+        assert_eq!(shown(), (Some(4 * MIB), Some(true)), "a quarter of 16 MiB");
+        let set = |bytes| SetPool { hold_bytes_max: Some(bytes), ..SetPool::default() };
+        node.set_pool("tank", set(3 * MIB)).await.unwrap();
+        assert_eq!(shown(), (Some(3 * MIB), Some(false)));
+        node.set_pool("tank", set(0)).await.unwrap();
+        assert_eq!(shown(), (Some(4 * MIB), Some(true)));
     });
 }
 
@@ -247,7 +317,7 @@ fn more_cannot_be_left_free_than_the_file_system_has() {
                 keep_free_bytes: Some(bytes),
                 force: Vec::new(),
             };
-            SetPool { growth: Some(Some(growth)), ..SetPool::default() }
+            SetPool { growth: Some(Some(growth.into())), ..SetPool::default() }
         };
         node.check_pool_bounds("tank", &keep(1 << 20)).await.unwrap();
         let problem = node.check_pool_bounds("tank", &keep(1000 << 40)).await.unwrap_err();

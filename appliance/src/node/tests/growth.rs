@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use rustix::fs::{MemfdFlags, SealFlags};
 
 use super::*;
+use crate::model::GrowthChange;
 
 /// A pool of this name on a file of its own.
 async fn pool_on(node: &Node, dir: &Path, name: &str) {
@@ -30,7 +31,7 @@ async fn add(node: &Node, pool: &str, path: &str, force: &[&str]) -> Answer<()> 
 }
 
 fn set_growth(growth: GrowthPolicy) -> SetPool {
-    SetPool { growth: Some(Some(growth)), ..SetPool::default() }
+    SetPool { growth: Some(Some(growth.into())), ..SetPool::default() }
 }
 
 fn spares(node: &Node, pool: &str) -> Vec<String> {
@@ -110,6 +111,45 @@ fn a_spare_that_is_taken_off_the_list_while_its_adding_waits_is_left_alone() {
         grown.unwrap();
         assert_eq!(sizes(&node), [Some(128)]);
         assert!(std::fs::read(&spare).unwrap().iter().all(|byte| *byte == 0), "it was written to");
+    });
+}
+
+#[test]
+fn of_growing_by_itself_what_is_not_named_stays_as_it_is() {
+    with_node(|node, dir| async move {
+        pool_on(&node, &dir, "tank").await;
+        let spare = file(&dir, "spare.img", 64 * MIB);
+        node.allow_buffered([&spare]);
+        let change = |growth| SetPool { growth: Some(Some(growth)), ..SetPool::default() };
+        let only_level = || change(GrowthChange { at_pct: Some(90), ..GrowthChange::default() });
+        let problem = node.set_pool("tank", only_level()).await.unwrap_err();
+        assert!(problem.detail.contains("nothing to grow by"), "{problem:?}");
+        let spares = change(GrowthChange { spares: Some(vec![spare.clone()]), ..GrowthChange::default() });
+        let problem = node.set_pool("tank", spares.clone()).await.unwrap_err();
+        assert!(problem.detail.contains("nothing says when"), "{problem:?}");
+        crate::cli::hints::assert_advice_can_be_followed(problem.hint.as_deref().unwrap_or_default());
+        let before = GrowthPolicy { step_bytes: Some(64 * MIB), ..growing(&[&spare], Some(192 * MIB)) };
+        node.set_pool("tank", set_growth(before.clone())).await.unwrap();
+        let plan = node.plan_set_pool("tank", only_level()).await.unwrap();
+        let expected = [
+            "grow pool tank when 90 % of it are used".to_owned(),
+            format!("then add {spare}, which loses what is on it"),
+            "then enlarge its last file, up to 192 MiB".to_owned(),
+        ];
+        assert_eq!(plan.steps, expected);
+        let now = node.set_pool("tank", only_level()).await.unwrap().growth.expect("it grows").policy;
+        assert_eq!(now, GrowthPolicy { at_pct: 90, ..before.clone() });
+        let file = GrowthChange { grow_file_to_bytes: Some(Some(256 * MIB)), ..GrowthChange::default() };
+        let now = node.set_pool("tank", change(file)).await.unwrap().growth.expect("it grows").policy;
+        assert_eq!(now, GrowthPolicy { at_pct: 90, grow_file_to_bytes: Some(256 * MIB), ..before });
+        let before = GrowthPolicy { force: vec!["foreign".to_owned()], ..now };
+        let named = GrowthChange { spares: Some(vec![spare.clone()]), ..GrowthChange::default() };
+        let merged = named.merged(Some(before)).expect("it has a level");
+        assert_eq!(merged.force, [""; 0], "that was for others");
+        // As the API writes it: null ends, absent stays.
+        let ends: SetPool = serde_json::from_str(r#"{"growth": {"grow_file_to_bytes": null}}"#).unwrap();
+        let now = node.set_pool("tank", ends).await.unwrap().growth.expect("it grows").policy;
+        assert_eq!((now.grow_file_to_bytes, now.spares), (None, vec![spare]));
     });
 }
 
