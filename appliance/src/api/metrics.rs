@@ -99,7 +99,7 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
         ("pool_shared_bytes", "Allocated to data that several name", |pool| pool.shared_bytes.map(|n| n as f64)),
         ("pool_metadata_bytes", "Allocated to metadata", |pool| pool.metadata_bytes.map(|n| n as f64)),
         ("pool_metadata_reserve_bytes", "Kept back for metadata", |pool| pool.metadata_reserve_bytes.map(|n| n as f64)),
-        ("pool_reserved_bytes", "Promised by reservations and not in use yet", |pool| {
+        ("pool_reserved_bytes", "Promised by reservations and not in use yet, with metadata for it", |pool| {
             pool.reserved_bytes.map(|n| n as f64)
         }),
         ("pool_held_bytes", "Space taken for writes under way and granted to held ones", |pool| {

@@ -80,6 +80,9 @@ fn named_pool(command: &Pool) -> String {
         Pool::Show { pool } => format!("show pool {pool}"),
         Pool::Create(args) => format!("create pool {}", args.change.pool),
         Pool::Grow(args) => format!("grow pool {}", args.change.pool),
+        Pool::Evacuate(args) if args.cancel => {
+            format!("call off the evacuation of {} of pool {}", args.leaving.device, args.change.pool)
+        }
         Pool::Evacuate(args) => format!("evacuate {} of pool {}", args.leaving.device, args.change.pool),
         Pool::RemoveDevice(args) => format!("remove {} from pool {}", args.leaving.device, args.change.pool),
         Pool::Compact { change, .. } => format!("compact pool {}", change.pool),

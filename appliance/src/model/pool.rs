@@ -51,7 +51,7 @@ pub struct PoolView {
     pub metadata_bytes: Option<u64>,
     /// Kept back for metadata, so that it never runs out.
     pub metadata_reserve_bytes: Option<u64>,
-    /// Promised to vdisks by reservations and not in use yet.
+    /// Promised to vdisks by reservations and not in use yet, with what metadata may need of it then.
     pub reserved_bytes: Option<u64>,
     /// Space taken for writes under way and for metadata not yet named, and granted to held writes.
     pub held_bytes: Option<u64>,

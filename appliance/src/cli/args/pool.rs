@@ -164,9 +164,14 @@ pub(in crate::cli) struct PoolSet {
     pub(in crate::cli) force: Force,
 }
 
+/// The number of `2`, `2%`, and `2.0 %` as it is shown.
+fn percent_digits(text: &str) -> &str {
+    let number = text.strip_suffix('%').unwrap_or(text).trim_end();
+    number.strip_suffix(".0").unwrap_or(number)
+}
+
 fn hysteresis(text: &str) -> Result<u8, String> {
-    let percent =
-        text.strip_suffix('%').unwrap_or(text).trim_end().parse().ok().filter(|percent| *percent <= HYSTERESIS_PCT_MAX);
+    let percent = percent_digits(text).parse().ok().filter(|percent| *percent <= HYSTERESIS_PCT_MAX);
     percent.ok_or_else(|| format!("it is 0 to {HYSTERESIS_PCT_MAX} per cent of the pool"))
 }
 
@@ -246,4 +251,19 @@ pub(in crate::cli) struct PoolCheck {
     pub(in crate::cli) dry_run: bool,
     #[command(flatten)]
     pub(in crate::cli) wait: Wait,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hysteresis_is_taken_as_it_is_shown() {
+        for text in ["2", "2%", "2.0", "2.0 %"] {
+            assert_eq!(hysteresis(text), Ok(2), "{text}");
+        }
+        for text in ["", "%", "2.5%", "51", "-1", ".0"] {
+            assert!(hysteresis(text).is_err(), "{text}");
+        }
+    }
 }
