@@ -71,7 +71,7 @@ fn a_path_that_is_no_device_is_named_with_what_to_do() {
         (text(&socket), USAGE, &["is a socket", "hint: plimsoll device list"]),
         (&missing, NOT_FOUND, &["does not exist", "plimsoll device list", "truncate -s"]),
         (text(&empty), USAGE, &["0 bytes", "hint: make it larger"]),
-        (text(&small), USAGE, &["too small", "1048576 bytes"]),
+        (text(&small), USAGE, &["too small: it has 1 MiB", "at least 4 MiB (4194304 bytes)"]),
     ];
     for (path, code, words) in cases {
         let said = daemon.refused(&create("tank", path), code, words);
