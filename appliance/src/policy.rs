@@ -46,11 +46,6 @@ pub fn check_pool(request: &SetPool, memory: u64) -> Answer<()> {
     }
 }
 
-/// What held writes may take together of so much memory for I/O; `set` is what was decided. As the engine reckons.
-pub fn hold_bytes_max(set: Option<u64>, memory: u64) -> u64 {
-    set.unwrap_or(memory / 4).min(memory / 2)
-}
-
 fn refuse<T>(what: &str, text: &str, reason: &str, hint: &str) -> Answer<T> {
     Err(Problem::new("invalid-argument", format!("{} is no {what}: {reason}", quoted(text))).hint(hint.to_owned()))
 }

@@ -1,7 +1,6 @@
 //! What is known of pools.
 
 use plimsoll_engine::{DeviceInfo, DeviceState, Pool, PoolInfo, Thresholds};
-use plimsoll_hardware::Machine as _;
 use plimsoll_hardware::reactor::Handle;
 
 use super::division::Division;
@@ -25,10 +24,7 @@ impl Node {
     pub fn pool_view(&self, name: &str) -> Answer<PoolView> {
         let name = self.pool_name(name)?;
         match self.0.pools.borrow().get(&name) {
-            Some(Slot::Open(pool)) => {
-                let memory = self.machine().buffers().bytes() as u64;
-                Ok(PoolView { growth: self.growth_view(pool.info().uuid), ..online(pool, memory) })
-            }
+            Some(Slot::Open(pool)) => Ok(PoolView { growth: self.growth_view(pool.info().uuid), ..online(pool) }),
             Some(Slot::Unavailable(reason)) => {
                 let state = self.0.state.borrow();
                 let record = state.pools.iter().find(|pool| pool.name == name);
@@ -44,8 +40,7 @@ impl Node {
     }
 }
 
-/// `memory`: for I/O, in bytes.
-fn online(pool: &Pool<Handle>, memory: u64) -> PoolView {
+fn online(pool: &Pool<Handle>) -> PoolView {
     let info: PoolInfo = pool.info();
     let used = info.physical_bytes.saturating_sub(info.available_bytes);
     let division = Division::of(info.utilized_bytes, info.designated_bytes);
@@ -67,7 +62,7 @@ fn online(pool: &Pool<Handle>, memory: u64) -> PoolView {
         held_bytes: Some(info.held_bytes),
         held_writes: Some(info.held_writes),
         held_writes_bytes: Some(info.held_writes_bytes),
-        hold_bytes_max: Some(policy::hold_bytes_max(info.policy.hold_bytes, memory)),
+        hold_bytes_max: Some(info.held_writes_bytes_max),
         hold_bytes_by_default: Some(info.policy.hold_bytes.is_none()),
         quarantined_bytes: Some(info.quarantined_bytes),
         designated_bytes: Some(info.designated_bytes),

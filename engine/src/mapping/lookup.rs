@@ -15,6 +15,11 @@ pub(crate) struct LostRange {
 }
 
 impl Mapping {
+    /// The first leaf that is lost, or is behind a lost node, as far as is known.
+    pub(crate) fn first_lost(&self) -> Option<LostRange> {
+        self.tree.borrow().first_lost().map(|leaf| lost(VirtualExtent::in_leaf(leaf, 0)))
+    }
+
     /// The word of `at`, when it is in memory.
     pub(crate) fn peek(&self, at: VirtualExtent) -> Option<Result<Word, LostRange>> {
         match self.tree.borrow().get(at.leaf()) {

@@ -137,6 +137,8 @@ pub struct PoolInfo {
     pub held_writes: u64,
     /// Bytes of their data.
     pub held_writes_bytes: u64,
+    /// What held writes may take of memory together: set, or by default a quarter of it, never more than half.
+    pub held_writes_bytes_max: u64,
     /// Freed, and usable as soon as that is durable.
     pub quarantined_bytes: u64,
     /// Sum of the vdisks' sizes.
@@ -193,6 +195,7 @@ impl<M: Machine> Pool<M> {
             held_bytes: space.held() * extent,
             held_writes,
             held_writes_bytes,
+            held_writes_bytes_max: store.hold_bytes_max(),
             quarantined_bytes: space.quarantined() * extent,
             designated_bytes: designated,
             overcommit_bytes: designated as i64 - physical as i64,

@@ -16,7 +16,6 @@ use super::evacuate::Member;
 use super::{Job, JobInfo, JobState};
 use crate::error::{Error, Result};
 use crate::format::{ExtentId, GROUP_EXTENTS, LEAF_WORDS, Payload, Standing, VirtualExtent};
-use crate::mapping::LostRange;
 use crate::tree::{Found, PageSeen, Tree};
 use crate::vdisk::{Relocated, Store, VdiskCore};
 
@@ -196,9 +195,7 @@ impl<M: Machine> MoveOut<M> {
     async fn move_extents(&self, vdisk: &Rc<VdiskCore>, pass: &mut Pass) -> Result<()> {
         let store = &self.store;
         let leaves = |extent: ExtentId| self.member.has_group(extent.0 / GROUP_EXTENTS);
-        let lost = vdisk.mapping.tree.borrow().first_lost();
-        if let Some(leaf) = lost {
-            let lost = LostRange { first: VirtualExtent::in_leaf(leaf, 0), count: LEAF_WORDS as u64 };
+        if let Some(lost) = vdisk.mapping.first_lost() {
             pass.failed += 1;
             pass.failure.get_or_insert(store.damaged(vdisk, lost));
         }

@@ -10,7 +10,6 @@ use super::reclaim::{Reclaim, ReclaimSpec};
 use super::{JobInfo, JobState};
 use crate::error::{Error, Result};
 use crate::format::{Blocks, Entry, EntryState, LEAF_WORDS, VirtualExtent};
-use crate::mapping::LostRange;
 use crate::tree::Found;
 use crate::vdisk::{Part, Store, VdiskCore, pieces};
 
@@ -86,9 +85,7 @@ impl<M: Machine> Store<M> {
 
     /// `false`: it stopped before its end, because it was paused or the pool is closing.
     async fn run_reclaim(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: &Reclaim) -> Result<bool> {
-        let lost = vdisk.mapping.tree.borrow().first_lost();
-        if let Some(leaf) = lost {
-            let lost = LostRange { first: VirtualExtent::in_leaf(leaf, 0), count: LEAF_WORDS as u64 };
+        if let Some(lost) = vdisk.mapping.first_lost() {
             self.pass_over(reclaim, self.damaged(vdisk, lost))?;
         }
         let ended = match &reclaim.spec.ranges {

@@ -379,7 +379,7 @@ impl<M: Machine> Store<M> {
     }
 
     /// Bytes that held writes may take together.
-    fn hold_bytes_max(&self) -> u64 {
+    pub(crate) fn hold_bytes_max(&self) -> u64 {
         let memory = self.media.machine.buffers().bytes() as u64;
         self.policy.borrow().hold_bytes.unwrap_or(memory / 4).min(memory / 2)
     }
