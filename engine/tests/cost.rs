@@ -30,7 +30,9 @@ async fn write(a: &Vdisk<SimMachine>, m: &SimMachine, at: u64, bytes: usize) {
 async fn opened(m: &SimMachine) -> Vdisk<SimMachine> {
     let pool = open(m, 1).await;
     let a = pool.vdisk("a").expect("a vdisk");
+    // Two, so that nobody expects a flush after the next one.
     write(&a, m, 0, 4096).await;
+    write(&a, m, 4096, 4096).await;
     a.flush().await.expect("a flush");
     a
 }
@@ -64,6 +66,26 @@ fn a_first_write_of_4_kib_moves_4_kib() {
             // Their records: both rings, once, for all of them.
             let cost = during(seen, a.flush()).await;
             assert_eq!(cost, [2, 8192, 0], "the flush of sixteen first writes");
+        })
+        .done();
+}
+
+#[test]
+fn writing_and_flushing_by_turns_moves_the_data_and_one_batch_for_each() {
+    let world = prepared();
+    let machine = world.boot();
+    let m = machine.clone();
+    let seen = &world;
+    machine
+        .run(async move {
+            let a = opened(&m).await;
+            for extent in 1..9 {
+                let both = async {
+                    write(&a, &m, extent * EXTENT, 4096).await;
+                    a.flush().await.expect("a flush");
+                };
+                assert_eq!(during(seen, both).await, [3, 12_288, 0], "extent {extent}, its record in both rings");
+            }
         })
         .done();
 }

@@ -31,6 +31,7 @@ enum Unit {
 enum Operation {
     FirstWrite,
     PartialFirstWrite,
+    WriteAhead,
     Overwrite,
     OverwriteFresh,
     Discard,
@@ -63,7 +64,7 @@ use Operation::*;
 impl Operation {
     fn unit(self) -> Unit {
         match self {
-            FirstWrite | PartialFirstWrite | Open => Unit::Block,
+            FirstWrite | PartialFirstWrite | WriteAhead | Open => Unit::Block,
             ZerosOver | PatternOver | Mixed | DataOverFill | BesideDataOverFill | HeldAndResumed => Unit::Block,
             Overwrite | OverwriteFresh => Unit::Sector,
             _ => Unit::Whole,
@@ -76,6 +77,14 @@ async fn perform(operation: Operation, pool: &Pool<SimMachine>, m: &SimMachine) 
     match operation {
         FirstWrite => a.write(128 << 10, filled(m, 7, 192 << 10).await, false).await?,
         PartialFirstWrite => a.write((256 << 10) + 512, filled(m, 7, 2048).await, false).await?,
+        WriteAhead => {
+            // Writing and flushing by turns: from the second on, the journal's batch goes out beside the data.
+            for block in 40..44 {
+                a.write(block << 12, filled(m, 7, 4096).await, false).await?;
+                a.flush().await?;
+            }
+            assert!(pool.info().counters.journal_commits_ahead >= 2, "no batch was written beside its data");
+        }
         Overwrite => a.write(8192, filled(m, 7, 12_288).await, false).await?,
         OverwriteFresh => {
             // First contents, flushed on the strength of their proof, and then overwritten.
@@ -320,6 +329,7 @@ macro_rules! enumerated {
 enumerated! {
     a_first_write_is_all_or_nothing_per_block: FirstWrite;
     a_first_write_of_a_part_of_a_block_is_all_or_nothing: PartialFirstWrite;
+    a_first_write_whose_record_goes_ahead_of_it_is_all_or_nothing: WriteAhead;
     an_overwrite_is_old_or_new_per_sector: Overwrite;
     an_overwrite_of_fresh_contents_loses_nothing_flushed: OverwriteFresh;
     a_discard_happens_or_not: Discard;

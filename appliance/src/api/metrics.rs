@@ -137,7 +137,7 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
     });
     gauge(registry, "device_size_bytes", "Size of a device", sizes);
     type Count = fn(&CountersView) -> u64;
-    let counts: [(&str, &str, Count); 17] = [
+    let counts: [(&str, &str, Count); 18] = [
         ("pool_reads", "Reads", |counters| counters.reads),
         ("pool_read_bytes", "Bytes read", |counters| counters.read_bytes),
         ("pool_writes", "Writes", |counters| counters.writes),
@@ -146,6 +146,9 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
         ("pool_discards", "Discards", |counters| counters.discards),
         ("pool_flushes", "Flushes", |counters| counters.flushes),
         ("pool_journal_commits", "Commits of the journal", |counters| counters.journal_commits),
+        ("pool_journal_commits_ahead", "Of the commits, beside the data of a first write", |counters| {
+            counters.journal_commits_ahead
+        }),
         ("pool_checkpoints", "Checkpoints", |counters| counters.checkpoints),
         ("pool_writes_held", "Writes that had to wait for space", |counters| counters.held_writes),
         ("pool_writes_held_bytes", "Data of writes that had to wait for space", |counters| counters.held_write_bytes),

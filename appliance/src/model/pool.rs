@@ -125,7 +125,7 @@ pub struct RecoveryView {
     pub clean: bool,
     /// Journal records applied.
     pub records_replayed: u64,
-    /// Journal records that could not be believed, none of which a flush had covered.
+    /// Journal records that were not believed: of first writes that no flush had covered, or that were never answered.
     pub records_dropped: u64,
     /// Records found in memory that outlived the process.
     pub from_crash_memory: u64,
@@ -145,6 +145,8 @@ pub struct CountersView {
     pub discards: u64,
     pub flushes: u64,
     pub journal_commits: u64,
+    /// Of the commits, those beside the data of a first write that a flush was likely to follow.
+    pub journal_commits_ahead: u64,
     pub checkpoints: u64,
     pub held_writes: u64,
     pub held_write_bytes: u64,

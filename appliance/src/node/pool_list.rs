@@ -97,6 +97,7 @@ fn online(pool: &Pool<Handle>) -> PoolView {
             discards: info.counters.discards,
             flushes: info.counters.flushes,
             journal_commits: info.counters.journal_commits,
+            journal_commits_ahead: info.counters.journal_commits_ahead,
             checkpoints: info.counters.checkpoints,
             held_writes: info.counters.held_writes,
             held_write_bytes: info.counters.held_write_bytes,

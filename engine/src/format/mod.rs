@@ -34,7 +34,9 @@ pub(crate) use pattern::{
 };
 pub use policy::{Levels, OnFull, OvercommitLimit, PoolPolicy, VdiskPolicy};
 pub(crate) use policy::{POOL_POLICY_BYTES, VDISK_POLICY_BYTES};
-pub(crate) use record::{FILL_RECORD_BYTES, MAP_RECORD_BYTES, MOVE_RECORD_BYTES, Record, remap_record_bytes};
+pub(crate) use record::{
+    DROPPED_RECORD_BYTES, FILL_RECORD_BYTES, MAP_RECORD_BYTES, MOVE_RECORD_BYTES, Record, remap_record_bytes,
+};
 pub(crate) use reference::{PageRef, PageType, Payload};
 pub(crate) use root::{DeviceSlot, JournalStart, RootPage, Standing};
 pub(crate) use table::{TABLE_ENTRIES, TablePage};

@@ -32,6 +32,7 @@ use super::{
 };
 
 pub(crate) const MAP_RECORD_BYTES: usize = 32;
+pub(crate) const DROPPED_RECORD_BYTES: usize = 16;
 pub(crate) const FILL_RECORD_BYTES: usize = 32;
 /// Bit of a MAP's last word: the word was a fill.
 const MAP_OVER_FILL: u32 = 1;
@@ -117,7 +118,8 @@ impl Record {
         match self {
             Record::Map { .. } => MAP_RECORD_BYTES,
             Record::Unmap { .. } => 24,
-            Record::Clear { .. } | Record::Dropped { .. } => 16,
+            Record::Clear { .. } => 16,
+            Record::Dropped { .. } => DROPPED_RECORD_BYTES,
             Record::Put { .. } => 8 + ENTRY_BYTES,
             Record::Remove { .. } => 8,
             Record::Meta { extents, .. } => 16 + 8 * extents.len(),

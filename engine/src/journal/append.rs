@@ -13,6 +13,15 @@ pub(crate) struct Permit<M: Machine> {
     bytes: usize,
 }
 
+impl<M: Machine> Permit<M> {
+    /// So many of its bytes are in a batch now.
+    pub(super) fn spend(&mut self, state: &mut State, bytes: usize) {
+        assert!(bytes <= self.bytes, "{bytes} bytes of records were appended with room for {}", self.bytes);
+        self.bytes -= bytes;
+        state.reserved -= bytes;
+    }
+}
+
 impl<M: Machine> Drop for Permit<M> {
     fn drop(&mut self) {
         self.journal.state.borrow_mut().reserved -= self.bytes;
@@ -120,9 +129,7 @@ impl<M: Machine> Journal<M> {
             record.encode(&mut state.pending);
         }
         let added = state.pending.len() - before;
-        assert!(added <= permit.bytes, "{added} bytes of records were appended with room for {}", permit.bytes);
-        permit.bytes -= added;
-        state.reserved -= added;
+        permit.spend(&mut state, added);
         if let Some(tail) = self.tail.get() {
             tail.append(&state.pending[before..]);
         }
@@ -132,23 +139,30 @@ impl<M: Machine> Journal<M> {
     /// Appends that `blocks` of `extent` were written for the first time. Remembers that this needs its proof.
     pub(crate) fn append_map(&self, permit: &mut Permit<M>, record: &Record, extent: ExtentId, blocks: Blocks) -> u64 {
         let sequence = self.append(permit, std::slice::from_ref(record));
-        if self.media.is_volatile() {
-            let crowded = {
-                let mut state = self.state.borrow_mut();
-                let confirmed = state.confirmed;
-                let fresh = Unproven { blocks, oldest: sequence, newest: sequence };
-                let known = state.unproven.entry(extent).or_insert(fresh);
-                *known = match known.newest <= confirmed {
-                    true => fresh,
-                    false => Unproven { blocks: known.blocks.with(blocks), newest: sequence, ..*known },
-                };
-                self.is_crowded(&mut state)
-            };
-            if crowded {
-                permit.journal.kick();
-            }
-        }
+        permit.journal.note_first_contents(extent, blocks, sequence);
         sequence
+    }
+
+    /// A record of batch `sequence` says that these blocks have their first contents.
+    pub(super) fn note_first_contents(self: &Rc<Self>, extent: ExtentId, blocks: Blocks, sequence: u64) {
+        let crowded = {
+            let mut state = self.state.borrow_mut();
+            state.maps += 1;
+            if !self.media.is_volatile() {
+                return;
+            }
+            let confirmed = state.confirmed;
+            let fresh = Unproven { blocks, oldest: sequence, newest: sequence };
+            let known = state.unproven.entry(extent).or_insert(fresh);
+            *known = match known.newest <= confirmed {
+                true => fresh,
+                false => Unproven { blocks: known.blocks.with(blocks), newest: sequence, ..*known },
+            };
+            self.is_crowded(&mut state)
+        };
+        if crowded {
+            self.kick();
+        }
     }
 
     /// Drops what needs no proof any more; when too many are left, asks for a flush that nobody waits for.

@@ -7,9 +7,19 @@ use plimsoll_hardware::{IoError, Machine};
 use super::{Journal, JournalFailed};
 use crate::format::{BATCH_HEADER_BYTES, BatchHeader, JournalStart, pages_of, seal_batch};
 
+/// What goes out in one commit.
+pub(super) struct Sealed {
+    /// Room for the header, and the records; empty: nothing has to be said.
+    bytes: Vec<u8>,
+    header: BatchHeader,
+    /// Who asked for a flush up to here is answered by this one.
+    ticket: u64,
+    flush: bool,
+}
+
 /// What a commit has to achieve.
-#[derive(Clone, Copy)]
-struct Want {
+#[derive(Clone, Copy, Default)]
+pub(super) struct Want {
     /// Power loss must not take it.
     flush: bool,
     /// It must need no proof afterwards.
@@ -24,6 +34,7 @@ impl<M: Machine> Journal<M> {
         self.wait_for_room().await?;
         let ticket = {
             let mut state = self.state.borrow_mut();
+            state.note_flush();
             state.flush_wanted += 1;
             state.flush_wanted
         };
@@ -72,18 +83,21 @@ impl<M: Machine> Journal<M> {
             return;
         }
         let journal = self.clone();
-        self.media.machine.spawn(async move {
-            loop {
-                let want = wanted(&journal.state.borrow());
-                let Some(want) = want else { break };
-                if journal.commit(want, || ()).await.is_err() {
-                    break;
-                }
-                journal.changed.notify();
+        self.media.machine.spawn(async move { journal.commit_wanted().await });
+    }
+
+    /// Commits as long as somebody waits for it. The caller has said that it is committing.
+    pub(super) async fn commit_wanted(&self) {
+        loop {
+            let want = wanted(&self.state.borrow());
+            let Some(want) = want else { break };
+            if self.commit(want, || ()).await.is_err() {
+                break;
             }
-            journal.state.borrow_mut().committing = false;
-            journal.changed.notify();
-        });
+            self.changed.notify();
+        }
+        self.state.borrow_mut().committing = false;
+        self.changed.notify();
     }
 
     /// Seals what is pending, takes `snapshot` at that very instant, and makes it durable and proven. Answers where a
@@ -117,37 +131,40 @@ impl<M: Machine> Journal<M> {
     }
 
     async fn commit<T>(&self, want: Want, snapshot: impl FnOnce() -> T) -> Result<(JournalStart, T), JournalFailed> {
-        let volatile = self.media.is_volatile();
-        let (mut bytes, header, ticket) = {
-            let mut state = self.state.borrow_mut();
-            if let Some(error) = &state.failed {
-                return Err(JournalFailed(error.clone()));
-            }
-            let sequence = state.pending_sequence;
-            let ticket = if want.flush { state.flush_wanted } else { 0 };
-            let empty = state.pending.len() == BATCH_HEADER_BYTES;
-            let proven =
-                !volatile || want.proven || (want.flush && state.stale > state.confirmed) || sequence <= state.voided;
-            // An empty batch is written only to confirm those before it.
-            let write = !empty || want.batch || (volatile && proven && state.confirmed < state.written);
-            let bytes = if write { self.take_pending(&mut state) } else { Vec::new() };
-            if want.flush && !proven {
-                state.relied = if write { sequence } else { state.written };
-            }
-            let header = BatchHeader {
-                pool: self.pool,
-                life: self.life.get(),
-                sequence,
-                previous: state.previous,
-                covered: state.covered,
-                proven,
-            };
-            (bytes, header, ticket)
-        };
+        let sealed = self.seal(want)?;
         let snapshot = snapshot();
+        Ok((self.put_out(sealed).await?, snapshot))
+    }
+
+    /// Takes what is pending as the next batch.
+    pub(super) fn seal(&self, want: Want) -> Result<Sealed, JournalFailed> {
+        let volatile = self.media.is_volatile();
+        let mut state = self.state.borrow_mut();
+        if let Some(error) = &state.failed {
+            return Err(JournalFailed(error.clone()));
+        }
+        let sequence = state.pending_sequence;
+        let ticket = if want.flush { state.flush_wanted } else { 0 };
+        let empty = state.pending.len() == BATCH_HEADER_BYTES;
+        let proven =
+            !volatile || want.proven || (want.flush && state.stale > state.confirmed) || sequence <= state.voided;
+        // An empty batch is written only to confirm those before it.
+        let write = !empty || want.batch || (volatile && proven && state.confirmed < state.written);
+        let bytes = if write { self.take_pending(&mut state) } else { Vec::new() };
+        if want.flush && !proven {
+            state.relied = if write { sequence } else { state.written };
+        }
+        let (pool, life, previous, covered) = (self.pool, self.life.get(), state.previous, state.covered);
+        let header = BatchHeader { pool, life, sequence, previous, covered, proven };
+        Ok(Sealed { bytes, header, ticket, flush: want.flush })
+    }
+
+    /// Writes a batch, with the device flushes that belong to it. Answers where the next one goes.
+    pub(super) async fn put_out(&self, sealed: Sealed) -> Result<JournalStart, JournalFailed> {
+        let Sealed { mut bytes, mut header, ticket, flush } = sealed;
+        let volatile = self.media.is_volatile();
         let failed = |error: IoError| self.fail(error);
         let sequence = header.sequence;
-        let mut header = header;
         if header.proven && volatile && !bytes.is_empty() {
             self.flush_media().await.map_err(failed)?;
             header.covered = sequence;
@@ -163,7 +180,7 @@ impl<M: Machine> Journal<M> {
             state.previous = previous;
             state.written = sequence;
         }
-        if want.flush {
+        if flush {
             let written = self.state.borrow().written;
             self.flush_media().await.map_err(failed)?;
             let mut state = self.state.borrow_mut();
@@ -187,8 +204,7 @@ impl<M: Machine> Journal<M> {
             self.pressure.notify();
         }
         let state = self.state.borrow();
-        let start = JournalStart { sequence: state.written + 1, position: state.position, previous: state.previous };
-        Ok((start, snapshot))
+        Ok(JournalStart { sequence: state.written + 1, position: state.position, previous: state.previous })
     }
 
     fn take_pending(&self, state: &mut super::State) -> Vec<u8> {
@@ -216,7 +232,7 @@ impl<M: Machine> Journal<M> {
 }
 
 /// The strongest of what is waited for; `None` when nothing is.
-fn wanted(state: &super::State) -> Option<Want> {
+pub(super) fn wanted(state: &super::State) -> Option<Want> {
     let confirm = state.confirm_wanted > state.confirmed;
     let flush = state.flush_wanted > state.flush_done;
     let write = state.write_wanted > state.written;

@@ -16,6 +16,7 @@
 //! Invariants: one commit at a time; `confirmed <= durable <= written < pending_sequence`; `relied <= written` or the batch
 //! being written; after a failed write or flush nothing is appended any more.
 
+mod ahead;
 mod append;
 mod begin;
 mod commit;
@@ -60,6 +61,8 @@ pub(crate) struct Journal<M: Machine> {
     /// The ring is filling up: a checkpoint is wanted.
     pub(crate) pressure: WaitQueue,
     pub(crate) commits: Cell<u64>,
+    /// Of these, written beside their data.
+    pub(crate) ahead: Cell<u64>,
 }
 
 /// Why the journal takes nothing any more.
@@ -107,7 +110,22 @@ struct State {
     write_wanted: u64,
     confirm_wanted: u64,
     committing: bool,
+    /// The batch being written has a record that is not true yet.
+    ahead: bool,
+    /// MAPs since the last flush was asked for.
+    maps: u64,
+    /// There was one between the last two.
+    lone: bool,
     failed: Option<IoError>,
+}
+
+impl State {
+    fn note_flush(&mut self) {
+        if self.maps > 0 {
+            self.lone = self.maps == 1;
+        }
+        self.maps = 0;
+    }
 }
 
 impl<M: Machine> Journal<M> {
@@ -143,6 +161,9 @@ impl<M: Machine> Journal<M> {
             write_wanted: 0,
             confirm_wanted: 0,
             committing: false,
+            ahead: false,
+            maps: 0,
+            lone: false,
             failed: None,
         };
         Journal {
@@ -158,6 +179,7 @@ impl<M: Machine> Journal<M> {
             changed: WaitQueue::default(),
             pressure: WaitQueue::default(),
             commits: Cell::new(0),
+            ahead: Cell::new(0),
         }
     }
 

@@ -64,11 +64,20 @@ impl<C: CrashMemory> Tail<C> {
         self.memory.store_u64(base + 8, self.used.get() as u64);
     }
 
+    /// Adds the encoded records of the batch that was sealed last, which was sealed before they were true.
+    pub(super) fn append_late(&self, records: &[u8]) {
+        let base = self.offset(1 - self.active.get());
+        self.memory.store(base + HALF_HEADER_BYTES, records);
+        self.memory.store_u64(base + 8, records.len() as u64);
+    }
+
     /// Goes on in the other half, whose batch is written, with the records of batch `sequence`.
     pub(super) fn turn(&self, sequence: u64) {
         self.active.set(1 - self.active.get());
         self.used.set(0);
         let base = self.offset(self.active.get());
+        // At no instant is it the half of the batch before with fewer records than that has.
+        self.memory.store_u64(base, 0);
         self.memory.store_u64(base + 8, 0);
         self.memory.store_u64(base, sequence);
     }

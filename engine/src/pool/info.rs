@@ -53,7 +53,8 @@ pub struct RecoveryInfo {
     pub clean: bool,
     /// Journal records applied.
     pub records_replayed: u64,
-    /// First writes whose data power loss had taken: never flushed, and not believed.
+    /// First writes whose data power loss had taken, or that our death had interrupted: never flushed or never answered, and not
+    /// believed.
     pub records_dropped: u64,
     /// Records that only crash memory had.
     pub from_crash_memory: u64,
@@ -80,6 +81,8 @@ pub struct PoolCounters {
     pub flushes: u64,
     /// Journal batches written.
     pub journal_commits: u64,
+    /// Of these, written beside the data of the first write that they tell of, because a flush was likely to follow.
+    pub journal_commits_ahead: u64,
     /// Bytes of zeros that were written, or found by a reclaim, and are not stored.
     pub zero_bytes: u64,
     /// Bytes of patterns that were written, or found by a reclaim, and are stored by their number.
@@ -262,6 +265,7 @@ impl<M: Machine> Pool<M> {
             packed_bytes: counters.packed_bytes.get(),
             flushes: counters.flushes.get(),
             journal_commits: store.journal.commits.get(),
+            journal_commits_ahead: store.journal.ahead.get(),
             checkpoints: counters.checkpoints.get(),
             held_writes: counters.held_writes.get(),
             held_write_bytes: counters.held_write_bytes.get(),

@@ -1,7 +1,7 @@
 //! From what the devices say to an open pool: which records to believe, and the beginning of a new life.
 //!
 //! 1. Batches are read until the chain ends. What the tail in crash memory has beyond them is added when it was written by
-//!    the same life: then our process died and the machine did not, and every record is true.
+//!    the same life: then our process died and the machine did not, and every record is true that the tail has, or had.
 //! 2. Otherwise the power failed: a MAP or MOVE in a batch that nothing covers is believed only if the data on the devices has its
 //!    proof. One that fails is dropped, and so is what builds on such a MOVE; DROPPED says so in the first batches of the new
 //!    life, for all later starts.
@@ -66,19 +66,19 @@ impl<M: Machine> Store<M> {
         let survived = tail.as_ref().and_then(|tail| tail.recover(root.pool)).filter(|(owner, _)| *owner == life);
         let same_boot = survived.is_some();
         self.journal.keep_former_tail(tail);
-        let halves: Vec<(u64, Vec<Record>)> =
-            survived.into_iter().flat_map(|(_, halves)| halves).filter(|(sequence, _)| *sequence >= next).collect();
+        let (written, halves): (Vec<_>, Vec<_>) =
+            survived.into_iter().flat_map(|(_, halves)| halves).partition(|(sequence, _)| *sequence < next);
         let covered = recovered.covered();
         // The tail goes on where the batches end, and the last checkpoint's META records are among them, or some are missing.
         let gap = halves.first().is_some_and(|(sequence, _)| *sequence > next);
         let damaged = recovered.damaged || gap || root.meta_sequence >= next;
-        let mut dropped = known_drops(&recovered.batches);
-        let mut new_drops = Vec::new();
-        let mut unread = 0;
-        if !same_boot {
-            (new_drops, unread) = self.disprove(&recovered.batches, covered, &dropped).await;
-            dropped.extend(new_drops.iter().copied());
-        }
+        let on_devices = recovered.batches.iter().flat_map(|batch| &batch.records);
+        let mut dropped = known_drops(on_devices.chain(halves.iter().flat_map(|(_, records)| records)));
+        let (new_drops, unread) = match same_boot {
+            true => (written_ahead(&recovered.batches, &written, &dropped), 0),
+            false => self.disprove(&recovered.batches, covered, &dropped).await,
+        };
+        dropped.extend(new_drops.iter().copied());
         let mut undone = Undone::default();
         for batch in &recovered.batches {
             for (index, record) in batch.records.iter().enumerate() {
@@ -221,6 +221,17 @@ impl<M: Machine> Store<M> {
     }
 }
 
+/// Records of batches whose halves lack them: they were written beside their data, which was not there yet.
+fn written_ahead(batches: &[Batch], halves: &[(u64, Vec<Record>)], known: &HashSet<(u64, u32)>) -> Vec<(u64, u32)> {
+    let mut ahead = Vec::new();
+    for (sequence, records) in halves {
+        let batch = batches.iter().find(|batch| batch.header.sequence == *sequence);
+        let beyond = batch.map_or(0..0, |batch| records.len()..batch.records.len());
+        ahead.extend(beyond.map(|index| (*sequence, index as u32)).filter(|key| !known.contains(key)));
+    }
+    ahead
+}
+
 /// What a record made a word name, where that took the place of another extent or of a fill.
 fn begun_by(record: &Record) -> Vec<(VdiskId, VirtualExtent, ExtentId)> {
     match record {
@@ -270,8 +281,7 @@ impl Undone {
 /// Attempts at reading a block whose proof decides whether it is believed.
 const JUDGE_ATTEMPTS: u32 = 5;
 
-fn known_drops(batches: &[Batch]) -> HashSet<(u64, u32)> {
-    let records = batches.iter().flat_map(|batch| &batch.records);
+fn known_drops<'a>(records: impl Iterator<Item = &'a Record>) -> HashSet<(u64, u32)> {
     records
         .filter_map(|record| match record {
             Record::Dropped { batch, index } => Some((*batch, *index)),

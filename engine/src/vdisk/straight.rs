@@ -15,7 +15,7 @@ use super::range::{Piece, pieces};
 use super::write::{InFlight, pages_for};
 use super::{Room, Store, VdiskCore};
 use crate::error::Result;
-use crate::format::{Blocks, ExtentId, MAP_RECORD_BYTES, checksum};
+use crate::format::{Blocks, ExtentId, MAP_RECORD_BYTES, Record, checksum};
 use crate::journal::{Gate, Permit};
 use crate::media::Drive;
 
@@ -106,8 +106,12 @@ impl<M: Machine> Store<M> {
         mut first: FirstWrite<M>,
         data: Frozen,
     ) -> Result<()> {
+        let (at, extent, blocks) = (first.claim.piece.at, first.extent, first.claim.blocks);
         let volatile = self.media.is_volatile();
         let proof = if volatile { checksum(&[&data]) } else { 0 };
+        // Nothing but plain words come this way, and none becomes a fill under a claim.
+        let record = Record::Map { vdisk: vdisk.id, at, extent, blocks, proof, over_fill: false };
+        let ahead = self.journal.write_ahead(&mut first.permit, &record);
         let mut in_flight = InFlight(Some(self.space.epochs.enter()));
         first.claim.writing = true;
         let (drive, offset) = &first.place;
@@ -115,7 +119,6 @@ impl<M: Machine> Store<M> {
         first.claim.writing = false;
         let epoch = in_flight.0.take();
         result?;
-        let (at, blocks) = (first.claim.piece.at, first.claim.blocks);
         let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, at).await;
         let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
         assert!(!word.valid().overlaps(blocks), "blocks of extent {} were claimed and got contents from another", at.0);
@@ -123,7 +126,11 @@ impl<M: Machine> Store<M> {
             // The first device with a cache came meanwhile, and this write has no proof.
             self.journal.void_proofs();
         }
-        let sequence = self.publish(vdisk, at, (word, first.extent, blocks), proof, &mut first.permit);
+        self.publish(vdisk, at, word, (extent, blocks));
+        let sequence = match ahead {
+            Some(ahead) => ahead.settle(extent, blocks),
+            None => self.journal.append_map(&mut first.permit, &record, extent, blocks),
+        };
         drop((first, epoch));
         self.outlast(sequence).await
     }

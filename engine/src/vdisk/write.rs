@@ -415,19 +415,20 @@ impl<M: Machine> Store<M> {
             return Ok(0);
         }
         let proof = if self.media.is_volatile() { self.proof(claim, blocks, data) } else { 0 };
-        Ok(self.publish(vdisk, at, (word, extent, blocks), proof, permit))
+        let over_fill = word.is_fill();
+        let record = Record::Map { vdisk: vdisk.id, at, extent, blocks, proof, over_fill };
+        self.publish(vdisk, at, word, (extent, blocks));
+        Ok(self.journal.append_map(permit, &record, extent, blocks))
     }
 
-    /// Makes `blocks` of `extent` contents of `at`, whose word is `word`: word, extent and record change together. Answers the
-    /// batch of the record.
+    /// Makes `blocks` of `extent` contents of `at`, whose word is `word`. The record that says so is appended in the same step.
     pub(super) fn publish(
         &self,
         vdisk: &VdiskCore,
         at: VirtualExtent,
-        (word, extent, blocks): (Word, ExtentId, Blocks),
-        proof: u32,
-        permit: &mut Permit<M>,
-    ) -> u64 {
+        word: Word,
+        (extent, blocks): (ExtentId, Blocks),
+    ) {
         debug_assert!(blocks.contains(word.filled()), "an extent takes the place of a fill whose blocks it lacks");
         if !word.is_mapped() {
             self.space.allocate(&vdisk.mapping.account, extent);
@@ -436,9 +437,6 @@ impl<M: Machine> Store<M> {
         vdisk.mapping.set(&self.cache, at, apply_map(word, extent, blocks));
         count(&self.counters.first_writes, 1);
         count(&vdisk.first_writes, 1);
-        let over_fill = word.is_fill();
-        let record = Record::Map { vdisk: vdisk.id, at, extent, blocks, proof, over_fill };
-        self.journal.append_map(permit, &record, extent, blocks)
     }
 
     /// The checksum of the contents of `blocks`, in order.
