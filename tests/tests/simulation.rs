@@ -14,8 +14,14 @@ fn whatever_happens_the_pool_holds_what_it_promised() {
     let report = run(Effort::from_environment());
     let rate = report.tally.cycles as f64 / report.elapsed.as_secs_f64();
     println!(
-        "simulation: {} crash-recover-verify cycles in {:.1?} ({rate:.0}/s), {} seeds, {} crashes inside a start, {} clean closes",
-        report.tally.cycles, report.elapsed, report.seeds, report.tally.crashes_in_start, report.tally.closes
+        "simulation: {} crash-recover-verify cycles in {:.1?} ({rate:.0}/s), {} seeds, {} crashes inside a start, {} clean closes, {} \
+         journal batches ahead of their data",
+        report.tally.cycles,
+        report.elapsed,
+        report.seeds,
+        report.tally.crashes_in_start,
+        report.tally.closes,
+        report.tally.ahead
     );
     assert!(report.tally.cycles > 0, "nothing was run");
     assert!(report.failures.is_empty(), "{} seeds failed; each says how to replay it", report.failures.len());

@@ -17,6 +17,8 @@ pub struct Tally {
     pub crashes_in_start: u64,
     /// Clean closes.
     pub closes: u64,
+    /// Batches of the journal that went out beside their data.
+    pub ahead: u64,
 }
 
 /// Starts that may crash before one is left in peace.
@@ -34,6 +36,7 @@ pub fn run(seed: u64) -> Tally {
         let session = start(&mut image, &mut tally);
         work(&mut image, &session);
         tally.closes += u64::from(image.closed);
+        tally.ahead += session.pool.info().counters.journal_commits_ahead;
         if trace::devices() {
             eprintln!("{}", image.world.trace());
             image.world.set_trace(true);

@@ -111,6 +111,7 @@ pub fn run(effort: Effort) -> Report {
                                 report.tally.cycles += tally.cycles;
                                 report.tally.crashes_in_start += tally.crashes_in_start;
                                 report.tally.closes += tally.closes;
+                                report.tally.ahead += tally.ahead;
                             }
                             Err(failure) => {
                                 println!("{}", replay(seed, &failure));
