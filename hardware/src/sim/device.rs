@@ -123,13 +123,11 @@ impl Future for Io<'_> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
         let life = &self.device.life;
         match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::New(request) => {
-                match life.submit(self.device, self.offset, self.length, request, context.waker()) {
-                    Ok(Some(slot)) => self.stage = Stage::Flying(slot),
-                    Ok(None) => {}
-                    Err(error) => return Poll::Ready(Err(error)),
-                }
-            }
+            Stage::New(request) => match life.submit(self.device, self.offset, self.length, request, context.waker()) {
+                Ok(Some(slot)) => self.stage = Stage::Flying(slot),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            },
             Stage::Flying(slot) if !life.dead() => {
                 let mut operations = life.operations.borrow_mut();
                 if operations[slot].answer.is_some() {
