@@ -12,6 +12,7 @@ mod idempotency;
 mod jobs;
 mod metrics;
 mod patterns;
+mod places;
 mod pools;
 mod reclaim;
 mod respond;

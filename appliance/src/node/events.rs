@@ -27,6 +27,34 @@ fn forget_the_gone(pool: &Pool<Handle>, alarms: &mut AlarmState) {
     known.difference(&there).for_each(|gone| alarms.forget_vdisk(*gone));
 }
 
+/// A task that keeps what a pool tells.
+struct Listening {
+    node: Node,
+    pool: Uuid,
+}
+
+impl Listening {
+    fn begin(node: &Node, pool: Uuid) -> Self {
+        *node.0.listening.borrow_mut().entry(pool).or_default() += 1;
+        Listening { node: node.clone(), pool }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let inner = &self.node.0;
+        let mut listening = inner.listening.borrow_mut();
+        if let Some(tasks) = listening.get_mut(&self.pool) {
+            *tasks -= 1;
+            if *tasks == 0 {
+                listening.remove(&self.pool);
+            }
+        }
+        drop(listening);
+        inner.listener_ended.notify_waiters();
+    }
+}
+
 impl Node {
     /// The event log.
     pub fn events(&self) -> &EventLog {
@@ -93,7 +121,9 @@ impl Node {
         let node = self.clone();
         let (name, uuid) = (pool.info().name, pool.info().uuid);
         self.0.gone.borrow_mut().remove(&uuid);
+        let listening = Listening::begin(self, uuid);
         self.spawn(async move {
+            let _listening = listening;
             let mut alarms = node.alarms(uuid).await.unwrap_or_else(|problem| {
                 let reason = problem.detail;
                 tracing::error!(pool = name, reason, "what was told before is not known and may be told again");
@@ -118,14 +148,25 @@ impl Node {
             while !events.is_empty() {
                 match self.record(pool, &events, &mut alarms).await {
                     Ok(_) => break,
-                    // After a restart the engine raises them again: the alarms are as they were.
-                    Err(_) if self.0.closing.get() => return,
+                    // When it is opened again the engine raises them again: the alarms are as they were.
+                    Err(_) if self.0.closing.get() || !self.0.pools.borrow().contains_key(pool.0) => return,
                     Err(problem) => {
                         tracing::error!(pool = pool.0, reason = problem.detail, "events cannot be kept; trying again");
                         self.machine().sleep(TROUBLE_PAUSE).await;
                     }
                 }
             }
+        }
+    }
+
+    /// Waits until all is kept that a closed pool has told: what is told of the pool from then on finds the alarms as they are.
+    pub(super) async fn heard_out(&self, pool: Uuid) {
+        loop {
+            let ended = self.0.listener_ended.notified();
+            if !self.0.listening.borrow().contains_key(&pool) {
+                return;
+            }
+            ended.await;
         }
     }
 
@@ -140,11 +181,15 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use plimsoll_engine::{Level, Measure, Subject};
     use plimsoll_hardware::{Reactor, ReactorConfig};
+    use rustix::fs::{MemfdFlags, SealFlags};
 
     use super::*;
-    use crate::model::{CreatePool, ImportPool};
+    use crate::model::{CreatePool, CreateVdisk, ImportPool};
+    use crate::node::Slot;
 
     fn threshold(percent: u8, rising: bool) -> SpaceEvent {
         SpaceEvent::Threshold {
@@ -212,6 +257,56 @@ mod tests {
                     node.import_pool(ImportPool { paths, name: None, buffered: true }).await.unwrap();
                 }
             }
+            node.close().await.unwrap();
+        });
+    }
+
+    #[test]
+    fn what_a_failed_pool_told_last_does_not_undo_that_it_is_not_served_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
+        let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
+        let device = rustix::fs::memfd_create("device", MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&device, 128 << 20).unwrap();
+        let path = format!("/proc/{}/fd/{}", std::process::id(), device.as_raw_fd());
+        reactor.block_on(async {
+            let (name, devices) = ("tank".to_owned(), vec![path]);
+            let pool = CreatePool { name, devices, extent_bytes: None, force: Vec::new(), buffered: true };
+            node.create_pool(pool).await.unwrap();
+            let uuid = node.pool("tank").unwrap().info().uuid;
+            // From now on every write fails.
+            rustix::fs::fcntl_add_seals(&device, SealFlags::WRITE).unwrap();
+            let vdisk = CreateVdisk {
+                name: "a".into(),
+                designated_bytes: 1 << 30,
+                sector_bytes: None,
+                write_cache: None,
+                policy: Default::default(),
+            };
+            node.create_vdisk("tank", vdisk).await.unwrap_err();
+            // A listener that is slow: its last word comes when the pool is known not to be served, if that is not waited for.
+            let (slow, listening) = (node.clone(), Listening::begin(&node, uuid));
+            let alarms = node.alarms(uuid).await.unwrap();
+            node.spawn(async move {
+                let _listening = listening;
+                let mut last = Some(vec![threshold(85, true)]);
+                let next = async || {
+                    for _ in 0..300 {
+                        if last.is_none() || matches!(slow.0.pools.borrow().get("tank"), Some(Slot::Unavailable(_))) {
+                            break;
+                        }
+                        slow.machine().sleep(Duration::from_millis(1)).await;
+                    }
+                    last.take()
+                };
+                slow.listen(("tank", uuid), alarms, next).await;
+            });
+            let again = ImportPool { paths: Vec::new(), name: Some("tank".into()), buffered: true };
+            node.import_pool(again).await.unwrap_err();
+            node.heard_out(uuid).await;
+            let alarms = node.alarms(uuid).await.unwrap();
+            assert_eq!(alarms.levels.len(), 1, "what it told last is kept");
+            assert!(alarms.not_served.is_some(), "and undid that the pool is not served");
             node.close().await.unwrap();
         });
     }

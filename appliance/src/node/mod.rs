@@ -91,6 +91,9 @@ struct Inner {
     events: EventLog,
     /// Pools that were let go: what still comes from them leaves no alarms behind.
     gone: RefCell<BTreeSet<Uuid>>,
+    /// Tasks that keep what a pool tells: one, or none.
+    listening: RefCell<BTreeMap<Uuid, u32>>,
+    listener_ended: tokio::sync::Notify,
     webhooks: Webhooks,
     /// Pools that grow by themselves, and who waits for a change of how.
     growing: RefCell<BTreeMap<Uuid, growth::Growing>>,
@@ -133,6 +136,8 @@ impl Node {
             webhooks: Webhooks::new(events.clone()),
             events,
             gone: RefCell::default(),
+            listening: RefCell::default(),
+            listener_ended: tokio::sync::Notify::new(),
             growing: RefCell::default(),
             growth_changed: tokio::sync::Notify::new(),
             repaired: RefCell::default(),

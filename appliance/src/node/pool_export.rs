@@ -45,7 +45,7 @@ impl Node {
         Ok(name)
     }
 
-    /// Takes a pool out of service and closes it. Answers it when it was open.
+    /// Takes a pool out of service, closes it and keeps the last of what it tells. Answers it when it was open.
     pub(super) async fn take_out(&self, name: &str) -> Option<Pool<Handle>> {
         let slot = self.0.pools.borrow_mut().remove(name);
         let Some(Slot::Open(pool)) = slot else { return None };
@@ -54,6 +54,7 @@ impl Node {
             Ok(()) => forget_crash_memory(&pool),
             Err(error) => tracing::warn!(pool = name, %error, "the pool could not be closed cleanly"),
         }
+        self.heard_out(pool.info().uuid).await;
         Some(pool)
     }
 

@@ -2,6 +2,7 @@
 
 mod decided;
 mod growth;
+mod served;
 
 use std::path::{Path, PathBuf};
 

@@ -20,6 +20,8 @@ pub(super) enum Mend {
     Backed(VdiskId, i64),
     /// The pool's counts of data and metadata extents.
     Totals(i64, i64),
+    /// Figures that a recount does not come to are set right.
+    Recount,
     AcceptJournal,
     /// What only the pages given up had named is freed, and the counts are corrected: known when they are given up.
     GiveBack,

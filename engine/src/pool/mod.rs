@@ -29,6 +29,7 @@ mod policy;
 mod promise;
 mod reclaim;
 mod reclaim_job;
+mod recount;
 mod recover;
 mod repair;
 mod replay;

@@ -4,7 +4,7 @@ use plimsoll_hardware::Machine;
 
 use crate::error::{Error, Result, iec};
 use crate::format::{Entry, EntryState, OvercommitLimit};
-use crate::space::{Account, Terms};
+use crate::space::{Account, Figure, Terms};
 use crate::vdisk::{Store, VdiskCore};
 
 impl<M: Machine> Store<M> {
@@ -36,13 +36,9 @@ impl<M: Machine> Store<M> {
     pub(super) fn open_ledger(&self) {
         let vdisks: Vec<_> = self.vdisks.borrow().values().cloned().collect();
         vdisks.iter().for_each(|vdisk| self.put_in_force(vdisk));
-        self.recount();
-    }
-
-    /// Makes the ledger's sums anew; answers whether they were right.
-    pub(super) fn recount(&self) -> bool {
-        let vdisks: Vec<_> = self.vdisks.borrow().values().cloned().collect();
-        self.space.ledger.recount(vdisks.iter().map(|vdisk| &*vdisk.mapping.account))
+        let accounts = vdisks.iter().map(|vdisk| &*vdisk.mapping.account);
+        self.space.ledger.recount(accounts, &mut Figure::correct);
+        self.space.ledger.eased.notify();
     }
 
     /// Refuses an entry that promises more than can be kept, or more than is allowed: what the vdisk has been promised (`before`) it

@@ -65,7 +65,7 @@ impl<M: Machine> Store<M> {
     pub(super) fn start_reclaim(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: Rc<Reclaim>) -> JobInfo {
         let (store, vdisk, info) = (self.clone(), vdisk.clone(), reclaim.job.info());
         self.media.machine.spawn(async move {
-            let result = store.run_reclaim(&vdisk, &reclaim).await;
+            let result = Run { store: &store, vdisk: &vdisk, reclaim: &reclaim }.run().await;
             reclaim.running.set(false);
             reclaim.job.end(match result {
                 Ok(true) => JobState::Done,
@@ -83,35 +83,63 @@ impl<M: Machine> Store<M> {
         info
     }
 
+    /// Forgets the reclaim of a vdisk that goes away.
+    pub(super) fn forget_reclaim(&self, vdisk: &VdiskCore) {
+        if vdisk.entry.borrow().state != EntryState::Deleting {
+            return;
+        }
+        let Some(reclaim) = self.reclaims.borrow_mut().remove(&vdisk.id) else { return };
+        if reclaim.paused.get() && !reclaim.running.get() {
+            reclaim.job.end(JobState::Failed("its vdisk was deleted".to_owned()));
+        }
+        reclaim.stirred.notify();
+    }
+
+    /// Lets all reclaims see that the pool is closing: what they hold of it stays locked until they have ended.
+    pub(super) fn stir_reclaims(&self) {
+        self.reclaims.borrow().values().for_each(|reclaim| reclaim.stirred.notify());
+    }
+}
+
+/// A reclaim of a vdisk, at work.
+struct Run<'a, M: Machine> {
+    store: &'a Rc<Store<M>>,
+    vdisk: &'a Rc<VdiskCore>,
+    reclaim: &'a Reclaim,
+}
+
+impl<M: Machine> Run<'_, M> {
     /// `false`: it stopped before its end, because it was paused or the pool is closing.
-    async fn run_reclaim(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: &Reclaim) -> Result<bool> {
+    async fn run(&self) -> Result<bool> {
+        let Run { store, vdisk, reclaim } = *self;
         if let Some(lost) = vdisk.mapping.first_lost() {
-            self.pass_over(reclaim, self.damaged(vdisk, lost))?;
+            self.pass_over(store.damaged(vdisk, lost))?;
         }
         let ended = match &reclaim.spec.ranges {
-            Some(ranges) => self.reclaim_ranges(vdisk, reclaim, ranges).await?,
-            None => self.reclaim_all(vdisk, reclaim).await?,
+            Some(ranges) => self.ranges(ranges).await?,
+            None => self.all().await?,
         };
         if !ended {
             return Ok(false);
         }
         // What is said to be free is free for good.
-        self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
+        store.journal.flush().await.map_err(|failure| store.journal_failed(failure))?;
         // One that was told to wait at its very end has nothing to wait for.
         reclaim.over.set(true);
         reclaim.paused.set(false);
-        self.keep_reclaim(vdisk).await?;
+        store.keep_reclaim(vdisk).await?;
         reclaim.pass(reclaim.total);
         reclaim.passed_over.take().map_or(Ok(true), Err)
     }
 
-    async fn reclaim_all(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, reclaim: &Reclaim) -> Result<bool> {
-        let leaf_bytes = LEAF_WORDS as u64 * self.media.extent_bytes;
+    async fn all(&self) -> Result<bool> {
+        let Run { store, vdisk, reclaim } = *self;
+        let leaf_bytes = LEAF_WORDS as u64 * store.media.extent_bytes;
         let mut written_down = reclaim.progress.read.get();
         let mut next = vdisk.mapping.next_sound(reclaim.done() / leaf_bytes);
         while let Some(leaf) = next {
-            if let Err(lost) = vdisk.mapping.load_leaf(&self.media, &self.cache, leaf).await {
-                self.pass_over(reclaim, self.damaged(vdisk, lost))?;
+            if let Err(lost) = vdisk.mapping.load_leaf(&store.media, &store.cache, leaf).await {
+                self.pass_over(store.damaged(vdisk, lost))?;
             }
             let parts: Vec<Part> = match vdisk.mapping.tree.borrow().get(leaf) {
                 Found::Page(page) => {
@@ -122,13 +150,13 @@ impl<M: Machine> Store<M> {
                 _ => Vec::new(),
             };
             let until = (leaf + 1) * leaf_bytes;
-            if !self.look_through(vdisk, reclaim, &parts, until).await? {
+            if !self.look_through(&parts, until).await? {
                 return Ok(false);
             }
             reclaim.pass(until);
             if reclaim.progress.read.get() - written_down >= CURSOR_BYTES {
                 written_down = reclaim.progress.read.get();
-                self.keep_reclaim(vdisk).await?;
+                store.keep_reclaim(vdisk).await?;
             }
             next = vdisk.mapping.next_sound(leaf + 1);
         }
@@ -136,13 +164,9 @@ impl<M: Machine> Store<M> {
     }
 
     /// Goes through ranges in ascending order, from where it was when it was paused.
-    async fn reclaim_ranges(
-        self: &Rc<Self>,
-        vdisk: &Rc<VdiskCore>,
-        reclaim: &Reclaim,
-        ranges: &[(u64, u64)],
-    ) -> Result<bool> {
-        let (extent_bytes, block_bytes) = (self.media.extent_bytes, self.media.block_bytes());
+    async fn ranges(&self, ranges: &[(u64, u64)]) -> Result<bool> {
+        let Run { store, vdisk, reclaim } = *self;
+        let (extent_bytes, block_bytes) = (store.media.extent_bytes, store.media.block_bytes());
         let leaf_bytes = LEAF_WORDS as u64 * extent_bytes;
         // Bytes of ranges before this one, and what of them need not be looked at again.
         let (mut before, skipped) = (0, reclaim.done());
@@ -161,10 +185,10 @@ impl<M: Machine> Store<M> {
                 let stop = ((leaf + 1) * leaf_bytes).min(end);
                 for piece in pieces(at, stop - at, extent_bytes) {
                     let blocks = piece.whole_blocks(block_bytes);
-                    let word = match vdisk.mapping.lookup(&self.media, &self.cache, piece.at).await {
+                    let word = match vdisk.mapping.lookup(&store.media, &store.cache, piece.at).await {
                         Ok(word) => word,
                         Err(lost) => {
-                            self.pass_over(reclaim, self.damaged(vdisk, lost))?;
+                            self.pass_over(store.damaged(vdisk, lost))?;
                             continue;
                         }
                     };
@@ -180,10 +204,10 @@ impl<M: Machine> Store<M> {
                             let in_new = parts.last().is_none_or(|(last, _)| last.leaf() != piece.at.leaf());
                             leaves += usize::from(in_new);
                             let too_many = parts.len() >= WORTHLESS_AT_ONCE
-                                || (reclaim.spec.worthless && !self.may_change_at_once(leaves, parts.len() + 1));
+                                || (reclaim.spec.worthless && !store.may_change_at_once(leaves, parts.len() + 1));
                             if too_many && !parts.is_empty() {
                                 let until = before + at + piece.from - offset;
-                                if !self.pass(vdisk, reclaim, &parts, until).await? {
+                                if !self.pass(&parts, until).await? {
                                     return Ok(false);
                                 }
                                 parts.clear();
@@ -194,59 +218,48 @@ impl<M: Machine> Store<M> {
                         }
                     }
                 }
-                self.trim_cache();
+                store.trim_cache();
                 at = stop;
             }
             before += length;
         }
-        self.pass(vdisk, reclaim, &parts, reclaim.total).await
+        self.pass(&parts, reclaim.total).await
     }
 
-    async fn pass(
-        self: &Rc<Self>,
-        vdisk: &Rc<VdiskCore>,
-        reclaim: &Reclaim,
-        parts: &[Part],
-        until: u64,
-    ) -> Result<bool> {
-        if !reclaim.spec.worthless {
-            return self.look_through(vdisk, reclaim, parts, until).await;
+    async fn pass(&self, parts: &[Part], until: u64) -> Result<bool> {
+        if !self.reclaim.spec.worthless {
+            return self.look_through(parts, until).await;
         }
-        if !self.goes_on(vdisk, reclaim)? {
+        if !self.goes_on()? {
             return Ok(false);
         }
-        self.reclaim_worthless(vdisk, parts, &reclaim.progress).await?;
+        self.store.reclaim_worthless(self.vdisk, parts, &self.reclaim.progress).await?;
         Ok(true)
     }
 
     /// Looks at extents, several stretches at the same time; with the last of them `until` bytes are passed. `false`: it is to stop, and
     /// some of them were not looked at.
-    async fn look_through(
-        self: &Rc<Self>,
-        vdisk: &Rc<VdiskCore>,
-        reclaim: &Reclaim,
-        parts: &[Part],
-        until: u64,
-    ) -> Result<bool> {
-        let (from, count) = (reclaim.done(), parts.chunks(self.reclaim_extents_max()).len() as u64);
+    async fn look_through(&self, parts: &[Part], until: u64) -> Result<bool> {
+        let Run { store, vdisk, reclaim } = *self;
+        let (from, count) = (reclaim.done(), parts.chunks(store.reclaim_extents_max()).len() as u64);
         let looked_at = Cell::new(0);
         let looked_at = &looked_at;
-        let stretches = stream::iter(parts.chunks(self.reclaim_extents_max())).map(|stretch| async move {
-            let bytes = stretch.len() as u64 * self.media.extent_bytes;
+        let stretches = stream::iter(parts.chunks(store.reclaim_extents_max())).map(|stretch| async move {
+            let bytes = stretch.len() as u64 * store.media.extent_bytes;
             // No `await` from the look to the wait: whatever stops it stirs it.
-            if !self.goes_on(vdisk, reclaim)? {
+            if !self.goes_on()? {
                 return Ok(false);
             }
-            reclaim.pace(&self.media.machine, bytes).await;
-            if !self.goes_on(vdisk, reclaim)? {
+            reclaim.pace(&store.media.machine, bytes).await;
+            if !self.goes_on()? {
                 return Ok(false);
             }
-            if let Err(error) = self.reclaim_extents(vdisk, stretch, &reclaim.progress).await {
-                self.pass_over(reclaim, error)?;
+            if let Err(error) = store.reclaim_extents(vdisk, stretch, &reclaim.progress).await {
+                self.pass_over(error)?;
                 // One after the other, so that what is bad keeps nothing from its neighbours.
                 for part in stretch.chunks(1).filter(|_| stretch.len() > 1) {
-                    if let Err(error) = self.reclaim_extents(vdisk, part, &reclaim.progress).await {
-                        self.pass_over(reclaim, error)?;
+                    if let Err(error) = store.reclaim_extents(vdisk, part, &reclaim.progress).await {
+                        self.pass_over(error)?;
                     }
                 }
             }
@@ -260,38 +273,21 @@ impl<M: Machine> Store<M> {
     }
 
     /// What cannot be read or found is left as it is, and said at the end; everything else ends a reclaim.
-    fn pass_over(&self, reclaim: &Reclaim, error: Error) -> Result<()> {
-        self.writable()?;
+    fn pass_over(&self, error: Error) -> Result<()> {
+        self.store.writable()?;
         if !matches!(error, Error::Damaged { .. } | Error::Device(_)) {
             return Err(error);
         }
-        reclaim.passed_over.borrow_mut().get_or_insert(error);
+        self.reclaim.passed_over.borrow_mut().get_or_insert(error);
         Ok(())
     }
 
-    fn goes_on(&self, vdisk: &VdiskCore, reclaim: &Reclaim) -> Result<bool> {
-        if self.closing.get() || reclaim.paused.get() {
+    fn goes_on(&self) -> Result<bool> {
+        if self.store.closing.get() || self.reclaim.paused.get() {
             return Ok(false);
         }
-        self.still_there(vdisk)?;
-        self.writable()?;
+        self.store.still_there(self.vdisk)?;
+        self.store.writable()?;
         Ok(true)
-    }
-
-    /// Forgets the reclaim of a vdisk that goes away.
-    pub(super) fn forget_reclaim(&self, vdisk: &VdiskCore) {
-        if vdisk.entry.borrow().state != EntryState::Deleting {
-            return;
-        }
-        let Some(reclaim) = self.reclaims.borrow_mut().remove(&vdisk.id) else { return };
-        if reclaim.paused.get() && !reclaim.running.get() {
-            reclaim.job.end(JobState::Failed("its vdisk was deleted".to_owned()));
-        }
-        reclaim.stirred.notify();
-    }
-
-    /// Lets all reclaims see that the pool is closing: what they hold of it stays locked until they have ended.
-    pub(super) fn stir_reclaims(&self) {
-        self.reclaims.borrow().values().for_each(|reclaim| reclaim.stirred.notify());
     }
 }

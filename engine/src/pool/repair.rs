@@ -9,6 +9,7 @@ use super::warning::Warning;
 use crate::error::Result;
 use crate::format::{Detail, GROUP_EXTENTS, TABLE_ENTRIES};
 use crate::journal::Beginning;
+use crate::space::Figure;
 
 impl<M: Machine> Pool<M> {
     /// What [`Pool::repair`] would do now, a sentence each; nothing when all is well. What it cannot mend is among them, and said
@@ -138,6 +139,10 @@ impl<M: Machine> Pool<M> {
                 }
             }
             Mend::Totals(data, meta) => store.space.correct(*data, *meta),
+            Mend::Recount => {
+                store.recount(true, &mut Figure::correct);
+                store.space.ledger.eased.notify();
+            }
             Mend::AcceptJournal | Mend::GiveBack | Mend::Copy(_) | Mend::Refuse(_) => {}
         }
     }
@@ -180,6 +185,7 @@ impl<M: Machine> Pool<M> {
             Mend::Totals(data, meta) => {
                 format!("correct the pool's count of extents by {data} of data and {meta} of metadata")
             }
+            Mend::Recount => "set the figures right that a recount does not come to".to_owned(),
             Mend::AcceptJournal => "accept the loss of the damaged part of the journal".to_owned(),
             Mend::GiveBack => "free what only the pages given up had named, and correct the counts".to_owned(),
             Mend::Copy(message) => format!("write it again from the other copy: {message}"),

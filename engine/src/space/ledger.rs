@@ -6,13 +6,14 @@
 //! - A *quota* bounds the use of a vdisk, or of all vdisks of a tenant; what is reserved for some of these is kept from the others.
 //!
 //! Invariants: every change of an account goes through [`Ledger::shift`], so the sums are those of the accounts at any instant;
-//! [`Ledger::recount`] proves it. Whatever is granted is taken from what others may have in the same step: two requests that together
+//! a recount proves it. Whatever is granted is taken from what others may have in the same step: two requests that together
 //! exceed a limit are never both granted. What is below a limit that was set later is reported and not taken away.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use super::{Figure, See};
 use crate::event::Shortage;
 use crate::format::{LEAF_WORDS, Levels, META_PAGES_PER_EXTENT, VdiskId};
 use crate::wait::WaitQueue;
@@ -342,36 +343,29 @@ impl Ledger {
         self.designated.get()
     }
 
-    /// Makes the sums anew from all accounts; answers whether they were right.
-    pub(crate) fn recount<'a>(&self, accounts: impl Iterator<Item = &'a Account>) -> bool {
-        let before = self.sums();
-        self.tenants.borrow().values().for_each(|tenant| {
-            tenant.used.set(0);
-            tenant.unfilled.set(0);
-        });
+    /// Shows the sums, beside those of all accounts.
+    pub(crate) fn recount<'a>(&self, accounts: impl Iterator<Item = &'a Account>, see: &mut See<'_>) {
         let (mut unfilled, mut reserved, mut designated, mut in_use) = (0, 0, 0, 0);
+        let mut of_tenants: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         for account in accounts {
             in_use += account.in_use();
             unfilled += account.withheld();
             reserved += account.reservation.get();
             designated += account.designated.get();
             if let Some(tenant) = &*account.tenant.borrow() {
-                tenant.used.set(tenant.used.get() + account.in_use());
-                tenant.unfilled.set(tenant.unfilled.get() + account.unfilled());
+                let sums = of_tenants.entry(tenant.name.clone()).or_default();
+                *sums = (sums.0 + account.in_use(), sums.1 + account.unfilled());
             }
         }
-        self.unfilled.set(unfilled);
-        self.reserved.set(reserved);
-        self.designated.set(designated);
-        self.in_use.set(in_use);
-        self.eased.notify();
-        before == self.sums()
-    }
-
-    fn sums(&self) -> ([u64; 4], Vec<u64>) {
-        let tenants = self.tenants.borrow();
-        let tenants = tenants.values().flat_map(|tenant| [tenant.used.get(), tenant.unfilled.get()]).collect();
-        ([self.unfilled.get(), self.reserved.get(), self.designated.get(), self.in_use.get()], tenants)
+        Figure::show(see, "extents that vdisks have or hold", &self.in_use, in_use);
+        Figure::show(see, "extents kept for reservations and their metadata", &self.unfilled, unfilled);
+        Figure::show(see, "extents reserved", &self.reserved, reserved);
+        Figure::show(see, "bytes promised to guests", &self.designated, designated);
+        for tenant in self.tenants.borrow().values() {
+            let (used, unfilled) = of_tenants.get(&tenant.name).copied().unwrap_or_default();
+            Figure::show(see, format!("extents that tenant {} has or holds", tenant.name), &tenant.used, used);
+            Figure::show(see, format!("extents kept for tenant {}", tenant.name), &tenant.unfilled, unfilled);
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use plimsoll_hardware::Machine;
 
-use super::Space;
 use super::group::place;
+use super::{Figure, See, Space};
 use crate::format::{ExtentId, META_PAGES_PER_EXTENT, PageAddr, PageRef};
 
 /// Metadata extents that were seen, and what the checkpoint under way changes in them.
@@ -113,6 +113,18 @@ impl MetaPages {
         self.free_pages[side] -= 1;
         self.touched.insert(extent);
         page
+    }
+
+    /// Shows the free pages of both sides, beside those of the extents.
+    pub(super) fn recount(&mut self, see: &mut See<'_>) {
+        let mut free = [0; 2];
+        for (&extent, pages) in self.used.iter().filter(|(extent, _)| !self.is_closed(**extent)) {
+            free[self.side(extent)] += u64::from(pages.count_zeros());
+        }
+        for (side, copies) in ["first", "second"].into_iter().enumerate() {
+            let what = format!("free metadata pages for {copies} copies");
+            self.free_pages[side] = Figure::shown(see, what, self.free_pages[side], free[side]);
+        }
     }
 
     fn free_on(&self, second: bool) -> u64 {

@@ -10,6 +10,7 @@
 mod allocate;
 mod epoch;
 mod exclude;
+mod figures;
 mod forecast;
 mod group;
 mod lanes;
@@ -23,6 +24,7 @@ mod threshold;
 mod waterline;
 
 pub(crate) use epoch::{EpochGuard, Epochs};
+pub(crate) use figures::{Figure, See};
 pub(crate) use forecast::{Figures, Forecast};
 pub use forecast::{HORIZON_MAX, HORIZON_MIN, HORIZONS_MAX, HorizonError, Horizons};
 pub(crate) use lanes::Lanes;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::Epochs;
+use super::{Epochs, Figure, See};
 use crate::format::ExtentId;
 
 /// What must be so of the batch that freed an extent before it is used again.
@@ -59,6 +59,11 @@ impl Quarantine {
             }
         }
         released
+    }
+
+    /// Shows how many extents there are, beside what is in the lots.
+    pub(super) fn recount(&mut self, what: &str, see: &mut See<'_>) {
+        self.extents = Figure::shown(see, what, self.extents, self.count(|_| true));
     }
 
     /// The batch that must become safe before the oldest lot can be released.

@@ -12,7 +12,7 @@
 //! own. A new time is for those that come after it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -25,8 +25,8 @@ use super::ticket::{Asked, Ticket, WriteOptions};
 use super::{Store, VdiskCore, count};
 use crate::error::{Error, Result};
 use crate::event::Shortage;
-use crate::format::{Blocks, OnFull, PAGE_BYTES, VirtualExtent};
-use crate::space::Account;
+use crate::format::{Blocks, OnFull, PAGE_BYTES, VdiskId, VirtualExtent};
+use crate::space::{Account, Figure, See};
 
 /// Before a write that was granted something waits again.
 const AGAIN: Duration = Duration::from_millis(1);
@@ -36,6 +36,8 @@ const AGAIN: Duration = Duration::from_millis(1);
 pub(crate) struct HoldQueue {
     /// By the order in which they came.
     waiters: RefCell<VecDeque<Rc<Waiter>>>,
+    /// What is left of the grants that writes have.
+    grants: RefCell<BTreeMap<u64, Rc<Cell<u64>>>>,
     bytes: Cell<u64>,
     next: Cell<u64>,
     /// Of those, how many the pool's space is not enough for.
@@ -79,25 +81,32 @@ pub(super) struct Need {
 pub(crate) struct Grant<M: Machine> {
     store: Rc<Store<M>>,
     account: Rc<Account>,
-    left: Cell<u64>,
+    /// Among [`HoldQueue::grants`].
+    number: u64,
+    left: Rc<Cell<u64>>,
 }
 
 impl<M: Machine> Grant<M> {
-    /// Uses one of the extents, if there is one left.
-    pub(super) fn draw(&self) -> bool {
-        let left = self.left.get();
-        self.left.set(left.saturating_sub(1));
-        left > 0
+    fn new(store: &Rc<Store<M>>, vdisk: &VdiskCore, extents: u64) -> Self {
+        let (number, left) = (store.holds.next_number(), Rc::new(Cell::new(extents)));
+        store.holds.grants.borrow_mut().insert(number, left.clone());
+        Grant { store: store.clone(), account: vdisk.mapping.account.clone(), number, left }
     }
 
-    /// One that was drawn could not be used.
-    pub(super) fn put_back(&self) {
-        self.left.set(self.left.get() + 1);
+    /// Whether one of the extents is left.
+    pub(super) fn is_left(&self) -> bool {
+        self.left.get() > 0
+    }
+
+    /// One of the extents was taken.
+    pub(super) fn used(&self) {
+        self.left.set(self.left.get() - 1);
     }
 }
 
 impl<M: Machine> Drop for Grant<M> {
     fn drop(&mut self) {
+        self.store.holds.grants.borrow_mut().remove(&self.number);
         if self.left.get() > 0 {
             self.store.space.ledger.take_back(&self.account, self.left.get());
         }
@@ -136,6 +145,34 @@ impl HoldQueue {
     /// Writes that wait, and their bytes.
     pub(crate) fn figures(&self) -> (u64, u64) {
         (self.waiters.borrow().len() as u64, self.bytes.get())
+    }
+
+    /// Extents that held writes may take and have not taken yet.
+    pub(crate) fn granted(&self) -> u64 {
+        let waiters: u64 = self.waiters.borrow().iter().filter_map(|waiter| waiter.granted.get()).sum();
+        waiters + self.grants.borrow().values().map(|left| left.get()).sum::<u64>()
+    }
+
+    /// Shows the bytes that wait, beside those of the writes.
+    pub(crate) fn recount(&self, see: &mut See<'_>) {
+        let bytes = self.waiters.borrow().iter().map(|waiter| waiter.need.bytes).sum();
+        Figure::show(see, "bytes of held writes", &self.bytes, bytes);
+    }
+
+    /// Writes that wait, and their bytes, by vdisk.
+    pub(crate) fn by_vdisk(&self) -> BTreeMap<VdiskId, (u64, u64)> {
+        let mut all: BTreeMap<VdiskId, (u64, u64)> = BTreeMap::new();
+        for waiter in &*self.waiters.borrow() {
+            let of_it = all.entry(waiter.vdisk.id).or_default();
+            *of_it = (of_it.0 + 1, of_it.1 + waiter.need.bytes);
+        }
+        all
+    }
+
+    /// The next number in the order of coming, and of grants.
+    fn next_number(&self) -> u64 {
+        self.next.set(self.next.get() + 1);
+        self.next.get()
     }
 
     /// Lets all who wait see whether they still should.
@@ -241,9 +278,8 @@ impl<M: Machine> Store<M> {
         }
         let patience = asked.patience.get().unwrap_or_else(|| {
             self.counters.held(need.bytes);
-            queue.next.set(queue.next.get() + 1);
             count(&vdisk.waited, 1);
-            Patience { number: queue.next.get(), since: now, until: now.checked_add(time) }
+            Patience { number: queue.next_number(), since: now, until: now.checked_add(time) }
         });
         asked.patience.set(Some(patience));
         let place = self.join(vdisk, need, patience.number, asked.how);
@@ -253,8 +289,7 @@ impl<M: Machine> Store<M> {
             vdisk.waited.set(vdisk.waited.get().saturating_sub(1));
         }
         if let Some(extents) = granted? {
-            let account = vdisk.mapping.account.clone();
-            return Ok(Grant { store: self.clone(), account, left: Cell::new(extents) });
+            return Ok(Grant::new(self, vdisk, extents));
         }
         let waiter = place.waiter.clone();
         drop(place);

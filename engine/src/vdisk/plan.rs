@@ -181,17 +181,18 @@ impl<M: Machine> Store<M> {
     ) -> std::result::Result<ExtentId, Refused> {
         let account = &vdisk.mapping.account;
         loop {
-            let drawn = grant.filter(|grant| grant.draw());
-            if drawn.is_none() && self.holds.is_behind(vdisk) {
+            let granted = grant.filter(|grant| grant.is_left());
+            if granted.is_none() && self.holds.is_behind(vdisk) {
                 let lacking = self.space.shortage(account, 1).unwrap_or_else(|| self.holds.lack_before(vdisk));
                 return Err(Refused::Short(lacking));
             }
-            match self.space.take(account, vdisk.id, at, drawn.is_some()).await {
-                Ok(extent) => return Ok(extent),
+            match self.space.take(account, vdisk.id, at, granted.is_some()).await {
+                Ok(extent) => {
+                    // No `await` since it was taken.
+                    granted.inspect(|grant| grant.used());
+                    return Ok(extent);
+                }
                 Err(shortage) => {
-                    if let Some(grant) = drawn {
-                        grant.put_back();
-                    }
                     if !matches!(shortage, Shortage::PoolFull | Shortage::Reserved)
                         || !self.recover_quarantine().await?
                     {

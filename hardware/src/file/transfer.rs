@@ -5,6 +5,9 @@
 //! cost (measured: some 0.12 us more than a bare ring per read, against some 0.05 us so). What is rare
 //! (short transfers, a flush behind a write) is straight-line code behind a box.
 
+#[cfg(test)]
+mod tests;
+
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -213,6 +216,11 @@ impl Inner {
         let asking = "asking for its size";
         let bytes = probe::size(&*self.descriptor, self.is_block_device)
             .map_err(|error| self.failed(asking, 0, error.to_string()))?;
+        self.judge(asking, bytes)
+    }
+
+    /// What it means that it has so many bytes now.
+    fn judge(&self, asking: &'static str, bytes: u64) -> Result<u64, IoError> {
         let block = u64::from(self.geometry.logical_block);
         if bytes == 0 && self.is_block_device {
             // So says one that was taken out.

@@ -1,5 +1,6 @@
 //! A simulated disk as a life of the process sees it.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -11,15 +12,17 @@ use crate::{Buffer, Device, Durability, Frozen, Geometry, IoError};
 /// A simulated disk. Clones are the same disk.
 #[derive(Clone)]
 pub struct SimDevice {
-    life: Rc<Life>,
+    pub(super) life: Rc<Life>,
     disk: usize,
     geometry: Rc<Geometry>,
+    /// It was noticed that it has become smaller: it takes no change any more.
+    cut_off: Rc<Cell<bool>>,
 }
 
 impl SimDevice {
     pub(super) fn new(life: Rc<Life>, disk: usize) -> Self {
         let geometry = life.core.borrow().disks[disk].geometry.clone();
-        Self { life, disk, geometry }
+        Self { life, disk, geometry, cut_off: Rc::default() }
     }
 
     /// Its index among the disks of the world.
@@ -29,6 +32,16 @@ impl SimDevice {
 
     fn start(&self, offset: u64, length: u64, request: Request) -> Io<'_> {
         Io { device: self, offset, length, stage: Stage::New(request) }
+    }
+
+    /// As [`SimDevice::start`], unless it takes no change any more.
+    async fn change(&self, offset: u64, length: u64, request: Request) -> Result<(), IoError> {
+        if self.cut_off.get() {
+            let (path, operation) = (self.geometry.path.clone(), request.name());
+            let reason = "it has become smaller than it was and is not written to any more".to_owned();
+            return Err(IoError::Failed { path, operation, offset, reason });
+        }
+        self.start(offset, length, request).await.map(drop)
     }
 }
 
@@ -44,6 +57,7 @@ impl Device for SimDevice {
         match disk.size {
             _ if disk.gone => Err(IoError::Gone { path }),
             size if size < had => {
+                self.cut_off.set(true);
                 let reason = format!("it ends at {size} now and had {had} bytes: it was truncated");
                 Err(IoError::Failed { path, operation: "asking for its size", offset: 0, reason })
             }
@@ -53,13 +67,15 @@ impl Device for SimDevice {
 
     async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer, IoError> {
         let length = buffer.len() as u64;
-        let answer = self.start(offset, length, Request::Read(buffer)).await?;
-        Ok(answer.expect("a read answers with its buffer"))
+        let answer = self.start(offset, length, Request::Read(buffer)).await;
+        let size = self.life.core.borrow().disks[self.disk].size;
+        self.cut_off.set(self.cut_off.get() || (answer.is_err() && offset + length > size));
+        Ok(answer?.expect("a read answers with its buffer"))
     }
 
     async fn write(&self, offset: u64, data: Frozen, durability: Durability) -> Result<(), IoError> {
         let (length, fua) = (data.len() as u64, durability == Durability::Fua);
-        self.start(offset, length, Request::Write { data, fua }).await.map(drop)
+        self.change(offset, length, Request::Write { data, fua }).await
     }
 
     async fn flush(&self) -> Result<(), IoError> {
@@ -70,15 +86,19 @@ impl Device for SimDevice {
         if !self.geometry.volatile_cache {
             return if gone { Err(IoError::Gone { path: self.geometry.path.clone() }) } else { Ok(()) };
         }
+        // As a file: what was cut off is not durable.
+        if !gone {
+            self.measure()?;
+        }
         self.start(0, 0, Request::Flush(mark)).await.map(drop)
     }
 
     async fn discard(&self, offset: u64, length: u64) -> Result<(), IoError> {
-        self.start(offset, length, Request::Discard).await.map(drop)
+        self.change(offset, length, Request::Discard).await
     }
 
     async fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), IoError> {
-        self.start(offset, length, Request::Zeroes).await.map(drop)
+        self.change(offset, length, Request::Zeroes).await
     }
 }
 
@@ -103,13 +123,11 @@ impl Future for Io<'_> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
         let life = &self.device.life;
         match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::New(request) => {
-                match life.submit(self.device.disk, self.offset, self.length, request, context.waker()) {
-                    Ok(Some(slot)) => self.stage = Stage::Flying(slot),
-                    Ok(None) => {}
-                    Err(error) => return Poll::Ready(Err(error)),
-                }
-            }
+            Stage::New(request) => match life.submit(self.device, self.offset, self.length, request, context.waker()) {
+                Ok(Some(slot)) => self.stage = Stage::Flying(slot),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            },
             Stage::Flying(slot) if !life.dead() => {
                 let mut operations = life.operations.borrow_mut();
                 if operations[slot].answer.is_some() {

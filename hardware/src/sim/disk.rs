@@ -113,12 +113,15 @@ impl Disk {
         self.sequence
     }
 
-    /// Lets a write take effect on the sectors in `live`.
+    /// Lets a write take effect on the sectors in `live`. One behind the end of a disk that was cut off makes it long again, as a file.
     pub(super) fn apply(&mut self, offset: u64, length: u64, content: Content, live: Survival, standing: Standing) {
         let standing = match standing {
             Standing::Cached if !self.geometry.volatile_cache => Standing::Durable,
             other => other,
         };
+        if !matches!(content, Content::Undefined(_)) && live != Survival::Dropped && offset + length > self.size {
+            self.set_size(offset + length);
+        }
         if length == 0 || live == Survival::Dropped || standing == Standing::Durable && self.pending.is_empty() {
             self.put(offset, length, content, live, None);
             return;
@@ -133,8 +136,23 @@ impl Disk {
     pub(super) fn extend(&mut self, size: u64) {
         assert!(size.is_multiple_of(self.block), "{size} bytes are no whole number of sectors");
         assert!(size >= self.size, "a disk of {} bytes is not extended to {size}", self.size);
-        self.size = size;
+        self.set_size(size);
         self.pages.resize(size);
+    }
+
+    /// Makes it smaller under whoever has it open. What was written before that is on the medium, as far as it is inside.
+    pub(super) fn cut(&mut self, size: u64) {
+        assert!(size.is_multiple_of(self.block), "{size} bytes are no whole number of sectors");
+        assert!(size <= self.size, "a disk of {} bytes is not cut off at {size}", self.size);
+        self.lose(&mut |_| Survival::Kept);
+        self.set_size(size);
+        // Writes in flight may still come behind the end.
+        self.pages.clear_from(size);
+    }
+
+    /// Says how large it is from now on.
+    fn set_size(&mut self, size: u64) {
+        self.size = size;
         let geometry = Rc::make_mut(&mut self.geometry);
         (geometry.size, geometry.discard_max, geometry.write_zeroes_max) = (size, size, size);
     }

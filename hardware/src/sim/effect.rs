@@ -33,6 +33,9 @@ impl Core {
         if operation.must_fail || self.faults.strikes(operation.site(FaultKind::ReadError), &mut self.random) {
             return Effect::Failed("an injected error");
         }
+        if offset + length > disk.size {
+            return Effect::Failed("it was truncated, and what was behind its end is lost");
+        }
         if length > 0 && self.faults.profile.bit_flip != 0 {
             let sector = FaultSite {
                 offset: offset + self.random.below(length / block) * block,
@@ -114,7 +117,7 @@ impl Core {
             if struck(FaultKind::Lost, random) {
                 lands = false;
             } else if struck(FaultKind::Misdirect, random) {
-                place = random.below((disk.size - length) / disk.block + 1) * disk.block;
+                place = random.below(disk.size.saturating_sub(length) / disk.block + 1) * disk.block;
                 lands = faults.allowed(FaultSite { offset: place, ..operation.site(FaultKind::Misdirect) });
             }
             if place != offset || !lands {

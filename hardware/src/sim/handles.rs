@@ -100,12 +100,18 @@ impl SimWorld {
     pub fn truncate(&self, disk: usize, size: u64) {
         self.stop();
         let disk = &mut self.core.borrow_mut().disks[disk];
-        assert!(size.is_multiple_of(disk.block), "{size} bytes are no whole number of sectors");
-        disk.lose(&mut |_| Survival::Kept);
-        disk.size = size;
-        disk.pages.resize(size);
-        let geometry = std::rc::Rc::make_mut(&mut disk.geometry);
-        (geometry.size, geometry.discard_max, geometry.write_zeroes_max) = (size, size, size);
+        if size < disk.size { disk.cut(size) } else { disk.extend(size) }
+    }
+
+    /// Makes a disk smaller under whoever has it open, as a file that is truncated: `size` bytes, a multiple of its sector. What reaches
+    /// behind its end cannot be read, and a write there makes it long again, unless that it was cut off was noticed before.
+    pub fn cut(&self, disk: usize, size: u64) {
+        self.core.borrow_mut().disks[disk].cut(size);
+    }
+
+    /// Bytes of a disk now.
+    pub fn size(&self, disk: usize) -> u64 {
+        self.core.borrow().disks[disk].size
     }
 
     /// Extends a disk to `size` bytes, a multiple of its sector, under whoever has it open: who measures it sees that.

@@ -5,11 +5,12 @@
 use std::task::Waker;
 
 use super::counters::Happening;
+use super::device::SimDevice;
 use super::disk::Content;
 use super::effect::{Effect, vanish};
 use super::fault::{FaultKind, FaultSite};
 use super::life::{Core, Life};
-use crate::{Buffer, Frozen, IoError};
+use crate::{Buffer, Device as _, Frozen, IoError};
 
 pub(super) enum Request {
     Read(Buffer),
@@ -26,7 +27,7 @@ pub(super) enum Request {
 }
 
 impl Request {
-    fn name(&self) -> &'static str {
+    pub(super) fn name(&self) -> &'static str {
         match self {
             Request::Read(_) => "read",
             Request::Write { fua: false, .. } => "write",
@@ -71,7 +72,7 @@ impl Life {
     /// Takes in an operation; its slot, or `None` when the process is dead or dies with it.
     pub(super) fn submit(
         &self,
-        disk: usize,
+        device: &SimDevice,
         offset: u64,
         length: u64,
         request: Request,
@@ -82,11 +83,14 @@ impl Life {
         }
         let mut core = self.core.borrow_mut();
         let Core { disks, random, faults, trace, now, .. } = &mut *core;
+        let disk = device.index();
         let target = &mut disks[disk];
         let what = request.name();
-        let fits = offset.checked_add(length).is_some_and(|end| end <= target.size);
+        // What was cut off is only found out by trying.
+        let size = target.size.max(device.geometry().size);
+        let fits = offset.checked_add(length).is_some_and(|end| end <= size);
         if !fits || !offset.is_multiple_of(target.block) || !length.is_multiple_of(target.block) {
-            let (path, size) = (target.geometry.path.clone(), target.size);
+            let path = target.geometry.path.clone();
             return Err(IoError::OutOfRange { path, operation: what, offset, length, size });
         }
         let counters = &mut target.counters;

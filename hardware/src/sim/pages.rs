@@ -24,7 +24,14 @@ impl Pages {
     /// Cuts or extends to `size` bytes; what was cut off reads as zeros when it is extended again.
     pub(super) fn resize(&mut self, size: u64) {
         self.chunks.resize(chunks(size), None);
-        for page in size.div_ceil(PAGE)..self.chunks.len() as u64 * FAN {
+        self.clear_from(size);
+    }
+
+    /// Lets everything from byte `size` on read as zeros.
+    pub(super) fn clear_from(&mut self, size: u64) {
+        let whole = chunks(size);
+        self.chunks[whole..].fill(None);
+        for page in size.div_ceil(PAGE)..whole as u64 * FAN {
             if self.get(page).is_some() {
                 *self.slot(page) = None;
             }

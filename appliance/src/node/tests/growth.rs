@@ -12,7 +12,7 @@ async fn pool_on(node: &Node, dir: &Path, name: &str) {
     create(node, name, vec![file(dir, &format!("{name}-first.img"), 128 * MIB)], &[]).await.unwrap();
 }
 
-async fn create(node: &Node, name: &str, devices: Vec<String>, force: &[&str]) -> Answer<()> {
+pub(super) async fn create(node: &Node, name: &str, devices: Vec<String>, force: &[&str]) -> Answer<()> {
     let force = force.iter().map(|check| (*check).to_owned()).collect();
     let request = CreatePool { name: name.into(), devices, extent_bytes: None, force, buffered: true };
     let planned = node.plan_create_pool(request.clone()).await;
@@ -21,7 +21,7 @@ async fn create(node: &Node, name: &str, devices: Vec<String>, force: &[&str]) -
     created
 }
 
-async fn add(node: &Node, pool: &str, path: &str, force: &[&str]) -> Answer<()> {
+pub(super) async fn add(node: &Node, pool: &str, path: &str, force: &[&str]) -> Answer<()> {
     let force = force.iter().map(|check| (*check).to_owned()).collect();
     let request = AddDevice { path: path.to_owned(), force, buffered: true };
     let planned = node.plan_add_device(pool, request.clone()).await;
@@ -30,7 +30,7 @@ async fn add(node: &Node, pool: &str, path: &str, force: &[&str]) -> Answer<()> 
     added
 }
 
-fn set_growth(growth: GrowthPolicy) -> SetPool {
+pub(super) fn set_growth(growth: GrowthPolicy) -> SetPool {
     SetPool { growth: Some(Some(growth.into())), ..SetPool::default() }
 }
 

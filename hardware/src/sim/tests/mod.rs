@@ -1,6 +1,7 @@
 //! The simulated machine's own tests: a simulator that never tears anything proves nothing.
 
 mod crashes;
+mod cut;
 mod durability;
 mod executor;
 mod faults;
