@@ -493,6 +493,34 @@ fn metrics_say_whose_the_space_is_and_how_it_is_divided() {
 }
 
 #[test]
+fn metrics_say_what_could_be_reclaimed_when_somebody_has_looked() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    daemon.make_pool(dir.path());
+    daemon.send("POST", "/api/v1/pools/tank/vdisks", json!({"name": "a", "designated_bytes": 1 << 30})).unwrap();
+    let series =
+        |text: &str| text.lines().filter(|line| line.contains("reclaimable") && !line.starts_with('#')).count();
+    assert_eq!(series(&metrics(dir.path())), 0);
+    let plan = daemon.send("POST", "/api/v1/pools/tank/survey?dry_run=true", json!({})).unwrap();
+    assert_eq!(plan["schema"], "plan/v1");
+    let job = daemon.send("POST", "/api/v1/pools/tank/survey", json!({})).unwrap();
+    assert_eq!((&job["kind"], &job["object"], &job["unit"]), (&json!("survey"), &json!("tank"), &json!("bytes")));
+    assert_eq!(watch_answer(&daemon.client, &job).unwrap()["done_pct"], json!(100.0));
+    let text = metrics(dir.path());
+    // Bytes in all, of three kinds, and the margin: of the pool and of the vdisk.
+    assert_eq!(series(&text), 10, "{text}");
+    for line in [
+        "plimsoll_pool_reclaimable_bytes{pool=\"tank\"} 0.0",
+        "plimsoll_vdisk_reclaimable_zero_bytes{pool=\"tank\",vdisk=\"a\",tenant=\"\",vm=\"\"} 0.0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no {line} in {text}");
+    }
+    assert!(
+        text.contains("# HELP plimsoll_pool_reclaimable_bytes ") && text.contains("plimsoll_pool_survey_age_seconds{")
+    );
+}
+
+#[test]
 fn a_webhook_that_takes_nothing_shows_in_the_metrics() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());

@@ -2,6 +2,7 @@
 
 mod decided;
 mod growth;
+mod survey;
 
 use std::path::{Path, PathBuf};
 

@@ -97,6 +97,9 @@ impl<M: Machine> Store<M> {
         }
         // What is said to be free is free for good.
         self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
+        if reclaim.spec.ranges.is_none() {
+            self.survey_reclaimed(vdisk).await;
+        }
         // One that was told to wait at its very end has nothing to wait for.
         reclaim.over.set(true);
         reclaim.paused.set(false);
