@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use plimsoll_engine::{JobState, OpenPool, Pool};
+use plimsoll_engine::{JobInfo, JobState, OpenPool, Pool};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
 use support::{assert_clean, create, filled, live, look, open, vdisk, world};
@@ -63,9 +63,15 @@ async fn unreadable(pool: &Pool<SimMachine>, m: &SimMachine) -> Vec<u64> {
 
 /// A survey sees what is behind all leaves but the lost ones.
 async fn survey_passes_over(pool: &Pool<SimMachine>, m: &SimMachine, lost: &[u64]) {
+    if pool.read_only().is_some() {
+        // Nothing could be given back, so nobody looks; it is not because of a leaf.
+        return assert_eq!(lost, [0u64; 0]);
+    }
     pool.survey().expect("a survey");
     while pool.surveyed().is_none() {
-        assert!(!pool.jobs().iter().any(|job| matches!(job.state, JobState::Failed(_))), "{:?}", pool.jobs());
+        let failed =
+            |job: &JobInfo| job.kind == "survey" && job.state != JobState::Running && pool.surveyed().is_none();
+        assert!(!pool.jobs().iter().any(failed), "{:?}", pool.jobs());
         m.sleep(Duration::from_millis(1)).await;
     }
     let extents = |leaf: &u64| (place(*leaf) % EXTENT + 8192).div_ceil(EXTENT);

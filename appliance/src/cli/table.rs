@@ -27,6 +27,7 @@ pub(super) const POOL: Columns = Columns {
     wide: &[
         "metadata_bytes",
         "reserved_bytes",
+        "reclaimable_bytes",
         "held_writes",
         "counters.refused_writes",
         "time_to_full_seconds",
@@ -42,6 +43,7 @@ pub(super) const VDISK: Columns = Columns {
         "vm",
         "reservation_bytes",
         "quota_bytes",
+        "reclaimable_bytes",
         "on_full",
         "held_writes",
         "sector_bytes",
