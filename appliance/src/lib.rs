@@ -21,4 +21,5 @@ pub mod name;
 pub mod node;
 pub mod policy;
 pub mod problem;
+pub mod reclaimable;
 pub mod units;

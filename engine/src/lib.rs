@@ -25,9 +25,9 @@ pub use format::{Levels, OnFull, OvercommitLimit, PoolPolicy, VdiskPolicy};
 pub use pool::{
     CheckReport, CreatePool, CreateVdisk, DEVICE_BYTES_MIN, DeviceInfo, DeviceState, Evacuate, EvacuationPlan, Finding,
     GrowthPlan, JobInfo, JobState, Label, OpenPool, PatternInfo, PatternSpec, PatternUse, Pool, PoolCounters, PoolInfo,
-    ReclaimInfo, ReclaimSpec, RecoveryInfo, TenantInfo, VdiskSettings, identify,
+    ReclaimInfo, ReclaimSpec, RecoveryInfo, Surveyed, TenantInfo, VdiskSettings, identify,
 };
 pub use space::{
     HORIZON_MAX, HORIZON_MIN, HORIZONS_MAX, HorizonError, Horizons, LEVELS_MAX, ThresholdError, Thresholds,
 };
-pub use vdisk::{StatusRange, Ticket, Vdisk, VdiskInfo, VdiskState, WriteOptions, Zeroes};
+pub use vdisk::{Reclaimable, StatusRange, Ticket, Vdisk, VdiskInfo, VdiskState, WriteOptions, Zeroes};

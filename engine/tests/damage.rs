@@ -2,7 +2,9 @@
 
 mod support;
 
-use plimsoll_engine::{OpenPool, Pool};
+use std::time::Duration;
+
+use plimsoll_engine::{JobInfo, JobState, OpenPool, Pool};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
 use support::{assert_clean, create, filled, live, look, open, vdisk, world};
@@ -10,6 +12,7 @@ use support::{assert_clean, create, filled, live, look, open, vdisk, world};
 /// Three allocation groups of 64 MiB, so that one may be lost and checkpoints find room in another.
 const MIB: u64 = 180;
 const PAGE: u64 = 4096;
+const EXTENT: u64 = 65_536;
 /// Labels and roots at either end.
 const END_BYTES: u64 = 65_536;
 /// Leaves that the vdisk's data is spread over.
@@ -56,6 +59,24 @@ async fn unreadable(pool: &Pool<SimMachine>, m: &SimMachine) -> Vec<u64> {
         }
     }
     lost
+}
+
+/// A survey sees what is behind all leaves but the lost ones.
+async fn survey_passes_over(pool: &Pool<SimMachine>, m: &SimMachine, lost: &[u64]) {
+    if pool.read_only().is_some() {
+        // Nothing could be given back, so nobody looks; it is not because of a leaf.
+        return assert_eq!(lost, [0u64; 0]);
+    }
+    pool.survey().expect("a survey");
+    while pool.surveyed().is_none() {
+        let failed =
+            |job: &JobInfo| job.kind == "survey" && job.state != JobState::Running && pool.surveyed().is_none();
+        assert!(!pool.jobs().iter().any(failed), "{:?}", pool.jobs());
+        m.sleep(Duration::from_millis(1)).await;
+    }
+    let extents = |leaf: &u64| (place(*leaf) % EXTENT + 8192).div_ceil(EXTENT);
+    let sound: u64 = (0..LEAVES).filter(|leaf| !lost.contains(leaf)).map(|leaf| extents(&leaf)).sum();
+    assert_eq!(pool.surveyed().expect("a survey").total.sampled_bytes, sound * EXTENT, "{lost:?} are lost");
 }
 
 /// Pages of the disk that are not zeros and not the vdisk's data: what the pool keeps about itself.
@@ -176,6 +197,7 @@ fn a_page_lost_in_both_copies_costs_its_range_and_a_repair_gives_the_rest_back()
                     return 1;
                 }
                 let lost = unreadable(&pool, &m).await;
+                survey_passes_over(&pool, &m, &lost).await;
                 let named = |leaf: &u64| {
                     report.findings.iter().any(|finding| {
                         let start = finding.offset.unwrap_or(u64::MAX);

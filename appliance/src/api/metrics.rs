@@ -87,7 +87,7 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
     let online = pools.iter().map(|pool| (labels(pool), f64::from(u8::from(pool.state == PoolState::Online))));
     gauge(registry, "pool_online", "1 when it is open and writable", online);
     type Figure = fn(&PoolView) -> Option<f64>;
-    let figures: [(&str, &str, Figure); 21] = [
+    let figures: [(&str, &str, Figure); 27] = [
         ("pool_physical_bytes", "Space on all devices", |pool| pool.physical_bytes.map(|n| n as f64)),
         ("pool_available_bytes", "What vdisks without a reservation can still get", |pool| {
             pool.available_bytes.map(|n| n as f64)
@@ -127,6 +127,24 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
         ("pool_overcommit_bytes", "Designated minus physical", |pool| pool.overcommit_bytes.map(|n| n as f64)),
         ("pool_overcommit_ratio", "Designated by physical", |pool| pool.overcommit_ratio),
         ("pool_vdisks", "Vdisks", |pool| pool.vdisks.map(|n| n as f64)),
+        ("pool_reclaimable_bytes", "Stored data that could come back, as the last survey found it", |pool| {
+            pool.reclaimable_bytes.map(|n| n as f64)
+        }),
+        ("pool_reclaimable_packable_bytes", "Of that, what compaction would free", |pool| {
+            pool.survey.as_ref().map(|survey| survey.packable_bytes as f64)
+        }),
+        ("pool_reclaimable_zero_bytes", "Of that, zeros", |pool| {
+            pool.survey.as_ref().map(|survey| survey.zero_bytes as f64)
+        }),
+        ("pool_reclaimable_pattern_bytes", "Of that, patterns", |pool| {
+            pool.survey.as_ref().map(|survey| survey.pattern_bytes as f64)
+        }),
+        ("pool_reclaimable_margin_bytes", "Margin of zeros and patterns together, 95 %", |pool| {
+            pool.survey.as_ref().map(|survey| survey.margin_bytes as f64)
+        }),
+        ("pool_survey_age_seconds", "Time since the survey", |pool| {
+            pool.survey.as_ref().map(|survey| survey.age_seconds as f64)
+        }),
     ];
     for (name, help, figure) in figures {
         let values = pools.iter().filter_map(|pool| Some((labels(pool), figure(pool)?)));
@@ -180,7 +198,7 @@ fn vdisk_metrics(registry: &mut Registry, vdisks: &[VdiskView]) {
         ]
     };
     type Figure = fn(&VdiskView) -> Option<u64>;
-    let figures: [(&str, &str, Figure); 13] = [
+    let figures: [(&str, &str, Figure); 18] = [
         ("vdisk_designated_bytes", "Size shown to the guest", |vdisk| Some(vdisk.designated_bytes)),
         ("vdisk_backed_bytes", "Physical space behind it", |vdisk| Some(vdisk.backed_bytes)),
         ("vdisk_exclusive_bytes", "Physical space that it alone names", |vdisk| Some(vdisk.exclusive_bytes)),
@@ -194,6 +212,21 @@ fn vdisk_metrics(registry: &mut Registry, vdisks: &[VdiskView]) {
         ("vdisk_held_writes_bytes", "Data of writes that wait for space", |vdisk| Some(vdisk.held_writes_bytes)),
         ("vdisk_exhausted", "1 when there is no space for its writes", |vdisk| Some(vdisk.exhausted.into())),
         ("vdisk_clients", "Connected clients", |vdisk| Some(vdisk.clients)),
+        ("vdisk_reclaimable_bytes", "Stored data that could come back, as the last survey found it", |vdisk| {
+            vdisk.reclaimable_bytes
+        }),
+        ("vdisk_reclaimable_packable_bytes", "Of that, what compaction would free", |vdisk| {
+            vdisk.survey.as_ref().map(|survey| survey.packable_bytes)
+        }),
+        ("vdisk_reclaimable_zero_bytes", "Of that, zeros", |vdisk| {
+            vdisk.survey.as_ref().map(|survey| survey.zero_bytes)
+        }),
+        ("vdisk_reclaimable_pattern_bytes", "Of that, patterns", |vdisk| {
+            vdisk.survey.as_ref().map(|survey| survey.pattern_bytes)
+        }),
+        ("vdisk_reclaimable_margin_bytes", "Margin of zeros and patterns together, 95 %", |vdisk| {
+            vdisk.survey.as_ref().map(|survey| survey.margin_bytes)
+        }),
     ];
     for (name, help, figure) in figures {
         let values = vdisks.iter().filter_map(|vdisk| Some((labels(vdisk), figure(vdisk)? as f64)));

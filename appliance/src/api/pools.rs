@@ -23,6 +23,7 @@ pub(super) fn router() -> OpenApiRouter<NodeLink> {
         .routes(routes!(cancel_evacuation))
         .routes(routes!(remove_device))
         .routes(routes!(compact))
+        .routes(routes!(survey))
         .routes(routes!(check))
         .routes(routes!(repair))
         .routes(routes!(export))
@@ -234,6 +235,25 @@ async fn compact(
             return node.plan_compact_pool(&pool).map(Change::Planned);
         }
         node.compact_pool(&pool).map(|job| Change::Begun(Box::new(job)))
+    })
+    .await
+}
+
+/// Find out what space could come back, by reading all of the mapping and a sample of the data; changes nothing. A pool that reaches one
+/// of its thresholds does so by itself.
+#[utoipa::path(post, path = "/pools/{pool}/survey", tag = "pool", operation_id = "pool_survey",
+    params(("pool" = String, Path, description = "name or UUID"), How),
+    responses((status = 202, body = JobView), (status = 200, body = Plan), (status = "default", body = Problem)))]
+async fn survey(
+    State(node): State<NodeLink>,
+    Path(pool): Path<String>,
+    Params(how): Params<How>,
+) -> Answer<Change<()>> {
+    node.call(move |node| async move {
+        if how.dry_run {
+            return node.plan_survey_pool(&pool).map(Change::Planned);
+        }
+        node.survey_pool(&pool).map(|job| Change::Begun(Box::new(job)))
     })
     .await
 }

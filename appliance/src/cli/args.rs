@@ -92,8 +92,9 @@ pub(super) enum Command {
     /// Show who has the space of the pools: a line for each use, together all of it
     ///
     /// metadata-reserve is kept so that metadata never runs out; reserved is promised and not in use, reserved-metadata what metadata may
-    /// need of it then; held is for writes under way; quarantine was freed and can be used as soon as that is durable. RECLAIMED is what the
-    /// last reclaim of a vdisk freed, PACKED what came free by compaction, both since the pool was opened.
+    /// need of it then; held is for writes under way; quarantine was freed and can be used as soon as that is durable. RECLAIMABLE is
+    /// what of it could come back, as the last plimsoll pool survey found it: extents that compaction would free, zeros, and patterns (-o
+    /// wide tells them apart, with the margin of the estimate). RECLAIMED is what the last reclaim of a vdisk freed, PACKED what came free by compaction, both since the pool was opened.
     #[command(before_help = examples!["plimsoll space", "plimsoll space --pool tank --sort -physical_bytes"])]
     Space {
         /// Only of this pool

@@ -1,4 +1,4 @@
-//! `plimsoll pool grow | evacuate | remove-device | compact`, and growing by itself: what changes how much a pool has.
+//! `plimsoll pool grow | evacuate | remove-device | compact | survey`, and growing by itself: what changes how much a pool has.
 
 use serde_json::Value;
 
@@ -11,6 +11,7 @@ use super::render::steps;
 use super::run::Context;
 use crate::model::{GrowPool, GrowthChange, LeaveDevice};
 use crate::problem::{Answer, Problem};
+use crate::reclaimable::amount;
 use crate::units::{Size, iec};
 
 pub(super) fn grow(cx: &Context<'_>, args: &PoolGrow) -> Answer<()> {
@@ -67,6 +68,24 @@ pub(super) fn compact(cx: &Context<'_>, change: &PoolChange, wait: &Wait) -> Ans
         return cx.render.plan(&job);
     }
     ended(cx, wait, &job, &format!("thinly used extents of pool {pool} are put together"))
+}
+
+pub(super) fn survey(cx: &Context<'_>, change: &PoolChange, wait: &Wait) -> Answer<()> {
+    let pool = &change.pool;
+    let at = with(&format!("{}/survey", target(pool)), change.how.dry_run);
+    let job = cx.client.send(Request::new("POST", &at))?;
+    if change.how.dry_run {
+        return cx.render.plan(&job);
+    }
+    if !wait.or(Wait::by_default()) {
+        return cx.render.object(&job);
+    }
+    let job = watch_answer(&cx.client, &job)?;
+    let now = cx.client.get(&target(pool))?;
+    let figure = |at: &str| now.pointer(at).and_then(Value::as_u64).unwrap_or(0);
+    let found = amount(figure("/reclaimable_bytes"), figure("/survey/margin_bytes"));
+    cx.render
+        .changed(&format!("{found} of what pool {pool} stores could be reclaimed: plimsoll space --pool {pool}"), &job)
 }
 
 fn leave(leaving: &Leaving) -> Answer<LeaveDevice> {

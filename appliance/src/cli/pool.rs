@@ -23,6 +23,7 @@ pub(super) fn run(cx: &Context<'_>, command: Pool) -> Answer<()> {
         Pool::Evacuate(args) => growth::evacuate(cx, &args),
         Pool::RemoveDevice(args) => growth::remove_device(cx, &args),
         Pool::Compact { change, wait } => growth::compact(cx, &change, &wait),
+        Pool::Survey { change, wait } => growth::survey(cx, &change, &wait),
         Pool::Import(args) => import(cx, args),
         Pool::Export(PoolEnd { pool, danger }) => {
             let target = format!("{}/export", target(&pool));

@@ -86,6 +86,7 @@ fn named_pool(command: &Pool) -> String {
         Pool::Evacuate(args) => format!("evacuate {} of pool {}", args.leaving.device, args.change.pool),
         Pool::RemoveDevice(args) => format!("remove {} from pool {}", args.leaving.device, args.change.pool),
         Pool::Compact { change, .. } => format!("compact pool {}", change.pool),
+        Pool::Survey { change, .. } => format!("survey pool {}", change.pool),
         Pool::Set(args) => format!("change pool {}", args.change.pool),
         Pool::AddDevice(args) => format!("add {} to pool {}", args.device, args.change.pool),
         Pool::Import(args) => match &args.name {

@@ -27,6 +27,7 @@ pub(super) const POOL: Columns = Columns {
     wide: &[
         "metadata_bytes",
         "reserved_bytes",
+        "reclaimable_bytes",
         "held_writes",
         "counters.refused_writes",
         "time_to_full_seconds",
@@ -42,6 +43,7 @@ pub(super) const VDISK: Columns = Columns {
         "vm",
         "reservation_bytes",
         "quota_bytes",
+        "reclaimable_bytes",
         "on_full",
         "held_writes",
         "sector_bytes",
@@ -60,18 +62,30 @@ pub(super) const SPACE: Columns = Columns {
         "share_pct",
         "designated_bytes",
         "reserved_bytes",
+        "reclaimable_bytes",
         "reclaimed_bytes",
     ],
-    wide: &["tenant", "vm", "exclusive_bytes", "shared_bytes", "held_writes"],
+    wide: &[
+        "tenant",
+        "vm",
+        "exclusive_bytes",
+        "shared_bytes",
+        "survey.packable_bytes",
+        "survey.zero_bytes",
+        "survey.pattern_bytes",
+        "survey.margin_bytes",
+        "held_writes",
+    ],
 };
 /// Of the pools below that.
-pub(super) const PROMISED: [&str; 7] = [
+pub(super) const PROMISED: [&str; 8] = [
     "pool",
     "physical_bytes",
     "designated_bytes",
     "designated_bytes_max",
     "overcommit_bytes",
     "overcommit_ratio",
+    "reclaimable_bytes",
     "packed_bytes",
 ];
 pub(super) const TENANT: Columns = Columns {
@@ -253,15 +267,17 @@ tank/web       512 B   100.0 %       10  yes
     fn what_pools_promised_is_below_their_space_with_its_limit_and_what_to_do() {
         let pools = [
             json!({"pool": "lake", "physical_bytes": 1024, "designated_bytes": 0, "designated_bytes_max": null,
-                "overcommit_bytes": -1024, "overcommit_ratio": 0.0, "packed_bytes": 0, "advice": null}),
+                "overcommit_bytes": -1024, "overcommit_ratio": 0.0, "reclaimable_bytes": null, "packed_bytes": 0,
+                "advice": null}),
             json!({"pool": "tank", "physical_bytes": 1024, "designated_bytes": 2048, "designated_bytes_max": 4096,
-                "overcommit_bytes": 1024, "overcommit_ratio": 2.0, "packed_bytes": 0, "advice": "look"}),
+                "overcommit_bytes": 1024, "overcommit_ratio": 2.0, "reclaimable_bytes": 512, "packed_bytes": 0,
+                "advice": "look"}),
         ];
         let expected = "
 OVERCOMMIT
-POOL  PHYSICAL  DESIGNATED  DESIGNATED MAX  OVERCOMMIT  OVERCOMMIT RATIO  PACKED
-lake     1 KiB         0 B               -      -1 KiB              0.00     0 B
-tank     1 KiB       2 KiB           4 KiB       1 KiB              2.00     0 B
+POOL  PHYSICAL  DESIGNATED  DESIGNATED MAX  OVERCOMMIT  OVERCOMMIT RATIO  RECLAIMABLE  PACKED
+lake     1 KiB         0 B               -      -1 KiB              0.00            -     0 B
+tank     1 KiB       2 KiB           4 KiB       1 KiB              2.00        512 B     0 B
 
 RECLAIM
 tank: look

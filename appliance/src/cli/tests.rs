@@ -1,5 +1,7 @@
 //! The API over its Unix socket, through the client of the command line, against a node with real files.
 
+mod metrics;
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -450,69 +452,6 @@ fn many_ranges_are_taken_and_too_many_are_refused_with_advice() {
         let problem = client.send(Request::new("POST", reclaim).body(&body).unwrap()).unwrap_err();
         assert_eq!((problem.code.as_str(), problem.status), ("too-large", 413), "{}", problem.detail);
         assert!(problem.hint.is_some_and(|hint| hint.contains("500,000 at a time")));
-    }
-}
-
-fn metrics(dir: &Path) -> String {
-    let mut socket = UnixStream::connect(control_socket(dir)).unwrap();
-    socket.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    let mut text = String::new();
-    socket.read_to_string(&mut text).unwrap();
-    text
-}
-
-#[test]
-fn metrics_say_whose_the_space_is_and_how_it_is_divided() {
-    let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path());
-    daemon.make_pool(dir.path());
-    let quoted = dir.path().join("a \"b\\.img");
-    std::fs::File::create(&quoted).unwrap().set_len(DEVICE_BYTES).unwrap();
-    daemon.send("POST", "/api/v1/pools/tank/devices", json!({"path": quoted, "buffered": true})).unwrap();
-    let policy = json!({"tenant": "acme", "vm": "web"});
-    let vdisks = "/api/v1/pools/tank/vdisks";
-    daemon.send("POST", vdisks, json!({"name": "a", "designated_bytes": 1 << 30, "policy": policy})).unwrap();
-    daemon.send("POST", vdisks, json!({"name": "b", "designated_bytes": 1 << 20})).unwrap();
-    let text = metrics(dir.path());
-    let both = f64::from((1 << 30) + (1 << 20));
-    let mut expected = Vec::new();
-    for (what, a, b) in [("exclusive", 0, 0), ("shared", 0, 0), ("regulation", 0, 0), ("effective", 1 << 30, 1 << 20)] {
-        let (a, b) = (f64::from(a), f64::from(b));
-        let name = format!("plimsoll_vdisk_{what}_bytes");
-        expected.push(format!("{name}{{pool=\"tank\",vdisk=\"a\",tenant=\"acme\",vm=\"web\"}} {a:.1}"));
-        expected.push(format!("{name}{{pool=\"tank\",vdisk=\"b\",tenant=\"\",vm=\"\"}} {b:.1}"));
-        let sum = a + b;
-        expected.push(format!("plimsoll_pool_{what}_bytes{{pool=\"tank\"}} {sum:.1}"));
-        expected.push(format!("plimsoll_tenant_{what}_bytes{{pool=\"tank\",tenant=\"acme\"}} {a:.1}"));
-    }
-    expected.push(format!("plimsoll_pool_designated_bytes{{pool=\"tank\"}} {both:.1}"));
-    for line in &expected {
-        assert!(text.lines().any(|found| found == line), "no {line} in {text}");
-    }
-    assert!(text.contains("/a \\\"b\\\\.img\"}"), "{text}");
-}
-
-#[test]
-fn a_webhook_that_takes_nothing_shows_in_the_metrics() {
-    let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path());
-    // Nobody listens there.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let webhook = json!({"name": "ops", "url": format!("http://{nobody}/"), "secret": "0123456789abcdef"});
-    daemon.send("POST", "/api/v1/webhooks", webhook).unwrap();
-    daemon.tell(1, Severity::Warning);
-    let begin = Instant::now();
-    while daemon.get("/api/v1/webhooks/ops")["state"] != "failing" {
-        assert!(begin.elapsed() < Duration::from_secs(10), "{}", daemon.get("/api/v1/webhooks/ops"));
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let text = metrics(dir.path());
-    for line in [
-        "plimsoll_webhook_failing{webhook=\"ops\"} 1.0",
-        "plimsoll_webhook_events_behind{webhook=\"ops\"} 1.0",
-        "plimsoll_webhook_events_given_up_total{webhook=\"ops\"} 0",
-    ] {
-        assert!(text.contains(line), "no {line} in {text}");
     }
 }
 

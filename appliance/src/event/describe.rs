@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use plimsoll_engine::{HORIZON_MAX, Level, Limit, Measure, Shortage, SpaceEvent, Subject, VdiskName};
+use plimsoll_engine::{HORIZON_MAX, Level, Limit, Measure, Shortage, SpaceEvent, Subject, Surveyed, VdiskName};
 
 use super::NewEvent;
 use crate::model::Severity;
+use crate::reclaimable;
 use crate::units::iec;
 
 /// A level of so much of the total is critical, a lower one a warning.
@@ -101,6 +102,29 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
         other => NewEvent::new(Severity::Warning, "pool-event", pool).cause(format!("{other:?}")),
     };
     NewEvent { pool: Some(pool.to_owned()), ..described }
+}
+
+/// As [`describe`], for who knows what could come back of the pool's space, and how large that is: the advice says so where it helps.
+pub fn describe_knowing(
+    pool: &str,
+    event: &SpaceEvent,
+    surveyed: impl FnOnce() -> Option<(Surveyed, u64)>,
+) -> NewEvent {
+    let described = describe(pool, event);
+    let is_short = match event {
+        SpaceEvent::Threshold { subject: Subject::Pool, rising, .. } | SpaceEvent::Forecast { rising, .. } => *rising,
+        SpaceEvent::Exhausted { cause, .. } => *cause == Shortage::PoolFull,
+        _ => false,
+    };
+    let known = if is_short { surveyed() } else { None };
+    let could = known.and_then(|(surveyed, total_bytes)| reclaimable::could(pool, &surveyed, total_bytes));
+    match (could, &described.advice) {
+        (Some(could), Some(advice)) => {
+            let advice = advice.trim_end_matches('.');
+            NewEvent { advice: Some(format!("{advice}; {could}.")), ..described }
+        }
+        _ => described,
+    }
 }
 
 fn threshold(
@@ -336,7 +360,7 @@ fn held(writes: u64) -> String {
 }
 
 /// A time for people, in its two largest units: `2 h 5 min`, `40 s`.
-pub(super) fn time(duration: Duration) -> String {
+pub(crate) fn time(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let two = |large: (u64, &str), small: (u64, &str)| {
         let rest = seconds % large.0 / small.0;

@@ -27,7 +27,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-pub use describe::{CRITICAL_PCT, describe};
+pub(crate) use describe::time;
+pub use describe::{CRITICAL_PCT, describe, describe_knowing};
 pub use log::{EventLimits, EventLog, Summary};
 pub use query::{EventQuery, PAGE_DEFAULT, PAGE_MAX};
 pub use webhook::Webhooks;

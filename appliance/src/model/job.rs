@@ -27,7 +27,7 @@ pub enum JobState {
 pub struct JobView {
     /// For `job show`; no other job has or had it.
     pub id: String,
-    /// `check`, `repair`, `vdisk-delete`, `compact`, ...
+    /// `check`, `repair`, `vdisk-delete`, `compact`, `survey`, ...
     pub kind: String,
     /// What it works on.
     pub object: String,

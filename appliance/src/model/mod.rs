@@ -31,7 +31,7 @@ pub use request::{
     AddDevice, AddExport, CreatePool, CreateVdisk, GrowPool, GrowthChange, GrowthPolicy, ImportPool, LeaveDevice, Plan,
     RepairPool, SetPool, SetTenant, SetVdisk, VdiskPolicyChange, WriteCache,
 };
-pub use space::{PromisedView, SpaceReport, SpaceView, TenantView};
+pub use space::{PromisedView, SpaceReport, SpaceView, SurveyView, TenantView};
 pub use status::{Health, HealthFinding, Probe, StatusView};
 pub use vdisk::{VdiskState, VdiskView};
 pub use webhook::{AddWebhook, WebhookState, WebhookTested, WebhookView};

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{GrowthPolicy, Listed, PoolDeviceView};
+use super::{GrowthPolicy, Listed, PoolDeviceView, SurveyView};
 
 /// Whether a pool serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -47,6 +47,8 @@ pub struct PoolView {
     pub exclusive_bytes: Option<u64>,
     /// Of that, what several name.
     pub shared_bytes: Option<u64>,
+    /// Of what is allocated to data, what could come back, as the last survey found it; null when there was none.
+    pub reclaimable_bytes: Option<u64>,
     /// Allocated to metadata.
     pub metadata_bytes: Option<u64>,
     /// Kept back for metadata, so that it never runs out.
@@ -101,6 +103,8 @@ pub struct PoolView {
     pub recovery: Option<RecoveryView>,
     /// Counters since it was opened.
     pub counters: Option<CountersView>,
+    /// How `reclaimable_bytes` is made up, and how certain it is.
+    pub survey: Option<SurveyView>,
     /// How it grows by itself; null when it does not.
     pub growth: Option<GrowthView>,
 }

@@ -31,9 +31,13 @@ pub struct PromisedView {
     pub overcommit_bytes: i64,
     /// Designated by physical.
     pub overcommit_ratio: f64,
+    /// Of what is stored, what could come back, as the last survey found it; null when there was none.
+    pub reclaimable_bytes: Option<u64>,
+    /// How that is made up, and how certain it is.
+    pub survey: Option<SurveyView>,
     /// What came free since the pool was opened because thinly used extents were put together.
     pub packed_bytes: u64,
-    /// Commands that find out what else could come free; null when nothing is stored.
+    /// What could come back and by which commands, or the one that finds out; null when nothing is stored.
     pub advice: Option<String>,
 }
 
@@ -65,10 +69,34 @@ pub struct SpaceView {
     pub shared_bytes: Option<u64>,
     /// Promised to it and not in use.
     pub reserved_bytes: Option<u64>,
+    /// Of `physical_bytes`, what could come back, as the last survey found it; null when it was not in one.
+    pub reclaimable_bytes: Option<u64>,
+    /// How that is made up, and how certain it is.
+    pub survey: Option<SurveyView>,
     /// What its last reclaim freed; null when there was none since the pool was opened.
     pub reclaimed_bytes: Option<u64>,
     /// Writes of it that wait for space.
     pub held_writes: Option<u64>,
+}
+
+/// What could come back of stored data: what a survey found. The first three together are all of it; no byte is in two of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SurveyView {
+    /// What a compaction would free: counted.
+    pub packable_bytes: u64,
+    /// Blocks of zeros that a reclaim would give up: an estimate where not all was read. Those of extents that hold other data too come
+    /// back as far as compaction can put together what is left.
+    pub zero_bytes: u64,
+    /// Blocks that a reclaim would store by the number of a pattern: an estimate as well.
+    pub pattern_bytes: u64,
+    /// Of zeros and patterns, those in extents that hold nothing else: a reclaim brings them back at once.
+    pub whole_bytes: u64,
+    /// Zeros and patterns together are so much more or less at most, with a probability of 95 %; 0: all was read.
+    pub margin_bytes: u64,
+    /// Data that was read for it.
+    pub sampled_bytes: u64,
+    /// Since then; what was written since is not in it.
+    pub age_seconds: u64,
 }
 
 /// A tenant of a pool.

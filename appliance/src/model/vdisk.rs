@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Listed, WriteCache};
+use super::{Listed, SurveyView, WriteCache};
 
 /// What a vdisk is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -40,6 +40,8 @@ pub struct VdiskView {
     pub exclusive_bytes: u64,
     /// Of that, also named by others.
     pub shared_bytes: u64,
+    /// Of `backed_bytes`, what could come back, as the last survey found it; null when it was not in one.
+    pub reclaimable_bytes: Option<u64>,
     /// Held back by its regulation file.
     pub regulation_bytes: u64,
     /// Designated minus the regulation file.
@@ -80,6 +82,8 @@ pub struct VdiskView {
     pub pattern: Option<u16>,
     /// Clients connected to it.
     pub clients: u64,
+    /// How `reclaimable_bytes` is made up, and how certain it is.
+    pub survey: Option<SurveyView>,
     /// Of what an operator may set; for If-Match.
     pub version: String,
 }

@@ -10,6 +10,7 @@ use super::{Node, Slot};
 use crate::event::CRITICAL_PCT;
 use crate::model::{Health, HealthFinding};
 use crate::problem::Problem;
+use crate::reclaimable;
 use crate::units::{counted, iec};
 pub use webhooks::failing_webhooks;
 
@@ -56,7 +57,10 @@ impl Node {
             findings.push(about(Health::Critical, reason, check()));
         }
         findings.extend(fullness(&info).map(|(health, reason)| {
-            let advice = format!("plimsoll pool add-device {name} --device PATH; plimsoll space --pool {name}");
+            let could = pool.surveyed().and_then(|surveyed| reclaimable::could(name, &surveyed, info.physical_bytes));
+            let reclaim = could.map(|could| format!("; {could}")).unwrap_or_default();
+            let advice =
+                format!("plimsoll pool add-device {name} --device PATH; plimsoll space --pool {name}{reclaim}");
             about(health, reason, advice)
         }));
         if let Some(reason) = self.growth_view(info.uuid).and_then(|growth| growth.impossible) {

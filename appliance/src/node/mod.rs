@@ -33,6 +33,7 @@ mod pool_import;
 mod pool_list;
 mod pool_open;
 mod pool_set;
+mod pool_survey;
 mod promises;
 mod reclaim;
 mod scan;

@@ -1,6 +1,9 @@
 //! What is known of pools.
 
+use std::time::Duration;
+
 use plimsoll_engine::{DeviceInfo, DeviceState, Pool, PoolInfo, Thresholds};
+use plimsoll_hardware::Machine;
 use plimsoll_hardware::reactor::Handle;
 
 use super::division::Division;
@@ -9,6 +12,7 @@ use super::{Node, Slot};
 use crate::model::{CountersView, PoolDeviceView, PoolState, PoolView, RecoveryView, time_of};
 use crate::policy;
 use crate::problem::{Answer, Problem};
+use crate::reclaimable;
 
 impl Node {
     /// All pools, unavailable ones too, by name.
@@ -24,7 +28,9 @@ impl Node {
     pub fn pool_view(&self, name: &str) -> Answer<PoolView> {
         let name = self.pool_name(name)?;
         match self.0.pools.borrow().get(&name) {
-            Some(Slot::Open(pool)) => Ok(PoolView { growth: self.growth_view(pool.info().uuid), ..online(pool) }),
+            Some(Slot::Open(pool)) => {
+                Ok(PoolView { growth: self.growth_view(pool.info().uuid), ..online(pool, self.machine().now()) })
+            }
             Some(Slot::Unavailable(reason)) => {
                 let state = self.0.state.borrow();
                 let record = state.pools.iter().find(|pool| pool.name == name);
@@ -40,8 +46,8 @@ impl Node {
     }
 }
 
-fn online(pool: &Pool<Handle>) -> PoolView {
-    let info: PoolInfo = pool.info();
+fn online(pool: &Pool<Handle>, now: Duration) -> PoolView {
+    let (info, surveyed): (PoolInfo, _) = (pool.info(), pool.surveyed());
     let used = info.physical_bytes.saturating_sub(info.available_bytes);
     let division = Division::of(info.utilized_bytes, info.designated_bytes);
     PoolView {
@@ -56,6 +62,7 @@ fn online(pool: &Pool<Handle>) -> PoolView {
         utilized_bytes: Some(info.utilized_bytes),
         exclusive_bytes: Some(division.exclusive_bytes),
         shared_bytes: Some(division.shared_bytes),
+        reclaimable_bytes: surveyed.as_ref().map(|surveyed| surveyed.total.bytes()),
         metadata_bytes: Some(info.metadata_bytes),
         metadata_reserve_bytes: Some(info.metadata_reserve_bytes),
         reserved_bytes: Some(info.reserved_bytes),
@@ -109,6 +116,7 @@ fn online(pool: &Pool<Handle>) -> PoolView {
             packed_bytes: info.counters.packed_bytes,
             cached_mapping_bytes: info.counters.cached_mapping_bytes,
         }),
+        survey: surveyed.map(|surveyed| reclaimable::view(&surveyed.total, now)),
         uuid: info.uuid.to_string(),
         name: info.name,
         growth: None,
@@ -142,6 +150,7 @@ fn unavailable(name: &str, record: Option<&PoolRecord>, reason: &Problem) -> Poo
         utilized_bytes: None,
         exclusive_bytes: None,
         shared_bytes: None,
+        reclaimable_bytes: None,
         metadata_bytes: None,
         metadata_reserve_bytes: None,
         reserved_bytes: None,
@@ -169,6 +178,7 @@ fn unavailable(name: &str, record: Option<&PoolRecord>, reason: &Problem) -> Poo
         generation: None,
         recovery: None,
         counters: None,
+        survey: None,
         growth: None,
     }
 }

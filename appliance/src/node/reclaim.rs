@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use plimsoll_engine::{Pool, ReclaimInfo, ReclaimSpec};
-use plimsoll_hardware::Handle;
+use plimsoll_engine::{Pool, ReclaimInfo, ReclaimSpec, VdiskInfo};
+use plimsoll_hardware::{Handle, Machine};
 
 use super::Node;
 use super::pool_list::percent;
@@ -11,6 +11,7 @@ use crate::model::{BeginReclaim, JobView, Plan, RANGES_ADVICE, RANGES_MAX, Recla
 use crate::name::VdiskName;
 use crate::policy::{RATE_BYTES_MAX, duration_text};
 use crate::problem::{Answer, Problem};
+use crate::reclaimable;
 use crate::units::{counted, iec};
 
 /// A reclaim's pace is a multiple of this.
@@ -62,7 +63,9 @@ impl Node {
                 format!(" at {} a second, so {} at least", iec(rate), duration_text(Duration::from_secs(bytes / rate)))
             }
         };
-        plan.steps.push(format!("{how} {} {what}{pace}", iec(bytes)));
+        let all = spec.ranges.is_none();
+        let expected = if all { expected(&pool.info().name, &info, self.machine().now()) } else { String::new() };
+        plan.steps.push(format!("{how} {} {what}{pace}{expected}", iec(bytes)));
         Ok(plan)
     }
 
@@ -115,6 +118,27 @@ impl Node {
         }
         self.reclaim(name)
     }
+}
+
+/// What a reclaim of all of a vdisk would give up.
+fn expected(pool: &str, vdisk: &VdiskInfo, now: Duration) -> String {
+    let Some(found) = vdisk.reclaimable else {
+        return format!("; how much of that need not be stored: {}", reclaimable::command(pool));
+    };
+    let bytes = found.zero_bytes + found.pattern_bytes;
+    let mut text = format!(
+        "; {}, {} of that need not be stored",
+        reclaimable::as_of(&found, now),
+        reclaimable::amount(bytes, found.margin_bytes)
+    );
+    if found.whole_bytes < bytes {
+        let at_once = iec(found.whole_bytes);
+        text += &format!(
+            ", of which {at_once} come free at once and the rest as far as what it leaves can be put together (plimsoll pool compact \
+             {pool})"
+        );
+    }
+    text
 }
 
 /// Refuses to begin while a reclaim of the vdisk goes on, or is paused unless it is to be given up; answers that one.

@@ -1,16 +1,18 @@
 //! `space`: who has the space of a pool, to the last extent; what it promised beyond that; and how some could come back.
 //!
-//! What zeros, patterns and thinly used extents take is known only to who reads all of it, so there are no figures of that here but the
-//! commands that look.
+//! What zeros, patterns and thinly used extents take is known only to who looks for it: the figures are those of the last survey.
 
-use plimsoll_engine::{Pool, PoolInfo, VdiskInfo};
-use plimsoll_hardware::Handle;
+use std::time::Duration;
+
+use plimsoll_engine::{Pool, PoolInfo, Surveyed, VdiskInfo};
+use plimsoll_hardware::{Handle, Machine};
 
 use super::Node;
 use super::division::Division;
 use super::pool_list::percent;
 use crate::model::{PromisedView, SpaceReport, SpaceView};
 use crate::problem::Answer;
+use crate::reclaimable;
 
 impl Node {
     /// A line for each vdisk and for each other use; of one pool, or of all that are open. The largest first.
@@ -24,25 +26,16 @@ impl Node {
         };
         let mut report = SpaceReport { schema: "space.list/v1".to_owned(), items: Vec::new(), pools: Vec::new() };
         for pool in pools {
-            let (info, vdisks) = (pool.info(), pool.vdisks());
-            report.pools.push(promised(&info, &vdisks));
-            report.items.extend(space_of(&pool, &info, vdisks));
+            let (info, vdisks, surveyed) = (pool.info(), pool.vdisks(), pool.surveyed());
+            let now = self.machine().now();
+            report.pools.push(promised(&info, surveyed.as_ref(), now));
+            report.items.extend(space_of(&pool, &info, vdisks, now));
         }
         Ok(report)
     }
 }
 
-fn promised(info: &PoolInfo, vdisks: &[VdiskInfo]) -> PromisedView {
-    let largest = vdisks.iter().filter(|vdisk| vdisk.backed_bytes > 0).max_by_key(|vdisk| vdisk.backed_bytes);
-    let advice = largest.map(|vdisk| {
-        format!(
-            "what could come free is known only when all of it is looked through; how much that is: plimsoll pool compact {pool} \
-             --dry-run (thinly used extents), plimsoll reclaim {pool}/{vdisk} --dry-run (zeros and patterns of the largest vdisk); the \
-             same without --dry-run does it",
-            pool = info.name,
-            vdisk = vdisk.name,
-        )
-    });
+fn promised(info: &PoolInfo, surveyed: Option<&Surveyed>, now: Duration) -> PromisedView {
     PromisedView {
         pool: info.name.clone(),
         physical_bytes: info.physical_bytes,
@@ -51,11 +44,13 @@ fn promised(info: &PoolInfo, vdisks: &[VdiskInfo]) -> PromisedView {
         overcommit_bytes: info.overcommit_bytes,
         overcommit_ratio: info.overcommit_ratio,
         packed_bytes: info.counters.packed_bytes,
-        advice,
+        reclaimable_bytes: surveyed.map(|surveyed| surveyed.total.bytes()),
+        survey: surveyed.map(|surveyed| reclaimable::view(&surveyed.total, now)),
+        advice: (info.utilized_bytes > 0).then(|| reclaimable::report(&info.name, surveyed, now)),
     }
 }
 
-fn space_of(pool: &Pool<Handle>, info: &PoolInfo, vdisks: Vec<VdiskInfo>) -> Vec<SpaceView> {
+fn space_of(pool: &Pool<Handle>, info: &PoolInfo, vdisks: Vec<VdiskInfo>, now: Duration) -> Vec<SpaceView> {
     let line = |what: &str, bytes: u64| SpaceView {
         pool: info.name.clone(),
         what: what.to_owned(),
@@ -68,18 +63,23 @@ fn space_of(pool: &Pool<Handle>, info: &PoolInfo, vdisks: Vec<VdiskInfo>) -> Vec
         exclusive_bytes: None,
         shared_bytes: None,
         reserved_bytes: None,
+        reclaimable_bytes: None,
+        survey: None,
         reclaimed_bytes: None,
         held_writes: None,
     };
     let promised: u64 = vdisks.iter().map(|vdisk| vdisk.reserved_bytes).sum();
     let vdisks = vdisks.into_iter().map(|vdisk| {
         let division = Division::of_vdisk(&vdisk);
+        let found = vdisk.reclaimable;
         SpaceView {
             name: Some(format!("{}/{}", info.name, vdisk.name)),
             designated_bytes: Some(vdisk.size),
             exclusive_bytes: Some(division.exclusive_bytes),
             shared_bytes: Some(division.shared_bytes),
             reserved_bytes: Some(vdisk.reserved_bytes),
+            reclaimable_bytes: found.map(|found| found.bytes()),
+            survey: found.map(|found| reclaimable::view(&found, now)),
             // One that is going away has none.
             reclaimed_bytes: pool.reclaim_info(&vdisk.name).ok().flatten().map(|reclaim| reclaim.freed_bytes),
             held_writes: Some(vdisk.held_writes),

@@ -3,6 +3,7 @@
 mod decided;
 mod growth;
 mod served;
+mod survey;
 
 use std::path::{Path, PathBuf};
 

@@ -1,7 +1,9 @@
 //! What is known of vdisks.
 
+use std::time::Duration;
+
 use plimsoll_engine::{self as engine, Pool};
-use plimsoll_hardware::Handle;
+use plimsoll_hardware::{Handle, Machine};
 
 use super::division::Division;
 use super::pool_list::percent;
@@ -10,6 +12,7 @@ use crate::model::{VdiskState, VdiskView, WriteCache, time_of};
 use crate::name::VdiskName;
 use crate::policy;
 use crate::problem::{Answer, Problem};
+use crate::reclaimable;
 
 impl Node {
     /// All vdisks of a pool, or of all open pools, by name.
@@ -27,7 +30,7 @@ impl Node {
             let name = pool.info().name;
             for info in pool.vdisks() {
                 let connected = clients.get(&format!("{name}/{}", info.name)).copied().unwrap_or(0);
-                vdisks.push(view(&name, &info, connected));
+                vdisks.push(view(&name, &info, self.machine().now(), connected));
             }
         }
         vdisks.sort_by(|one, other| one.name.cmp(&other.name));
@@ -58,12 +61,13 @@ impl Node {
     }
 
     pub(super) fn vdisk_view(&self, pool: &str, info: &engine::VdiskInfo) -> VdiskView {
-        view(pool, info, self.clients_of(&format!("{pool}/{}", info.name)))
+        view(pool, info, self.machine().now(), self.clients_of(&format!("{pool}/{}", info.name)))
     }
 }
 
-fn view(pool: &str, info: &engine::VdiskInfo, clients: u64) -> VdiskView {
+fn view(pool: &str, info: &engine::VdiskInfo, now: Duration, clients: u64) -> VdiskView {
     let division = Division::of_vdisk(info);
+    let found = info.reclaimable;
     VdiskView {
         name: format!("{pool}/{}", info.name),
         pool: pool.to_owned(),
@@ -79,6 +83,7 @@ fn view(pool: &str, info: &engine::VdiskInfo, clients: u64) -> VdiskView {
         backed_bytes: info.backed_bytes,
         exclusive_bytes: division.exclusive_bytes,
         shared_bytes: division.shared_bytes,
+        reclaimable_bytes: found.map(|found| found.bytes()),
         regulation_bytes: division.regulation_bytes,
         effective_bytes: division.effective_bytes,
         reservation_bytes: info.policy.reservation,
@@ -99,6 +104,7 @@ fn view(pool: &str, info: &engine::VdiskInfo, clients: u64) -> VdiskView {
         pattern_detection: info.pattern_detection,
         pattern: info.pattern,
         clients,
+        survey: found.map(|found| reclaimable::view(&found, now)),
         version: version_of(info),
     }
 }

@@ -15,7 +15,7 @@ mod watch;
 pub(crate) use cache::Cache;
 pub(crate) use claim::{Claimed, Claims};
 pub(crate) use lookup::LostRange;
-pub(crate) use packing::{Packing, plan};
+pub(crate) use packing::{Packing, frees, plan};
 pub(crate) use patterns::{Pattern, Patterns, first_word};
 pub(crate) use pending::{apply_fill, apply_map};
 pub(crate) use watch::{Watch, Watches};

@@ -207,6 +207,12 @@ impl<M: Machine> Pool<M> {
 }
 
 impl<M: Machine> Store<M> {
+    /// The pool's job of this kind that is under way.
+    pub(super) fn running_job(&self, kind: &str) -> Option<Rc<super::Job>> {
+        let jobs = self.jobs.borrow();
+        jobs.iter().find(|job| job.is_running() && job.is_of(kind, &self.identity.name)).cloned()
+    }
+
     pub(super) fn add_job(&self, kind: &'static str, object: String, total: u64) -> Rc<super::Job> {
         let mut jobs = self.jobs.borrow_mut();
         let id = jobs.back().map_or_else(|| self.media.machine.wall_clock_ms(), |job| job.info().id + 1);

@@ -13,7 +13,8 @@ impl<M: Machine> Pool<M> {
     pub(super) fn start_background(&self) {
         let store = Rc::downgrade(&self.store);
         self.store.media.machine.spawn(run_checkpoints(store.clone()));
-        self.store.media.machine.spawn(super::compact::when_scarce(store));
+        self.store.media.machine.spawn(super::compact::when_scarce(store.clone()));
+        self.store.media.machine.spawn(super::survey::when_filling(store));
         let unfinished: Vec<_> = self.store.vdisks.borrow().values().cloned().collect();
         for vdisk in unfinished {
             if vdisk.entry.borrow().state != EntryState::Ready {

@@ -27,6 +27,7 @@ impl<M: Machine> Pool<M> {
         store.checkpoint.members.notify();
         store.space.filling.reached.notify();
         store.space.scarce.reached.notify();
+        store.surveys.asked.notify();
         while store.checkpoint.running.get() || store.promised.get() > 0 {
             store.checkpoint.done.changed().await;
         }

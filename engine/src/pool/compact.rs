@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::format::{ExtentId, LEAF_WORDS, VdiskId};
 use crate::mapping::plan;
 use crate::tree::Found;
-use crate::vdisk::{Store, VdiskCore, count};
+use crate::vdisk::{Reclaimable, Store, VdiskCore, count};
 
 /// What the job is called.
 const KIND: &str = "compact";
@@ -43,14 +43,9 @@ impl<M: Machine> Pool<M> {
 }
 
 impl<M: Machine> Store<M> {
-    fn compaction(&self) -> Option<Rc<Job>> {
-        let jobs = self.jobs.borrow();
-        jobs.iter().find(|job| job.is_running() && job.is_of(KIND, &self.identity.name)).cloned()
-    }
-
     fn start_compacting(self: &Rc<Self>, scope: Scope) -> JobInfo {
         let (pool, leaf_bytes) = (self.identity.name.clone(), self.leaf_bytes());
-        if let Some(job) = self.compaction() {
+        if let Some(job) = self.running_job(KIND) {
             return job.info();
         }
         let total = match &scope {
@@ -85,6 +80,7 @@ impl<M: Machine> Store<M> {
                 job.progress(passed + (leaf + 1) * self.leaf_bytes());
                 next = vdisk.mapping.next_sound(leaf + 1);
             }
+            note_packed(vdisk, |_| 0);
             passed += vdisk.size.get().next_multiple_of(self.leaf_bytes());
         }
         Ok(())
@@ -108,7 +104,9 @@ impl<M: Machine> Store<M> {
             Err(Error::Damaged { .. } | Error::Device(_)) => return self.writable(),
             Err(error) => return Err(error),
         };
-        count(&self.counters.packed_bytes, freed * self.media.extent_bytes);
+        let freed_bytes = freed * self.media.extent_bytes;
+        count(&self.counters.packed_bytes, freed_bytes);
+        note_packed(vdisk, |packable| packable.saturating_sub(freed_bytes));
         self.trim_cache();
         Ok(())
     }
@@ -126,7 +124,7 @@ impl<M: Machine> Store<M> {
     }
 
     /// Whether an extent is on a device that does not leave.
-    fn is_to_stay(&self, extent: ExtentId) -> bool {
+    pub(super) fn is_to_stay(&self, extent: ExtentId) -> bool {
         self.media.locate(extent).is_some_and(|(drive, _)| !drive.is_leaving())
     }
 
@@ -136,9 +134,15 @@ impl<M: Machine> Store<M> {
     }
 
     /// Bytes of a vdisk that a leaf covers.
-    fn leaf_bytes(&self) -> u64 {
+    pub(super) fn leaf_bytes(&self) -> u64 {
         LEAF_WORDS as u64 * self.media.extent_bytes
     }
+}
+
+/// Corrects what a survey found.
+fn note_packed(vdisk: &VdiskCore, packable: impl Fn(u64) -> u64) {
+    let corrected = |found: Reclaimable| Reclaimable { packable_bytes: packable(found.packable_bytes), ..found };
+    vdisk.surveyed.update(|known| known.map(corrected));
 }
 
 /// Compacts a pool by itself, until it is closed or forgotten.
@@ -151,7 +155,7 @@ pub(super) async fn when_scarce<M: Machine>(weak: Weak<Store<M>>) {
         let short = store.space.total() / SHORT;
         if store.space.available() <= short
             && store.is_writable()
-            && store.compaction().is_none()
+            && store.running_job(KIND).is_none()
             && let Some(scope) = store.space.thinned.take()
         {
             let before = store.packed_and_unpacked();

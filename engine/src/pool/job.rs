@@ -22,7 +22,7 @@ pub enum JobState {
 pub struct JobInfo {
     /// Its number. The first of a life is the wall clock in milliseconds, so that none is used twice.
     pub id: u64,
-    /// `vdisk-delete`, `vdisk-shrink`, `reclaim`, `compact` or `device-evacuate`.
+    /// `vdisk-delete`, `vdisk-shrink`, `reclaim`, `compact`, `survey` or `device-evacuate`.
     pub kind: &'static str,
     /// POOL/VDISK, the pool, or the pool and a device's path with a space between them.
     pub object: String,

@@ -36,6 +36,7 @@ mod replay;
 mod ring_places;
 mod roots;
 mod shrink;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod warning;
@@ -56,6 +57,7 @@ pub use pattern::{PatternInfo, PatternSpec, PatternUse};
 pub use policy::TenantInfo;
 pub(crate) use reclaim::Reclaim;
 pub use reclaim::{ReclaimInfo, ReclaimSpec};
+pub use survey::Surveyed;
 
 use std::cell::RefCell;
 use std::rc::Rc;

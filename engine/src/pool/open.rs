@@ -17,7 +17,7 @@ use crate::mapping::{Cache, Patterns};
 use crate::media::{Disk, Drive, Media};
 use crate::space::Space;
 use crate::tree::{Found, Loader, PageCounts, Tree, load, load_nodes};
-use crate::vdisk::{Alarms, CheckpointControl, Counters, HoldQueue, Identity, Store, VdiskCore};
+use crate::vdisk::{Alarms, CheckpointControl, Counters, HoldQueue, Identity, Store, Surveys, VdiskCore};
 
 /// Bytes of mapping kept in memory unless said otherwise: 1 GiB, the whole map of 8 TiB at 64 KiB.
 const CACHE_BYTES: u64 = 1 << 30;
@@ -156,6 +156,7 @@ fn assemble<M: Machine>(
         alarms: Alarms::default(),
         jobs: RefCell::default(),
         reclaims: RefCell::default(),
+        surveys: Surveys::default(),
         closing: Cell::new(false),
         read_only: RefCell::default(),
         inspect: options.inspect,

@@ -124,6 +124,9 @@ impl<M: Machine> Run<'_, M> {
         }
         // What is said to be free is free for good.
         store.journal.flush().await.map_err(|failure| store.journal_failed(failure))?;
+        if reclaim.spec.ranges.is_none() {
+            store.survey_reclaimed(vdisk).await;
+        }
         // One that was told to wait at its very end has nothing to wait for.
         reclaim.over.set(true);
         reclaim.paused.set(false);

@@ -274,6 +274,9 @@ impl<M: Machine> Store<M> {
             self.space.ledger.bounds.set(from.min(in_use), until);
             crossings
         };
+        if crossings.iter().any(|crossing| crossing.rising) {
+            self.surveys.ask();
+        }
         for crossing in crossings {
             self.alarms.raise(SpaceEvent::Threshold {
                 subject: Subject::Pool,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use plimsoll_hardware::{Buffer, Frozen, Machine};
 use uuid::Uuid;
 
-use super::{Store, VdiskCore, WriteOptions};
+use super::{Reclaimable, Store, VdiskCore, WriteOptions};
 use crate::error::Result;
 use crate::event::Shortage;
 use crate::format::{EntryState, VdiskPolicy};
@@ -47,6 +47,8 @@ pub struct VdiskInfo {
     pub exhausted_since: Option<Duration>,
     /// Why there is none, by the last look; `None` when there is, or when it is exhausted since before the pool was opened.
     pub shortage: Option<Shortage>,
+    /// What of its space could come back, as the last survey found it, and no more than it has by now; `None` when it was in none.
+    pub reclaimable: Option<Reclaimable>,
     /// What was decided for it.
     pub policy: VdiskPolicy,
     /// Every acknowledged write is durable.
@@ -188,18 +190,20 @@ impl<M: Machine> Vdisk<M> {
 impl VdiskCore {
     pub(crate) fn info(&self, extent_bytes: u64) -> VdiskInfo {
         let entry = self.entry.borrow();
+        let backed_bytes = self.mapping.account.backed.get() * extent_bytes;
         VdiskInfo {
             id: self.id.0,
             uuid: entry.uuid,
             name: entry.name.clone(),
             size: entry.size,
             sector: entry.sector,
-            backed_bytes: self.mapping.account.backed.get() * extent_bytes,
+            backed_bytes,
             reserved_bytes: self.mapping.account.unfilled() * extent_bytes,
             held_writes: self.held.get().0,
             held_writes_bytes: self.held.get().1,
             exhausted_since: self.exhausted.get(),
             shortage: self.shortage(),
+            reclaimable: self.surveyed.get().map(|found| found.within(backed_bytes)),
             policy: entry.policy.clone(),
             write_through: entry.write_through,
             zero_detection: !entry.policy.keep_zeros,

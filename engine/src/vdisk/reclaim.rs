@@ -1,4 +1,5 @@
-//! Reading what extents hold, and giving back what need not be stored: blocks of zeros, and extents that repeat a pattern.
+//! Reading what extents hold, and giving back what need not be stored: blocks of zeros, and extents that repeat a pattern. Or only saying
+//! what that would be.
 //!
 //! It goes on beside writes and holds none of them up: `mapping/watch.rs` says how. What is written while it is looked at is left
 //! alone; so is an extent with a first write under way. Reads take no part in the epochs: whatever is read from an extent that was
@@ -13,7 +14,7 @@ use plimsoll_hardware::{Buffer, Machine};
 
 use super::change::{Freed, Judged, Wanted};
 use super::detect::Held;
-use super::{Store, VdiskCore, count};
+use super::{Seen, Store, VdiskCore, count};
 use crate::error::Result;
 use crate::format::{Blocks, Detection, PatternId, VirtualExtent, Word};
 use crate::mapping::{LostRange, Watch};
@@ -69,33 +70,54 @@ impl<M: Machine> Store<M> {
         parts: &[Part],
         progress: &Progress,
     ) -> Result<()> {
-        let Some(looks) = self.watch_extents(vdisk, parts).await? else { return Ok(()) };
+        let found = self.look_at(vdisk, parts).await?;
+        count(&progress.read, found.len() as u64 * self.media.extent_bytes);
+        let found: Vec<_> = found.into_iter().filter_map(|(look, wanted)| Some((look, wanted?))).collect();
+        if !found.is_empty() {
+            self.give_back(vdisk, &found, progress).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks at these extents, at most [`Store::reclaim_extents_max`], and changes nothing. Left out is what may have changed meanwhile.
+    pub(crate) async fn see_extents(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, parts: &[Part]) -> Result<Vec<Seen>> {
+        let mut found = self.look_at(vdisk, parts).await?;
+        found.retain(|(look, _)| !look.watch.is_hit() && !vdisk.mapping.claims.stands_on(look.at));
+        let seen = found.into_iter().map(|(look, wanted)| {
+            let filled = wanted.and_then(|wanted| wanted.fill).map_or(Blocks::NONE, |(_, blocks)| blocks);
+            Seen {
+                stored: look.word.valid().count().into(),
+                zeros: wanted.map_or(0, |wanted| wanted.zeros.count()).into(),
+                filled: filled.count().into(),
+                alone: !look.word.is_packed(),
+            }
+        });
+        Ok(seen.collect())
+    }
+
+    /// What these extents hold, and what of it need not be stored.
+    async fn look_at(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, parts: &[Part]) -> Result<Vec<(Look, Option<Wanted>)>> {
+        let Some(looks) = self.watch_extents(vdisk, parts).await? else { return Ok(Vec::new()) };
         let bytes = looks.len() as u64 * self.media.extent_bytes;
         let mut buffer = self.media.machine.buffers().alloc(bytes as usize).await;
         // What was written since the watch began is left alone: it may go on.
         let looks: Vec<Look> = looks.into_iter().filter(|look| !look.watch.is_hit()).collect();
         if looks.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         buffer.truncate(looks.len() * self.media.extent_bytes as usize);
         let buffer = self.read_looks(vdisk, &looks, buffer).await?;
-        count(&progress.read, buffer.len() as u64);
         if self.media.is_lossy() {
             // What a device shows may be what it held before; the pool takes no more changes either.
-            return self.writable();
+            return self.writable().map(|()| Vec::new());
         }
         let own = vdisk.entry.borrow().pattern;
         let extents = buffer.chunks(self.media.extent_bytes as usize);
-        let found = looks.into_iter().zip(extents).filter_map(|(look, bytes)| {
-            let wanted = self.examine(&look, bytes, own)?;
-            Some((look, wanted))
+        let found = looks.into_iter().zip(extents).map(|(look, bytes)| {
+            let wanted = self.examine(&look, bytes, own);
+            (look, wanted)
         });
-        let found: Vec<(Look, Wanted)> = found.collect();
-        drop(buffer);
-        if !found.is_empty() {
-            self.give_back(vdisk, &found, progress).await?;
-        }
-        Ok(())
+        Ok(found.collect())
     }
 
     /// Watches those of the extents that have anything to look at, and waits for the overwrites that are under way.

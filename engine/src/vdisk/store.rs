@@ -20,7 +20,7 @@ use crate::tree::{Found, PageCounts, Tree};
 use crate::wait::WaitQueue;
 
 use super::exhaustion::Episode;
-use super::{Alarms, HoldQueue};
+use super::{Alarms, HoldQueue, Reclaimable};
 
 /// One vdisk in memory.
 pub(crate) struct VdiskCore {
@@ -42,6 +42,8 @@ pub(crate) struct VdiskCore {
     pub(crate) exhausted: Cell<Option<Duration>>,
     /// Writes that have waited since.
     pub(crate) waited: Cell<u64>,
+    /// What the last survey found.
+    pub(crate) surveyed: Cell<Option<Reclaimable>>,
     pub(super) episode: Episode,
 }
 
@@ -66,6 +68,7 @@ impl VdiskCore {
             held,
             exhausted,
             waited,
+            surveyed: Cell::default(),
             episode: Episode::default(),
         })
     }
@@ -148,6 +151,22 @@ pub(crate) struct CheckpointControl {
     pub(crate) members: WaitQueue,
 }
 
+/// When it was last looked for what could come back, and who wants to know.
+#[derive(Default)]
+pub(crate) struct Surveys {
+    pub(crate) ended: Cell<Option<Duration>>,
+    pub(crate) wanted: Cell<bool>,
+    pub(crate) asked: WaitQueue,
+}
+
+impl Surveys {
+    /// Somebody wants to know.
+    pub(crate) fn ask(&self) {
+        self.wanted.set(true);
+        self.asked.notify();
+    }
+}
+
 /// An open pool.
 pub(crate) struct Store<M: Machine> {
     pub(crate) identity: Identity,
@@ -173,6 +192,7 @@ pub(crate) struct Store<M: Machine> {
     pub(crate) jobs: RefCell<VecDeque<Rc<crate::pool::Job>>>,
     /// The last reclaim of each vdisk.
     pub(crate) reclaims: RefCell<BTreeMap<VdiskId, Rc<crate::pool::Reclaim>>>,
+    pub(crate) surveys: Surveys,
     pub(crate) closing: Cell<bool>,
     pub(crate) read_only: RefCell<Option<String>>,
     pub(crate) inspect: bool,

@@ -45,6 +45,18 @@ pub(in crate::cli) enum Pool {
         #[command(flatten)]
         wait: Wait,
     },
+    /// Find out how much space compaction and reclaims would bring back; changes nothing
+    ///
+    /// It reads all of the mapping, and of each vdisk a sample of at most 64 MiB; so what zeros and patterns take is an estimate, shown with
+    /// its margin of 95 %. The figures are in space, pool show and vdisk show until the pool is closed, with their age. A pool that
+    /// reaches one of its thresholds is surveyed by itself, once an hour at most.
+    #[command(before_help = examples!["plimsoll pool survey tank", "plimsoll pool survey tank --no-wait"])]
+    Survey {
+        #[command(flatten)]
+        change: Change,
+        #[command(flatten)]
+        wait: Wait,
+    },
     /// Serve a pool that was made elsewhere, or try an unavailable one again
     #[command(before_help = examples!["plimsoll pool import /dev/nvme0n1", "plimsoll pool import --name tank"])]
     Import(PoolImport),

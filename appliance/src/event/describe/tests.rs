@@ -179,3 +179,34 @@ fn times_are_written_for_people() {
     assert_eq!(said, ["0 s", "40 s", "5 min", "2 h 5 min", "23 h 59 min", "1 d 1 h"]);
     assert_eq!(time(Duration::from_millis(1540)), "1.5 s");
 }
+
+#[test]
+fn who_is_short_of_space_is_told_what_could_be_reclaimed_when_that_is_known() {
+    use plimsoll_engine::Reclaimable;
+
+    let found = Reclaimable { zero_bytes: 12 << 30, margin_bytes: 1 << 30, ..Reclaimable::default() };
+    let surveyed = Surveyed { total: found, vdisks: [("db1".to_owned(), found)].into() };
+    let known = || Some((surveyed.clone(), 100 << 30));
+    let threshold = |rising| SpaceEvent::Threshold {
+        subject: Subject::Pool,
+        measure: Measure::Physical,
+        level: Level::Percent(70),
+        used_bytes: 70 << 30,
+        total_bytes: 100 << 30,
+        rising,
+    };
+    let exhausted = |cause| SpaceEvent::Exhausted { vdisk: vdisk(), needed_bytes: 65_536, cause, held: true };
+    let could =
+        "; about 12 GiB (give or take 1 GiB) of what tank stores could be reclaimed: plimsoll reclaim tank/db1.";
+    for short in [threshold(true), exhausted(Shortage::PoolFull)] {
+        let advice = describe_knowing("tank", &short, known).advice.unwrap();
+        assert!(advice.ends_with(could), "{advice}");
+        assert_advice_can_be_followed(&advice);
+        // The rest is as ever, and all of it where nobody has looked.
+        assert_eq!(describe_knowing("tank", &short, || None), describe("tank", &short));
+    }
+    // It would not help, or is not needed.
+    for other in [threshold(false), exhausted(Shortage::VdiskQuota)] {
+        assert_eq!(describe_knowing("tank", &other, known), describe("tank", &other));
+    }
+}
