@@ -200,7 +200,7 @@ impl<M: Machine> Pool<M> {
             designated_bytes: designated,
             overcommit_bytes: designated as i64 - physical as i64,
             overcommit_ratio: designated as f64 / physical as f64,
-            designated_bytes_max: Some(store.promises_max(0)).filter(|&bytes| bytes != u64::MAX),
+            designated_bytes_max: store.promises_max(0),
             vdisks: store.vdisks.borrow().len() as u64,
             time_to_full,
             growth_bytes_per_s,

@@ -15,21 +15,16 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::task::Waker;
 
 use futures_util::future::select;
 use plimsoll_hardware::Machine;
 
-use super::ticket::{Asked, Ticket, WriteOptions};
-use super::{Store, VdiskCore, count};
-use crate::error::{Error, Result};
+use super::ticket::{Ticket, WriteOptions};
+use super::wait_for_space::Need;
+use super::{Store, VdiskCore};
 use crate::event::Shortage;
 use crate::format::{Blocks, OnFull, PAGE_BYTES, VirtualExtent};
-use crate::space::Account;
-
-/// Before a write that was granted something waits again.
-const AGAIN: Duration = Duration::from_millis(1);
 
 /// Writes of a pool that wait for space.
 #[derive(Default)]
@@ -44,71 +39,25 @@ pub(crate) struct HoldQueue {
     served: Cell<bool>,
 }
 
-struct Waiter {
+/// One of them.
+pub(super) struct Waiter {
     number: u64,
-    vdisk: Rc<VdiskCore>,
-    need: Need,
+    pub(super) vdisk: Rc<VdiskCore>,
+    pub(super) need: Need,
     /// It waits because its vdisk's policy says so.
     by_policy: bool,
     /// Extents that it may take.
-    granted: Cell<Option<u64>>,
+    pub(super) granted: Cell<Option<u64>>,
     /// It is not to wait any more, and there is no space.
-    refused: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
-}
-
-/// Where a write stands in the queue, once it was held: kept when it has to wait again.
-#[derive(Clone, Copy)]
-pub(super) struct Patience {
-    number: u64,
-    since: Duration,
-    /// When it fails.
-    until: Option<Duration>,
-}
-
-/// What a write lacks.
-pub(super) struct Need {
-    pub(super) extents: u64,
-    /// For what; somebody else's write may have brought the extent meanwhile.
-    pub(super) of: Vec<(VirtualExtent, Blocks)>,
-    pub(super) bytes: u64,
-    pub(super) shortage: Shortage,
-}
-
-/// Extents that a write may take; what it did not take goes back.
-pub(crate) struct Grant<M: Machine> {
-    store: Rc<Store<M>>,
-    account: Rc<Account>,
-    left: Cell<u64>,
-}
-
-impl<M: Machine> Grant<M> {
-    /// Uses one of the extents, if there is one left.
-    pub(super) fn draw(&self) -> bool {
-        let left = self.left.get();
-        self.left.set(left.saturating_sub(1));
-        left > 0
-    }
-
-    /// One that was drawn could not be used.
-    pub(super) fn put_back(&self) {
-        self.left.set(self.left.get() + 1);
-    }
-}
-
-impl<M: Machine> Drop for Grant<M> {
-    fn drop(&mut self) {
-        if self.left.get() > 0 {
-            self.store.space.ledger.take_back(&self.account, self.left.get());
-        }
-    }
+    pub(super) refused: Cell<bool>,
+    pub(super) waker: RefCell<Option<Waker>>,
 }
 
 /// A place in the queue; leaves it when it is dropped.
-struct Place<'a, M: Machine> {
+pub(super) struct Place<'a, M: Machine> {
     store: &'a Rc<Store<M>>,
-    waiter: Rc<Waiter>,
-    ticket: Option<&'a Ticket>,
+    pub(super) waiter: Rc<Waiter>,
+    pub(super) ticket: Option<&'a Ticket>,
 }
 
 impl<M: Machine> Drop for Place<'_, M> {
@@ -142,6 +91,12 @@ impl HoldQueue {
     pub(crate) fn look_again(&self) {
         let waiters: Vec<_> = self.waiters.borrow().iter().cloned().collect();
         waiters.iter().for_each(|waiter| waiter.wake());
+    }
+
+    /// A number behind all others.
+    pub(super) fn next_number(&self) -> u64 {
+        self.next.set(self.next.get() + 1);
+        self.next.get()
     }
 
     fn remove(&self, number: u64) {
@@ -179,7 +134,7 @@ impl VdiskCore {
 
 impl Waiter {
     /// Extents that it needs by now.
-    fn lacking(&self) -> u64 {
+    pub(super) fn lacking(&self) -> u64 {
         self.need.of.iter().filter(|&&(at, blocks)| self.vdisk.needs_extent(at, blocks)).count() as u64
     }
 
@@ -196,74 +151,8 @@ impl Waiter {
 }
 
 impl<M: Machine> Store<M> {
-    /// Waits until a write may have what it needs, as long as its vdisk's policy, or how it was asked for, says.
-    ///
-    /// # Errors
-    /// `OutOfSpace` and `QuotaExceeded` when that time is over, or at once; `Cancelled`; those of a vdisk or pool that goes away.
-    pub(super) async fn hold(
-        self: &Rc<Self>,
-        vdisk: &Rc<VdiskCore>,
-        need: Need,
-        asked: &Asked<'_>,
-    ) -> Result<Grant<M>> {
-        let policy = asked.how.on_full.unwrap_or_else(|| vdisk.entry.borrow().policy.on_full);
-        let queue = &self.holds;
-        let buffers = self.media.machine.buffers();
-        let bound = self.hold_bytes_max();
-        let left = bound.saturating_sub(queue.bytes.get());
-        // Twice what is left is a vdisk's share, so that there is always some for others. The memory is that of all pools of the
-        // machine: half of it is always left to I/O that does not wait.
-        let held = vdisk.held.get().1;
-        let fits = need.bytes <= left
-            && (held == 0 || held + need.bytes <= 2 * left)
-            && buffers.parked() + parked(need.bytes) <= buffers.bytes() / 2;
-        // One that was held already keeps its place.
-        let fits = fits || asked.patience.get().is_some();
-        let may_wait = policy != OnFull::Fail && fits;
-        self.note_exhausted(vdisk, &need, may_wait);
-        self.space.note_filling();
-        let time = match policy {
-            OnFull::Hold(time) if fits => time,
-            _ => {
-                if policy != OnFull::Fail {
-                    self.note_overflow(vdisk, &need, bound);
-                }
-                if asked.patience.get().is_some() {
-                    vdisk.waited.set(vdisk.waited.get().saturating_sub(1));
-                }
-                return Err(self.no_space(vdisk, &need));
-            }
-        };
-        let now = self.media.machine.now();
-        if asked.patience.get().is_some() {
-            // What it was granted was not enough, or could not be used: not again and again within one moment.
-            self.media.machine.sleep(AGAIN).await;
-        }
-        let patience = asked.patience.get().unwrap_or_else(|| {
-            self.counters.held(need.bytes);
-            queue.next.set(queue.next.get() + 1);
-            count(&vdisk.waited, 1);
-            Patience { number: queue.next.get(), since: now, until: now.checked_add(time) }
-        });
-        asked.patience.set(Some(patience));
-        let place = self.join(vdisk, need, patience.number, asked.how);
-        let left = patience.until.map_or(Duration::MAX, |until| until.saturating_sub(now));
-        let granted = self.wait(&place, asked, left).await;
-        if !matches!(granted, Ok(Some(_))) {
-            vdisk.waited.set(vdisk.waited.get().saturating_sub(1));
-        }
-        if let Some(extents) = granted? {
-            let account = vdisk.mapping.account.clone();
-            return Ok(Grant { store: self.clone(), account, left: Cell::new(extents) });
-        }
-        let waiter = place.waiter.clone();
-        drop(place);
-        let held_for = self.media.machine.now().saturating_sub(patience.since);
-        self.note_expired(vdisk, &waiter.need, held_for.min(time));
-        Err(self.no_space(vdisk, &waiter.need))
-    }
-
-    fn join<'a>(
+    /// Takes the place in the queue that `number` has.
+    pub(super) fn join<'a>(
         self: &'a Rc<Self>,
         vdisk: &Rc<VdiskCore>,
         need: Need,
@@ -297,38 +186,6 @@ impl<M: Machine> Store<M> {
             self.media.machine.spawn(serve(self.clone()));
         }
         Place { store: self, waiter, ticket }
-    }
-
-    /// Answers the extents that it may take; none when the time is over, or it is not to wait any more.
-    async fn wait(self: &Rc<Self>, place: &Place<'_, M>, asked: &Asked<'_>, time: Duration) -> Result<Option<u64>> {
-        let waiter = &place.waiter;
-        let mut expires = pin!(self.media.machine.sleep(time));
-        let mut cancelled = pin!(async {
-            match place.ticket {
-                Some(ticket) => ticket.cancelled().await,
-                None => std::future::pending().await,
-            }
-        });
-        std::future::poll_fn(|context| {
-            // First: who gave it up may have said so already.
-            if cancelled.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Err(Error::Cancelled));
-            }
-            let there = self.still_there(&waiter.vdisk).and_then(|()| self.still_within(&waiter.vdisk, asked));
-            if let Err(error) = there.and_then(|()| self.writable()) {
-                return Poll::Ready(Err(error));
-            }
-            if let Some(extents) = waiter.granted.take() {
-                return Poll::Ready(Ok(Some(extents)));
-            }
-            if waiter.refused.get() || expires.as_mut().poll(context).is_ready() {
-                // Nobody may have looked at it since it lacks nothing any more.
-                return Poll::Ready(Ok((waiter.lacking() == 0).then_some(0)));
-            }
-            *waiter.waker.borrow_mut() = Some(context.waker().clone());
-            Poll::Pending
-        })
-        .await
     }
 
     /// Grants what can be granted, in order.
@@ -383,28 +240,10 @@ impl<M: Machine> Store<M> {
         let memory = self.media.machine.buffers().bytes() as u64;
         self.policy.borrow().hold_bytes.unwrap_or(memory / 4).min(memory / 2)
     }
-
-    /// The error of a write that gets no space.
-    fn no_space(&self, vdisk: &VdiskCore, need: &Need) -> Error {
-        count(&self.counters.refused_writes, 1);
-        let extent = self.media.extent_bytes;
-        let account = &vdisk.mapping.account;
-        let (pool, needed) = (self.identity.name.clone(), need.extents);
-        let (holder, used, quota) = match (need.shortage, account.tenant()) {
-            (Shortage::VdiskQuota, _) => {
-                (format!("vdisk {pool}/{}", vdisk.name()), account.in_use(), account.quota().unwrap_or(0))
-            }
-            (Shortage::TenantQuota, Some(tenant)) => {
-                (format!("tenant {} in pool {pool}", tenant.name), tenant.used.get(), tenant.quota.get())
-            }
-            _ => return Error::OutOfSpace { pool, needed, free: self.space.available() },
-        };
-        Error::QuotaExceeded { holder, needed: needed * extent, used: used * extent, quota: quota * extent }
-    }
 }
 
 /// Memory behind a write of so many bytes: buffers are powers of two, of a page at least.
-fn parked(bytes: u64) -> usize {
+pub(super) fn parked(bytes: u64) -> usize {
     bytes.max(PAGE_BYTES as u64).next_power_of_two() as usize
 }
 

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use plimsoll_hardware::{Buffer, Frozen, IoError, Machine};
 
-use super::hold::Grant;
 use super::range::Piece;
+use super::wait_for_space::Grant;
 use super::{Store, VdiskCore};
 use crate::error::{Error, Result};
 use crate::event::Shortage;

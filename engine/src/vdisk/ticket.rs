@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::hold::Patience;
+use super::wait_for_space::Patience;
 use crate::format::OnFull;
 use crate::wait::WaitQueue;
 

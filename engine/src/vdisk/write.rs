@@ -12,10 +12,10 @@ use std::rc::Rc;
 use futures_util::future::join_all;
 use plimsoll_hardware::{Durability, Frozen, Machine};
 
-use super::hold::{Grant, Need};
 use super::plan::{ClaimGuard, Refused};
 use super::range::{Piece, pieces};
 use super::ticket::{Asked, WriteOptions};
+use super::wait_for_space::{Grant, Need};
 use super::{Store, VdiskCore, count};
 use crate::error::{Error, Result};
 use crate::event::Shortage;
@@ -241,8 +241,8 @@ impl<M: Machine> Store<M> {
     fn need(&self, vdisk: &VdiskCore, parts: &[Piece], shortage: Shortage, bytes: usize) -> Need {
         let block_bytes = self.media.block_bytes();
         let all = parts.iter().map(|part| (part.at, part.blocks(block_bytes)));
-        let of: Vec<_> = all.filter(|&(at, blocks)| vdisk.needs_extent(at, blocks)).collect();
-        Need { extents: of.len().max(1) as u64, of, bytes: bytes as u64, shortage }
+        let of = all.filter(|&(at, blocks)| vdisk.needs_extent(at, blocks)).collect();
+        Need { of, bytes: bytes as u64, shortage }
     }
 
     /// Its vdisk's size may be cut, or it may be deleted, whenever something is waited for.
