@@ -2,13 +2,17 @@
 
 mod support;
 
+use std::time::Duration;
+
+use futures_util::future::join;
 use plimsoll_engine::{
-    Error, JobState, OnFull, PatternSpec, PatternUse, Pool, StatusRange, Vdisk, VdiskPolicy, Zeroes,
+    AlarmState, Error, JobState, OnFull, PatternSpec, PatternUse, Pool, SpaceEvent, StatusRange, Vdisk, VdiskPolicy,
+    Zeroes,
 };
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, Random, SimMachine};
 use support::contents::{BLOCK, EXTENT, UNITS, What, bytes_of, first_difference, write};
-use support::{assert_clean, create, filled, live, open, vdisk, world};
+use support::{assert_clean, create, failing, filled, full, live, open, vdisk, with, world};
 
 /// A pool with a vdisk `a` and the patterns.
 async fn prepared(m: &SimMachine) -> (Pool<SimMachine>, Vdisk<SimMachine>) {
@@ -269,7 +273,7 @@ fn a_cut_inside_a_fill_needs_no_space_and_leaves_nothing_to_be_seen() {
         }
         pool.resize_vdisk("a", 3 * BLOCK + 512, true).await.expect("a cut");
         while pool.jobs().iter().any(|job| job.state == JobState::Running) {
-            m.sleep(std::time::Duration::from_millis(1)).await;
+            m.sleep(Duration::from_millis(1)).await;
         }
         assert!(pool.jobs().iter().all(|job| job.state == JobState::Done), "{:?}", pool.jobs());
         let refused = pool.resize_vdisk("a", EXTENT, false).await.expect_err("growing takes an extent for the block");
@@ -277,6 +281,55 @@ fn a_cut_inside_a_fill_needs_no_space_and_leaves_nothing_to_be_seen() {
         other.discard(0, EXTENT, false).await.expect("a discard");
         pool.resize_vdisk("a", EXTENT, false).await.expect("it grows");
         let found = disk.read(0, m.buffers().alloc(EXTENT as usize).await).await.expect("a read");
+        let mut expected = vec![0; EXTENT as usize];
+        What::Pattern(0).put(&mut expected[..3 * BLOCK as usize + 512], 0);
+        assert_eq!(first_difference(&found, &expected), None);
+        assert_clean(&pool, "grown").await;
+    });
+}
+
+/// Whoever makes a vdisk larger neither waits behind its guest's writes nor tells anybody that there is no space.
+#[test]
+fn growing_over_a_part_of_a_fill_takes_what_is_there_though_writes_wait_and_tells_nothing() {
+    alone(|m| async move {
+        let (pool, disk) = prepared(&m).await;
+        let size = 2 * EXTENT + 3 * BLOCK + 512;
+        put(&disk, &m, 2 * EXTENT, EXTENT, What::Pattern(0)).await;
+        pool.resize_vdisk("a", size, true).await.expect("a cut");
+        while pool.jobs().iter().any(|job| job.state == JobState::Running) {
+            m.sleep(Duration::from_millis(1)).await;
+        }
+        pool.create_vdisk(with("b", failing())).await.expect("a vdisk");
+        full::fill(&pool, &m, "b").await;
+        pool.arm(&AlarmState::default());
+        let (before, began) = (pool.info().counters.refused_writes, m.now());
+        let refused = pool.resize_vdisk("a", 4 * EXTENT, false).await.expect_err("it takes an extent");
+        assert_eq!((refused.code(), disk.size()), ("out-of-space", size));
+        assert!(m.now() - began < Duration::from_secs(1), "it waited");
+        assert_eq!(pool.info().counters.refused_writes, before, "no guest was refused anything");
+        m.sleep(Duration::from_secs(2)).await;
+        let events = pool.events().await;
+        let exhausted = |event: &SpaceEvent| matches!(event, SpaceEvent::Exhausted { vdisk, .. } if vdisk.name == "a");
+        assert!(!events.iter().any(exhausted), "{events:?}");
+
+        // A write of the vdisk waits for more than there is.
+        let held = disk.write(0, filled(&m, 5, 2 * EXTENT as usize).await, false);
+        let grow = async {
+            m.sleep(Duration::from_secs(1)).await;
+            let other = pool.vdisk("b").expect("a vdisk");
+            let mut freed = 0;
+            while pool.info().available_bytes == 0 {
+                other.discard(freed, EXTENT, true).await.expect("a discard");
+                freed += EXTENT;
+            }
+            assert_eq!((pool.info().held_writes, pool.info().available_bytes), (1, EXTENT));
+            pool.resize_vdisk("a", 4 * EXTENT, false).await.expect("there is space");
+            assert_eq!((pool.info().held_writes, pool.info().available_bytes), (1, 0));
+            other.discard(freed, 4 * EXTENT, true).await.expect("a discard");
+        };
+        let (held, ()) = join(held, grow).await;
+        held.expect("it goes through");
+        let found = disk.read(2 * EXTENT, m.buffers().alloc(EXTENT as usize).await).await.expect("a read");
         let mut expected = vec![0; EXTENT as usize];
         What::Pattern(0).put(&mut expected[..3 * BLOCK as usize + 512], 0);
         assert_eq!(first_difference(&found, &expected), None);

@@ -4,10 +4,9 @@
 mod support;
 
 use plimsoll_engine::{PatternSpec, PatternUse, Pool, Zeroes};
-use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimMachine};
 use proptest::prelude::*;
-use support::contents::{EXTENT, EXTENTS, UNITS, What, bytes_of, first_difference, read, write};
+use support::contents::{BLOCK, EXTENT, EXTENTS, UNITS, What, bytes_of, first_difference, read, write};
 use support::{assert_clean, create, live, open, vdisk, world};
 
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::{join, join_all};
 use plimsoll_engine::{AlarmState, Shortage, SpaceEvent, VdiskPolicy, Zeroes};
 use plimsoll_hardware::Machine;
-use support::full::{EXTENT, byte_at, fill, full_pool, write};
+use support::full::{BLOCK, EXTENT, byte_at, fill, full_pool, write};
 use support::{assert_clean, create, failing, filled, live, vdisk, with, world};
 
 #[test]
@@ -138,5 +138,88 @@ fn writes_that_wait_for_the_same_flush_all_get_what_it_frees() {
             fill(&pool, &m, "hog").await;
         }
         assert_clean(&pool, "after full pools").await;
+    });
+}
+
+#[test]
+fn a_held_write_that_takes_a_packed_word_out_has_its_turn_as_any_other() {
+    let (packed, plain) = (("packed", BLOCK as u64), ("plain", 0));
+    for order in [[packed, plain], [plain, packed]] {
+        live(&world(24, 1, 16), |m| async move {
+            let pool = create(&m).await;
+            for (name, _) in order {
+                pool.create_vdisk(with(name, VdiskPolicy::default())).await.expect("a vdisk");
+            }
+            for extent in 0..16 {
+                write(&pool, &m, "packed", extent * EXTENT, 1).await.expect("a first write");
+            }
+            pool.compact().expect("a job");
+            m.sleep(Duration::from_secs(1)).await;
+            assert_eq!(pool.vdisk("packed").expect("a vdisk").info().backed_bytes, 2 * EXTENT);
+            pool.create_vdisk(with("hog", failing())).await.expect("a vdisk");
+            fill(&pool, &m, "hog").await;
+            let writes = order.map(|(name, offset)| {
+                let (pool, m) = (pool.clone(), m.clone());
+                async move {
+                    m.sleep(Duration::from_millis(if name == order[0].0 { 1 } else { 2 })).await;
+                    write(&pool, &m, name, offset, 2).await.expect("it was held");
+                }
+            });
+            let relief = async {
+                m.sleep(Duration::from_secs(1)).await;
+                assert_eq!(pool.info().held_writes, 2);
+                write(&pool, &m, "packed", 0, 3).await.expect("what has contents is overwritten in place");
+                let hog = pool.vdisk("hog").expect("a vdisk");
+                hog.discard(0, EXTENT, true).await.expect("a discard");
+                m.sleep(Duration::from_secs(1)).await;
+                assert_eq!(pool.info().held_writes, 1);
+                for ((name, offset), byte) in order.into_iter().zip([2, 0]) {
+                    assert_eq!(byte_at(&pool, &m, name, offset).await, byte, "{name} of {order:?}");
+                }
+                hog.discard(EXTENT, EXTENT, true).await.expect("a discard");
+            };
+            join(join_all(writes), relief).await;
+            for (name, offset, byte) in
+                [("packed", 0, 3), ("packed", BLOCK as u64, 2), ("packed", EXTENT, 1), ("plain", 0, 2)]
+            {
+                assert_eq!(byte_at(&pool, &m, name, offset).await, byte, "{name} at {offset}");
+            }
+            assert_clean(&pool, "after held writes").await;
+        });
+    }
+}
+
+#[test]
+fn what_is_reserved_passes_those_that_wait_for_the_pool_from_behind_in_the_queue_too() {
+    live(&world(25, 1, 16), |m| async move {
+        let pool = create(&m).await;
+        let own = VdiskPolicy { reservation: 4 * EXTENT, quota: Some(4 * EXTENT), ..VdiskPolicy::default() };
+        for (name, policy) in [("own", own), ("v", VdiskPolicy::default()), ("hog", failing())] {
+            pool.create_vdisk(with(name, policy)).await.expect("a vdisk");
+        }
+        fill(&pool, &m, "hog").await;
+        let others = async {
+            m.sleep(Duration::from_secs(1)).await;
+            assert_eq!(pool.info().held_writes, 1);
+            for extent in 0..4 {
+                write(&pool, &m, "own", extent * EXTENT, 1).await.expect("it was reserved");
+                assert_eq!(pool.info().held_writes, 1);
+            }
+            // At its quota it waits behind the other; what it gives back is its own.
+            let behind = write(&pool, &m, "own", 9 * EXTENT, 3);
+            let gives_back = async {
+                m.sleep(Duration::from_secs(1)).await;
+                assert_eq!(pool.info().held_writes, 2);
+                pool.vdisk("own").expect("a vdisk").discard(0, EXTENT, false).await.expect("a discard");
+            };
+            join(behind, gives_back).await.0.expect("it is its own");
+            assert_eq!(pool.info().held_writes, 1, "who came first still waits for the pool");
+            assert_eq!(byte_at(&pool, &m, "v", 0).await, 0);
+            pool.vdisk("hog").expect("a vdisk").discard(0, 16 * EXTENT, false).await.expect("a discard");
+        };
+        // So large that what comes free of the reservation's metadata is not enough.
+        let (v, data) = (pool.vdisk("v").expect("a vdisk"), filled(&m, 2, 16 * EXTENT as usize).await);
+        join(v.write(0, data, false), others).await.0.expect("it was held");
+        assert_clean(&pool, "after held writes").await;
     });
 }

@@ -167,3 +167,60 @@ fn a_deleted_vdisk_ends_its_held_writes() {
         assert_clean(&pool, "after a delete").await;
     });
 }
+
+#[test]
+fn writes_that_wait_already_wait_as_long_as_is_decided_now_from_when_they_began_to() {
+    // Decided after 10 of 20 seconds, and when they fail then.
+    for (decided, fails) in [(600, 600), (15, 15), (5, 10)] {
+        live(&world(22, 1, 16), |m| async move {
+            let hold =
+                |seconds| VdiskPolicy { on_full: OnFull::Hold(Duration::from_secs(seconds)), ..VdiskPolicy::default() };
+            let pool = full_pool(&m, hold(20)).await;
+            pool.arm(&AlarmState::default());
+            let began = m.now();
+            let held = async {
+                let results = join_all((1..4).map(|extent| write(&pool, &m, "v", extent * EXTENT, 2))).await;
+                (results, m.now() - began)
+            };
+            // One that came with a time of its own keeps it.
+            let (v, data) = (pool.vdisk("v").expect("a vdisk"), filled(&m, 3, BLOCK).await);
+            let on_full = Some(OnFull::Hold(Duration::from_secs(30)));
+            let own = WriteOptions { on_full, ..WriteOptions::default() };
+            let own = async { (v.write_with(9 * EXTENT, data, &own).await, m.now() - began) };
+            let decide = async {
+                m.sleep(Duration::from_secs(10)).await;
+                pool.set_vdisk_policy("v", hold(decided)).await.expect("a policy");
+            };
+            let ((results, waited), ((own, own_waited), ())) = join(held, join(own, decide)).await;
+            let about = |seconds| Duration::from_secs(seconds)..Duration::from_millis(seconds * 1000 + 100);
+            assert!(results.iter().all(|result| matches!(result, Err(Error::OutOfSpace { .. }))), "{results:?}");
+            assert!(about(fails).contains(&waited), "hold({decided}s): {waited:?}");
+            assert!(matches!(own, Err(Error::OutOfSpace { .. })), "{own:?}");
+            assert!(about(30).contains(&own_waited), "{own_waited:?}");
+            let told = pool.events().await.iter().find_map(|event| match event {
+                SpaceEvent::HoldExpired { held_for, .. } => Some(held_for.as_secs()),
+                _ => None,
+            });
+            assert_eq!(told, Some(fails.min(30)));
+            assert_clean(&pool, "after failures").await;
+        });
+    }
+}
+
+#[test]
+fn a_longer_time_that_is_decided_while_writes_wait_lets_them_go_through_later() {
+    live(&world(23, 1, 16), |m| async move {
+        let hold =
+            |seconds| VdiskPolicy { on_full: OnFull::Hold(Duration::from_secs(seconds)), ..VdiskPolicy::default() };
+        let pool = full_pool(&m, hold(20)).await;
+        let night = async {
+            m.sleep(Duration::from_secs(15)).await;
+            pool.set_vdisk_policy("v", hold(3600)).await.expect("a policy");
+            m.sleep(Duration::from_secs(3000)).await;
+            assert_eq!(pool.info().held_writes, 1);
+            pool.vdisk("hog").expect("a vdisk").discard(0, 2 * EXTENT, false).await.expect("a discard");
+        };
+        join(write(&pool, &m, "v", EXTENT, 2), night).await.0.expect("it goes through");
+        assert_eq!(byte_at(&pool, &m, "v", EXTENT).await, 2);
+    });
+}

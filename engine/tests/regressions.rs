@@ -7,7 +7,7 @@ use std::time::Duration;
 use plimsoll_engine::{CreatePool, OpenPool, Pool, identify};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::CrashKind;
-use support::{create, filled, live, open, vdisk, world};
+use support::{filled, live, vdisk, world};
 
 #[test]
 fn a_map_after_a_discard_in_the_same_leaf_survives() {

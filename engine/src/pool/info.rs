@@ -135,7 +135,7 @@ pub struct PoolInfo {
     pub held_bytes: u64,
     /// Writes that wait for space.
     pub held_writes: u64,
-    /// Bytes of their data.
+    /// Memory that their data takes, in buffers of a power of two, a page at least.
     pub held_writes_bytes: u64,
     /// What held writes may take of memory together: set, or by default a quarter of it, never more than half.
     pub held_writes_bytes_max: u64,

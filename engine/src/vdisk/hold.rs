@@ -9,7 +9,7 @@
 //! quota keeps nobody else up, and who has a reservation does not wait for space that is its own.
 //!
 //! When it is decided that writes of a vdisk fail instead of waiting, those that wait fail, too, unless they came with a policy of their
-//! own. A new time is for those that come after it.
+//! own. So does a new time, counted from when they began to wait.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -24,13 +24,14 @@ use super::ticket::{Ticket, WriteOptions};
 use super::wait_for_space::Need;
 use super::{Store, VdiskCore};
 use crate::event::Shortage;
-use crate::format::{Blocks, OnFull, PAGE_BYTES, VirtualExtent};
+use crate::format::{Blocks, OnFull, VirtualExtent};
 
 /// Writes of a pool that wait for space.
 #[derive(Default)]
 pub(crate) struct HoldQueue {
     /// By the order in which they came.
     waiters: RefCell<VecDeque<Rc<Waiter>>>,
+    /// Memory that their data takes.
     bytes: Cell<u64>,
     next: Cell<u64>,
     /// Of those, how many the pool's space is not enough for.
@@ -69,12 +70,12 @@ impl<M: Machine> Drop for Place<'_, M> {
             // Given up in the moment between.
             store.space.ledger.take_back(&waiter.vdisk.mapping.account, extents);
         }
-        let bytes = waiter.need.bytes;
-        queue.bytes.set(queue.bytes.get() - bytes);
-        store.media.machine.buffers().unpark(parked(bytes));
-        waiter.vdisk.held.set((waiter.vdisk.held.get().0 - 1, waiter.vdisk.held.get().1 - bytes));
+        let memory = waiter.need.memory();
+        queue.bytes.set(queue.bytes.get() - memory);
+        store.media.machine.buffers().unpark(memory as usize);
+        waiter.vdisk.held.set((waiter.vdisk.held.get().0 - 1, waiter.vdisk.held.get().1 - memory));
         if let Some(ticket) = self.ticket {
-            ticket.left(bytes);
+            ticket.left(waiter.need.bytes);
         }
         // Somebody behind it may be the first now.
         store.space.ledger.eased.notify();
@@ -82,7 +83,7 @@ impl<M: Machine> Drop for Place<'_, M> {
 }
 
 impl HoldQueue {
-    /// Writes that wait, and their bytes.
+    /// Writes that wait, and the memory in bytes that their data takes.
     pub(crate) fn figures(&self) -> (u64, u64) {
         (self.waiters.borrow().len() as u64, self.bytes.get())
     }
@@ -114,10 +115,9 @@ impl HoldQueue {
         own.map_or(Shortage::PoolFull, |waiter| waiter.need.shortage)
     }
 
-    /// Whether a write of `vdisk` has to wait because others came first. One that would fail instead of waiting takes what is there.
+    /// Whether a write of `vdisk` that may wait has to, because others came first. One that would fail instead takes what is there.
     pub(super) fn is_behind(&self, vdisk: &VdiskCore) -> bool {
-        (vdisk.held.get().0 > 0 || (self.short_of_pool.get() > 0 && vdisk.mapping.account.unfilled() == 0))
-            && vdisk.entry.borrow().policy.on_full != OnFull::Fail
+        vdisk.held.get().0 > 0 || (self.short_of_pool.get() > 0 && vdisk.mapping.account.unfilled() == 0)
     }
 }
 
@@ -159,7 +159,8 @@ impl<M: Machine> Store<M> {
         number: u64,
         how: &'a WriteOptions,
     ) -> Place<'a, M> {
-        let (queue, bytes, shortage, ticket) = (&self.holds, need.bytes, need.shortage, how.ticket.as_ref());
+        let (queue, shortage, ticket) = (&self.holds, need.shortage, how.ticket.as_ref());
+        let (bytes, memory) = (need.bytes, need.memory());
         let waiter = Rc::new(Waiter {
             number,
             vdisk: vdisk.clone(),
@@ -173,10 +174,10 @@ impl<M: Machine> Store<M> {
         let at = waiters.partition_point(|other| other.number < number);
         waiters.insert(at, waiter.clone());
         drop(waiters);
-        queue.bytes.set(queue.bytes.get() + bytes);
-        self.media.machine.buffers().park(parked(bytes));
+        queue.bytes.set(queue.bytes.get() + memory);
+        self.media.machine.buffers().park(memory as usize);
         queue.short_of_pool.set(queue.short_of_pool.get() + usize::from(of_pool(shortage)));
-        vdisk.held.set((vdisk.held.get().0 + 1, vdisk.held.get().1 + bytes));
+        vdisk.held.set((vdisk.held.get().0 + 1, vdisk.held.get().1 + memory));
         if let Some(ticket) = ticket {
             ticket.joined(bytes);
         }
@@ -235,16 +236,11 @@ impl<M: Machine> Store<M> {
         self.holds.short_of_pool.set(pool_is_short);
     }
 
-    /// Bytes that held writes may take together.
+    /// Bytes of memory that the data of held writes may take together.
     pub(crate) fn hold_bytes_max(&self) -> u64 {
         let memory = self.media.machine.buffers().bytes() as u64;
         self.policy.borrow().hold_bytes.unwrap_or(memory / 4).min(memory / 2)
     }
-}
-
-/// Memory behind a write of so many bytes: buffers are powers of two, of a page at least.
-pub(super) fn parked(bytes: u64) -> usize {
-    bytes.max(PAGE_BYTES as u64).next_power_of_two() as usize
 }
 
 /// Whether it is the pool's space that is not enough.

@@ -185,7 +185,7 @@ impl<M: Machine> Store<M> {
             let permit = self.journal.reserve(remap_record_bytes(1)).await;
             let mut permit = permit.map_err(|failure| self.journal_failed(failure))?;
             let Some(hold) = self.claim_whole(vdisk, at, &Word::is_packed).await? else { return Ok(()) };
-            let shortage = match self.take_extent(vdisk, at, grant.as_ref()).await {
+            let shortage = match self.take_extent(vdisk, at, (asked, grant.as_ref())).await {
                 Ok(extent) => {
                     let own = Own { store: self.clone(), vdisk: vdisk.clone(), extent, used: Cell::new(false) };
                     let (leaf, goal, used) = (at.leaf(), Goal::Own, Some(&own.used));

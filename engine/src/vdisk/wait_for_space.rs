@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use plimsoll_hardware::Machine;
 
-use super::hold::{Place, parked};
+use super::hold::Place;
 use super::ticket::Asked;
 use super::{Store, VdiskCore, count};
 use crate::error::{Error, Result};
 use crate::event::Shortage;
-use crate::format::{Blocks, OnFull, VirtualExtent};
+use crate::format::{Blocks, OnFull, PAGE_BYTES, VirtualExtent};
 use crate::space::Account;
 
 /// Before a write that was granted something waits again.
@@ -24,8 +24,6 @@ const AGAIN: Duration = Duration::from_millis(1);
 pub(super) struct Patience {
     number: u64,
     since: Duration,
-    /// When it fails.
-    until: Option<Duration>,
 }
 
 /// What a write lacks.
@@ -40,6 +38,11 @@ impl Need {
     /// Extents that it lacks: one at least, or it would not have asked.
     pub(super) fn extents(&self) -> u64 {
         self.of.len().max(1) as u64
+    }
+
+    /// Memory behind its data: buffers are powers of two, of a page at least.
+    pub(super) fn memory(&self) -> u64 {
+        self.bytes.max(PAGE_BYTES as u64).next_power_of_two()
     }
 }
 
@@ -83,66 +86,72 @@ impl<M: Machine> Store<M> {
         need: Need,
         asked: &Asked<'_>,
     ) -> Result<Grant<M>> {
-        let policy = asked.how.on_full.unwrap_or_else(|| vdisk.entry.borrow().policy.on_full);
-        let queue = &self.holds;
-        let buffers = self.media.machine.buffers();
+        if asked.of_manager {
+            return Err(self.no_space(vdisk, &need));
+        }
+        let machine = &self.media.machine;
         let bound = self.hold_bytes_max();
-        let left = bound.saturating_sub(queue.figures().1);
-        // Twice what is left is a vdisk's share, so that there is always some for others. The memory is that of all pools of the
-        // machine: half of it is always left to I/O that does not wait.
-        let held = vdisk.held.get().1;
-        let fits = need.bytes <= left
-            && (held == 0 || held + need.bytes <= 2 * left)
-            && buffers.parked() + parked(need.bytes) <= buffers.bytes() / 2;
         // One that was held already keeps its place.
-        let fits = fits || asked.patience.get().is_some();
-        let may_wait = policy != OnFull::Fail && fits;
-        self.note_exhausted(vdisk, &need, may_wait);
+        let fits = self.has_memory_for(vdisk, need.memory(), bound) || asked.patience.get().is_some();
+        let policy = asked.on_full(vdisk);
+        self.note_exhausted(vdisk, &need, policy != OnFull::Fail && fits);
         self.space.note_filling();
-        let time = match policy {
-            OnFull::Hold(time) if fits => time,
-            _ => {
-                if policy != OnFull::Fail {
-                    self.note_overflow(vdisk, &need, bound);
-                }
-                if asked.patience.get().is_some() {
-                    vdisk.waited.set(vdisk.waited.get().saturating_sub(1));
-                }
-                return Err(self.no_space(vdisk, &need));
+        let OnFull::Hold(time) = policy else {
+            if asked.patience.get().is_some() {
+                vdisk.waited.set(vdisk.waited.get().saturating_sub(1));
             }
+            return Err(self.refuse(vdisk, &need));
         };
-        let now = self.media.machine.now();
+        if !fits {
+            self.note_overflow(vdisk, &need, bound);
+            return Err(self.refuse(vdisk, &need));
+        }
         if asked.patience.get().is_some() {
             // What it was granted was not enough, or could not be used: not again and again within one moment.
-            self.media.machine.sleep(AGAIN).await;
+            machine.sleep(AGAIN).await;
         }
         let patience = asked.patience.get().unwrap_or_else(|| {
             self.counters.held(need.bytes);
             count(&vdisk.waited, 1);
-            Patience { number: queue.next_number(), since: now, until: now.checked_add(time) }
+            Patience { number: self.holds.next_number(), since: machine.now() }
         });
         asked.patience.set(Some(patience));
         let place = self.join(vdisk, need, patience.number, asked.how);
-        let left = patience.until.map_or(Duration::MAX, |until| until.saturating_sub(now));
-        let granted = self.wait(&place, asked, left).await;
-        if !matches!(granted, Ok(Some(_))) {
-            vdisk.waited.set(vdisk.waited.get().saturating_sub(1));
-        }
-        if let Some(extents) = granted? {
+        let granted = self.wait(&place, asked, (patience.since, time)).await;
+        if let Ok(Some(extents)) = granted {
             let account = vdisk.mapping.account.clone();
             return Ok(Grant { store: self.clone(), account, left: Cell::new(extents) });
         }
+        vdisk.waited.set(vdisk.waited.get().saturating_sub(1));
+        granted?;
         let waiter = place.waiter.clone();
         drop(place);
-        let held_for = self.media.machine.now().saturating_sub(patience.since);
-        self.note_expired(vdisk, &waiter.need, held_for.min(time));
-        Err(self.no_space(vdisk, &waiter.need))
+        self.note_expired(vdisk, &waiter.need, machine.now().saturating_sub(patience.since));
+        Err(self.refuse(vdisk, &waiter.need))
     }
 
-    /// Answers the extents that it may take; none when the time is over, or it is not to wait any more.
-    async fn wait(self: &Rc<Self>, place: &Place<'_, M>, asked: &Asked<'_>, time: Duration) -> Result<Option<u64>> {
-        let waiter = &place.waiter;
-        let mut expires = pin!(self.media.machine.sleep(time));
+    /// Whether one more write may be held whose data takes so much memory, of which all of the pool's may take `bound`.
+    fn has_memory_for(&self, vdisk: &VdiskCore, memory: u64, bound: u64) -> bool {
+        let left = bound.saturating_sub(self.holds.figures().1);
+        let (held, buffers) = (vdisk.held.get().1, self.media.machine.buffers());
+        // Twice what is left is a vdisk's share, so that there is always some for others. The memory is that of all pools of the
+        // machine: half of it is always left to I/O that does not wait.
+        memory <= left
+            && (held == 0 || held + memory <= 2 * left)
+            && buffers.parked() + memory as usize <= buffers.bytes() / 2
+    }
+
+    /// Answers the extents that it may take; none when the time that it may wait `since` is over (at first `time`), or it is not to wait
+    /// any more.
+    async fn wait(
+        self: &Rc<Self>,
+        place: &Place<'_, M>,
+        asked: &Asked<'_>,
+        (since, mut time): (Duration, Duration),
+    ) -> Result<Option<u64>> {
+        let (waiter, machine) = (&place.waiter, &self.media.machine);
+        let rest = |time| since.checked_add(time).map_or(Duration::MAX, |until| until.saturating_sub(machine.now()));
+        let mut expires = pin!(machine.sleep(rest(time)));
         let mut cancelled = pin!(async {
             match place.ticket {
                 Some(ticket) => ticket.cancelled().await,
@@ -161,6 +170,14 @@ impl<M: Machine> Store<M> {
             if let Some(extents) = waiter.granted.take() {
                 return Poll::Ready(Ok(Some(extents)));
             }
+            match asked.on_full(&waiter.vdisk) {
+                OnFull::Hold(now) if now != time => {
+                    time = now;
+                    expires.set(machine.sleep(rest(time)));
+                }
+                // Who goes through the queue says so to those that get nothing.
+                OnFull::Hold(_) | OnFull::Fail => {}
+            }
             if waiter.refused.get() || expires.as_mut().poll(context).is_ready() {
                 // Nobody may have looked at it since it lacks nothing any more.
                 return Poll::Ready(Ok((waiter.lacking() == 0).then_some(0)));
@@ -171,9 +188,13 @@ impl<M: Machine> Store<M> {
         .await
     }
 
-    /// The error of a write that gets no space.
-    fn no_space(&self, vdisk: &VdiskCore, need: &Need) -> Error {
+    /// Counts a write that gets no space, and answers its error.
+    fn refuse(&self, vdisk: &VdiskCore, need: &Need) -> Error {
         count(&self.counters.refused_writes, 1);
+        self.no_space(vdisk, need)
+    }
+
+    fn no_space(&self, vdisk: &VdiskCore, need: &Need) -> Error {
         let extent = self.media.extent_bytes;
         let account = &vdisk.mapping.account;
         let (pool, needed) = (self.identity.name.clone(), need.extents());
