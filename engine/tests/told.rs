@@ -8,7 +8,7 @@ use futures_util::future::{join, join_all};
 use plimsoll_engine::{AlarmState, Error, Levels, Limit, OnFull, Pool, SpaceEvent, Subject, SubjectKey, VdiskPolicy};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimMachine};
-use support::{create, failing, filled, live, open, with, world};
+use support::{assert_clean, create, failing, filled, full, live, open, with, world};
 
 const EXTENT: u64 = 65_536;
 const BLOCK: usize = 4096;
@@ -398,5 +398,69 @@ fn what_was_told_of_a_tenant_that_nobody_knows_any_more_is_over() {
         pool.arm(&state);
         told(&pool, &m).await.iter().for_each(|event| state.apply(event));
         assert_eq!(state, AlarmState::default());
+    });
+}
+
+#[test]
+fn what_was_discarded_is_available_when_a_flush_is_answered_and_levels_are_left_by_it() {
+    live(&world(14, 1, 32), |m| async move {
+        let pool = create(&m).await;
+        pool.arm(&AlarmState::default());
+        pool.create_vdisk(with("hog", failing())).await.expect("a vdisk");
+        let before = pool.info().available_bytes;
+        let extents = full::fill(&pool, &m, "hog").await;
+        let hog = pool.vdisk("hog").expect("a vdisk");
+        hog.flush().await.expect("a flush");
+        hog.discard(0, extents * EXTENT, false).await.expect("a discard");
+        hog.flush().await.expect("a flush");
+        let info = pool.info();
+        assert_eq!(info.quarantined_bytes, 0, "{info:?}");
+        assert!(info.available_bytes + 4 * EXTENT >= before, "{before} were available, {} are", info.available_bytes);
+        m.sleep(Duration::from_millis(100)).await;
+        let events = pool.events().await;
+        let of_pool = |event: &&SpaceEvent, up| matches!(event, SpaceEvent::Threshold { subject: plimsoll_engine::Subject::Pool, rising, .. } if *rising == up);
+        let [raised, left] = [true, false].map(|up| events.iter().filter(|event| of_pool(event, up)).count());
+        assert_eq!((raised, left), (3, 3), "{events:?}");
+        assert_clean(&pool, "after a discard").await;
+    });
+}
+
+#[test]
+fn levels_are_told_once_each_and_not_again_after_a_restart() {
+    let world = world(13, 1, 32);
+    let told = live(&world, |m| async move {
+        let pool = create(&m).await;
+        let mut told = AlarmState::default();
+        pool.arm(&told);
+        pool.create_vdisk(with("hog", failing())).await.expect("a vdisk");
+        full::fill(&pool, &m, "hog").await;
+        m.sleep(Duration::from_secs(1)).await;
+        let events = pool.events().await;
+        let levels = |events: &[SpaceEvent]| {
+            events
+                .iter()
+                .filter(|event| matches!(event, SpaceEvent::Threshold { subject: plimsoll_engine::Subject::Pool, .. }))
+                .count()
+        };
+        assert_eq!(levels(&events), 3, "{events:?}");
+        events.iter().for_each(|event| told.apply(event));
+        assert_eq!(told.levels.iter().filter(|fired| fired.subject == plimsoll_engine::SubjectKey::Pool).count(), 3);
+        told
+    });
+    world.crash(CrashKind::Process);
+    live(&world, |m| async move {
+        let pool = open(&m, 1).await;
+        let mut told = told;
+        pool.arm(&told);
+        m.sleep(Duration::from_secs(2)).await;
+        pool.delete_vdisk("hog").await.expect("a delete");
+        m.sleep(Duration::from_secs(5)).await;
+        let events = pool.events().await;
+        assert!(
+            events.iter().all(|event| !matches!(event, SpaceEvent::Threshold { rising: true, .. })),
+            "told again: {events:?}"
+        );
+        events.iter().for_each(|event| told.apply(event));
+        assert!(told.levels.iter().all(|fired| fired.subject != plimsoll_engine::SubjectKey::Pool), "{told:?}");
     });
 }

@@ -341,6 +341,27 @@ fn writes_that_no_memory_is_left_to_hold_are_told_and_a_vdisk_leaves_some_to_oth
 }
 
 #[test]
+fn held_writes_count_by_the_memory_that_they_take_however_small_they_are() {
+    live(&world(12, 1, 16), |m| async move {
+        let pool = create(&m).await;
+        let policy = PoolPolicy { hold_bytes: Some(16 * BLOCK as u64), ..pool.policy() };
+        pool.set_policy(policy).await.expect("a policy");
+        pool.create_vdisk(with("v", holding(10))).await.expect("a vdisk");
+        fill_but(&pool, &m, 0).await;
+        let small = join_all((0..30).map(|extent| write(&pool, &m, "v", extent * EXTENT, 512)));
+        let look = async {
+            m.sleep(Duration::from_secs(1)).await;
+            let info = pool.info();
+            assert_eq!(info.held_writes_bytes, info.held_writes * BLOCK as u64);
+            assert!((8..16).contains(&info.held_writes), "{} are held", info.held_writes);
+            assert_eq!(pool.vdisk("v").expect("a vdisk").info().held_writes_bytes, info.held_writes_bytes);
+        };
+        join(small, look).await;
+        assert_eq!(pool.info().held_writes_bytes, 0);
+    });
+}
+
+#[test]
 fn what_was_reserved_for_a_vdisk_is_its_own_also_after_it_was_held_for_its_quota() {
     live(&world(11, 1, 64), |m| async move {
         let pool = create(&m).await;

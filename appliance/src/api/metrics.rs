@@ -106,7 +106,7 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
             pool.held_bytes.map(|n| n as f64)
         }),
         ("pool_held_writes", "Writes that wait for space", |pool| pool.held_writes.map(|n| n as f64)),
-        ("pool_held_writes_bytes", "Data of writes that wait for space", |pool| {
+        ("pool_held_writes_bytes", "Memory behind writes that wait for space", |pool| {
             pool.held_writes_bytes.map(|n| n as f64)
         }),
         ("pool_time_to_full_seconds", "When it is full at the measured rate", |pool| pool.time_to_full_seconds),
@@ -209,7 +209,7 @@ fn vdisk_metrics(registry: &mut Registry, vdisks: &[VdiskView]) {
         ("vdisk_reserved_bytes", "Of its reservation, what is not in use yet", |vdisk| Some(vdisk.reserved_bytes)),
         ("vdisk_quota_bytes", "Physical space that it may not exceed", |vdisk| vdisk.quota_bytes),
         ("vdisk_held_writes", "Writes that wait for space", |vdisk| Some(vdisk.held_writes)),
-        ("vdisk_held_writes_bytes", "Data of writes that wait for space", |vdisk| Some(vdisk.held_writes_bytes)),
+        ("vdisk_held_writes_bytes", "Memory behind writes that wait for space", |vdisk| Some(vdisk.held_writes_bytes)),
         ("vdisk_exhausted", "1 when there is no space for its writes", |vdisk| Some(vdisk.exhausted.into())),
         ("vdisk_clients", "Connected clients", |vdisk| Some(vdisk.clients)),
         ("vdisk_reclaimable_bytes", "Stored data that could come back, as the last survey found it", |vdisk| {

@@ -59,7 +59,7 @@ pub struct PoolView {
     pub held_bytes: Option<u64>,
     /// Writes that wait for space; they have none yet.
     pub held_writes: Option<u64>,
-    /// Bytes of their data, in memory.
+    /// Memory that their data takes: a page at least for each, and else the next power of two.
     pub held_writes_bytes: Option<u64>,
     /// What the data of such writes may take of the memory for I/O together: what was set, or a quarter.
     pub hold_bytes_max: Option<u64>,

@@ -215,7 +215,8 @@ pub struct VdiskPolicyChange {
     /// The virtual machine it belongs to; empty: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<String>,
-    /// `hold(20s)`, 2 ms to 49 days, `hold` for the usual time, or `fail`, which writes that wait do at once, too.
+    /// `hold(20s)`, 2 ms to 49 days, `hold` for the usual time, or `fail`. Writes that wait already do the same: fail at once, or wait so
+    /// long from when they began to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_full: Option<String>,
     /// Physical space that is its own.

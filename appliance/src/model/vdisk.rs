@@ -56,7 +56,7 @@ pub struct VdiskView {
     pub on_full: String,
     /// Writes that wait for space.
     pub held_writes: u64,
-    /// Bytes of their data.
+    /// Memory that their data takes.
     pub held_writes_bytes: u64,
     /// There is no space for its writes.
     pub exhausted: bool,

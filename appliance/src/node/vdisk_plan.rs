@@ -1,6 +1,6 @@
 //! What a change of what is decided for a vdisk comes to, a sentence for each part of it, with the figures of before and after.
 
-use plimsoll_engine::{OnFull, VdiskInfo, VdiskPolicy};
+use plimsoll_engine::{VdiskInfo, VdiskPolicy};
 
 use crate::policy::{levels_text, on_full_text};
 use crate::units::{counted, iec};
@@ -21,8 +21,8 @@ pub(super) fn policy_steps(
         step(before != after, format!("make {what} of vdisk {name} {} instead of {}", whose(after), whose(before)));
     }
     let waiting = match now.map_or(0, |now| now.held_writes) {
-        held if held > 0 && after.on_full == OnFull::Fail => format!("; {} too", counted(held, "waiting write")),
-        _ => String::new(),
+        0 => String::new(),
+        held => format!("; {} too", counted(held, "waiting write")),
     };
     let (was, will) = (on_full_text(before.on_full), on_full_text(after.on_full));
     step(

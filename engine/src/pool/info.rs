@@ -138,7 +138,7 @@ pub struct PoolInfo {
     pub held_bytes: u64,
     /// Writes that wait for space.
     pub held_writes: u64,
-    /// Bytes of their data.
+    /// Memory that their data takes, in buffers of a power of two, a page at least.
     pub held_writes_bytes: u64,
     /// What held writes may take of memory together: set, or by default a quarter of it, never more than half.
     pub held_writes_bytes_max: u64,
@@ -203,7 +203,7 @@ impl<M: Machine> Pool<M> {
             designated_bytes: designated,
             overcommit_bytes: designated as i64 - physical as i64,
             overcommit_ratio: designated as f64 / physical as f64,
-            designated_bytes_max: Some(store.promises_max(0)).filter(|&bytes| bytes != u64::MAX),
+            designated_bytes_max: store.promises_max(0),
             vdisks: store.vdisks.borrow().len() as u64,
             time_to_full,
             growth_bytes_per_s,

@@ -112,13 +112,20 @@ impl<M: Machine> Store<M> {
         })
     }
 
+    /// Bytes that the pool may promise; `None` is as many as it likes. `more`: vdisks beside those that there are.
+    pub(super) fn promises_max(&self, more: u64) -> Option<u64> {
+        let vdisks = self.vdisks.borrow().len() as u64 + more;
+        self.policy.borrow().overcommit_limit.map(|limit| self.space.promises_max(limit, vdisks))
+    }
+
     fn check_overcommit(&self, what: &str, account: &Account, designated: u64, is_new: bool) -> Result<()> {
-        let limit = match self.policy.borrow().overcommit_limit {
-            None => return Ok(()),
-            Some(OvercommitLimit::Bytes(bytes)) => format!("{} of overcommit", iec(bytes)),
-            Some(OvercommitLimit::Ratio(ratio)) => format!("an overcommit ratio of {}", ratio as f64 / 1000.0),
+        let limit = self.policy.borrow().overcommit_limit;
+        let Some((limit, allowed)) = limit.zip(self.promises_max(u64::from(is_new))) else { return Ok(()) };
+        let limit = match limit {
+            OvercommitLimit::Bytes(bytes) => format!("{} of overcommit", iec(bytes)),
+            OvercommitLimit::Ratio(ratio) => format!("an overcommit ratio of {}", ratio as f64 / 1000.0),
         };
-        let (physical, allowed) = (self.space.total() * self.media.extent_bytes, self.promises_max(u64::from(is_new)));
+        let physical = self.space.total() * self.media.extent_bytes;
         let promised = self.space.ledger.designated() - account.designated();
         let excess = promised.saturating_add(designated).saturating_sub(allowed);
         if excess == 0 {

@@ -40,7 +40,7 @@ use std::rc::Rc;
 use plimsoll_hardware::Machine;
 
 use crate::event::Shortage;
-use crate::format::{GROUP_EXTENTS, Group, LEAF_WORDS, META_PAGES_PER_EXTENT, TreeRoot, VdiskId};
+use crate::format::{GROUP_EXTENTS, Group, LEAF_WORDS, META_PAGES_PER_EXTENT, OvercommitLimit, TreeRoot, VdiskId};
 use crate::media::Media;
 use crate::tree::{Loader, PageCounts, Tree};
 use group::{GroupInfo, resize_group};
@@ -192,13 +192,25 @@ impl<M: Machine> Space<M> {
 
     /// Extents that `vdisks` vdisks can have together when all that they are is written: the others are the metadata behind that, in two
     /// copies of which checkpoints keep the former ones, and its reserve.
-    pub(crate) fn for_data(&self, vdisks: u64) -> u64 {
+    fn for_data(&self, vdisks: u64) -> u64 {
         let total = self.total();
         let pages = total.div_ceil(LEAF_WORDS as u64) + total.div_ceil(GROUP_EXTENTS) + 2 * vdisks;
         let behind = (4 * pages).div_ceil(u64::from(META_PAGES_PER_EXTENT));
         let reserve = self.reserve_pages.get().div_ceil(u64::from(META_PAGES_PER_EXTENT));
         // The last extent of each may be used in part.
         total.saturating_sub(behind + reserve + 2 + vdisks)
+    }
+
+    /// Bytes that may be promised to `vdisks` vdisks. By what they can have: where no more than that is promised no write ever lacks
+    /// space.
+    pub(crate) fn promises_max(&self, limit: OvercommitLimit, vdisks: u64) -> u64 {
+        let for_data = self.for_data(vdisks) * self.media.extent_bytes;
+        match limit {
+            OvercommitLimit::Bytes(bytes) => for_data.saturating_add(bytes),
+            OvercommitLimit::Ratio(ratio) => {
+                u64::try_from(u128::from(for_data) * u128::from(ratio) / 1000).unwrap_or(u64::MAX)
+            }
+        }
     }
 
     /// Extents that a vdisk without a reservation can still get.

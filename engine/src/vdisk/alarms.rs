@@ -15,7 +15,7 @@ use plimsoll_hardware::Machine;
 
 use super::{Store, VdiskCore};
 use crate::event::{AlarmState, Level, Limit, Measure, SpaceEvent, Subject, SubjectKey};
-use crate::format::{Levels, OvercommitLimit, PoolPolicy, VdiskId};
+use crate::format::{Levels, PoolPolicy, VdiskId};
 use crate::space::{Figures, Forecast, Horizons, Tenant, ThresholdError, Thresholds, Watch};
 use crate::wait::WaitQueue;
 
@@ -37,7 +37,7 @@ pub(crate) struct Alarms {
     /// Why the pool cannot grow by itself, as far as it was told.
     growth_impossible: RefCell<Option<String>>,
     /// It was told that the pool takes no writes.
-    read_only: Cell<bool>,
+    pub(super) read_only: Cell<bool>,
     /// Some vdisk may be exhausted.
     pub(crate) some_exhausted: Cell<bool>,
     /// What happened before anybody said what was told in earlier lives.
@@ -244,20 +244,6 @@ impl<M: Machine> Store<M> {
         self.watch_devices();
     }
 
-    /// Looks at what has failed, and whether the pool takes writes.
-    fn watch_devices(&self) {
-        let trouble = &self.media.trouble;
-        for failed in trouble.take_due(self.media.machine.now()) {
-            let (device, errors, reason) = (failed.path, failed.errors, failed.first);
-            self.alarms.raise(SpaceEvent::DeviceErrors { device, errors, reason });
-        }
-        let reason = self.why_read_only();
-        if self.alarms.read_only.replace(reason.is_some()) != reason.is_some() {
-            let (rising, reason) = (reason.is_some(), reason.unwrap_or_default());
-            self.alarms.raise(SpaceEvent::ReadOnly { reason, rising });
-        }
-    }
-
     fn watch_pool(&self) {
         let extent = self.media.extent_bytes;
         let total = self.space.total() * extent;
@@ -287,22 +273,10 @@ impl<M: Machine> Store<M> {
                 rising: crossing.rising,
             });
         }
-        let limit = Some(self.promises_max(0)).filter(|&limit| limit != u64::MAX);
+        let overcommit = self.policy.borrow().overcommit_limit;
+        let limit = overcommit.map(|limit| self.space.promises_max(limit, self.vdisks.borrow().len() as u64));
         let promised = self.space.ledger.designated();
         self.watch_limit(Subject::Pool, Limit::Overcommit, promised, limit);
-    }
-
-    /// Bytes that the pool may promise; `u64::MAX` is as many as it likes. By what vdisks can have: where no more than that is promised no
-    /// write ever lacks space. `more`: vdisks beside those that there are.
-    pub(crate) fn promises_max(&self, more: u64) -> u64 {
-        let Some(limit) = self.policy.borrow().overcommit_limit else { return u64::MAX };
-        let for_data = self.space.for_data(self.vdisks.borrow().len() as u64 + more) * self.media.extent_bytes;
-        match limit {
-            OvercommitLimit::Bytes(bytes) => for_data.saturating_add(bytes),
-            OvercommitLimit::Ratio(ratio) => {
-                u64::try_from(u128::from(for_data) * u128::from(ratio) / 1000).unwrap_or(u64::MAX)
-            }
-        }
     }
 
     fn watch_vdisk(&self, vdisk: &VdiskCore) {

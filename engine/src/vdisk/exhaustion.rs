@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use plimsoll_hardware::Machine;
 
-use super::hold::Need;
+use super::wait_for_space::Need;
 use super::{Store, VdiskCore};
 use crate::event::{Shortage, SpaceEvent, VdiskName};
 
@@ -70,7 +70,7 @@ impl VdiskCore {
 impl<M: Machine> Store<M> {
     /// A write found no space; it waits, or not.
     pub(super) fn note_exhausted(&self, vdisk: &VdiskCore, need: &Need, held: bool) {
-        vdisk.episode.lacked.set(need.extents);
+        vdisk.episode.lacked.set(need.extents());
         vdisk.episode.lacks(need.shortage);
         vdisk.episode.supplied.set(false);
         if vdisk.exhausted.get().is_some() || !vdisk.ready.get() {
@@ -82,7 +82,7 @@ impl<M: Machine> Store<M> {
         self.space.ledger.unrest.notify();
         self.alarms.raise(SpaceEvent::Exhausted {
             vdisk: vdisk.event_name(),
-            needed_bytes: need.extents * self.media.extent_bytes,
+            needed_bytes: need.extents() * self.media.extent_bytes,
             cause: need.shortage,
             held,
         });
@@ -148,7 +148,7 @@ impl<M: Machine> Store<M> {
     /// A held write came to its bound. Told with those that do so at about the same time, and once in an episode.
     pub(super) fn note_expired(&self, vdisk: &VdiskCore, need: &Need, held_for: Duration) {
         let (writes, bytes) = vdisk.episode.expired.get();
-        vdisk.episode.expired.set((writes + 1, bytes + need.extents * self.media.extent_bytes));
+        vdisk.episode.expired.set((writes + 1, bytes + need.extents() * self.media.extent_bytes));
         if !vdisk.episode.told_expired.replace(true) {
             vdisk.episode.expiry.set(Some(held_for));
         }
@@ -157,7 +157,7 @@ impl<M: Machine> Store<M> {
     /// A write should be held, and held ones take too much memory already.
     pub(super) fn note_overflow(&self, vdisk: &VdiskCore, need: &Need, bound_bytes: u64) {
         let (writes, bytes) = vdisk.episode.expired.get();
-        vdisk.episode.expired.set((writes + 1, bytes + need.extents * self.media.extent_bytes));
+        vdisk.episode.expired.set((writes + 1, bytes + need.extents() * self.media.extent_bytes));
         if !vdisk.episode.overflown.replace(true) {
             let held_bytes = (vdisk.held.get().1, self.holds.figures().1);
             self.alarms.raise(SpaceEvent::HoldOverflow { vdisk: vdisk.event_name(), held_bytes, bound_bytes });

@@ -41,7 +41,7 @@ pub struct VdiskInfo {
     pub reserved_bytes: u64,
     /// Writes that wait for space.
     pub held_writes: u64,
-    /// Bytes of their data.
+    /// Memory that their data takes, in buffers of a power of two, a page at least.
     pub held_writes_bytes: u64,
     /// Since when there has been no space for its writes, in the time of its machine.
     pub exhausted_since: Option<Duration>,

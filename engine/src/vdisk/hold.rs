@@ -9,27 +9,23 @@
 //! quota keeps nobody else up, and who has a reservation does not wait for space that is its own.
 //!
 //! When it is decided that writes of a vdisk fail instead of waiting, those that wait fail, too, unless they came with a policy of their
-//! own. A new time is for those that come after it.
+//! own. So does a new time, counted from when they began to wait.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::task::Waker;
 
 use futures_util::future::select;
 use plimsoll_hardware::Machine;
 
-use super::ticket::{Asked, Ticket, WriteOptions};
-use super::{Store, VdiskCore, count};
-use crate::error::{Error, Result};
+use super::ticket::{Ticket, WriteOptions};
+use super::wait_for_space::Need;
+use super::{Store, VdiskCore};
 use crate::event::Shortage;
-use crate::format::{Blocks, OnFull, PAGE_BYTES, VdiskId, VirtualExtent};
-use crate::space::{Account, Figure, See};
-
-/// Before a write that was granted something waits again.
-const AGAIN: Duration = Duration::from_millis(1);
+use crate::format::{Blocks, OnFull, VdiskId, VirtualExtent};
+use crate::space::{Figure, See};
 
 /// Writes of a pool that wait for space.
 #[derive(Default)]
@@ -37,7 +33,8 @@ pub(crate) struct HoldQueue {
     /// By the order in which they came.
     waiters: RefCell<VecDeque<Rc<Waiter>>>,
     /// What is left of the grants that writes have.
-    grants: RefCell<BTreeMap<u64, Rc<Cell<u64>>>>,
+    pub(super) grants: RefCell<BTreeMap<u64, Rc<Cell<u64>>>>,
+    /// Memory that their data takes.
     bytes: Cell<u64>,
     next: Cell<u64>,
     /// Of those, how many the pool's space is not enough for.
@@ -46,78 +43,25 @@ pub(crate) struct HoldQueue {
     served: Cell<bool>,
 }
 
-struct Waiter {
+/// One of them.
+pub(super) struct Waiter {
     number: u64,
-    vdisk: Rc<VdiskCore>,
-    need: Need,
+    pub(super) vdisk: Rc<VdiskCore>,
+    pub(super) need: Need,
     /// It waits because its vdisk's policy says so.
     by_policy: bool,
     /// Extents that it may take.
-    granted: Cell<Option<u64>>,
+    pub(super) granted: Cell<Option<u64>>,
     /// It is not to wait any more, and there is no space.
-    refused: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
-}
-
-/// Where a write stands in the queue, once it was held: kept when it has to wait again.
-#[derive(Clone, Copy)]
-pub(super) struct Patience {
-    number: u64,
-    since: Duration,
-    /// When it fails.
-    until: Option<Duration>,
-}
-
-/// What a write lacks.
-pub(super) struct Need {
-    pub(super) extents: u64,
-    /// For what; somebody else's write may have brought the extent meanwhile.
-    pub(super) of: Vec<(VirtualExtent, Blocks)>,
-    pub(super) bytes: u64,
-    pub(super) shortage: Shortage,
-}
-
-/// Extents that a write may take; what it did not take goes back.
-pub(crate) struct Grant<M: Machine> {
-    store: Rc<Store<M>>,
-    account: Rc<Account>,
-    /// Among [`HoldQueue::grants`].
-    number: u64,
-    left: Rc<Cell<u64>>,
-}
-
-impl<M: Machine> Grant<M> {
-    fn new(store: &Rc<Store<M>>, vdisk: &VdiskCore, extents: u64) -> Self {
-        let (number, left) = (store.holds.next_number(), Rc::new(Cell::new(extents)));
-        store.holds.grants.borrow_mut().insert(number, left.clone());
-        Grant { store: store.clone(), account: vdisk.mapping.account.clone(), number, left }
-    }
-
-    /// Whether one of the extents is left.
-    pub(super) fn is_left(&self) -> bool {
-        self.left.get() > 0
-    }
-
-    /// One of the extents was taken.
-    pub(super) fn used(&self) {
-        self.left.set(self.left.get() - 1);
-    }
-}
-
-impl<M: Machine> Drop for Grant<M> {
-    fn drop(&mut self) {
-        self.store.holds.grants.borrow_mut().remove(&self.number);
-        if self.left.get() > 0 {
-            self.store.space.ledger.take_back(&self.account, self.left.get());
-        }
-    }
+    pub(super) refused: Cell<bool>,
+    pub(super) waker: RefCell<Option<Waker>>,
 }
 
 /// A place in the queue; leaves it when it is dropped.
-struct Place<'a, M: Machine> {
+pub(super) struct Place<'a, M: Machine> {
     store: &'a Rc<Store<M>>,
-    waiter: Rc<Waiter>,
-    ticket: Option<&'a Ticket>,
+    pub(super) waiter: Rc<Waiter>,
+    pub(super) ticket: Option<&'a Ticket>,
 }
 
 impl<M: Machine> Drop for Place<'_, M> {
@@ -129,12 +73,12 @@ impl<M: Machine> Drop for Place<'_, M> {
             // Given up in the moment between.
             store.space.ledger.take_back(&waiter.vdisk.mapping.account, extents);
         }
-        let bytes = waiter.need.bytes;
-        queue.bytes.set(queue.bytes.get() - bytes);
-        store.media.machine.buffers().unpark(parked(bytes));
-        waiter.vdisk.held.set((waiter.vdisk.held.get().0 - 1, waiter.vdisk.held.get().1 - bytes));
+        let memory = waiter.need.memory();
+        queue.bytes.set(queue.bytes.get() - memory);
+        store.media.machine.buffers().unpark(memory as usize);
+        waiter.vdisk.held.set((waiter.vdisk.held.get().0 - 1, waiter.vdisk.held.get().1 - memory));
         if let Some(ticket) = self.ticket {
-            ticket.left(bytes);
+            ticket.left(waiter.need.bytes);
         }
         // Somebody behind it may be the first now.
         store.space.ledger.eased.notify();
@@ -142,7 +86,7 @@ impl<M: Machine> Drop for Place<'_, M> {
 }
 
 impl HoldQueue {
-    /// Writes that wait, and their bytes.
+    /// Writes that wait, and the memory in bytes that their data takes.
     pub(crate) fn figures(&self) -> (u64, u64) {
         (self.waiters.borrow().len() as u64, self.bytes.get())
     }
@@ -153,32 +97,32 @@ impl HoldQueue {
         waiters + self.grants.borrow().values().map(|left| left.get()).sum::<u64>()
     }
 
-    /// Shows the bytes that wait, beside those of the writes.
+    /// Shows the memory of those that wait, beside that of the writes.
     pub(crate) fn recount(&self, see: &mut See<'_>) {
-        let bytes = self.waiters.borrow().iter().map(|waiter| waiter.need.bytes).sum();
+        let bytes = self.waiters.borrow().iter().map(|waiter| waiter.need.memory()).sum();
         Figure::show(see, "bytes of held writes", &self.bytes, bytes);
     }
 
-    /// Writes that wait, and their bytes, by vdisk.
+    /// Writes that wait, and their memory, by vdisk.
     pub(crate) fn by_vdisk(&self) -> BTreeMap<VdiskId, (u64, u64)> {
         let mut all: BTreeMap<VdiskId, (u64, u64)> = BTreeMap::new();
         for waiter in &*self.waiters.borrow() {
             let of_it = all.entry(waiter.vdisk.id).or_default();
-            *of_it = (of_it.0 + 1, of_it.1 + waiter.need.bytes);
+            *of_it = (of_it.0 + 1, of_it.1 + waiter.need.memory());
         }
         all
-    }
-
-    /// The next number in the order of coming, and of grants.
-    fn next_number(&self) -> u64 {
-        self.next.set(self.next.get() + 1);
-        self.next.get()
     }
 
     /// Lets all who wait see whether they still should.
     pub(crate) fn look_again(&self) {
         let waiters: Vec<_> = self.waiters.borrow().iter().cloned().collect();
         waiters.iter().for_each(|waiter| waiter.wake());
+    }
+
+    /// The next number in the order of coming, and of grants.
+    pub(super) fn next_number(&self) -> u64 {
+        self.next.set(self.next.get() + 1);
+        self.next.get()
     }
 
     fn remove(&self, number: u64) {
@@ -196,10 +140,9 @@ impl HoldQueue {
         own.map_or(Shortage::PoolFull, |waiter| waiter.need.shortage)
     }
 
-    /// Whether a write of `vdisk` has to wait because others came first. One that would fail instead of waiting takes what is there.
+    /// Whether a write of `vdisk` that may wait has to, because others came first. One that would fail instead takes what is there.
     pub(super) fn is_behind(&self, vdisk: &VdiskCore) -> bool {
-        (vdisk.held.get().0 > 0 || (self.short_of_pool.get() > 0 && vdisk.mapping.account.unfilled() == 0))
-            && vdisk.entry.borrow().policy.on_full != OnFull::Fail
+        vdisk.held.get().0 > 0 || (self.short_of_pool.get() > 0 && vdisk.mapping.account.unfilled() == 0)
     }
 }
 
@@ -216,7 +159,7 @@ impl VdiskCore {
 
 impl Waiter {
     /// Extents that it needs by now.
-    fn lacking(&self) -> u64 {
+    pub(super) fn lacking(&self) -> u64 {
         self.need.of.iter().filter(|&&(at, blocks)| self.vdisk.needs_extent(at, blocks)).count() as u64
     }
 
@@ -233,79 +176,16 @@ impl Waiter {
 }
 
 impl<M: Machine> Store<M> {
-    /// Waits until a write may have what it needs, as long as its vdisk's policy, or how it was asked for, says.
-    ///
-    /// # Errors
-    /// `OutOfSpace` and `QuotaExceeded` when that time is over, or at once; `Cancelled`; those of a vdisk or pool that goes away.
-    pub(super) async fn hold(
-        self: &Rc<Self>,
-        vdisk: &Rc<VdiskCore>,
-        need: Need,
-        asked: &Asked<'_>,
-    ) -> Result<Grant<M>> {
-        let policy = asked.how.on_full.unwrap_or_else(|| vdisk.entry.borrow().policy.on_full);
-        let queue = &self.holds;
-        let buffers = self.media.machine.buffers();
-        let bound = self.hold_bytes_max();
-        let left = bound.saturating_sub(queue.bytes.get());
-        // Twice what is left is a vdisk's share, so that there is always some for others. The memory is that of all pools of the
-        // machine: half of it is always left to I/O that does not wait.
-        let held = vdisk.held.get().1;
-        let fits = need.bytes <= left
-            && (held == 0 || held + need.bytes <= 2 * left)
-            && buffers.parked() + parked(need.bytes) <= buffers.bytes() / 2;
-        // One that was held already keeps its place.
-        let fits = fits || asked.patience.get().is_some();
-        let may_wait = policy != OnFull::Fail && fits;
-        self.note_exhausted(vdisk, &need, may_wait);
-        self.space.note_filling();
-        let time = match policy {
-            OnFull::Hold(time) if fits => time,
-            _ => {
-                if policy != OnFull::Fail {
-                    self.note_overflow(vdisk, &need, bound);
-                }
-                if asked.patience.get().is_some() {
-                    vdisk.waited.set(vdisk.waited.get().saturating_sub(1));
-                }
-                return Err(self.no_space(vdisk, &need));
-            }
-        };
-        let now = self.media.machine.now();
-        if asked.patience.get().is_some() {
-            // What it was granted was not enough, or could not be used: not again and again within one moment.
-            self.media.machine.sleep(AGAIN).await;
-        }
-        let patience = asked.patience.get().unwrap_or_else(|| {
-            self.counters.held(need.bytes);
-            count(&vdisk.waited, 1);
-            Patience { number: queue.next_number(), since: now, until: now.checked_add(time) }
-        });
-        asked.patience.set(Some(patience));
-        let place = self.join(vdisk, need, patience.number, asked.how);
-        let left = patience.until.map_or(Duration::MAX, |until| until.saturating_sub(now));
-        let granted = self.wait(&place, asked, left).await;
-        if !matches!(granted, Ok(Some(_))) {
-            vdisk.waited.set(vdisk.waited.get().saturating_sub(1));
-        }
-        if let Some(extents) = granted? {
-            return Ok(Grant::new(self, vdisk, extents));
-        }
-        let waiter = place.waiter.clone();
-        drop(place);
-        let held_for = self.media.machine.now().saturating_sub(patience.since);
-        self.note_expired(vdisk, &waiter.need, held_for.min(time));
-        Err(self.no_space(vdisk, &waiter.need))
-    }
-
-    fn join<'a>(
+    /// Takes the place in the queue that `number` has.
+    pub(super) fn join<'a>(
         self: &'a Rc<Self>,
         vdisk: &Rc<VdiskCore>,
         need: Need,
         number: u64,
         how: &'a WriteOptions,
     ) -> Place<'a, M> {
-        let (queue, bytes, shortage, ticket) = (&self.holds, need.bytes, need.shortage, how.ticket.as_ref());
+        let (queue, shortage, ticket) = (&self.holds, need.shortage, how.ticket.as_ref());
+        let (bytes, memory) = (need.bytes, need.memory());
         let waiter = Rc::new(Waiter {
             number,
             vdisk: vdisk.clone(),
@@ -319,10 +199,10 @@ impl<M: Machine> Store<M> {
         let at = waiters.partition_point(|other| other.number < number);
         waiters.insert(at, waiter.clone());
         drop(waiters);
-        queue.bytes.set(queue.bytes.get() + bytes);
-        self.media.machine.buffers().park(parked(bytes));
+        queue.bytes.set(queue.bytes.get() + memory);
+        self.media.machine.buffers().park(memory as usize);
         queue.short_of_pool.set(queue.short_of_pool.get() + usize::from(of_pool(shortage)));
-        vdisk.held.set((vdisk.held.get().0 + 1, vdisk.held.get().1 + bytes));
+        vdisk.held.set((vdisk.held.get().0 + 1, vdisk.held.get().1 + memory));
         if let Some(ticket) = ticket {
             ticket.joined(bytes);
         }
@@ -332,38 +212,6 @@ impl<M: Machine> Store<M> {
             self.media.machine.spawn(serve(self.clone()));
         }
         Place { store: self, waiter, ticket }
-    }
-
-    /// Answers the extents that it may take; none when the time is over, or it is not to wait any more.
-    async fn wait(self: &Rc<Self>, place: &Place<'_, M>, asked: &Asked<'_>, time: Duration) -> Result<Option<u64>> {
-        let waiter = &place.waiter;
-        let mut expires = pin!(self.media.machine.sleep(time));
-        let mut cancelled = pin!(async {
-            match place.ticket {
-                Some(ticket) => ticket.cancelled().await,
-                None => std::future::pending().await,
-            }
-        });
-        std::future::poll_fn(|context| {
-            // First: who gave it up may have said so already.
-            if cancelled.as_mut().poll(context).is_ready() {
-                return Poll::Ready(Err(Error::Cancelled));
-            }
-            let there = self.still_there(&waiter.vdisk).and_then(|()| self.still_within(&waiter.vdisk, asked));
-            if let Err(error) = there.and_then(|()| self.writable()) {
-                return Poll::Ready(Err(error));
-            }
-            if let Some(extents) = waiter.granted.take() {
-                return Poll::Ready(Ok(Some(extents)));
-            }
-            if waiter.refused.get() || expires.as_mut().poll(context).is_ready() {
-                // Nobody may have looked at it since it lacks nothing any more.
-                return Poll::Ready(Ok((waiter.lacking() == 0).then_some(0)));
-            }
-            *waiter.waker.borrow_mut() = Some(context.waker().clone());
-            Poll::Pending
-        })
-        .await
     }
 
     /// Grants what can be granted, in order.
@@ -413,34 +261,11 @@ impl<M: Machine> Store<M> {
         self.holds.short_of_pool.set(pool_is_short);
     }
 
-    /// Bytes that held writes may take together.
+    /// Bytes of memory that the data of held writes may take together.
     pub(crate) fn hold_bytes_max(&self) -> u64 {
         let memory = self.media.machine.buffers().bytes() as u64;
         self.policy.borrow().hold_bytes.unwrap_or(memory / 4).min(memory / 2)
     }
-
-    /// The error of a write that gets no space.
-    fn no_space(&self, vdisk: &VdiskCore, need: &Need) -> Error {
-        count(&self.counters.refused_writes, 1);
-        let extent = self.media.extent_bytes;
-        let account = &vdisk.mapping.account;
-        let (pool, needed) = (self.identity.name.clone(), need.extents);
-        let (holder, used, quota) = match (need.shortage, account.tenant()) {
-            (Shortage::VdiskQuota, _) => {
-                (format!("vdisk {pool}/{}", vdisk.name()), account.in_use(), account.quota().unwrap_or(0))
-            }
-            (Shortage::TenantQuota, Some(tenant)) => {
-                (format!("tenant {} in pool {pool}", tenant.name), tenant.used.get(), tenant.quota.get())
-            }
-            _ => return Error::OutOfSpace { pool, needed, free: self.space.available() },
-        };
-        Error::QuotaExceeded { holder, needed: needed * extent, used: used * extent, quota: quota * extent }
-    }
-}
-
-/// Memory behind a write of so many bytes: buffers are powers of two, of a page at least.
-fn parked(bytes: u64) -> usize {
-    bytes.max(PAGE_BYTES as u64).next_power_of_two() as usize
 }
 
 /// Whether it is the pool's space that is not enough.

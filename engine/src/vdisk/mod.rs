@@ -22,6 +22,8 @@ mod status;
 mod store;
 mod straight;
 mod ticket;
+mod wait_for_space;
+mod watch_devices;
 mod write;
 mod zero;
 

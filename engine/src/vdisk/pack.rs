@@ -19,10 +19,10 @@ use std::rc::Rc;
 use futures_util::future::join_all;
 use plimsoll_hardware::{Durability, Frozen, IoError, Machine};
 
-use super::hold::{Grant, Need};
 use super::plan::Refused;
 use super::relocate::{Hold, Relocated};
 use super::ticket::Asked;
+use super::wait_for_space::{Grant, Need};
 use super::write::InFlight;
 use super::{Store, VdiskCore, count};
 use crate::error::Result;
@@ -185,7 +185,7 @@ impl<M: Machine> Store<M> {
             let permit = self.journal.reserve(remap_record_bytes(1)).await;
             let mut permit = permit.map_err(|failure| self.journal_failed(failure))?;
             let Some(hold) = self.claim_whole(vdisk, at, &Word::is_packed).await? else { return Ok(()) };
-            let shortage = match self.take_extent(vdisk, at, grant.as_ref()).await {
+            let shortage = match self.take_extent(vdisk, at, (asked, grant.as_ref())).await {
                 Ok(extent) => {
                     let own = Own { store: self.clone(), vdisk: vdisk.clone(), extent, used: Cell::new(false) };
                     let (leaf, goal, used) = (at.leaf(), Goal::Own, Some(&own.used));
@@ -202,7 +202,7 @@ impl<M: Machine> Store<M> {
             };
             // Who waits for space has nothing that others could need.
             drop((hold, permit, _room, grant.take()));
-            let need = Need { extents: 1, of: vec![(at, Blocks::ALL)], bytes: bytes as u64, shortage };
+            let need = Need { of: vec![(at, Blocks::ALL)], bytes: bytes as u64, shortage };
             grant = Some(self.hold(vdisk, need, asked).await?);
         }
     }

@@ -5,12 +5,13 @@ use std::rc::Rc;
 
 use plimsoll_hardware::{Buffer, Frozen, IoError, Machine};
 
-use super::hold::Grant;
 use super::range::Piece;
+use super::ticket::Asked;
+use super::wait_for_space::Grant;
 use super::{Store, VdiskCore};
 use crate::error::{Error, Result};
 use crate::event::Shortage;
-use crate::format::{Blocks, ExtentId, VirtualExtent, Word};
+use crate::format::{Blocks, ExtentId, OnFull, VirtualExtent, Word};
 use crate::mapping::{Claimed, LostRange, Pattern};
 use crate::space::Rest;
 
@@ -33,6 +34,9 @@ pub(crate) struct ClaimGuard<M: Machine> {
     /// pattern over a whole extent.
     pub(crate) backdrop: Option<(Blocks, Frozen)>,
 }
+
+/// What may take an extent: for whom, and what it was granted when it was held.
+pub(super) type Turn<'a, M> = (&'a Asked<'a>, Option<&'a Grant<M>>);
 
 /// Why a piece was not claimed.
 pub(super) enum Refused {
@@ -121,7 +125,7 @@ impl<M: Machine> Store<M> {
         vdisk: &Rc<VdiskCore>,
         piece: Piece,
         data: &Frozen,
-        grant: Option<&Grant<M>>,
+        (asked, grant): Turn<'_, M>,
     ) -> std::result::Result<Option<ClaimGuard<M>>, Refused> {
         loop {
             let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, piece.at).await;
@@ -158,7 +162,7 @@ impl<M: Machine> Store<M> {
             let extent = match claimed {
                 Claimed::In(extent) => extent,
                 _ => {
-                    let extent = self.take_extent(vdisk, piece.at, grant).await?;
+                    let extent = self.take_extent(vdisk, piece.at, (asked, grant)).await?;
                     guard.blocks = blocks;
                     vdisk.mapping.claims.supply(piece.at, blocks, extent);
                     extent
@@ -177,12 +181,12 @@ impl<M: Machine> Store<M> {
         self: &Rc<Self>,
         vdisk: &VdiskCore,
         at: VirtualExtent,
-        grant: Option<&Grant<M>>,
+        (asked, grant): Turn<'_, M>,
     ) -> std::result::Result<ExtentId, Refused> {
         let account = &vdisk.mapping.account;
         loop {
             let granted = grant.filter(|grant| grant.is_left());
-            if granted.is_none() && self.holds.is_behind(vdisk) {
+            if granted.is_none() && self.holds.is_behind(vdisk) && asked.on_full(vdisk) != OnFull::Fail {
                 let lacking = self.space.shortage(account, 1).unwrap_or_else(|| self.holds.lack_before(vdisk));
                 return Err(Refused::Short(lacking));
             }
@@ -203,7 +207,7 @@ impl<M: Machine> Store<M> {
         }
     }
 
-    /// As [`Store::take_extent`], when there is nothing to wait for.
+    /// As [`Store::take_extent`], when there is nothing to wait for and nobody who waits.
     pub(super) fn take_at_once(&self, vdisk: &VdiskCore, at: VirtualExtent) -> Option<ExtentId> {
         if self.holds.is_behind(vdisk) {
             return None;

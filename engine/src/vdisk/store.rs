@@ -36,7 +36,7 @@ pub(crate) struct VdiskCore {
     pub(crate) detection: Cell<Detection>,
     /// Moves whenever blocks get their first contents.
     pub(crate) first_writes: Cell<u64>,
-    /// Writes that are held, and their bytes.
+    /// Writes that are held, and the memory in bytes that their data takes.
     pub(crate) held: Cell<(u64, u64)>,
     /// Since when there has been no space for its writes.
     pub(crate) exhausted: Cell<Option<Duration>>,

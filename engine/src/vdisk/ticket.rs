@@ -3,7 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::hold::Patience;
+use super::VdiskCore;
+use super::wait_for_space::Patience;
 use crate::format::OnFull;
 use crate::wait::WaitQueue;
 
@@ -30,11 +31,24 @@ pub(super) struct Asked<'a> {
     /// Its offset and bytes, when nothing of it may reach beyond the end of a vdisk that shrinks or goes away meanwhile.
     pub(super) bounds: Option<(u64, u64)>,
     pub(super) patience: Cell<Option<Patience>>,
+    /// Who manages the vdisk wants it, not its guest: it never waits, and is told of a want of space by nothing but its error.
+    pub(super) of_manager: bool,
 }
 
 impl<'a> Asked<'a> {
     pub(super) fn new(how: &'a WriteOptions, bounds: Option<(u64, u64)>) -> Self {
-        Asked { how, bounds, patience: Cell::new(None) }
+        Asked { how, bounds, patience: Cell::new(None), of_manager: false }
+    }
+
+    /// What a manager wants, wherever it lies.
+    pub(super) fn of_manager() -> Asked<'static> {
+        const HOW: &WriteOptions = &WriteOptions { fua: true, on_full: Some(OnFull::Fail), ticket: None };
+        Asked { of_manager: true, ..Asked::new(HOW, None) }
+    }
+
+    /// What becomes of it when there is no space, as it is decided now.
+    pub(super) fn on_full(&self, vdisk: &VdiskCore) -> OnFull {
+        self.how.on_full.unwrap_or_else(|| vdisk.entry.borrow().policy.on_full)
     }
 }
 
@@ -64,7 +78,7 @@ struct Inner {
     /// What waits for writes that may be held.
     behind: Cell<(u32, u64)>,
     changed: WaitQueue,
-    /// Apart from `changed`, which moves with every write: a thousand that wait are not all to look at each.
+    /// Apart from `changed`, which moves with every write: a thousand that wait are not all to look at each one.
     given_up: WaitQueue,
     listener: RefCell<Option<Box<dyn Fn()>>>,
 }
@@ -82,7 +96,7 @@ impl Ticket {
         self.0.held.get().0
     }
 
-    /// Bytes of these.
+    /// Bytes of their data.
     pub fn held_bytes(&self) -> u64 {
         self.0.held.get().1
     }

@@ -12,10 +12,10 @@ use std::rc::Rc;
 use futures_util::future::join_all;
 use plimsoll_hardware::{Durability, Frozen, Machine};
 
-use super::hold::{Grant, Need};
-use super::plan::{ClaimGuard, Refused};
+use super::plan::{ClaimGuard, Refused, Turn};
 use super::range::{Piece, pieces};
 use super::ticket::{Asked, WriteOptions};
+use super::wait_for_space::{Grant, Need};
 use super::{Store, VdiskCore, count};
 use crate::error::{Error, Result};
 use crate::event::Shortage;
@@ -162,7 +162,7 @@ impl<M: Machine> Store<M> {
                     if means.is_none() {
                         means = Some(self.means(parts.len()).await?);
                     }
-                    let mut lacking = self.claim_all(vdisk, parts, &mut claims, &data, None).await?;
+                    let mut lacking = self.claim_all(vdisk, parts, &mut claims, &data, (asked, None)).await?;
                     while let Some(lack) = lacking {
                         // Who waits for space has nothing that others could need.
                         claims.iter_mut().for_each(|claim| drop(claim.take()));
@@ -170,7 +170,8 @@ impl<M: Machine> Store<M> {
                         let grant = self.supply(vdisk, parts, lack, data.len(), asked).await?;
                         self.still_within(vdisk, asked)?;
                         means = Some(self.means(parts.len()).await?);
-                        lacking = self.claim_all(vdisk, parts, &mut claims, &data, grant.as_ref()).await?;
+                        let turn = (asked, grant.as_ref());
+                        lacking = self.claim_all(vdisk, parts, &mut claims, &data, turn).await?;
                     }
                 }
             }
@@ -224,10 +225,10 @@ impl<M: Machine> Store<M> {
         parts: &[Piece],
         claims: &mut [Option<ClaimGuard<M>>],
         data: &Frozen,
-        grant: Option<&Grant<M>>,
+        turn: Turn<'_, M>,
     ) -> Result<Option<Lack>> {
         for (part, claim) in parts.iter().zip(claims) {
-            *claim = match self.claim(vdisk, *part, data, grant).await {
+            *claim = match self.claim(vdisk, *part, data, turn).await {
                 Ok(claim) => claim,
                 Err(Refused::Short(shortage)) => return Ok(Some(Lack::Space(shortage))),
                 Err(Refused::Packed(at)) => return Ok(Some(Lack::OwnExtent(at))),
@@ -241,8 +242,8 @@ impl<M: Machine> Store<M> {
     fn need(&self, vdisk: &VdiskCore, parts: &[Piece], shortage: Shortage, bytes: usize) -> Need {
         let block_bytes = self.media.block_bytes();
         let all = parts.iter().map(|part| (part.at, part.blocks(block_bytes)));
-        let of: Vec<_> = all.filter(|&(at, blocks)| vdisk.needs_extent(at, blocks)).collect();
-        Need { extents: of.len().max(1) as u64, of, bytes: bytes as u64, shortage }
+        let of = all.filter(|&(at, blocks)| vdisk.needs_extent(at, blocks)).collect();
+        Need { of, bytes: bytes as u64, shortage }
     }
 
     /// Its vdisk's size may be cut, or it may be deleted, whenever something is waited for.

@@ -9,7 +9,6 @@ use super::range::{Piece, pieces};
 use super::ticket::{Asked, WriteOptions};
 use super::{Store, VdiskCore, Zeroes};
 use crate::error::Result;
-use crate::format::OnFull;
 
 impl<M: Machine> Store<M> {
     /// Makes a range read as zeros.
@@ -94,7 +93,7 @@ impl<M: Machine> Store<M> {
     }
 
     /// Makes what lies behind the vdisk's end in its last block read as zeros, durably, before the vdisk grows over it. Where that needs
-    /// an extent and there is none it fails at once: who manages vdisks is not to wait as a guest does.
+    /// an extent and there is none it fails at once: who manages vdisks does not wait as a guest does, not even for those that do.
     pub(crate) async fn zero_tail(self: &Rc<Self>, vdisk: &Rc<VdiskCore>) -> Result<()> {
         let (size, block) = (vdisk.size.get(), self.media.block_bytes());
         let length = size.next_multiple_of(block) - size;
@@ -105,8 +104,7 @@ impl<M: Machine> Store<M> {
             return Ok(());
         }
         let zeros = self.media.buffers().zeroed(length as usize).await.freeze();
-        let how = WriteOptions { on_full: Some(OnFull::Fail), ..WriteOptions::default() };
-        self.write_pieces(vdisk, size, zeros, &Asked::new(&how, None), true).await
+        self.write_pieces(vdisk, size, zeros, &Asked::of_manager(), true).await
     }
 
     async fn store_zeros(

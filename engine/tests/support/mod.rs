@@ -1,6 +1,9 @@
 //! What the tests of whole pools share: small worlds, vdisks full of known bytes, and a look at all of them.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses a part of it")]
 
+pub mod contents;
+pub mod full;
+
 use std::collections::BTreeMap;
 
 use plimsoll_engine::{CreatePool, CreateVdisk, OnFull, OpenPool, Pool, VdiskPolicy};

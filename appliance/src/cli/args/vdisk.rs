@@ -135,7 +135,7 @@ pub(in crate::cli) struct VdiskPromises {
     /// The virtual machine it belongs to; empty: none
     #[arg(long, value_name = "NAME")]
     pub(in crate::cli) vm: Option<String>,
-    /// What becomes of writes when there is no space: hold(20s), hold for the usual time, which is the default, or fail
+    /// What becomes of writes when there is no space, those that wait already, too: hold(20s), hold for the usual time, which is the default, or fail
     #[arg(long, value_name = "POLICY", allow_hyphen_values = true)]
     pub(in crate::cli) on_full: Option<String>,
     /// Physical space that is its own whatever others take; none takes it away

@@ -1,5 +1,8 @@
 //! What `/metrics` says of a daemon.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
 use super::*;
 
 fn metrics(dir: &Path) -> String {

@@ -21,7 +21,7 @@ use super::gate::{Gate, write_bytes, write_place};
 use super::inbox::Inbox;
 use super::outbox::{Outbox, Part};
 use super::session::Session;
-use super::status::{self, Status};
+use super::status::{Ending, Status};
 use super::wire::{Cookie, Head, PAYLOAD_MAX, Request, Verb, decode_request};
 use super::worker::{Job, Jobs};
 
@@ -44,7 +44,7 @@ pub(super) struct Connection<M: Machine> {
 /// A WRITE in several pieces. Whoever drops the last share answers.
 pub(super) struct Pieces {
     shares: Cell<u32>,
-    failed: Cell<Option<Status>>,
+    failed: Cell<Option<Ending>>,
 }
 
 impl<M: Machine> Connection<M> {
@@ -76,19 +76,20 @@ impl<M: Machine> Connection<M> {
     async fn read_requests(self: &Rc<Self>, inbox: &mut Inbox) -> io::Result<()> {
         let session = &self.session;
         loop {
-            session.changed.until(|| self.may_read_another() || session.ended()).await;
-            if session.ended() {
+            session.changed.until(|| self.may_read_another() || session.takes_no_more()).await;
+            if session.takes_no_more() {
                 return Ok(());
             }
             let Some(bytes) = inbox.take().await? else { return Ok(()) };
+            if session.takes_no_more() {
+                return Ok(());
+            }
             let request = decode_request(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             if request.verb == Verb::Disconnect {
                 return Ok(());
             }
             session.begin();
-            let verified =
-                if session.draining.get() { Err(status::SHUTTING_DOWN) } else { verify(&request, &self.facts()) };
-            match verified {
+            match verify(&request, &self.facts()) {
                 Ok(Command::Write { span, fua }) => {
                     session.receiving.set(true);
                     let received = self.receive_write(inbox, request.cookie, span, fua).await;
@@ -241,7 +242,7 @@ impl<M: Machine> Connection<M> {
     }
 
     /// Notes how a piece ended, and answers when it was the last.
-    pub(super) fn finish_piece(&self, cookie: Cookie, pieces: &Pieces, failed: Option<Status>) {
+    pub(super) fn finish_piece(&self, cookie: Cookie, pieces: &Pieces, failed: Option<Ending>) {
         if failed.is_some() && pieces.failed.get().is_none() {
             pieces.failed.set(failed);
         }
@@ -249,7 +250,7 @@ impl<M: Machine> Connection<M> {
         if pieces.shares.get() == 0 {
             match pieces.failed.get() {
                 None => self.done(cookie, 0),
-                Some(status) => self.fail(cookie, status, 0),
+                Some(ending) => self.fail(cookie, ending, 0),
             }
         }
     }
@@ -264,11 +265,19 @@ impl<M: Machine> Connection<M> {
         self.answer(cookie, head, None, bytes);
     }
 
-    /// Answers that a request failed.
-    pub(super) fn fail(&self, cookie: Cookie, status: Status, bytes: usize) {
-        let Status { errno, text } = status;
-        let head = if self.structured { Head::Error { errno, text } } else { Head::Simple(Some(errno)) };
-        self.answer(cookie, head, None, bytes);
+    /// Answers that a request failed, or leaves it unanswered; `bytes` of the connection's memory go back. Who has left one request to the
+    /// server that comes next leaves it those behind it, too.
+    pub(super) fn fail(&self, cookie: Cookie, ending: impl Into<Ending>, bytes: usize) {
+        match ending.into() {
+            Ending::Answered(Status { errno, text }) => {
+                let head = if self.structured { Head::Error { errno, text } } else { Head::Simple(Some(errno)) };
+                self.answer(cookie, head, None, bytes);
+            }
+            Ending::Unanswered => {
+                self.session.drain();
+                self.session.release(bytes, 1);
+            }
+        }
     }
 
     /// Sends the last part of an answer.

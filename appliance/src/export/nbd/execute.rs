@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
-use plimsoll_engine::{Error, StatusRange, WriteOptions, Zeroes};
+use plimsoll_engine::{Error, StatusRange, Zeroes};
 use plimsoll_hardware::buffer::PAGE;
 use plimsoll_hardware::{Buffer, Frozen, Machine};
 
@@ -12,7 +12,7 @@ use super::command::{Command, Span};
 use super::connection::{Connection, Pieces};
 use super::gate::{self, Sectors, sectors};
 use super::outbox::Part;
-use super::status::{self, Status};
+use super::status::{self, Ending};
 use super::wire::{Cookie, Head, RANGE_BYTES, encode_range};
 
 /// Reads from here up look for holes first, which are then not read and not sent. Below, looking costs more than it
@@ -51,13 +51,11 @@ pub(super) async fn write<M: Machine>(
     bytes: usize,
     pieces: Option<Rc<Pieces>>,
 ) {
-    let written =
-        gate::write(&connection.vdisk, &connection.gate, connection.sector, span, buffer, &connection.options(fua))
-            .await;
+    let written = gate::write(connection, span, buffer, fua).await;
     let failed = written.err().map(|error| failure(connection, &error));
     match (pieces, failed) {
         (None, None) => connection.done(cookie, bytes),
-        (None, Some(status)) => connection.fail(cookie, status, bytes),
+        (None, Some(ending)) => connection.fail(cookie, ending, bytes),
         (Some(pieces), failed) => {
             connection.session.release(bytes, 0);
             connection.finish_piece(cookie, &pieces, failed);
@@ -65,10 +63,9 @@ pub(super) async fn write<M: Machine>(
     }
 }
 
-fn failure<M: Machine>(connection: &Connection<M>, error: &Error) -> Status {
-    let status = Status::from(error);
+fn failure<M: Machine>(connection: &Connection<M>, error: &Error) -> Ending {
     tracing::debug!(peer = %connection.session.peer, %error, "a request failed");
-    status
+    Ending::from(error)
 }
 
 /// Reads the sectors around `span`, which fit a buffer, into `spare` or else into new memory. Answers the sectors, and
@@ -273,20 +270,20 @@ async fn block_status<M: Machine>(connection: &Connection<M>, cookie: Cookie, sp
 /// Gives back the whole sectors of `span`. A trim is a hint: what is finer stays.
 async fn trim<M: Machine>(connection: &Connection<M>, span: Span, fua: bool) -> Result<(), Error> {
     let Some(middle) = sectors(span, connection.sector).middle else { return Ok(()) };
-    let _pass = connection.gate.pass(middle.clone(), &connection.options(fua)).await?;
+    let _pass = connection.gate.pass(middle.clone(), &connection.held).await?;
     connection.vdisk.discard(middle.start, middle.end - middle.start, fua).await
 }
 
 async fn write_zeroes<M: Machine>(connection: &Connection<M>, span: Span, how: Zeroes, fua: bool) -> Result<(), Error> {
     let Sectors { edges, middle } = sectors(span, connection.sector);
-    let options: WriteOptions = connection.options(fua);
     for edge in edges.into_iter().flatten() {
         let mut buffer = connection.handle.buffers().alloc(gate::write_bytes(edge, connection.sector)).await;
         buffer.fill(0);
-        gate::write(&connection.vdisk, &connection.gate, connection.sector, edge, buffer, &options).await?;
+        gate::write(connection, edge, buffer, fua).await?;
     }
     let Some(middle) = middle else { return Ok(()) };
-    let _pass = connection.gate.pass(middle.clone(), &options).await?;
+    let _pass = connection.gate.pass(middle.clone(), &connection.held).await?;
+    let options = connection.options(fua);
     connection.vdisk.write_zeroes_with(middle.start, middle.end - middle.start, how, &options).await
 }
 

@@ -14,11 +14,12 @@ use std::ops::Range;
 use std::pin::pin;
 
 use futures_util::future::select;
-use plimsoll_engine::{Error, Vdisk, WriteOptions};
+use plimsoll_engine::{Error, Ticket};
 use plimsoll_hardware::{Buffer, Machine};
 use slab::Slab;
 
 use super::command::Span;
+use super::connection::Connection;
 use super::waiters::Waiters;
 
 struct InFlight {
@@ -42,32 +43,28 @@ pub(super) struct Pass<'a> {
 
 impl Gate {
     /// For a change of whole sectors: waits for fine writes in the way.
-    pub(super) async fn pass(&self, bytes: Range<u64>, how: &WriteOptions) -> Result<Pass<'_>, Error> {
+    pub(super) async fn pass(&self, bytes: Range<u64>, held: &Ticket) -> Result<Pass<'_>, Error> {
         if self.fine.get() > 0 {
-            self.wait(&bytes, true, how).await?;
+            self.wait(&bytes, true, held).await?;
         }
         Ok(self.enter(bytes, false))
     }
 
     /// For a write finer than its sectors: waits for every change in the way.
-    async fn pass_fine(&self, bytes: Range<u64>, how: &WriteOptions) -> Result<Pass<'_>, Error> {
-        self.wait(&bytes, false, how).await?;
+    async fn pass_fine(&self, bytes: Range<u64>, held: &Ticket) -> Result<Pass<'_>, Error> {
+        self.wait(&bytes, false, held).await?;
         self.fine.set(self.fine.get() + 1);
         Ok(self.enter(bytes, true))
     }
 
-    async fn wait(&self, bytes: &Range<u64>, only_fine: bool, how: &WriteOptions) -> Result<(), Error> {
+    async fn wait(&self, bytes: &Range<u64>, only_fine: bool, held: &Ticket) -> Result<(), Error> {
         if !self.meets(bytes, only_fine) {
             return Ok(());
         }
-        let Some(ticket) = &how.ticket else {
-            self.changed.until(|| !self.meets(bytes, only_fine)).await;
-            return Ok(());
-        };
-        let _behind = ticket.behind(bytes.end - bytes.start);
+        let _behind = held.behind(bytes.end - bytes.start);
         let free = pin!(self.changed.until(|| !self.meets(bytes, only_fine)));
-        select(free, pin!(ticket.cancelled())).await;
-        if ticket.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+        select(free, pin!(held.cancelled())).await;
+        if held.is_cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }
 
     fn meets(&self, bytes: &Range<u64>, only_fine: bool) -> bool {
@@ -110,19 +107,19 @@ pub(super) fn write_place(span: Span, sector: u32) -> Range<usize> {
 
 /// Writes `span` out of a buffer laid out as [`write_bytes`] says.
 pub(super) async fn write<M: Machine>(
-    vdisk: &Vdisk<M>,
-    gate: &Gate,
-    sector: u32,
+    connection: &Connection<M>,
     span: Span,
     mut buffer: Buffer,
-    how: &WriteOptions,
+    fua: bool,
 ) -> Result<(), Error> {
+    let Connection { vdisk, gate, sector, held, .. } = connection;
+    let (sector, how) = (*sector, connection.options(fua));
     if span.is_aligned(sector) {
-        let _pass = gate.pass(span.offset..span.end(), how).await?;
-        return vdisk.write_with(span.offset, buffer.freeze(), how).await;
+        let _pass = gate.pass(span.offset..span.end(), held).await?;
+        return vdisk.write_with(span.offset, buffer.freeze(), &how).await;
     }
     let (start, end) = span.widened(sector);
-    let _pass = gate.pass_fine(start..end, how).await?;
+    let _pass = gate.pass_fine(start..end, held).await?;
     let place = write_place(span, sector);
     let mut data = buffer.split_to((end - start) as usize);
     if place.start > 0 {
@@ -134,7 +131,7 @@ pub(super) async fn write<M: Machine>(
         let keep = data.len() - place.end;
         data[place.end..].copy_from_slice(&after[sector as usize - keep..]);
     }
-    vdisk.write_with(start, data.freeze(), how).await
+    vdisk.write_with(start, data.freeze(), &how).await
 }
 
 /// A span as at most two fine edges and the whole sectors between them.

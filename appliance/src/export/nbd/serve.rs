@@ -126,9 +126,10 @@ impl<M: Machine> NbdServerHandle<M> {
         ids.len()
     }
 
-    /// Stops: nobody is accepted any more, requests that were read are answered, new ones are refused with ESHUTDOWN,
-    /// and every connection is closed when its last answer was taken, or after `grace`. Answers whether all requests
-    /// had ended by twice that time.
+    /// Stops: nobody is accepted any more, requests that were read are answered, no new ones are read, and every connection
+    /// is closed when its last answer was taken, or after `grace`. Writes that wait for space are given up and not answered:
+    /// a client that reconnects sends them again to whoever serves the export then. Answers whether all requests had ended by
+    /// twice that time.
     pub async fn stop(&self, grace: Duration) -> bool {
         let server = &self.server;
         server.stopping.set(true);

@@ -49,8 +49,8 @@ pub(super) struct Session {
     pub(super) bytes: Cell<usize>,
     pub(super) read_bytes: Cell<u64>,
     pub(super) written_bytes: Cell<u64>,
-    /// New requests are refused and the connection ends when the others are answered.
-    pub(super) draining: Cell<bool>,
+    /// No new request is read, and the connection ends when the others are answered.
+    draining: Cell<bool>,
     ended: Cell<bool>,
     /// A hand on its writes that wait for space: they are given up with it.
     pub(super) held: RefCell<Ticket>,
@@ -113,6 +113,11 @@ impl Session {
         self.ended.get()
     }
 
+    /// Whether no further request is read.
+    pub(super) fn takes_no_more(&self) -> bool {
+        self.ended.get() || self.draining.get()
+    }
+
     /// Whether some of its writes wait for space, or for others that do.
     pub(super) fn has_held_writes(&self) -> bool {
         let held = self.held.borrow();
@@ -130,7 +135,7 @@ impl Session {
         }
     }
 
-    /// Answers what was read, refuses what comes, then closes.
+    /// Answers what was read, but for writes that wait for space, then closes.
     pub(super) fn drain(&self) {
         self.draining.set(true);
         self.held.borrow().cancel();

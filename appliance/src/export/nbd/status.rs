@@ -40,8 +40,6 @@ pub const BEYOND_END: Status = status(Errno::Inval, "beyond the end of the expor
 pub const WRITE_BEYOND_END: Status = status(Errno::NoSpc, "beyond the end of the export");
 /// FAST_ZERO where zeros would have to be written.
 pub const NOT_FAST: Status = status(Errno::NotSup, "zeros would have to be written as data");
-/// The server is going away.
-pub const SHUTTING_DOWN: Status = status(Errno::Shutdown, "the server is shutting down");
 /// A broken answer from below that has no better name.
 pub const INTERNAL: Status = status(Errno::Io, "input/output error");
 
@@ -53,21 +51,43 @@ fn of_device(failure: &IoError) -> Status {
     }
 }
 
-impl From<&Error> for Status {
+/// How a request that was not carried out ends for its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It is answered.
+    Answered(Status),
+    /// It is not, and its connection is closed. A server that goes may answer what it does not finish with ESHUTDOWN (NBD protocol,
+    /// "Terminating the transmission phase"), but to a guest any answer is an input/output error. What has none is sent again by a
+    /// client that reconnects, to the server that comes then.
+    Unanswered,
+}
+
+impl From<Status> for Ending {
+    fn from(status: Status) -> Self {
+        Ending::Answered(status)
+    }
+}
+
+impl From<&Error> for Ending {
     fn from(error: &Error) -> Self {
         match error {
-            Error::OutOfSpace { .. } => status(Errno::NoSpc, "the pool is out of space"),
-            Error::QuotaExceeded { .. } => status(Errno::NoSpc, "the quota is used up"),
-            Error::Cancelled => SHUTTING_DOWN,
-            // A pool that a device's failure made read-only answers like the first who met the failure.
-            Error::Device(failure) | Error::ReadOnly { cause: Some(failure), .. } => of_device(failure),
-            Error::Damaged { .. } => status(Errno::Io, "the mapping of this range is damaged"),
-            Error::InvalidRequest { .. } | Error::InvalidArgument(_) => status(Errno::Inval, "invalid request"),
-            Error::ReadOnly { cause: None, .. } => status(Errno::Perm, "the pool is read-only"),
-            Error::Closing(_) => SHUTTING_DOWN,
-            Error::NotFound { .. } => status(Errno::Shutdown, "the vdisk was deleted"),
-            _ => INTERNAL,
+            Error::Cancelled | Error::Closing(_) => Ending::Unanswered,
+            error => Ending::Answered(answer(error)),
         }
+    }
+}
+
+fn answer(error: &Error) -> Status {
+    match error {
+        Error::OutOfSpace { .. } => status(Errno::NoSpc, "the pool is out of space"),
+        Error::QuotaExceeded { .. } => status(Errno::NoSpc, "the quota is used up"),
+        // A pool that a device's failure made read-only answers like the first who met the failure.
+        Error::Device(failure) | Error::ReadOnly { cause: Some(failure), .. } => of_device(failure),
+        Error::Damaged { .. } => status(Errno::Io, "the mapping of this range is damaged"),
+        Error::InvalidRequest { .. } | Error::InvalidArgument(_) => status(Errno::Inval, "invalid request"),
+        Error::ReadOnly { cause: None, .. } => status(Errno::Perm, "the pool is read-only"),
+        Error::NotFound { .. } => status(Errno::Shutdown, "the vdisk was deleted"),
+        _ => INTERNAL,
     }
 }
 
@@ -78,16 +98,27 @@ mod tests {
     #[test]
     fn no_space_is_never_an_input_output_error_and_an_input_output_error_never_no_space() {
         let no_space = Error::OutOfSpace { pool: "tank".into(), needed: 1, free: 0 };
-        assert_eq!(Status::from(&no_space).errno, Errno::NoSpc);
-        assert_eq!(Status::from(&Error::Device(IoError::NoSpace { path: "/p".into() })).errno, Errno::NoSpc);
-        assert_eq!(Status::from(&Error::Device(IoError::Gone { path: "/p".into() })).errno, Errno::Io);
+        assert_eq!(errno(&no_space), Some(Errno::NoSpc));
+        assert_eq!(errno(&Error::Device(IoError::NoSpace { path: "/p".into() })), Some(Errno::NoSpc));
+        assert_eq!(errno(&Error::Device(IoError::Gone { path: "/p".into() })), Some(Errno::Io));
         let damaged = Error::Damaged { vdisk: "tank/db1".into(), offset: 0, length: 4096 };
-        assert_eq!(Status::from(&damaged).errno, Errno::Io);
-        assert_eq!(Status::from(&Error::Closing("tank".into())).errno, Errno::Shutdown);
-        let read_only =
-            |cause| Status::from(&Error::ReadOnly { pool: "tank".into(), reason: String::new(), cause }).errno;
-        assert_eq!(read_only(None), Errno::Perm);
-        assert_eq!(read_only(Some(IoError::NoSpace { path: "/p".into() })), Errno::NoSpc);
-        assert_eq!(read_only(Some(IoError::Gone { path: "/p".into() })), Errno::Io);
+        assert_eq!(errno(&damaged), Some(Errno::Io));
+        let read_only = |cause| errno(&Error::ReadOnly { pool: "tank".into(), reason: String::new(), cause });
+        assert_eq!(read_only(None), Some(Errno::Perm));
+        assert_eq!(read_only(Some(IoError::NoSpace { path: "/p".into() })), Some(Errno::NoSpc));
+        assert_eq!(read_only(Some(IoError::Gone { path: "/p".into() })), Some(Errno::Io));
+    }
+
+    #[test]
+    fn what_a_server_that_goes_has_not_done_is_not_answered() {
+        assert_eq!(errno(&Error::Cancelled), None);
+        assert_eq!(errno(&Error::Closing("tank".into())), None);
+    }
+
+    fn errno(error: &Error) -> Option<Errno> {
+        match Ending::from(error) {
+            Ending::Answered(status) => Some(status.errno),
+            Ending::Unanswered => None,
+        }
     }
 }

@@ -3,6 +3,7 @@
 mod client;
 mod ending;
 mod handshake;
+mod held;
 mod hostile;
 mod many;
 mod rig;

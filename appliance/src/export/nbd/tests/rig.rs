@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use plimsoll_engine::{CreatePool, CreateVdisk, Pool};
+use plimsoll_engine::{CreatePool, CreateVdisk, OnFull, OpenPool, Pool, VdiskPolicy};
 use plimsoll_hardware::reactor::{Handle, Listener, MailboxSender, Peer, Reactor, ReactorConfig, mailbox};
 use plimsoll_hardware::{Machine, OpenOptions};
 
@@ -29,6 +29,10 @@ pub(super) enum Order {
     Connections(mpsc::Sender<Vec<ConnectionInfo>>),
     FreeBytes(mpsc::Sender<usize>),
     JournalCommits(mpsc::Sender<u64>),
+    /// What [`SMALL_SECTORS`] may take; beyond that its writes are held for longer than a test lasts.
+    Quota(u64, mpsc::Sender<()>),
+    HeldWrites(mpsc::Sender<u64>),
+    ClosePool(mpsc::Sender<()>),
 }
 
 pub(super) struct Rig {
@@ -37,7 +41,7 @@ pub(super) struct Rig {
     pub(super) address: SocketAddr,
     orders: Option<MailboxSender<Order>>,
     thread: Option<JoinHandle<()>>,
-    _directory: tempfile::TempDir,
+    directory: Option<tempfile::TempDir>,
 }
 
 struct Tank {
@@ -74,9 +78,22 @@ impl Rig {
     /// With a pool of about `device_bytes`.
     pub(super) fn on(device_bytes: u64, limits: NbdLimits, buffer_bytes: usize) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = directory.path().join("nbd.sock");
         let device = directory.path().join("device");
         std::fs::File::create(&device).and_then(|file| file.set_len(device_bytes)).expect("a sparse file");
+        Self::serve(directory, limits, buffer_bytes, true)
+    }
+
+    /// Closes the pool, and starts another server on what it left.
+    pub(super) fn again(mut self) -> Self {
+        self.order(Order::ClosePool);
+        self.end();
+        let directory = self.directory.take().expect("where the pool is");
+        Self::serve(directory, NbdLimits::default(), 64 << 20, false)
+    }
+
+    fn serve(directory: tempfile::TempDir, limits: NbdLimits, buffer_bytes: usize, is_first: bool) -> Self {
+        let path = directory.path().join("nbd.sock");
+        let device = directory.path().join("device");
         let (ready, is_ready) = mpsc::channel();
         let socket = path.clone();
         let thread = std::thread::spawn(move || {
@@ -85,17 +102,11 @@ impl Rig {
             reactor.block_on(async {
                 let options = OpenOptions { buffered: true, ..Default::default() };
                 let device = handle.open_device(&device, options).await.expect("the device");
-                let pool = Pool::create(&handle, CreatePool::named("tank"), vec![device]).await.expect("a pool");
-                for (name, sector) in [("small", 512), ("large", 4096)] {
-                    let spec = CreateVdisk {
-                        name: name.into(),
-                        size: SIZE,
-                        sector,
-                        write_through: false,
-                        policy: Default::default(),
-                    };
-                    pool.create_vdisk(spec).await.expect("a vdisk");
-                }
+                let pool = if is_first {
+                    create(&handle, device).await
+                } else {
+                    Pool::open(&handle, OpenPool::default(), vec![device]).await.expect("the pool")
+                };
                 let listener = Listener::bind_unix(&handle, &socket).expect("a socket");
                 let tank = Rc::new(Tank { pool: pool.clone() });
                 let server = NbdServer::start(handle.clone(), listener, tank, limits);
@@ -112,12 +123,23 @@ impl Rig {
                         Order::Connections(done) => done.send(server.connections()).is_ok(),
                         Order::JournalCommits(done) => done.send(pool.info().counters.journal_commits).is_ok(),
                         Order::FreeBytes(done) => done.send(handle.buffers().free_bytes()).is_ok(),
+                        Order::Quota(bytes, done) => {
+                            let on_full = OnFull::Hold(Duration::from_secs(600));
+                            let policy = VdiskPolicy { quota: Some(bytes), on_full, ..VdiskPolicy::default() };
+                            pool.set_vdisk_policy("small", policy).await.expect("a quota");
+                            done.send(()).is_ok()
+                        }
+                        Order::HeldWrites(done) => done.send(pool.info().held_writes).is_ok(),
+                        Order::ClosePool(done) => {
+                            pool.close().await.expect("a close");
+                            done.send(()).is_ok()
+                        }
                     };
                 }
             });
         });
         let (orders, address) = is_ready.recv().expect("the server starts");
-        Self { path, address, orders: Some(orders), thread: Some(thread), _directory: directory }
+        Self { path, address, orders: Some(orders), thread: Some(thread), directory: Some(directory) }
     }
 
     pub(super) fn socket(&self) -> UnixStream {
@@ -162,6 +184,15 @@ impl Rig {
         self.order(Order::Connections)
     }
 
+    /// Waits until so many writes wait for space.
+    pub(super) fn until_held(&self, writes: u64) {
+        let start = Instant::now();
+        while self.order(Order::HeldWrites) != writes {
+            assert!(start.elapsed() < Duration::from_secs(20), "{} writes are held", self.order(Order::HeldWrites));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits until `condition` holds of the connections.
     pub(super) fn until(&self, what: &str, condition: impl Fn(&[ConnectionInfo]) -> bool) {
         let start = Instant::now();
@@ -174,14 +205,28 @@ impl Rig {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+
+    fn end(&mut self) {
+        drop(self.orders.take());
+        let ended = self.thread.take().map(JoinHandle::join);
+        if !std::thread::panicking() {
+            assert!(matches!(ended, None | Some(Ok(()))), "the server panicked");
+        }
+    }
 }
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        drop(self.orders.take());
-        let ended = self.thread.take().map(JoinHandle::join);
-        if !std::thread::panicking() {
-            assert!(matches!(ended, Some(Ok(()))), "the server panicked");
-        }
+        self.end();
     }
+}
+
+async fn create(handle: &Handle, device: <Handle as Machine>::Device) -> Pool<Handle> {
+    let pool = Pool::create(handle, CreatePool::named("tank"), vec![device]).await.expect("a pool");
+    for (name, sector) in [("small", 512), ("large", 4096)] {
+        let policy = VdiskPolicy::default();
+        let spec = CreateVdisk { name: name.into(), size: SIZE, sector, write_through: false, policy };
+        pool.create_vdisk(spec).await.expect("a vdisk");
+    }
+    pool
 }
