@@ -2,8 +2,10 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use super::*;
+use crate::model::Severity;
 
 fn metrics(dir: &Path) -> String {
     let mut socket = UnixStream::connect(control_socket(dir)).unwrap();

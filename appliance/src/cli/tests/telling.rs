@@ -2,12 +2,11 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{DEVICE_BYTES, Daemon};
+use super::Daemon;
 use crate::event::NewEvent;
 use crate::model::Severity;
 use crate::node::directory::control_socket;
@@ -109,28 +108,4 @@ fn events_are_listed_shown_and_acknowledged() {
     assert_eq!(daemon.send("POST", acknowledge, json!({})), Err("invalid-request".into()));
     let open_ones = daemon.get("/api/v1/events?unacknowledged=true&severity=critical");
     assert_eq!(open_ones["items"].as_array().map(Vec::len), Some(2));
-}
-
-#[test]
-fn a_webhook_that_takes_nothing_shows_in_the_metrics() {
-    let dir = tempfile::tempdir().unwrap();
-    let daemon = Daemon::start(dir.path());
-    // Nobody listens there.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let webhook = json!({"name": "ops", "url": format!("http://{nobody}/"), "secret": "0123456789abcdef"});
-    daemon.send("POST", "/api/v1/webhooks", webhook).unwrap();
-    daemon.tell(1, Severity::Warning);
-    let begin = Instant::now();
-    while daemon.get("/api/v1/webhooks/ops")["state"] != "failing" {
-        assert!(begin.elapsed() < Duration::from_secs(10), "{}", daemon.get("/api/v1/webhooks/ops"));
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    let text = metrics(dir.path());
-    for line in [
-        "plimsoll_webhook_failing{webhook=\"ops\"} 1.0",
-        "plimsoll_webhook_events_behind{webhook=\"ops\"} 1.0",
-        "plimsoll_webhook_events_given_up_total{webhook=\"ops\"} 0",
-    ] {
-        assert!(text.contains(line), "no {line} in {text}");
-    }
 }
