@@ -4,6 +4,7 @@ mod crashes;
 mod durability;
 mod executor;
 mod faults;
+mod full;
 mod memory;
 mod model;
 mod speed;
