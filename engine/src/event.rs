@@ -104,6 +104,8 @@ pub enum Shortage {
     TenantQuota,
     /// What is free is reserved by others.
     Reserved,
+    /// The pool has some, and what is below has no room for it: devices are files in a file system that is full.
+    DeviceFull,
 }
 
 /// A limit that was set below what is in use. Nothing is lost by that; nothing more is granted.
@@ -158,6 +160,8 @@ pub enum SpaceEvent {
         needed_bytes: u64,
         /// Why there is none.
         cause: Shortage,
+        /// The device that is full, where that is the cause.
+        device: Option<String>,
         /// The write waits; otherwise it failed.
         held: bool,
     },
@@ -232,6 +236,8 @@ pub enum SpaceEvent {
         errors: u64,
         /// What the first of them says.
         reason: String,
+        /// It is not the device that fails: the file system that it is a file of is full, and metadata waits for room there.
+        full: bool,
     },
     /// The pool takes no writes, or takes them again.
     ReadOnly {

@@ -370,7 +370,9 @@ fn a_device_that_fails_and_a_pool_that_takes_no_writes_are_told_of_until_it_does
         told(&pool, &m).await
     });
     let devices = failed.iter().filter_map(|event| match event {
-        SpaceEvent::DeviceErrors { device, errors, reason } => Some((device.as_str(), *errors, reason.as_str())),
+        SpaceEvent::DeviceErrors { device, errors, reason, full: false } => {
+            Some((device.as_str(), *errors, reason.as_str()))
+        }
         _ => None,
     });
     let devices: Vec<_> = devices.collect();

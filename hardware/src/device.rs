@@ -111,4 +111,11 @@ pub trait Device: 'static {
 
     /// Makes a range read as zeros, by the device's own means where it has them.
     fn write_zeroes(&self, offset: u64, length: u64) -> impl Future<Output = Result<(), IoError>>;
+
+    /// Has a file's file system keep space for a range, so that writes to it do not meet a full one. What the range reads stays. Nothing
+    /// to do for a block device, nor where the file system has no means for it.
+    ///
+    /// # Errors
+    /// `NoSpace` when there is none; those of a write.
+    fn allocate(&self, offset: u64, length: u64) -> impl Future<Output = Result<(), IoError>>;
 }

@@ -56,6 +56,23 @@ impl ReadOnlyMount {
     }
 }
 
+/// A file system of its own in memory.
+#[derive(Debug)]
+pub struct Tmpfs {
+    _undo: Undo,
+}
+
+impl Tmpfs {
+    /// Mounts one that has room for so many bytes on `folder`.
+    ///
+    /// # Panics
+    /// It cannot be mounted.
+    pub fn on(folder: &Path, bytes: u64) -> Self {
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs", text(folder)]);
+        Self { _undo: Undo("umount", vec!["--lazy".into(), text(folder).to_owned()]) }
+    }
+}
+
 fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(

@@ -21,8 +21,8 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
             threshold(pool, subject, *measure, *level, (*used_bytes, *total_bytes), *rising)
         }
         SpaceEvent::Forecast { .. } => forecast(pool, event),
-        SpaceEvent::Exhausted { vdisk, needed_bytes, cause, held } => {
-            exhausted(pool, vdisk, *needed_bytes, *cause, *held)
+        SpaceEvent::Exhausted { vdisk, needed_bytes, cause, device, held } => {
+            exhausted(pool, vdisk, *needed_bytes, (*cause, device.as_deref()), *held)
         }
         SpaceEvent::Resumed { vdisk, lasted, writes, expired, expired_bytes } => {
             let failed = match expired {
@@ -83,7 +83,17 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
         SpaceEvent::LimitExceeded { subject, limit, used_bytes, limit_bytes, rising } => {
             limit_exceeded(pool, subject, *limit, (*used_bytes, *limit_bytes), *rising)
         }
-        SpaceEvent::DeviceErrors { device, errors, reason } => NewEvent::new(Severity::Critical, "device-errors", pool)
+        SpaceEvent::DeviceErrors { device, full: true, .. } => NewEvent::new(Severity::Critical, "device-full", pool)
+            .detail("device", device.as_str())
+            .cause(format!(
+                "the file system of {device} is full, and metadata of pool {pool} waits for room there: first writes go on as long \
+                 as the journal has some"
+            ))
+            .advice(format!(
+                "Free space in the file system of {device}, or add a device that is elsewhere ({}).",
+                add(pool)
+            )),
+        SpaceEvent::DeviceErrors { device, errors, reason, .. } => NewEvent::new(Severity::Critical, "device-errors", pool)
             .figure("errors", *errors)
             .detail("device", device.as_str())
             .cause(format!(
@@ -243,7 +253,13 @@ fn forecast(pool: &str, event: &SpaceEvent) -> NewEvent {
     ))
 }
 
-fn exhausted(pool: &str, vdisk: &VdiskName, needed: u64, cause: Shortage, held: bool) -> NewEvent {
+fn exhausted(
+    pool: &str,
+    vdisk: &VdiskName,
+    needed: u64,
+    (cause, device): (Shortage, Option<&str>),
+    held: bool,
+) -> NewEvent {
     let object = format!("{pool}/{}", vdisk.name);
     let (why, advice) = match cause {
         Shortage::PoolFull => (
@@ -268,12 +284,23 @@ fn exhausted(pool: &str, vdisk: &VdiskName, needed: u64, cause: Shortage, held: 
             format!("what is free in pool {pool} is reserved by others"),
             format!("Add a device ({}), or lower a reservation (plimsoll vdisk list --pool {pool}).", add(pool)),
         ),
+        Shortage::DeviceFull => {
+            let device = device.unwrap_or("a device of the pool");
+            (
+                format!("pool {pool} has space, but the file system of {device} is full"),
+                format!(
+                    "Free space in the file system of {device}, or add a device that is elsewhere ({}).",
+                    add(pool)
+                ),
+            )
+        }
     };
     let name = match cause {
         Shortage::PoolFull => "pool-full",
         Shortage::VdiskQuota => "vdisk-quota",
         Shortage::TenantQuota => "tenant-quota",
         Shortage::Reserved => "reserved",
+        Shortage::DeviceFull => "device-full",
     };
     let vm = vdisk.vm.as_ref().map(|vm| format!(" (VM {vm})")).unwrap_or_default();
     let done = if held { "is held" } else { "failed as \"no space\"" };

@@ -86,4 +86,8 @@ impl Device for MemoryDevice {
         self.memory.borrow_mut()[start..start + length as usize].fill(0);
         Ok(())
     }
+
+    async fn allocate(&self, _offset: u64, _length: u64) -> Result<(), IoError> {
+        Ok(())
+    }
 }

@@ -16,6 +16,8 @@ pub(crate) struct Disk<D> {
     flushed: Cell<u64>,
     /// A flush or a write with FUA failed: what the device had not flushed may be lost, and it would not say so again.
     doubtful: Cell<bool>,
+    /// The file system that it is a file of had no room for it when it was asked last.
+    full: Cell<bool>,
     /// What is told when it fails, and that it may have lost what it had not flushed: when it vanishes, or fails to make something durable.
     trouble: Rc<Trouble>,
 }
@@ -30,6 +32,8 @@ pub(crate) struct Drive<D> {
     pub(crate) extent_base: u64,
     pub(crate) extents_page: u64,
     extents: Cell<u64>,
+    /// No root names it yet.
+    joining: Cell<bool>,
 }
 
 impl<D> Drive<D> {
@@ -41,7 +45,17 @@ impl<D> Drive<D> {
             extents_page: slot.extents_page,
             extents: Cell::new(slot.extents),
             slot: Cell::new(slot),
+            joining: Cell::new(false),
         }
+    }
+
+    /// Whether only the root that will name it may need it.
+    pub(crate) fn is_joining(&self) -> bool {
+        self.joining.get()
+    }
+
+    pub(crate) fn set_joining(&self, joining: bool) {
+        self.joining.set(joining);
     }
 
     pub(crate) fn slot(&self) -> DeviceSlot {
@@ -89,8 +103,8 @@ impl<D: Device> std::ops::Deref for Drive<D> {
 impl<D: Device> Disk<D> {
     pub(crate) fn new(device: D, trouble: &Rc<Trouble>) -> Rc<Self> {
         // What a former life wrote may still be in the device's cache.
-        let (written, flushed, doubtful) = (Cell::new(1), Cell::new(0), Cell::new(false));
-        Rc::new(Disk { device, written, flushed, doubtful, trouble: trouble.clone() })
+        let (written, flushed, doubtful, full) = (Cell::new(1), Cell::new(0), Cell::new(false), Cell::new(false));
+        Rc::new(Disk { device, written, flushed, doubtful, full, trouble: trouble.clone() })
     }
 
     pub(crate) async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer, IoError> {
@@ -106,14 +120,32 @@ impl<D: Device> Disk<D> {
         result
     }
 
+    /// Has what it is on keep space for a range.
+    pub(crate) async fn allocate(&self, offset: u64, length: u64) -> Result<(), IoError> {
+        self.noted(self.device.allocate(offset, length).await)
+    }
+
+    /// Whether it had no room when it was asked last.
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.get()
+    }
+
+    /// It may have room again.
+    pub(crate) fn try_again(&self) {
+        self.full.set(false);
+    }
+
     /// How large it is now.
     pub(crate) fn measure(&self) -> Result<u64, IoError> {
         self.noted(self.device.measure())
     }
 
     fn noted<T>(&self, result: Result<T, IoError>) -> Result<T, IoError> {
-        if let Err(error) = &result {
-            self.trouble.note(&self.device.geometry().path, error);
+        match &result {
+            // The device is not to blame, and who needed the space waits and tells.
+            Err(IoError::NoSpace { .. }) => self.full.set(true),
+            Err(error) => self.trouble.note(&self.device.geometry().path, error),
+            Ok(_) => {}
         }
         result
     }

@@ -33,7 +33,7 @@ struct Failing {
     /// Operations that failed and were not told of.
     errors: u64,
     /// The first of them.
-    first: String,
+    first: Option<IoError>,
     told_at: Option<Duration>,
 }
 
@@ -42,7 +42,7 @@ pub(crate) struct DeviceErrors {
     pub(crate) path: String,
     pub(crate) errors: u64,
     /// What the first of them says.
-    pub(crate) first: String,
+    pub(crate) first: IoError,
 }
 
 impl Trouble {
@@ -73,17 +73,15 @@ impl Trouble {
 
     /// An operation of the device at `path` failed.
     #[cold]
-    pub(super) fn note(&self, path: &str, error: &IoError) {
+    pub(crate) fn note(&self, path: &str, error: &IoError) {
         if matches!(error, IoError::Gone { .. }) {
             let _ = self.gone.set(error.clone());
             self.lose();
         }
         let mut all = self.failing.borrow_mut();
-        let new = || Failing { errors: 0, first: String::new(), told_at: None };
+        let new = || Failing { errors: 0, first: None, told_at: None };
         let failing = all.entry(path.to_owned()).or_insert_with(new);
-        if failing.errors == 0 {
-            failing.first = error.to_string();
-        }
+        failing.first.get_or_insert_with(|| error.clone());
         failing.errors += 1;
         drop(all);
         self.noticed.notify();
@@ -95,10 +93,10 @@ impl Trouble {
         let due = all.iter_mut().filter(|(_, failing)| {
             failing.errors > 0 && failing.told_at.is_none_or(|told| now.saturating_sub(told) >= AGAIN)
         });
-        due.map(|(path, failing)| {
+        due.filter_map(|(path, failing)| {
             failing.told_at = Some(now);
-            let (errors, first) = (std::mem::take(&mut failing.errors), std::mem::take(&mut failing.first));
-            DeviceErrors { path: path.clone(), errors, first }
+            let errors = std::mem::take(&mut failing.errors);
+            failing.first.take().map(|first| DeviceErrors { path: path.clone(), errors, first })
         })
         .collect()
     }
@@ -114,7 +112,7 @@ mod tests {
         let error = |operation| IoError::Failed { path: "/d".into(), operation, offset: 0, reason: "bad".into() };
         let due = |at| {
             let due = trouble.take_due(Duration::from_secs(at)).into_iter();
-            due.map(|due| (due.path, due.errors, due.first)).collect::<Vec<_>>()
+            due.map(|due| (due.path, due.errors, due.first.to_string())).collect::<Vec<_>>()
         };
         assert_eq!(due(0), []);
         trouble.note("/d", &error("read"));

@@ -22,7 +22,7 @@ use crate::format::{
     TablePage, TreeRoot, VdiskId,
 };
 use crate::journal::JournalFailed;
-use crate::space::Space;
+use crate::space::{NoMetaSpace, Space};
 use crate::tree::{Sealer, Tree};
 use crate::vdisk::{Store, VdiskCore, count};
 
@@ -74,9 +74,7 @@ impl<M: Machine> Store<M> {
         // What was freed before the cut is durable now, and may be what the new pages need.
         self.release_freed();
         let generation = self.root.borrow().generation + 1;
-        if self.space.prepare_meta(snapshot.pages).await.is_err() {
-            return Err(self.give_up(self.no_meta_space()));
-        }
+        self.make_places(snapshot.pages).await.map_err(|error| self.give_up(error))?;
         let roots = self.write_trees(&snapshot, generation).await;
         let (groups, table, patterns, roots) = roots.map_err(|error| self.give_up(error))?;
         let changes = self.space.meta_changes().await;
@@ -197,7 +195,7 @@ impl<M: Machine> Store<M> {
     }
 
     async fn write_tree<P: Payload>(
-        &self,
+        self: &Rc<Self>,
         tree: &RefCell<Tree<P>>,
         leaves: &[(u64, Rc<P>)],
         generation: u64,
@@ -226,9 +224,7 @@ impl<M: Machine> Store<M> {
             if self.space.can_place(pages) {
                 break;
             }
-            if self.space.prepare_meta(pages).await.is_err() {
-                return Err(self.no_meta_space());
-            }
+            self.make_places(pages).await?;
         }
         let mut sealer = Collector { space: &self.space, generation, pages: Vec::new() };
         let root = tree.borrow_mut().seal_nodes(&mut sealer);
@@ -240,7 +236,7 @@ impl<M: Machine> Store<M> {
     }
 
     async fn write_leaf<P: Payload>(
-        &self,
+        self: &Rc<Self>,
         bytes: &[u8],
         summary: u32,
         generation: u64,
@@ -251,8 +247,7 @@ impl<M: Machine> Store<M> {
                 // What was prepared may have gone to nodes that became dirty since, and to pages tried twice.
                 match self.space.place_page() {
                     Some(places) => break places,
-                    None if self.space.prepare_meta(WRITES_AT_ONCE as u64).await.is_ok() => {}
-                    None => return Err(self.no_meta_space()),
+                    None => self.make_places(WRITES_AT_ONCE as u64).await?,
                 }
             };
             let reference = PageRef::seal(P::TYPE, places, generation, summary, bytes);
@@ -268,18 +263,39 @@ impl<M: Machine> Store<M> {
         }
     }
 
-    async fn write_copies(&self, reference: &PageRef, bytes: &[u8]) -> std::result::Result<(), IoError> {
+    /// Makes sure that so many pages can be placed. While there is no room for them below the devices it is waited for: what is in memory
+    /// stays, and so does what is in the journal.
+    async fn make_places(self: &Rc<Self>, pages: u64) -> std::result::Result<(), IoError> {
+        loop {
+            match self.space.prepare_meta(pages).await {
+                Ok(()) => {
+                    self.space.set_starved(false);
+                    return Ok(());
+                }
+                Err(NoMetaSpace::DeviceFull) if self.starve().await => {}
+                Err(_) => return Err(self.no_meta_space()),
+            }
+        }
+    }
+
+    async fn write_copies(self: &Rc<Self>, reference: &PageRef, bytes: &[u8]) -> std::result::Result<(), IoError> {
         let mut page = self.media.buffers().alloc(PAGE_BYTES).await;
         page.copy_from_slice(bytes);
         let page = page.freeze();
         let twice = |at: PageAddr| {
             let page = page.clone();
             async move {
-                match self.media.write_page(at, page.clone()).await {
-                    Ok(()) => Ok(()),
-                    // The device may remap a bad sector at the second attempt.
-                    Err(IoError::Failed { .. }) => self.media.write_page(at, page).await,
-                    Err(error) => Err(error),
+                loop {
+                    match self.media.write_page(at, page.clone()).await {
+                        // The device may remap a bad sector at the second attempt.
+                        Err(IoError::Failed { .. }) => return self.media.write_page(at, page).await,
+                        // The extent was taken when nothing was allocated yet, or its file system has no means for that.
+                        Err(IoError::NoSpace { .. }) if self.starve().await => {}
+                        done => {
+                            self.space.set_starved(false);
+                            return done;
+                        }
+                    }
                 }
             }
         };

@@ -3,8 +3,10 @@
 //! Open, it is the last checkpoint, through a second set of trees, while I/O goes on. When something is found, checkpoints are held
 //! up and it is looked for again: what is found then counts. Inspected, or read-only, it is what recovery made of the pool.
 
+use std::pin::pin;
 use std::rc::Rc;
 
+use futures_util::future::{Either, select};
 use plimsoll_hardware::Machine;
 
 use super::Pool;
@@ -28,7 +30,15 @@ impl<M: Machine> Pool<M> {
             let (report, mends) = Checker::run(&self.store, &self.store, &warnings).await;
             return Ok((report, mends, Some(pin)));
         }
-        self.store.after_checkpoint().await?;
+        match select(pin!(self.store.after_checkpoint()), pin!(self.store.starved())).await {
+            Either::Left((stands, _)) => stands?,
+            Either::Right(_) => {
+                let object = format!("pool {}", self.store.identity.name);
+                let reason = "what is on its devices is behind what is in memory, because their file system is full; \
+                              free space there, then check it again";
+                return Err(Error::Busy { object, reason: reason.into() });
+            }
+        }
         let view = self.store.second_view(true).await;
         let (report, mends) = Checker::run(&self.store, &view, &warnings).await;
         if report.clean() {

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use futures_util::future::select;
 use plimsoll_hardware::{Device, IoError, Machine};
 
 use super::identify::{check_features, read_label};
@@ -17,7 +18,7 @@ use crate::mapping::{Cache, Patterns};
 use crate::media::{Disk, Drive, Media};
 use crate::space::Space;
 use crate::tree::{Found, Loader, PageCounts, Tree, load, load_nodes};
-use crate::vdisk::{Alarms, CheckpointControl, Counters, HoldQueue, Identity, Store, Surveys, VdiskCore};
+use crate::vdisk::{Alarms, CheckpointControl, Counters, HoldQueue, Identity, NextLook, Store, Surveys, VdiskCore};
 
 /// Bytes of mapping kept in memory unless said otherwise: 1 GiB, the whole map of 8 TiB at 64 KiB.
 const CACHE_BYTES: u64 = 1 << 30;
@@ -100,7 +101,9 @@ impl<M: Machine> Pool<M> {
             pool.start_background();
             if pool.store.journal.is_nearly_full() {
                 // Starts that were cut short have filled it. Without a checkpoint the pool serves, and says that it is read-only.
-                let _ = pool.store.after_checkpoint().await;
+                // If it finds no room below the devices, what the journal has room for goes on.
+                let stands = std::pin::pin!(pool.store.after_checkpoint());
+                select(stands, std::pin::pin!(pool.store.starved())).await;
             }
         }
         Ok(pool)
@@ -153,6 +156,7 @@ fn assemble<M: Machine>(
         counters: Counters::default(),
         policy: RefCell::new(root.policy.clone()),
         holds: HoldQueue::default(),
+        next_look: NextLook::default(),
         alarms: Alarms::default(),
         jobs: RefCell::default(),
         reclaims: RefCell::default(),

@@ -42,6 +42,7 @@ impl<M: Machine> Space<M> {
                 }
                 // A group that cannot be read is passed over at the next turn.
                 Search::Read(group) => drop(self.load_group(group).await),
+                Search::Nothing if self.some_full.get() => return Err(Shortage::DeviceFull),
                 Search::Nothing => return Err(Shortage::PoolFull),
             }
         }
@@ -66,7 +67,8 @@ impl<M: Machine> Space<M> {
         if let Some(extent) = self.take_wished(vdisk, at) {
             return Search::Found(extent);
         }
-        let found = self.search_run(at).or_else(|| self.search_any());
+        let backed = || self.find_backed().map_or(Search::Nothing, Search::Found);
+        let found = self.search_run(at).or_else(|| self.search_any()).or_else(backed);
         if let Search::Found(extent) = found {
             self.lanes.borrow_mut().settle(vdisk, at, extent);
             self.hold(extent);
@@ -80,7 +82,7 @@ impl<M: Machine> Space<M> {
         let free = {
             let groups = self.groups.borrow();
             let info = groups.get(group as usize)?;
-            !info.closed && !info.taken.as_ref()?[slot]
+            !info.closed && !info.full && !info.taken.as_ref()?[slot]
         };
         free.then(|| {
             self.hold(wish);
@@ -99,7 +101,7 @@ impl<M: Machine> Space<M> {
             for step in 0..range.end - range.first {
                 let group = range.first + (range.cursor - range.first + step) % (range.end - range.first);
                 let info = &mut groups[group as usize];
-                if info.lost || info.closed || info.fragmented || info.free < RUN as u32 {
+                if info.lost || info.closed || info.full || info.fragmented || info.free < RUN as u32 {
                     continue;
                 }
                 range.cursor = group;
@@ -116,7 +118,7 @@ impl<M: Machine> Space<M> {
     /// Any free extent at all.
     fn search_any(&self) -> Search {
         for (group, info) in self.groups.borrow().iter().enumerate() {
-            if info.lost || info.closed || info.free == 0 {
+            if info.lost || info.closed || info.full || info.free == 0 {
                 continue;
             }
             let Some(taken) = &info.taken else { return Search::Read(group as u64) };
@@ -168,6 +170,7 @@ impl<M: Machine> Space<M> {
     }
 
     pub(super) fn put_to_rest(&self, extents: Vec<ExtentId>, sequence: u64, rest: Rest) {
+        extents.iter().for_each(|&extent| self.set_backed(extent, true));
         let epoch = self.epochs.advance();
         let quarantine = match rest {
             Rest::Durable => &self.quarantine,
@@ -220,6 +223,7 @@ impl<M: Machine> Space<M> {
         if self.is_allocated(extent) && self.detail(extent).is_none() {
             self.data.set(self.data.get() - 1);
             self.change_group(extent, |group, slot| group.set_free(slot));
+            self.set_backed(extent, true);
             self.unbar(extent);
         }
     }

@@ -8,20 +8,27 @@ use plimsoll_hardware::Machine;
 use super::allocate::Search;
 use super::{Rest, Space};
 use crate::format::{ExtentId, VdiskId, VirtualExtent};
+use crate::media::Drive;
 
 impl<M: Machine> Space<M> {
-    /// Closes the groups of devices that are leaving, and opens those of devices that stay after all.
+    /// Closes the groups of devices that are leaving or not quite there, and opens those of devices that stay after all.
     pub(super) fn close_leaving(&self) {
         let drives = self.media.drives();
-        let closed: Vec<_> = drives.iter().filter(|drive| drive.is_leaving()).map(|drive| drive.groups()).collect();
+        let groups_of = |so: fn(&Drive<M::Device>) -> bool| -> Vec<_> {
+            drives.iter().filter(|drive| so(drive)).map(|drive| drive.groups()).collect()
+        };
+        let (leaving, joining) = (groups_of(Drive::is_leaving), groups_of(Drive::is_joining));
+        let is_in =
+            |ranges: &[std::ops::Range<u64>], index: usize| ranges.iter().any(|range| range.contains(&(index as u64)));
         let mut groups = self.groups.borrow_mut();
         let mut free = 0;
         for (index, info) in groups.iter_mut().enumerate() {
-            info.closed = closed.iter().any(|range| range.contains(&(index as u64)));
+            info.joining = is_in(&joining, index);
+            info.closed = info.joining || is_in(&leaving, index);
             free += if info.closed { u64::from(info.free) } else { 0 };
         }
         self.closed_free.set(free);
-        self.meta.borrow_mut().close(closed);
+        self.meta.borrow_mut().close(leaving);
     }
 
     /// Extents of these groups that are not free: allocated, held or in quarantine.

@@ -23,8 +23,13 @@ pub(super) struct GroupInfo {
     out_of_reach: u32,
     /// It has no aligned run of sixteen free extents; cleared when something is freed.
     pub(super) fragmented: bool,
-    /// It is of a device that is leaving: nothing is taken from it.
+    /// It is of a device that is leaving: nothing is taken from it; or of one that joins, and only metadata takes from it.
     pub(super) closed: bool,
+    pub(super) joining: bool,
+    /// It is of a device that is full below.
+    pub(super) full: bool,
+    /// Extents that were in use before, so that the file has their blocks, unless a write showed otherwise.
+    pub(super) backed: Option<Box<Bits>>,
 }
 
 impl GroupInfo {
@@ -38,6 +43,9 @@ impl GroupInfo {
             out_of_reach: 0,
             fragmented: false,
             closed: false,
+            joining: false,
+            full: false,
+            backed: None,
         }
     }
 }
@@ -80,11 +88,11 @@ impl<M: Machine> Space<M> {
         }
     }
 
-    /// Whether a group has free extents that may be taken, as far as is known.
+    /// Whether a group has free extents that metadata may take, as far as is known.
     pub(super) fn may_have_free(&self, group: u64) -> bool {
         let groups = self.groups.borrow();
         let info = &groups[group as usize];
-        info.free > 0 && !info.closed
+        info.free > 0 && (!info.closed || info.joining)
     }
 
     /// Notes how many free extents a group has.
@@ -95,11 +103,9 @@ impl<M: Machine> Space<M> {
         info.free = free;
     }
 
-    /// First, or last, free extent of a group that was read.
+    /// First, or last, free extent of a group that was read; of a full device, one whose blocks the file has.
     pub(super) fn end_of_free(&self, group: u64, last: bool) -> Option<ExtentId> {
-        let groups = self.groups.borrow();
-        let taken = groups[group as usize].taken.as_ref()?;
-        let slot = if last { taken.last_zero() } else { taken.first_zero() }?;
+        let slot = self.groups.borrow()[group as usize].end_of_usable(last)?;
         Some(ExtentId(group * GROUP_EXTENTS + slot as u64))
     }
 
@@ -191,10 +197,11 @@ impl<M: Machine> Space<M> {
                 self.tree.borrow_mut().forget_lost(group);
                 return;
             }
-            let (size, closed) = (info.size, info.closed);
+            let (size, closed, joining, full) = (info.size, info.closed, info.joining, info.full);
             self.out_of_reach.set(self.out_of_reach.get() - u64::from(info.out_of_reach));
             self.tally(info, size);
-            *info = GroupInfo { loaded: true, taken: Some(Box::new(Bits::ZERO)), closed, ..GroupInfo::new(size) };
+            let taken = Some(Box::new(Bits::ZERO));
+            *info = GroupInfo { loaded: true, taken, closed, joining, full, ..GroupInfo::new(size) };
             if let Some(taken) = &mut info.taken {
                 taken[info.size as usize..].fill(true);
             }

@@ -132,9 +132,14 @@ impl MetaPages {
     }
 }
 
-/// No page is left for metadata: the reserve was wrong, or the devices lie about their size.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct NoMetaSpace;
+/// No page is left for metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoMetaSpace {
+    /// The reserve was wrong, or the devices lie about their size.
+    AllTaken,
+    /// There would be some if there were room below the devices.
+    DeviceFull,
+}
 
 impl<M: Machine> Space<M> {
     /// Splits the groups into those for first and for second copies: by device when there are several, else by halves.
@@ -197,9 +202,15 @@ impl<M: Machine> Space<M> {
                     return if meta.free_pages() >= 2 * pages + u64::from(META_PAGES_PER_EXTENT) {
                         Ok(())
                     } else {
-                        Err(NoMetaSpace)
+                        Err(if self.some_full.get() { NoMetaSpace::DeviceFull } else { NoMetaSpace::AllTaken })
                     };
                 };
+                // Whoever relies on the page must not be the first to find that there is no room for it.
+                if !self.allocate_below(extent).await {
+                    self.let_go(extent);
+                    self.note_full();
+                    continue;
+                }
                 let mut meta = self.meta.borrow_mut();
                 if !second && meta.is_second(extent) {
                     elsewhere += u64::from(META_PAGES_PER_EXTENT);
@@ -297,6 +308,7 @@ impl<M: Machine> Space<M> {
             if was_meta {
                 self.change_group(extent, |group, slot| group.set_free(slot));
                 self.meta_extents.set(self.meta_extents.get() - 1);
+                self.set_backed(extent, true);
             }
             self.unbar(extent);
             return;

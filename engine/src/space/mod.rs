@@ -12,6 +12,7 @@ mod epoch;
 mod exclude;
 mod figures;
 mod forecast;
+mod full;
 mod group;
 mod lanes;
 mod ledger;
@@ -29,7 +30,7 @@ pub(crate) use forecast::{Figures, Forecast};
 pub use forecast::{HORIZON_MAX, HORIZON_MIN, HORIZONS_MAX, HorizonError, Horizons};
 pub(crate) use lanes::Lanes;
 pub(crate) use ledger::{Account, Ledger, Tenant, Terms};
-pub(crate) use meta::MetaPages;
+pub(crate) use meta::{MetaPages, NoMetaSpace};
 pub(crate) use quarantine::{Quarantine, Rest};
 pub(crate) use threshold::Levels as Watch;
 pub use threshold::{LEVELS_MAX, ThresholdError, Thresholds};
@@ -78,6 +79,10 @@ pub(crate) struct Space<M: Machine> {
     pub(crate) lost_groups: Cell<u64>,
     /// Extents that were free in these, as far as is known.
     out_of_reach: Cell<u64>,
+    /// Some device is full below.
+    some_full: Cell<bool>,
+    /// A checkpoint waits because of that.
+    starved: Cell<bool>,
 }
 
 impl<M: Machine> Space<M> {
@@ -104,6 +109,8 @@ impl<M: Machine> Space<M> {
             thinned: Thinned::default(),
             lost_groups: Cell::new(0),
             out_of_reach: Cell::new(0),
+            some_full: Cell::new(false),
+            starved: Cell::new(false),
         };
         space.resize();
         space
@@ -124,6 +131,7 @@ impl<M: Machine> Space<M> {
         }
         drop(groups);
         self.close_leaving();
+        self.note_full();
         let total = sizes.iter().map(|&size| u64::from(size)).sum();
         self.total.set(total);
         self.reserve_pages.set(reserve_pages(total));
@@ -237,7 +245,8 @@ impl<M: Machine> Space<M> {
 
     /// Why `account` cannot have `extents` more now; `None`: it can.
     pub(crate) fn shortage(&self, account: &Account, extents: u64) -> Option<Shortage> {
-        self.ledger.shortage(account, extents, self.spare(), self.margin())
+        let shortage = self.ledger.shortage(account, extents, self.spare(), self.margin());
+        shortage.or_else(|| self.full_below(extents))
     }
 
     /// Why `account` cannot have an extent that was granted to it: the metadata of others that were granted some at the same time, or

@@ -84,6 +84,7 @@ impl<M: Machine> Store<M> {
             vdisk: vdisk.event_name(),
             needed_bytes: need.extents() * self.media.extent_bytes,
             cause: need.shortage,
+            device: (need.shortage == Shortage::DeviceFull).then(|| self.full_device_path()),
             held,
         });
     }

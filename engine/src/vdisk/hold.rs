@@ -17,7 +17,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::Waker;
 
-use futures_util::future::select;
+use futures_util::future::{Either, select};
 use plimsoll_hardware::Machine;
 
 use super::ticket::{Ticket, WriteOptions};
@@ -163,6 +163,11 @@ impl Waiter {
         self.need.of.iter().filter(|&&(at, blocks)| self.vdisk.needs_extent(at, blocks)).count() as u64
     }
 
+    /// Whether there is nothing any more that it would have to wait for, whatever has room.
+    pub(super) fn lacks_nothing(&self) -> bool {
+        !self.need.room && self.lacking() == 0
+    }
+
     /// Whether writes of its vdisk fail instead of waiting by now.
     fn is_to_fail(&self) -> bool {
         self.by_policy && self.vdisk.entry.borrow().policy.on_full == OnFull::Fail
@@ -219,9 +224,10 @@ impl<M: Machine> Store<M> {
         let waiting: Vec<_> =
             self.holds.waiters.borrow().iter().filter(|waiter| waiter.granted.get().is_none()).cloned().collect();
         let (mut pool_is_short, mut vdisks, mut tenants) = (0, Vec::new(), Vec::new());
+        let mut lack_of_pool = Shortage::PoolFull;
         for waiter in waiting {
             let (account, extents) = (&waiter.vdisk.mapping.account, waiter.lacking());
-            if extents == 0 {
+            if waiter.lacks_nothing() {
                 // What it was to bring is there: it is an overwrite now, and those wait for nobody.
                 waiter.granted.set(Some(0));
                 waiter.wake();
@@ -232,7 +238,8 @@ impl<M: Machine> Store<M> {
                 || (account.unfilled() < extents && tenant.as_ref().is_some_and(|name| tenants.contains(name)));
             let shortage = match pool_is_short > 0 && account.unfilled() < extents {
                 _ if behind => Some(waiter.need.shortage),
-                true => Some(Shortage::PoolFull),
+                true => Some(lack_of_pool),
+                false if extents == 0 => self.space.stuck(),
                 false => self.space.shortage(account, extents),
             };
             match shortage {
@@ -250,7 +257,10 @@ impl<M: Machine> Store<M> {
                 Some(shortage) => {
                     waiter.vdisk.episode.lacks(shortage);
                     match shortage {
-                        Shortage::PoolFull | Shortage::Reserved => pool_is_short += 1,
+                        Shortage::PoolFull | Shortage::Reserved | Shortage::DeviceFull => {
+                            pool_is_short += 1;
+                            lack_of_pool = shortage;
+                        }
                         Shortage::VdiskQuota => {}
                         Shortage::TenantQuota => tenants.extend(tenant),
                     }
@@ -270,7 +280,7 @@ impl<M: Machine> Store<M> {
 
 /// Whether it is the pool's space that is not enough.
 fn of_pool(shortage: Shortage) -> bool {
-    matches!(shortage, Shortage::PoolFull | Shortage::Reserved)
+    matches!(shortage, Shortage::PoolFull | Shortage::Reserved | Shortage::DeviceFull)
 }
 
 /// Looks after held writes until there are none.
@@ -298,6 +308,15 @@ async fn serve<M: Machine>(store: Rc<Store<M>>) {
             store.holds.look_again();
             return;
         }
-        select(eased, failed).await;
+        // Nobody tells that there is room again below a device.
+        let looked = async {
+            match store.space.is_some_full() {
+                true => store.until_next_look().await,
+                false => std::future::pending().await,
+            }
+        };
+        if let Either::Right(_) = select(select(eased, failed), pin!(looked)).await {
+            store.look_for_room().await;
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! [`Store`] is an open pool seen from here: the layers below, and the vdisks. The layer above (`pool`) makes it and keeps it in order.
 
 mod alarms;
+mod below;
 mod change;
 mod detect;
 mod discard;
@@ -28,6 +29,7 @@ mod write;
 mod zero;
 
 pub(crate) use alarms::{Alarms, horizons, thresholds};
+pub(crate) use below::NextLook;
 pub(crate) use discard::PUT_BYTES;
 pub use handle::{StatusRange, Vdisk, VdiskInfo, VdiskState, Zeroes};
 pub(crate) use hold::HoldQueue;

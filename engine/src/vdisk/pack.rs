@@ -202,7 +202,7 @@ impl<M: Machine> Store<M> {
             };
             // Who waits for space has nothing that others could need.
             drop((hold, permit, _room, grant.take()));
-            let need = Need { of: vec![(at, Blocks::ALL)], bytes: bytes as u64, shortage };
+            let need = Need { of: vec![(at, Blocks::ALL)], bytes: bytes as u64, shortage, room: false };
             grant = Some(self.hold(vdisk, need, asked).await?);
         }
     }

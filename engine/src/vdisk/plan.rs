@@ -197,7 +197,11 @@ impl<M: Machine> Store<M> {
                     return Ok(extent);
                 }
                 Err(shortage) => {
-                    if !matches!(shortage, Shortage::PoolFull | Shortage::Reserved)
+                    // Who would fail instead of waiting finds out by this that there is room again.
+                    if shortage == Shortage::DeviceFull && self.look_for_room().await {
+                        continue;
+                    }
+                    if !matches!(shortage, Shortage::PoolFull | Shortage::Reserved | Shortage::DeviceFull)
                         || !self.recover_quarantine().await?
                     {
                         return Err(Refused::Short(shortage));

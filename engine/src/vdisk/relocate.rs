@@ -109,6 +109,9 @@ impl<M: Machine> Store<M> {
             let Some(word) = self.word_of(&hold).await? else { return Ok(Relocated::Nothing) };
             let contents = self.read_extent(&hold, word.valid()).await?;
             if let Err(error) = self.write_extent(&target, &contents).await {
+                if matches!(error, IoError::NoSpace { .. }) {
+                    self.space.note_full_at([target.extent]);
+                }
                 failures += 1;
                 if failures == ATTEMPTS || matches!(error, IoError::Gone { .. }) {
                     return Err(error.into());

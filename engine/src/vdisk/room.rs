@@ -1,13 +1,17 @@
 //! Room for dirty metadata pages: what a checkpoint will have to write is bounded before it is made, so that its pages always fit
 //! the reserve.
 
+use std::pin::pin;
 use std::rc::Rc;
 
+use futures_util::future::{Either, select};
 use plimsoll_hardware::Machine;
 
 use super::Store;
+use super::write::pages_for;
 use crate::error::Result;
-use crate::journal::JournalFailed;
+use crate::format::MAP_RECORD_BYTES;
+use crate::journal::{JournalFailed, Permit};
 
 /// A promise that so many pages may become dirty; forfeited when it is dropped.
 pub(crate) struct Room<M: Machine> {
@@ -52,6 +56,20 @@ impl<M: Machine> Store<M> {
             self.promised.set(self.promised.get() + pages);
             Room { store: self.clone(), pages }
         })
+    }
+
+    /// Room in the journal and for dirty pages, for a write of so many pieces; `None`: the checkpoint that could make some starves.
+    pub(super) async fn means(self: &Rc<Self>, pieces: usize) -> Result<Option<(Permit<M>, Room<M>)>> {
+        self.writable()?;
+        let means = pin!(async {
+            let room = self.room(pages_for(pieces)).await?;
+            let permit = self.journal.reserve(MAP_RECORD_BYTES * pieces).await;
+            Ok((permit.map_err(|failure| self.journal_failed(failure))?, room))
+        });
+        match select(means, pin!(self.starved())).await {
+            Either::Left((means, _)) => means.map(Some),
+            Either::Right(_) => Ok(None),
+        }
     }
 
     /// Asks for a checkpoint; it runs beside.

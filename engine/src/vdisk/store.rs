@@ -20,7 +20,7 @@ use crate::tree::{Found, PageCounts, Tree};
 use crate::wait::WaitQueue;
 
 use super::exhaustion::Episode;
-use super::{Alarms, HoldQueue, Reclaimable};
+use super::{Alarms, HoldQueue, NextLook, Reclaimable};
 
 /// One vdisk in memory.
 pub(crate) struct VdiskCore {
@@ -188,6 +188,7 @@ pub(crate) struct Store<M: Machine> {
     pub(crate) counters: Counters,
     pub(crate) policy: RefCell<PoolPolicy>,
     pub(crate) holds: HoldQueue,
+    pub(crate) next_look: NextLook,
     pub(crate) alarms: Alarms,
     pub(crate) jobs: RefCell<VecDeque<Rc<crate::pool::Job>>>,
     /// The last reclaim of each vdisk.

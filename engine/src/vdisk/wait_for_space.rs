@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use plimsoll_hardware::Machine;
+use plimsoll_hardware::{IoError, Machine};
 
 use super::hold::Place;
 use super::ticket::Asked;
@@ -32,6 +32,8 @@ pub(super) struct Need {
     pub(super) of: Vec<(VirtualExtent, Blocks)>,
     pub(super) bytes: u64,
     pub(super) shortage: Shortage,
+    /// It needs room below as well: for blocks of an extent that it has, or for a checkpoint that would make way for it.
+    pub(super) room: bool,
 }
 
 impl Need {
@@ -86,7 +88,7 @@ impl<M: Machine> Store<M> {
     /// Waits until a write may have what it needs, as long as its vdisk's policy, or how it was asked for, says.
     ///
     /// # Errors
-    /// `OutOfSpace` and `QuotaExceeded` when that time is over, or at once; `Cancelled`; those of a vdisk or pool that goes away.
+    /// `OutOfSpace`, `QuotaExceeded` and `Device` with `NoSpace` when that time is over, or at once; `Cancelled`; those of a vdisk or pool that goes away.
     pub(super) async fn hold(
         self: &Rc<Self>,
         vdisk: &Rc<VdiskCore>,
@@ -186,7 +188,7 @@ impl<M: Machine> Store<M> {
             }
             if waiter.refused.get() || expires.as_mut().poll(context).is_ready() {
                 // Nobody may have looked at it since it lacks nothing any more.
-                return Poll::Ready(Ok((waiter.lacking() == 0).then_some(0)));
+                return Poll::Ready(Ok(waiter.lacks_nothing().then_some(0)));
             }
             *waiter.waker.borrow_mut() = Some(context.waker().clone());
             Poll::Pending
@@ -211,6 +213,7 @@ impl<M: Machine> Store<M> {
             (Shortage::TenantQuota, Some(tenant)) => {
                 (format!("tenant {} in pool {pool}", tenant.name), tenant.used.get(), tenant.quota.get())
             }
+            (Shortage::DeviceFull, _) => return IoError::NoSpace { path: self.full_device_path() }.into(),
             _ => return Error::OutOfSpace { pool, needed, free: self.space.available() },
         };
         Error::QuotaExceeded { holder, needed: needed * extent, used: used * extent, quota: quota * extent }

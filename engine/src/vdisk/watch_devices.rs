@@ -1,6 +1,6 @@
 //! Watching what is below the pool: operations of devices that failed, and whether the pool takes writes.
 
-use plimsoll_hardware::Machine;
+use plimsoll_hardware::{IoError, Machine};
 
 use super::Store;
 use crate::event::SpaceEvent;
@@ -10,8 +10,9 @@ impl<M: Machine> Store<M> {
     pub(super) fn watch_devices(&self) {
         let trouble = &self.media.trouble;
         for failed in trouble.take_due(self.media.machine.now()) {
-            let (device, errors, reason) = (failed.path, failed.errors, failed.first);
-            self.alarms.raise(SpaceEvent::DeviceErrors { device, errors, reason });
+            let full = matches!(failed.first, IoError::NoSpace { .. });
+            let (device, errors, reason) = (failed.path, failed.errors, failed.first.to_string());
+            self.alarms.raise(SpaceEvent::DeviceErrors { device, errors, reason, full });
         }
         let reason = self.why_read_only();
         if self.alarms.read_only.replace(reason.is_some()) != reason.is_some() {

@@ -10,7 +10,7 @@
 use std::rc::Rc;
 
 use futures_util::future::join_all;
-use plimsoll_hardware::{Durability, Frozen, Machine};
+use plimsoll_hardware::{Durability, Frozen, IoError, Machine};
 
 use super::plan::{ClaimGuard, Refused, Turn};
 use super::range::{Piece, pieces};
@@ -19,7 +19,7 @@ use super::wait_for_space::{Grant, Need};
 use super::{Store, VdiskCore, count};
 use crate::error::{Error, Result};
 use crate::event::Shortage;
-use crate::format::{Blocks, ExtentId, MAP_RECORD_BYTES, Record, VirtualExtent, Word};
+use crate::format::{Blocks, ExtentId, Record, VirtualExtent, Word};
 use crate::journal::{Gate, Permit};
 use crate::mapping::{LostRange, apply_map};
 use crate::media::Drive;
@@ -56,6 +56,8 @@ impl Drop for InFlight {
 /// What a write lacks to claim its pieces.
 enum Lack {
     Space(Shortage),
+    /// Room in the journal, or among the dirty pages, that only a checkpoint could make which finds none below the devices.
+    Checkpoint,
     /// The word of this one shares its extent.
     OwnExtent(VirtualExtent),
 }
@@ -100,7 +102,11 @@ impl<M: Machine> Store<M> {
             }
             if let Some(first) = self.first_write(vdisk, offset, length) {
                 self.count_write(length);
-                return Box::pin(self.write_first(vdisk, first, data)).await;
+                match Box::pin(self.write_first(vdisk, first, data.clone())).await {
+                    // The long way finds another place, or waits.
+                    Err(Error::Device(IoError::NoSpace { .. })) => {}
+                    done => return done,
+                }
             }
         }
         // Boxed, as the one above, so that the future of every write need not be as large: it is moved several times.
@@ -136,6 +142,21 @@ impl<M: Machine> Store<M> {
         asked: &Asked<'_>,
         fua: bool,
     ) -> Result<()> {
+        while !self.try_parts(vdisk, parts, data.clone(), asked, fua).await? {
+            self.outlast_full(vdisk, parts, data.len(), asked).await?;
+        }
+        Ok(())
+    }
+
+    /// As [`Store::write_parts`]; `false`: a device had no room, and nothing is changed.
+    async fn try_parts(
+        self: &Rc<Self>,
+        vdisk: &Rc<VdiskCore>,
+        parts: &[Piece],
+        data: Frozen,
+        asked: &Asked<'_>,
+        fua: bool,
+    ) -> Result<bool> {
         let mut claims: Vec<Option<ClaimGuard<M>>> = parts.iter().map(|_| None).collect();
         let mut means = None;
         let ios = loop {
@@ -159,19 +180,24 @@ impl<M: Machine> Store<M> {
                 Plan::Claim => {
                     // In order, and nothing held out of order: writers that overlap never wait for each other in a ring.
                     claims.iter_mut().for_each(|claim| drop(claim.take()));
-                    if means.is_none() {
-                        means = Some(self.means(parts.len()).await?);
-                    }
-                    let mut lacking = self.claim_all(vdisk, parts, &mut claims, &data, (asked, None)).await?;
-                    while let Some(lack) = lacking {
+                    let mut grant = None;
+                    loop {
+                        if means.is_none() {
+                            means = self.means(parts.len()).await?;
+                        }
+                        let lack = match means {
+                            Some(_) => {
+                                let turn = (asked, grant.as_ref());
+                                self.claim_all(vdisk, parts, &mut claims, &data, turn).await?
+                            }
+                            None => Some(Lack::Checkpoint),
+                        };
+                        let Some(lack) = lack else { break };
                         // Who waits for space has nothing that others could need.
                         claims.iter_mut().for_each(|claim| drop(claim.take()));
-                        drop(means.take());
-                        let grant = self.supply(vdisk, parts, lack, data.len(), asked).await?;
+                        drop((means.take(), grant.take()));
+                        grant = self.supply(vdisk, parts, lack, data.len(), asked).await?;
                         self.still_within(vdisk, asked)?;
-                        means = Some(self.means(parts.len()).await?);
-                        let turn = (asked, grant.as_ref());
-                        lacking = self.claim_all(vdisk, parts, &mut claims, &data, turn).await?;
                     }
                 }
             }
@@ -185,6 +211,10 @@ impl<M: Machine> Store<M> {
         claims.iter_mut().flatten().for_each(|claim| claim.writing = false);
         // The epoch ends with this function, or before it waits for the journal: who waits for it finds the words changed.
         let epoch = in_flight.0.take();
+        if matches!(result, Err(IoError::NoSpace { .. })) {
+            self.space.note_full_at(claims.iter().flatten().filter_map(|claim| claim.extent));
+            return Ok(false);
+        }
         result?;
         if let Some((mut permit, _room)) = means {
             let mut sequence = 0;
@@ -197,7 +227,7 @@ impl<M: Machine> Store<M> {
         if durable && !direct {
             self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Gets a write what it lacks, or waits for it.
@@ -212,6 +242,10 @@ impl<M: Machine> Store<M> {
         match lack {
             Lack::Space(shortage) => {
                 let need = self.need(vdisk, parts, shortage, bytes);
+                self.hold(vdisk, need, asked).await.map(Some)
+            }
+            Lack::Checkpoint => {
+                let need = Need { room: true, ..self.need(vdisk, parts, Shortage::DeviceFull, bytes) };
                 self.hold(vdisk, need, asked).await.map(Some)
             }
             Lack::OwnExtent(at) => Box::pin(self.unpack(vdisk, at, bytes, asked)).await.map(|()| None),
@@ -239,11 +273,11 @@ impl<M: Machine> Store<M> {
     }
 
     /// Extents that a write of `parts` needs, as far as is known.
-    fn need(&self, vdisk: &VdiskCore, parts: &[Piece], shortage: Shortage, bytes: usize) -> Need {
+    pub(super) fn need(&self, vdisk: &VdiskCore, parts: &[Piece], shortage: Shortage, bytes: usize) -> Need {
         let block_bytes = self.media.block_bytes();
         let all = parts.iter().map(|part| (part.at, part.blocks(block_bytes)));
         let of = all.filter(|&(at, blocks)| vdisk.needs_extent(at, blocks)).collect();
-        Need { of, bytes: bytes as u64, shortage }
+        Need { of, bytes: bytes as u64, shortage, room: false }
     }
 
     /// Its vdisk's size may be cut, or it may be deleted, whenever something is waited for.
@@ -256,14 +290,6 @@ impl<M: Machine> Store<M> {
             object: format!("{}/{}", self.identity.name, vdisk.name()),
             reason: "a write was abandoned in flight; close the pool and open it again".to_owned(),
         }
-    }
-
-    /// Room in the journal and for dirty pages, for a write of so many pieces.
-    async fn means(self: &Rc<Self>, pieces: usize) -> Result<(Permit<M>, super::Room<M>)> {
-        self.writable()?;
-        let room = self.room(pages_for(pieces)).await?;
-        let permit = self.journal.reserve(MAP_RECORD_BYTES * pieces).await;
-        Ok((permit.map_err(|failure| self.journal_failed(failure))?, room))
     }
 
     /// Looks everything up at this instant.

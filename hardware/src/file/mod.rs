@@ -94,4 +94,8 @@ impl Device for FileDevice {
     fn write_zeroes(&self, offset: u64, length: u64) -> impl Future<Output = Result<(), IoError>> {
         self.inner.write_zeroes(offset, length)
     }
+
+    fn allocate(&self, offset: u64, length: u64) -> impl Future<Output = Result<(), IoError>> {
+        self.inner.allocate(offset, length)
+    }
 }

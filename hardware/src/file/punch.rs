@@ -1,6 +1,6 @@
-//! Discarding and zeroing.
+//! Discarding and zeroing, and keeping space.
 //!
-//! Each has several ways, from the device's own to plain data. A way that the device or file system refuses
+//! Each of the former has several ways, from the device's own to plain data. A way that the device or file system refuses
 //! (`EOPNOTSUPP` and its kin) is not tried again.
 
 use std::os::fd::AsFd;
@@ -151,6 +151,17 @@ impl Inner {
             self.write(offset, zeros.slice(0..length as usize), Durability::Cached).await?;
         }
         Ok(())
+    }
+
+    pub(super) async fn allocate(&self, offset: u64, length: u64) -> Result<(), IoError> {
+        self.check_change("allocate", offset, length)?;
+        if self.is_block_device {
+            return Ok(());
+        }
+        match self.run_once(|| self.fallocate(0, offset, length)).await {
+            result if result >= 0 || is_refused(result) => Ok(()),
+            result => Err(self.failure("allocate", offset, result)),
+        }
     }
 
     fn fallocate(&self, mode: i32, offset: u64, length: u64) -> squeue::Entry {

@@ -100,6 +100,17 @@ impl Device for SimDevice {
     async fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), IoError> {
         self.change(offset, length, Request::Zeroes).await
     }
+
+    async fn allocate(&self, offset: u64, length: u64) -> Result<(), IoError> {
+        {
+            let disk = &mut self.life.core.borrow_mut().disks[self.disk];
+            if disk.room.is_none() && !disk.gone && offset + length <= disk.size {
+                disk.occupy(offset, length);
+                return Ok(());
+            }
+        }
+        self.start(offset, length, Request::Allocate).await.map(drop)
+    }
 }
 
 /// An operation from its first poll to its answer.

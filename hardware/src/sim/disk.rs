@@ -12,6 +12,11 @@ use super::random::mix;
 use super::survival::Survival;
 use crate::Geometry;
 
+thread_local! {
+    /// What a page that got its room reads as.
+    static ZEROS: Page = Rc::new([0; PAGE as usize]);
+}
+
 /// A disk to simulate.
 #[derive(Clone, Debug)]
 pub struct SimDiskSpec {
@@ -74,6 +79,8 @@ pub(super) struct Disk {
     /// It lost its cache when it vanished, and no operation has said so yet.
     pub(super) unheard: bool,
     pub(super) counters: Counters,
+    /// It is a file, and its file system has so many pages left; none: it is not, or has as many as anybody wants.
+    pub(super) room: Option<u64>,
     pub(super) pages: Pages,
     pub(super) pending: VecDeque<Pending>,
     sequence: u64,
@@ -102,6 +109,7 @@ impl Disk {
             gone: false,
             unheard: false,
             counters: Counters::default(),
+            room: None,
             pages: Pages::new(spec.size),
             pending: VecDeque::new(),
             sequence: 0,
@@ -130,6 +138,26 @@ impl Disk {
         self.put(offset, length, content, live, (standing != Standing::Durable).then_some(&mut old));
         self.pending.push_back(Pending { offset, length, standing, live, sequence: self.sequence, old });
         self.sequence += 1;
+    }
+
+    /// Takes room for the pages of a range that have none; answers for how many of its bytes, from its start, there is some.
+    pub(super) fn occupy(&mut self, offset: u64, length: u64) -> u64 {
+        let mut room = self.room.unwrap_or(u64::MAX);
+        let end = offset + length;
+        let mut page = offset / PAGE;
+        while page * PAGE < end {
+            let slot = self.pages.slot(page);
+            if slot.is_none() {
+                if room == 0 {
+                    break;
+                }
+                room -= 1;
+                *slot = Some(ZEROS.with(Page::clone));
+            }
+            page += 1;
+        }
+        self.room = self.room.map(|_| room);
+        (page * PAGE).clamp(offset, end) - offset
     }
 
     /// Makes it larger under whoever has it open.

@@ -20,6 +20,8 @@ pub(super) enum Effect {
     Good,
     Failed(&'static str),
     Gone,
+    /// What the disk is a file of has no room.
+    Full,
 }
 
 impl Core {
@@ -78,6 +80,12 @@ impl Core {
         let disk = &mut disks[operation.disk];
         let (offset, length) = (operation.offset, operation.length);
         let mut struck = |kind, random: &mut _| faults.strikes(operation.site(kind), random);
+        if matches!(operation.request, Request::Allocate) {
+            if disk.gone {
+                return Effect::Gone;
+            }
+            return if disk.occupy(offset, length) < length { Effect::Full } else { Effect::Good };
+        }
         let word = if matches!(operation.request, Request::Discard) { random.word() } else { 0 };
         let Some(content) = operation.content(word) else {
             let Request::Flush(mark) = operation.request else { return Effect::Good };
@@ -123,6 +131,16 @@ impl Core {
             if place != offset || !lands {
                 let what = if lands { "  misdirected to" } else { "  lost" };
                 trace.note(*now, &Happening { what, disk: operation.disk, offset: place, length });
+            }
+        }
+        if lands
+            && disk.room.is_some()
+            && let Content::Data(bytes) = content
+        {
+            let fits = disk.occupy(place, length);
+            if fits < length {
+                disk.apply(place, fits, Content::Data(&bytes[..fits as usize]), Survival::Kept, standing);
+                return Effect::Full;
             }
         }
         if lands {

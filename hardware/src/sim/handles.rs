@@ -44,13 +44,19 @@ impl SimWorld {
         self.core.borrow().faults.count(kind)
     }
 
-    /// Ends all faults and brings vanished disks back. What is damaged stays damaged.
+    /// Ends all faults, brings vanished disks back and gives them room. What is damaged stays damaged.
     pub fn heal(&self) {
         let mut core = self.core.borrow_mut();
         core.faults.profile = FaultProfile::NONE;
         for disk in &mut core.disks {
-            disk.gone = false;
+            (disk.gone, disk.room) = (false, None);
         }
+    }
+
+    /// Lets `disk` be a file in a file system that has room for so many bytes more, rounded down to pages of 4 KiB; none: for all.
+    /// Writes and [`crate::Device::allocate`] take it for pages that have none; what is discarded or zeroed gives none back.
+    pub fn set_room(&self, disk: usize, bytes: Option<u64>) {
+        self.core.borrow_mut().disks[disk].room = bytes.map(|bytes| bytes / super::pages::PAGE);
     }
 
     /// Takes `disk` away until the next boot or [`SimWorld::heal`]; half the time its cache loses power with it.

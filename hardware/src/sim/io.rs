@@ -22,6 +22,8 @@ pub(super) enum Request {
     Flush(u64),
     Discard,
     Zeroes,
+    /// Gives pages that were never written their room.
+    Allocate,
     /// Taken out on completion.
     Ended,
 }
@@ -35,6 +37,7 @@ impl Request {
             Request::Flush(_) => "flush",
             Request::Discard => "discard",
             Request::Zeroes => "write zeroes",
+            Request::Allocate => "allocate",
             Request::Ended => "ended",
         }
     }
@@ -101,6 +104,7 @@ impl Life {
             }
             Request::Flush(_) => counters.flushes += 1,
             Request::Discard => counters.discards += 1,
+            Request::Allocate => {}
             _ => {
                 counters.writes += 1;
                 counters.bytes_written += length;
@@ -164,12 +168,14 @@ impl Life {
                 core.disks[disk].unheard = false;
                 (Err(IoError::Gone { path }), "  gone")
             }
+            Effect::Full => (Err(IoError::NoSpace { path: path() }), "  full"),
             Effect::Failed(reason) => {
                 (Err(IoError::Failed { path: path(), operation: what, offset, reason: reason.to_owned() }), "  failed")
             }
         };
         let now = core.now;
-        if answer.is_err() && what != "read" {
+        // A file system that is full loses nothing that it has.
+        if what != "read" && !matches!(answer, Ok(_) | Err(IoError::NoSpace { .. })) {
             core.loss_at = Some(now);
         }
         core.trace.note(now, &Happening { what: ending, disk, offset, length });

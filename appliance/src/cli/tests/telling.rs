@@ -12,7 +12,7 @@ use crate::model::Severity;
 use crate::node::directory::control_socket;
 
 impl Daemon {
-    fn tell(&self, count: usize, severity: Severity) {
+    pub(super) fn tell(&self, count: usize, severity: Severity) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         for index in 0..count {
             let event = NewEvent::new(severity, "test-event", "tank").figure("index", index).advice("do something");

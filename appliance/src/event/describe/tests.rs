@@ -34,10 +34,11 @@ fn a_threshold_says_how_much_is_left_and_what_to_do() {
 
 #[test]
 fn an_exhausted_vdisk_is_named_with_its_vm_and_the_size_asked_for() {
-    let shortages = [Shortage::PoolFull, Shortage::VdiskQuota, Shortage::TenantQuota, Shortage::Reserved];
-    for cause in shortages {
+    use Shortage::*;
+    for cause in [PoolFull, VdiskQuota, TenantQuota, Reserved, DeviceFull] {
+        let (needed_bytes, device) = (65_536, (cause == DeviceFull).then(|| "/srv/p.img".to_owned()));
         let event =
-            describe("tank", &SpaceEvent::Exhausted { vdisk: vdisk(), needed_bytes: 65_536, cause, held: true });
+            describe("tank", &SpaceEvent::Exhausted { vdisk: vdisk(), needed_bytes, cause, device, held: true });
         assert_eq!((event.kind.as_str(), event.object.as_str()), ("vdisk-exhausted", "tank/db1"));
         assert_eq!((event.vm.as_deref(), event.severity), (Some("web"), Severity::Critical));
         let said = event.cause.unwrap();
@@ -152,7 +153,7 @@ fn held_writes_that_failed_are_counted_at_the_end() {
 fn what_keeps_a_pool_from_being_used_is_critical_and_says_what_to_do() {
     let reason = "/dev/sdb: the device is gone; reconnect it and open the pool again".to_owned();
     let device = "/dev/sdb".to_owned();
-    let errors = describe("tank", &SpaceEvent::DeviceErrors { device, errors: 3, reason: reason.clone() });
+    let errors = describe("tank", &SpaceEvent::DeviceErrors { device, errors: 3, reason: reason.clone(), full: false });
     assert_eq!((errors.kind.as_str(), errors.severity), ("device-errors", Severity::Critical));
     assert_eq!(errors.details["device"], "/dev/sdb");
     assert!(errors.cause.unwrap().starts_with("3 operations of /dev/sdb failed; the first: "));
@@ -195,7 +196,8 @@ fn who_is_short_of_space_is_told_what_could_be_reclaimed_when_that_is_known() {
         total_bytes: 100 << 30,
         rising,
     };
-    let exhausted = |cause| SpaceEvent::Exhausted { vdisk: vdisk(), needed_bytes: 65_536, cause, held: true };
+    let exhausted =
+        |cause| SpaceEvent::Exhausted { vdisk: vdisk(), needed_bytes: 65_536, cause, held: true, device: None };
     let could =
         "; about 12 GiB (give or take 1 GiB) of what tank stores could be reclaimed: plimsoll reclaim tank/db1.";
     for short in [threshold(true), exhausted(Shortage::PoolFull)] {

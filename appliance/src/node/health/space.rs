@@ -54,6 +54,10 @@ fn exhausted(info: &PoolInfo, tenants: &[TenantInfo], vdisk: &VdiskInfo) -> Heal
             format!("what is free of pool {pool} is reserved by others, {} in all", iec(info.reserved_bytes)),
             format!("{add}; plimsoll vdisk list --pool {pool} --sort -reservation_bytes"),
         ),
+        (Some(Shortage::DeviceFull), ..) => (
+            format!("pool {pool} has some, but the file system of a device is full, where somebody has to free space"),
+            format!("{add}; plimsoll pool show {pool}"),
+        ),
         (Some(_), ..) => {
             let (left, total) = (iec(info.available_bytes), iec(info.physical_bytes));
             (format!("{left} of {total} are left of pool {pool}"), format!("{add}; plimsoll space --pool {pool}"))

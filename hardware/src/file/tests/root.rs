@@ -32,8 +32,14 @@ fn a_full_file_system_is_no_space_and_not_a_failure() -> Outcome {
     reactor.block_on(async {
         let device = handle.open_device(&path, OpenOptions::default()).await?;
         device.write(0, pattern(&handle, 1, 32768).await, Durability::Cached).await?;
-        let full = device.write(MIB, pattern(&handle, 1, 1 << 20).await, Durability::Cached).await;
-        assert_eq!(full.err(), Some(IoError::NoSpace { path: path.display().to_string() }));
+        let no_space = Err(IoError::NoSpace { path: path.display().to_string() });
+        device.allocate(2 * MIB, 8192).await?;
+        assert_eq!(device.write(MIB, pattern(&handle, 1, 1 << 20).await, Durability::Cached).await, no_space);
+        assert_eq!(device.allocate(4 * MIB, 8192).await, no_space);
+        // What was allocated is there, and what was written still is.
+        device.write(2 * MIB, pattern(&handle, 2, 8192).await, Durability::Cached).await?;
+        device.allocate(0, 32768).await?;
+        assert_eq!(*device.read(0, handle.buffers().alloc(32768).await).await?, *pattern(&handle, 1, 32768).await);
         Ok(())
     })
 }

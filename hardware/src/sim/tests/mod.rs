@@ -5,6 +5,7 @@ mod cut;
 mod durability;
 mod executor;
 mod faults;
+mod full;
 mod memory;
 mod model;
 mod speed;

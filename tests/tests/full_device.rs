@@ -1,0 +1,142 @@
+//! A pool in a file whose file system has less room than the file promises: writes are held, nothing fails, and the pool goes on as soon
+//! as there is room, with everything that it had. Checklist 0.05-0.07, 0.24.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use plimsoll_tests::daemon::Daemon;
+use plimsoll_tests::nbd_client::{Address, Kind, NbdClient, Options};
+use plimsoll_tests::root::Tmpfs;
+
+const MIB: u64 = 1 << 20;
+/// What is waited for takes a fraction of this.
+const PATIENCE: Duration = Duration::from_secs(60);
+const ENOSPC: u32 = 28;
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+/// What a mebibyte of the vdisk holds.
+fn contents(number: u64) -> Vec<u8> {
+    (0..MIB).map(|at| (number * 7 + at / 512 + 1) as u8 | 1).collect()
+}
+
+/// A pool `tank` with a vdisk `v` in a file of 256 MiB, in a file system of 64 MiB of which others have 16.
+struct Promised {
+    _mount: Tmpfs,
+    daemon: Daemon,
+}
+
+impl Promised {
+    fn new() -> Self {
+        let daemon = Daemon::start(&["--bare"]);
+        let folder = daemon.folder().join("small");
+        fs::create_dir(&folder).expect("make a folder");
+        let mount = Tmpfs::on(&folder, 64 * MIB);
+        let pool = folder.join("pool.img");
+        File::create_new(&pool).and_then(|file| file.set_len(256 * MIB)).expect("make a file");
+        fs::write(folder.join("ballast"), vec![1; 16 * MIB as usize]).expect("write a file");
+        daemon.done(&["pool", "create", "tank", "--device", text(&pool)]);
+        daemon.done(&["vdisk", "create", "tank/v", "--size", "1G", "--on-full", "fail"]);
+        Self { _mount: mount, daemon }
+    }
+
+    fn connect(&self) -> NbdClient {
+        let address = Address::Unix(self.daemon.nbd_socket());
+        NbdClient::connect(&address, "tank/v", Options::default()).expect("connect")
+    }
+
+    /// Writes mebibyte after mebibyte until there is no room; answers how many there are.
+    fn fill(&self, client: &mut NbdClient) -> u64 {
+        for number in 0.. {
+            match client.call(Kind::Write, 0, number * MIB, MIB as u32, &contents(number)).expect("an answer").error {
+                0 => {}
+                error => {
+                    assert_eq!(error, ENOSPC);
+                    return number;
+                }
+            }
+        }
+        unreachable!("a file system has an end")
+    }
+
+    fn pool(&self) -> serde_json::Value {
+        self.daemon.json(&["pool", "show", "tank"])
+    }
+
+    /// Waits until so many writes are held.
+    #[track_caller]
+    fn held(&self, writes: u64) {
+        let began = Instant::now();
+        while self.pool()["held_writes"] != writes {
+            assert!(began.elapsed() < PATIENCE, "{:#}\n{}", self.pool(), self.daemon.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.daemon.folder().join("small/ballast")).expect("remove the ballast");
+    }
+}
+
+#[test]
+fn writes_are_held_while_the_file_system_is_full_and_all_is_there_when_it_has_room() {
+    let promised = Promised::new();
+    let daemon = &promised.daemon;
+    let mut client = promised.connect();
+    let sent = promised.fill(&mut client);
+    daemon.done(&["vdisk", "set", "tank/v", "--on-full", "hold(10m)"]);
+    for number in sent..sent + 4 {
+        client.submit(Kind::Write, 0, number * MIB, MIB as u32, &contents(number)).expect("a write is sent");
+    }
+    promised.held(4);
+    // Everything else goes on, and nothing is said to be wrong with the device.
+    let mut other = promised.connect();
+    other.write(0, &contents(0), 0).expect("an overwrite");
+    other.flush().expect("a flush");
+    assert!(other.read(MIB, MIB as u32).expect("a read") == contents(1));
+    assert!(promised.pool()["read_only"].is_null(), "{:#}", promised.pool());
+    // Once for the write that failed, and not again for those that are held: nobody has made space meanwhile.
+    let told = daemon.events("vdisk-exhausted", "tank/v", 1);
+    assert_eq!((told.len(), &told[0]["details"]["shortage"]), (1, &"device-full".into()), "{told:#?}");
+    assert!(told[0]["cause"].as_str().is_some_and(|cause| cause.contains("small/pool.img is full")), "{told:#?}");
+    assert_eq!(daemon.events("device-errors", "tank", 0).len(), 0);
+    promised.make_room();
+    for _ in 0..4 {
+        assert_eq!(client.receive().expect("an answer").error, 0);
+    }
+    client.flush().expect("a flush");
+    assert_eq!(daemon.events("vdisk-resumed", "tank/v", 1).len(), 1);
+    for number in 0..sent + 4 {
+        assert!(client.read(number * MIB, MIB as u32).expect("a read") == contents(number), "mebibyte {number}");
+    }
+    daemon.assert_clean("tank");
+}
+
+#[test]
+fn a_write_that_finds_no_room_fails_as_no_space_and_a_restart_finds_everything() {
+    let mut promised = Promised::new();
+    let mut client = promised.connect();
+    let written = promised.fill(&mut client);
+    client.flush().expect("a flush");
+    promised.daemon.kill9();
+    promised.daemon.restart();
+    let mut client = promised.connect();
+    assert!(promised.pool()["read_only"].is_null(), "{:#}", promised.pool());
+    let full = client.call(Kind::Write, 0, written * MIB, MIB as u32, &contents(written)).expect("an answer");
+    assert_eq!(full.error, ENOSPC);
+    for number in 0..written {
+        assert!(client.read(number * MIB, MIB as u32).expect("a read") == contents(number), "mebibyte {number}");
+    }
+    promised.make_room();
+    let began = Instant::now();
+    // It is asked for now and then; who does not want to wait may be too early.
+    while client.call(Kind::Write, 0, written * MIB, MIB as u32, &contents(written)).expect("an answer").error != 0 {
+        assert!(began.elapsed() < PATIENCE, "there is room\n{}", promised.daemon.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(client.read(written * MIB, MIB as u32).expect("a read") == contents(written));
+    promised.daemon.assert_clean("tank");
+}
