@@ -7,7 +7,8 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use plimsoll_engine::{Error, Pool};
+use futures_util::future::join;
+use plimsoll_engine::{Error, Pool, Zeroes};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimDiskSpec, SimMachine, SimWorld};
 use support::{assert_clean, create, filled, live, open, vdisk, world};
@@ -169,6 +170,85 @@ fn a_death_at_any_store_to_crash_memory_takes_nothing_that_was_answered() {
             break;
         }
     }
+}
+
+#[test]
+fn what_took_effect_while_the_data_was_written_comes_before_it() {
+    for (crash, seed) in [(CrashKind::Process, 1), (CrashKind::Power, 2)] {
+        for discard in [false, true] {
+            let world = world(seed, 1, 16);
+            live(&world, |machine| async move {
+                let pool = pool_with_vdisk(&machine).await;
+                write_and_flush(&pool, &machine, 0, 1).await;
+                let disk = pool.vdisk("v").expect("a vdisk");
+                // All that the extent has goes while another block of it gets its first contents.
+                let first = write(&pool, &machine, BLOCK, 2);
+                let (first, gone) = match discard {
+                    true => join(first, disk.discard(0, BLOCK, false)).await,
+                    false => join(first, disk.write_zeroes(0, BLOCK, Zeroes::Unmap, false)).await,
+                };
+                first.and(gone).expect("both are done");
+                assert_eq!(ahead(&pool), 1, "the write did not go ahead");
+                disk.flush().await.expect("a flush");
+            });
+            world.crash(crash);
+            live(&world, |machine| async move {
+                let pool = open(&machine, 1).await;
+                let found = [first_byte(&pool, &machine, 0).await, first_byte(&pool, &machine, BLOCK).await];
+                assert_eq!(found, [0, 2], "{crash:?}, discard: {discard}");
+                assert_clean(&pool, "after both").await;
+            });
+        }
+    }
+}
+
+#[test]
+fn a_start_that_power_loss_cuts_short_believes_nothing_that_was_dropped() {
+    let (mut dropped, mut cut) = (0, 0);
+    for (seed, stop) in (0..60).map(|seed| (seed, 1 + seed % 3)) {
+        let world = world(seed, 1, 16);
+        let machine = world.boot();
+        let m = machine.clone();
+        let life = machine.run(async move {
+            let pool = pool_with_vdisk(&m).await;
+            // What is free was somebody else's.
+            pool.create_vdisk(vdisk("old", 1 << 30)).await.expect("a vdisk");
+            let old = pool.vdisk("old").expect("a vdisk");
+            for extent in 0..100 {
+                old.write(extent * EXTENT, filled(&m, 9, EXTENT as usize).await, false).await.expect("a write");
+            }
+            pool.delete_vdisk("old").await.expect("a deletion");
+            m.sleep(Duration::from_secs(1)).await;
+            write_and_flush(&pool, &m, 0, 1).await;
+            write_and_flush(&pool, &m, EXTENT, 2).await;
+            m.crash_after_ops(stop);
+            let _ = write(&pool, &m, 2 * EXTENT, 3).await;
+            m.sleep(Duration::from_secs(1)).await;
+        });
+        assert!(life.unless_crashed().is_none(), "the life did not end where it was to");
+        world.crash(CrashKind::Process);
+        for operations in 1.. {
+            let second = world.fork();
+            let machine = second.boot();
+            let m = machine.clone();
+            machine.crash_after_ops(operations);
+            let ended = machine.run(async move { open(&m, 1).await.info().recovery.records_dropped }).unless_crashed();
+            dropped += ended.unwrap_or(0);
+            second.crash(CrashKind::Power);
+            live(&second, |machine| async move {
+                let pool = open(&machine, 1).await;
+                let found = first_byte(&pool, &machine, 2 * EXTENT).await;
+                assert!([0, 3].contains(&found), "seed {seed}, cut at {operations}: {found}");
+                assert_eq!(first_byte(&pool, &machine, EXTENT).await, 2, "seed {seed}, cut at {operations}");
+                assert_clean(&pool, "after the second start").await;
+            });
+            if ended.is_some() {
+                break;
+            }
+            cut += 1;
+        }
+    }
+    assert!(dropped > 0 && cut > 100, "{dropped} dropped, {cut} starts cut short");
 }
 
 #[test]

@@ -12,17 +12,26 @@ fn whatever_happens_the_pool_holds_what_it_promised() {
         return;
     }
     let report = run(Effort::from_environment());
+    let tally = &report.tally;
     let rate = report.tally.cycles as f64 / report.elapsed.as_secs_f64();
     println!(
-        "simulation: {} crash-recover-verify cycles in {:.1?} ({rate:.0}/s), {} seeds, {} crashes inside a start, {} clean closes, {} \
-         journal batches ahead of their data",
-        report.tally.cycles,
-        report.elapsed,
-        report.seeds,
-        report.tally.crashes_in_start,
-        report.tally.closes,
-        report.tally.ahead
+        "simulation: {} crash-recover-verify cycles in {:.1?} ({rate:.0}/s), {} seeds, {} crashes inside a start, {} clean closes",
+        tally.cycles, report.elapsed, report.seeds, tally.crashes_in_start, tally.closes
     );
-    assert!(report.tally.cycles > 0, "nothing was run");
+    println!(
+        "simulation: {} writes held and {} refused, {} devices evacuated, {} reclaims, {} KiB packed, {} journal batches ahead of their data",
+        tally.held,
+        tally.refused,
+        tally.evacuations,
+        tally.reclaims,
+        tally.packed >> 10,
+        tally.ahead
+    );
+    assert!(tally.cycles > 0, "nothing was run");
+    // In fewer some may not happen.
+    if tally.cycles >= 10_000 {
+        let done = [tally.held, tally.refused, tally.evacuations, tally.reclaims, tally.packed, tally.ahead];
+        assert!(done.iter().all(|&count| count > 0), "something was never done: {tally:?}");
+    }
     assert!(report.failures.is_empty(), "{} seeds failed; each says how to replay it", report.failures.len());
 }

@@ -7,7 +7,8 @@
 //! - death of our process: the tail gets the record only when the data is there, in the half of its batch, and a start believes of a
 //!   batch only what its half has;
 //! - it counts as a commit until it is settled, so no later batch covers it and no checkpoint cuts behind it;
-//! - when the data fails, DROPPED is in the next batch, before anything can cover it.
+//! - when the data fails, DROPPED is in the next batch, before anything can cover it;
+//! - so it is when something was appended meanwhile: that took effect before this, and this comes after it, as any other record.
 
 use std::rc::Rc;
 
@@ -15,7 +16,7 @@ use plimsoll_hardware::Machine;
 
 use super::commit::{Want, wanted};
 use super::{Journal, Permit};
-use crate::format::{BATCH_HEADER_BYTES, Blocks, DROPPED_RECORD_BYTES, ExtentId, Record};
+use crate::format::{BATCH_HEADER_BYTES, Blocks, DROPPED_RECORD_BYTES, ExtentId, MAP_RECORD_BYTES, Record};
 
 /// A batch with one record that is not true yet. Let go without being [settled](Journal::settle), it never is.
 pub(crate) struct Ahead<M: Machine> {
@@ -29,12 +30,13 @@ pub(crate) struct Ahead<M: Machine> {
 }
 
 impl<M: Machine> Journal<M> {
-    /// Begins to write the batch of this MAP, whose data is about to be written; `None` when it had better be appended afterwards.
-    pub(crate) fn write_ahead(self: &Rc<Self>, permit: &mut Permit<M>, record: &Record) -> Option<Ahead<M>> {
+    /// Begins to write the batch of this MAP, whose data is about to be written; `None` when it had better be appended afterwards. Who
+    /// asks keeps a permit for that: it may come to it.
+    pub(crate) fn write_ahead(self: &Rc<Self>, record: &Record) -> Option<Ahead<M>> {
         if !self.is_worth_writing_ahead() {
             return None;
         }
-        let to_drop = self.reserve_at_once(DROPPED_RECORD_BYTES)?;
+        let mut permit = self.reserve_at_once(MAP_RECORD_BYTES + DROPPED_RECORD_BYTES)?;
         let mut encoded = Vec::with_capacity(record.encoded_len());
         record.encode(&mut encoded);
         {
@@ -58,7 +60,7 @@ impl<M: Machine> Journal<M> {
             }
             journal.commit_wanted().await;
         });
-        Some(Ahead { journal: self.clone(), sequence, permit: to_drop, record: encoded, settled: false })
+        Some(Ahead { journal: self.clone(), sequence, permit, record: encoded, settled: false })
     }
 
     /// Whether a first write now would be alone in its batch, a flush is likely to wait for that, and proofs will do.
@@ -72,14 +74,18 @@ impl<M: Machine> Journal<M> {
 }
 
 impl<M: Machine> Ahead<M> {
-    /// The data is there: `blocks` of `extent` have their first contents. Answers the batch's number.
-    pub(crate) fn settle(mut self, extent: ExtentId, blocks: Blocks) -> u64 {
+    /// The data is there: `blocks` of `extent` have their first contents. Answers the batch's number; `None`: the record has to be
+    /// appended after all.
+    pub(crate) fn settle(mut self, extent: ExtentId, blocks: Blocks) -> Option<u64> {
+        if self.journal.state.borrow().pending.len() > BATCH_HEADER_BYTES {
+            return None;
+        }
         self.settled = true;
         if let Some(tail) = self.journal.tail.get() {
             tail.append_late(&self.record);
         }
         self.journal.note_first_contents(extent, blocks, self.sequence);
-        self.sequence
+        Some(self.sequence)
     }
 }
 

@@ -122,7 +122,7 @@ impl<M: Machine> Journal<M> {
     }
 
     /// Appends `records`, all in one batch; answers the batch's number. The permit must cover them.
-    pub(crate) fn append(&self, permit: &mut Permit<M>, records: &[Record]) -> u64 {
+    pub(crate) fn append<'a>(&self, permit: &mut Permit<M>, records: impl IntoIterator<Item = &'a Record>) -> u64 {
         let mut state = self.state.borrow_mut();
         let before = state.pending.len();
         for record in records {

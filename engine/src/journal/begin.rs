@@ -3,7 +3,8 @@
 //! Whatever of this a crash interrupts, the next start comes to the same state:
 //! - the halves of a tail are written as the batches that they were to become, with their numbers and in the name of their own
 //!   life, so the tail goes on being true until the last of them is durable;
-//! - DROPPED records are written without a claim to cover anything; the batch that does comes last.
+//! - DROPPED records are written without a claim to cover anything; the batch that does comes last. Where there are halves, the first
+//!   of them covers what was written ahead, so what is dropped of that is said in the same batch.
 
 use std::rc::Rc;
 
@@ -34,17 +35,20 @@ impl<M: Machine> Journal<M> {
             self.begin_tail(beginning.before);
             return Ok(());
         }
+        let mut drops = &beginning.drops[..];
         for (sequence, records) in &beginning.halves {
             if *sequence < self.pending_sequence() {
                 continue;
             }
-            let bytes = records.iter().map(Record::encoded_len).sum();
+            // Who wrote ahead had kept room for this in the half.
+            let all: Vec<&Record> = records.iter().chain(std::mem::take(&mut drops)).collect();
+            let bytes = all.iter().map(|record| record.encoded_len()).sum();
             let mut permit = self.reserve_for_checkpoint(bytes).await?;
-            self.append(&mut permit, records);
+            self.append(&mut permit, all);
             drop(permit);
             self.cut_anyway().await?;
         }
-        for chunk in beginning.drops.chunks(self.change_bytes_max() / 16) {
+        for chunk in drops.chunks(self.change_bytes_max() / 16) {
             let bytes = chunk.iter().map(Record::encoded_len).sum();
             let mut permit = self.reserve_for_checkpoint(bytes).await?;
             let sequence = self.append(&mut permit, chunk);

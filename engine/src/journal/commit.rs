@@ -31,7 +31,10 @@ pub(super) struct Want {
 impl<M: Machine> Journal<M> {
     /// Makes everything answered before this call survive power loss.
     pub(crate) async fn flush(self: &Rc<Self>) -> Result<(), JournalFailed> {
-        self.wait_for_room().await?;
+        // A flush that has nothing to say needs none.
+        if self.has_something_to_say() {
+            self.wait_for_room().await?;
+        }
         let ticket = {
             let mut state = self.state.borrow_mut();
             state.note_flush();
@@ -39,6 +42,12 @@ impl<M: Machine> Journal<M> {
             state.flush_wanted
         };
         self.until(|state| state.flush_done >= ticket).await
+    }
+
+    /// Whether a flush now would write a batch.
+    fn has_something_to_say(&self) -> bool {
+        let state = self.state.borrow();
+        state.pending.len() > BATCH_HEADER_BYTES || state.stale > state.confirmed
     }
 
     /// Waits until batch `sequence` is written: it survives our process without crash memory.
@@ -179,6 +188,7 @@ impl<M: Machine> Journal<M> {
             state.position += pages_of(payload) as u64;
             state.previous = previous;
             state.written = sequence;
+            state.stated = header.covered;
         }
         if flush {
             let written = self.state.borrow().written;
@@ -186,11 +196,7 @@ impl<M: Machine> Journal<M> {
             let mut state = self.state.borrow_mut();
             state.covered = written;
             state.durable = written;
-            if header.proven && !bytes.is_empty() || !volatile {
-                state.confirmed = written;
-            } else if !bytes.is_empty() {
-                state.confirmed = state.confirmed.max(header.covered);
-            }
+            state.confirmed = if volatile { state.confirmed.max(state.stated) } else { written };
             state.flush_done = state.flush_done.max(ticket);
             if state.confirmed == written && state.pending.len() == BATCH_HEADER_BYTES {
                 state.unproven.clear();

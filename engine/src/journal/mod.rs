@@ -96,6 +96,8 @@ struct State {
     /// Batches up to here, and their data, survived a completed flush.
     covered: u64,
     durable: u64,
+    /// What the last batch written says that is covered.
+    stated: u64,
     /// Batches up to here are covered by a durable statement.
     confirmed: u64,
     /// A flush was answered, or will be, on the strength of proofs in batches up to here.
@@ -151,6 +153,7 @@ impl<M: Machine> Journal<M> {
             written: last,
             covered,
             durable: covered,
+            stated: covered,
             confirmed: covered,
             relied: covered,
             stale: 0,

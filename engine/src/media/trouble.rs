@@ -22,8 +22,8 @@ pub(crate) struct Trouble {
     act: OnceCell<Box<dyn Fn()>>,
     /// What to do before there is a pool that could.
     at_start: OnceCell<Box<dyn Fn()>>,
-    /// By the path of the device.
-    failing: RefCell<BTreeMap<String, Failing>>,
+    /// By the path of the device, and whether it is only full: neither hides the other.
+    failing: RefCell<BTreeMap<(String, bool), Failing>>,
     /// Something failed.
     pub(crate) noticed: WaitQueue,
 }
@@ -80,7 +80,8 @@ impl Trouble {
         }
         let mut all = self.failing.borrow_mut();
         let new = || Failing { errors: 0, first: None, told_at: None };
-        let failing = all.entry(path.to_owned()).or_insert_with(new);
+        let full = matches!(error, IoError::NoSpace { .. });
+        let failing = all.entry((path.to_owned(), full)).or_insert_with(new);
         failing.first.get_or_insert_with(|| error.clone());
         failing.errors += 1;
         drop(all);
@@ -93,7 +94,7 @@ impl Trouble {
         let due = all.iter_mut().filter(|(_, failing)| {
             failing.errors > 0 && failing.told_at.is_none_or(|told| now.saturating_sub(told) >= AGAIN)
         });
-        due.filter_map(|(path, failing)| {
+        due.filter_map(|((path, _), failing)| {
             failing.told_at = Some(now);
             let errors = std::mem::take(&mut failing.errors);
             failing.first.take().map(|first| DeviceErrors { path: path.clone(), errors, first })
@@ -125,5 +126,22 @@ mod tests {
         assert_eq!(due(3609), []);
         assert_eq!(due(3610), [("/d".to_owned(), 2, error("flush").to_string())]);
         assert_eq!(due(30_000), []);
+    }
+
+    #[test]
+    fn a_device_that_is_full_does_not_hide_that_it_fails() {
+        let trouble = Trouble::default();
+        let full = IoError::NoSpace { path: "/d".into() };
+        let failed = IoError::Failed { path: "/d".into(), operation: "write", offset: 0, reason: "bad".into() };
+        let due = |at| {
+            let due = trouble.take_due(Duration::from_secs(at)).into_iter();
+            due.map(|due| (due.errors, due.first.to_string())).collect::<Vec<_>>()
+        };
+        trouble.note("/d", &full);
+        assert_eq!(due(0), [(1, full.to_string())]);
+        trouble.note("/d", &full);
+        trouble.note("/d", &failed);
+        assert_eq!(due(10), [(1, failed.to_string())]);
+        assert_eq!(due(3600), [(1, full.to_string())]);
     }
 }

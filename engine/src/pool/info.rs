@@ -164,6 +164,8 @@ pub struct PoolInfo {
     pub devices: Vec<DeviceInfo>,
     /// Why it takes no writes; `None` when it does.
     pub read_only: Option<String>,
+    /// The path of a device without which no checkpoint can be written: the file system that it is a file of is full. `None`: all is well.
+    pub starved: Option<String>,
     /// Number of the last checkpoint.
     pub generation: u64,
     /// What the last start found.
@@ -210,6 +212,7 @@ impl<M: Machine> Pool<M> {
             policy: store.policy.borrow().clone(),
             devices: self.devices(),
             read_only: self.read_only(),
+            starved: space.is_starved().then(|| store.full_device_path()),
             generation: store.root.borrow().generation,
             recovery: RecoveryInfo { warnings, ..self.recovery.clone() },
             counters: self.counters(),

@@ -73,6 +73,8 @@ pub(crate) struct Reclaim {
     pub(super) over: Cell<bool>,
     /// Why something could not be looked at.
     pub(super) passed_over: RefCell<Option<Error>>,
+    /// Extents that a compaction would free of what it has left; `None` when it did not go through all of it in this life.
+    pub(super) packable: Cell<Option<u64>>,
     /// When the next stretch may be read.
     next: Cell<Duration>,
     /// It is to look whether it still goes on, or has ended.
@@ -91,6 +93,7 @@ impl Reclaim {
             paused: Cell::new(false),
             over: Cell::new(false),
             passed_over: RefCell::default(),
+            packable: Cell::new((done == 0).then_some(0)),
             next: Cell::default(),
             stirred: WaitQueue::default(),
         };

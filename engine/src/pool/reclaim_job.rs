@@ -124,14 +124,14 @@ impl<M: Machine> Run<'_, M> {
         }
         // What is said to be free is free for good.
         store.journal.flush().await.map_err(|failure| store.journal_failed(failure))?;
-        if reclaim.spec.ranges.is_none() {
-            store.survey_reclaimed(vdisk).await;
-        }
         // One that was told to wait at its very end has nothing to wait for.
         reclaim.over.set(true);
         reclaim.paused.set(false);
         store.keep_reclaim(vdisk).await?;
         reclaim.pass(reclaim.total);
+        if reclaim.spec.ranges.is_none() {
+            store.note_reclaimed(vdisk, reclaim.packable.get());
+        }
         reclaim.passed_over.take().map_or(Ok(true), Err)
     }
 
@@ -157,6 +157,11 @@ impl<M: Machine> Run<'_, M> {
                 return Ok(false);
             }
             reclaim.pass(until);
+            if let Some(packable) = reclaim.packable.get()
+                && vdisk.surveyed.get().is_some()
+            {
+                reclaim.packable.set(Some(packable + store.packable_of(vdisk, leaf)));
+            }
             if reclaim.progress.read.get() - written_down >= CURSOR_BYTES {
                 written_down = reclaim.progress.read.get();
                 store.keep_reclaim(vdisk).await?;

@@ -221,13 +221,15 @@ impl<M: Machine> Store<M> {
     }
 }
 
-/// Records of batches whose halves lack them: they were written beside their data, which was not there yet.
+/// MAPs of batches whose halves lack them: they were written beside their data, which was not there yet. A start that was cut short may
+/// have added what it dropped.
 fn written_ahead(batches: &[Batch], halves: &[(u64, Vec<Record>)], known: &HashSet<(u64, u32)>) -> Vec<(u64, u32)> {
     let mut ahead = Vec::new();
     for (sequence, records) in halves {
         let batch = batches.iter().find(|batch| batch.header.sequence == *sequence);
-        let beyond = batch.map_or(0..0, |batch| records.len()..batch.records.len());
-        ahead.extend(beyond.map(|index| (*sequence, index as u32)).filter(|key| !known.contains(key)));
+        let all = batch.into_iter().flat_map(|batch| batch.records.iter().enumerate());
+        let beyond = all.skip(records.len()).filter(|(_, record)| matches!(record, Record::Map { .. }));
+        ahead.extend(beyond.map(|(index, _)| (*sequence, index as u32)).filter(|key| !known.contains(key)));
     }
     ahead
 }

@@ -107,7 +107,7 @@ impl<M: Machine> Store<M> {
     async fn survey(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, sample: usize, progress: &dyn Fn(u64)) -> Result<()> {
         let (extent_bytes, block_bytes) = (self.media.extent_bytes, self.media.block_bytes());
         let mut sample = Sample::new(self.media.machine.random(), sample);
-        let passed = self.pass_through(vdisk, Some(&mut sample), progress).await?;
+        let passed = self.pass_through(vdisk, &mut sample, progress).await?;
         let seen = self.read_sample(vdisk, &sample.into_places()).await?;
         let found = estimate(&seen, passed.words, passed.blocks);
         let figures = Reclaimable {
@@ -123,21 +123,28 @@ impl<M: Machine> Store<M> {
         Ok(())
     }
 
-    /// A reclaim has gone through all of a vdisk: what can be put together now is looked at anew, where anybody ever wanted to know.
-    pub(super) async fn survey_reclaimed(self: &Rc<Self>, vdisk: &Rc<VdiskCore>) {
-        if vdisk.surveyed.get().is_some()
-            && let Ok(passed) = self.pass_through(vdisk, None, &|_| {}).await
-        {
-            let (packable_bytes, at) = (passed.packable * self.media.extent_bytes, self.media.machine.now());
-            vdisk.surveyed.set(Some(Reclaimable { packable_bytes, at, ..Reclaimable::default() }));
+    /// A reclaim has gone through all of a vdisk, and left so many extents that a compaction would free; `None`: that is not known. It
+    /// matters where anybody ever wanted to know.
+    pub(super) fn note_reclaimed(&self, vdisk: &VdiskCore, packable: Option<u64>) {
+        let Some(before) = vdisk.surveyed.get() else { return };
+        let packable_bytes = packable.map_or(before.packable_bytes, |extents| extents * self.media.extent_bytes);
+        let at = self.media.machine.now();
+        vdisk.surveyed.set(Some(Reclaimable { packable_bytes, at, ..Reclaimable::default() }));
+    }
+
+    /// Extents of a leaf that a compaction would free, as far as it is in memory.
+    pub(super) fn packable_of(&self, vdisk: &VdiskCore, leaf: u64) -> u64 {
+        match vdisk.mapping.tree.borrow().get(leaf) {
+            Found::Page(page) => frees(&plan(page, |extent| self.is_to_stay(extent))),
+            _ => 0,
         }
     }
 
-    /// Goes through the mapping of a vdisk, and offers all of its words to a sample.
+    /// Goes through the mapping of a vdisk, and offers all of its words to the sample.
     async fn pass_through(
         self: &Rc<Self>,
         vdisk: &VdiskCore,
-        mut sample: Option<&mut Sample>,
+        sample: &mut Sample,
         progress: &dyn Fn(u64),
     ) -> Result<Passed> {
         let mut passed = Passed { packable: 0, words: 0, blocks: 0 };
@@ -149,14 +156,12 @@ impl<M: Machine> Store<M> {
             let began = self.media.machine.now();
             // What is lost is not found in memory either.
             let _ = vdisk.mapping.load_leaf(&self.media, &self.cache, leaf).await;
+            passed.packable += self.packable_of(vdisk, leaf);
             if let Found::Page(page) = vdisk.mapping.tree.borrow().get(leaf) {
-                passed.packable += frees(&plan(page, |extent| self.is_to_stay(extent)));
                 for (slot, word) in page.iter().enumerate().filter(|(_, word)| word.is_mapped()) {
                     passed.words += 1;
                     passed.blocks += u64::from(word.valid().count());
-                    if let Some(sample) = &mut sample {
-                        sample.offer(VirtualExtent::in_leaf(leaf, slot));
-                    }
+                    sample.offer(VirtualExtent::in_leaf(leaf, slot));
                 }
             }
             self.trim_cache();

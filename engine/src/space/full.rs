@@ -134,12 +134,13 @@ impl<M: Machine> Space<M> {
     }
 
     fn group_has_free(&self, group: u64) -> bool {
-        self.groups.borrow()[group as usize].free > 0
+        // A device that is growing has groups already that are not given out.
+        self.groups.borrow().get(group as usize).is_some_and(|info| info.free > 0)
     }
 
     fn unbacked_in(&self, group: u64) -> Option<ExtentId> {
         let groups = self.groups.borrow();
-        let info = &groups[group as usize];
+        let info = groups.get(group as usize)?;
         let taken = **info.taken.as_ref()?;
         let known = info.backed.as_ref().map_or(taken, |backed| taken | **backed);
         known.first_zero().map(|slot| ExtentId(group * GROUP_EXTENTS + slot as u64))

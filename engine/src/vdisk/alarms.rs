@@ -130,7 +130,12 @@ impl<M: Machine> Store<M> {
         }
         let policy = self.policy.borrow().clone();
         let (mut watch, mut forecast) = pool_watches(&policy);
-        watch.restore(&state.fired_levels(&SubjectKey::Pool, Measure::Physical));
+        let fired = state.fired_levels(&SubjectKey::Pool, Measure::Physical);
+        if !fired.is_empty() {
+            // What was known of what could come back went with the last life.
+            self.surveys.ask();
+        }
+        watch.restore(&fired);
         forecast.restore(state.horizon);
         *alarms.pool.borrow_mut() = Some((watch, forecast));
         alarms.exceeded.borrow_mut().clone_from(&state.exceeded);

@@ -135,7 +135,7 @@ impl<M: Machine> Store<M> {
     }
 
     /// The path of the first device that is full; one may have been found to have room just now.
-    pub(super) fn full_device_path(&self) -> String {
+    pub(crate) fn full_device_path(&self) -> String {
         let disks = self.media.disks();
         let full = disks.iter().find(|disk| disk.is_full()).or(disks.first());
         full.map_or_else(String::new, |disk| disk.device.geometry().path.clone())

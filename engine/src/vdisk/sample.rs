@@ -35,9 +35,10 @@ pub struct Reclaimable {
 }
 
 impl Reclaimable {
-    /// All of it: compaction, zeros and patterns. No byte is in two of these.
+    /// What comes free for sure: what a compaction puts together, and the extents that a reclaim empties. Of zeros between data it depends
+    /// on these what comes of them. A thin extent of nothing but zeros may be in both.
     pub fn bytes(&self) -> u64 {
-        self.packable_bytes + self.zero_bytes + self.pattern_bytes
+        self.packable_bytes + self.whole_bytes
     }
 
     /// The same of something that stores no more than `backed` bytes by now.

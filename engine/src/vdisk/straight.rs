@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use plimsoll_hardware::{Durability, Frozen, Machine};
+use plimsoll_hardware::{Durability, Frozen, IoError, Machine};
 
 use super::plan::ClaimGuard;
 use super::range::{Piece, pieces};
@@ -111,13 +111,16 @@ impl<M: Machine> Store<M> {
         let proof = if volatile { checksum(&[&data]) } else { 0 };
         // Nothing but plain words come this way, and none becomes a fill under a claim.
         let record = Record::Map { vdisk: vdisk.id, at, extent, blocks, proof, over_fill: false };
-        let ahead = self.journal.write_ahead(&mut first.permit, &record);
+        let ahead = self.journal.write_ahead(&record);
         let mut in_flight = InFlight(Some(self.space.epochs.enter()));
         first.claim.writing = true;
         let (drive, offset) = &first.place;
         let result = drive.write(*offset, data, Durability::Cached).await;
         first.claim.writing = false;
         let epoch = in_flight.0.take();
+        if matches!(result, Err(IoError::NoSpace { .. })) {
+            self.space.note_full_at(std::iter::once(extent));
+        }
         result?;
         let looked_up = vdisk.mapping.lookup(&self.media, &self.cache, at).await;
         let word = looked_up.map_err(|lost| self.damaged(vdisk, lost))?;
@@ -127,10 +130,9 @@ impl<M: Machine> Store<M> {
             self.journal.void_proofs();
         }
         self.publish(vdisk, at, word, (extent, blocks));
-        let sequence = match ahead {
-            Some(ahead) => ahead.settle(extent, blocks),
-            None => self.journal.append_map(&mut first.permit, &record, extent, blocks),
-        };
+        let settled = ahead.and_then(|ahead| ahead.settle(extent, blocks));
+        let append = || self.journal.append_map(&mut first.permit, &record, extent, blocks);
+        let sequence = settled.unwrap_or_else(append);
         drop((first, epoch));
         self.outlast(sequence).await
     }

@@ -103,10 +103,13 @@ impl<M: Machine> Store<M> {
             if let Some(first) = self.first_write(vdisk, offset, length) {
                 self.count_write(length);
                 match Box::pin(self.write_first(vdisk, first, data.clone())).await {
-                    // The long way finds another place, or waits.
                     Err(Error::Device(IoError::NoSpace { .. })) => {}
                     done => return done,
                 }
+                // The long way finds another place, or waits.
+                let asked = Asked::new(how, Some((offset, length)));
+                let parts: Vec<Piece> = pieces(offset, length, self.media.extent_bytes).collect();
+                return Box::pin(self.write_parts(vdisk, &parts, data, &asked, false)).await;
             }
         }
         // Boxed, as the one above, so that the future of every write need not be as large: it is moved several times.

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use plimsoll_engine::JobState;
 use plimsoll_hardware::sim::SimMachine;
 
 use super::image::{Image, Work};
@@ -19,6 +20,44 @@ pub struct Tally {
     pub closes: u64,
     /// Batches of the journal that went out beside their data.
     pub ahead: u64,
+    /// Writes that were held, and that were refused.
+    pub held: u64,
+    /// See `held`.
+    pub refused: u64,
+    /// Devices that were emptied.
+    pub evacuations: u64,
+    /// Reclaims that came to their end.
+    pub reclaims: u64,
+    /// Bytes that came free because extents were put together.
+    pub packed: u64,
+}
+
+impl Tally {
+    /// Adds what was done in a life.
+    fn count(&mut self, session: &Session) {
+        let counters = session.pool.info().counters;
+        self.ahead += counters.journal_commits_ahead;
+        self.held += counters.held_writes;
+        self.refused += counters.refused_writes;
+        self.packed += counters.packed_bytes;
+        for job in session.pool.jobs().iter().filter(|job| job.state == JobState::Done) {
+            self.evacuations += u64::from(job.kind == "device-evacuate");
+            self.reclaims += u64::from(job.kind == "reclaim");
+        }
+    }
+
+    /// Adds what another seed did.
+    pub fn add(&mut self, other: &Tally) {
+        self.cycles += other.cycles;
+        self.crashes_in_start += other.crashes_in_start;
+        self.closes += other.closes;
+        self.ahead += other.ahead;
+        self.held += other.held;
+        self.refused += other.refused;
+        self.evacuations += other.evacuations;
+        self.reclaims += other.reclaims;
+        self.packed += other.packed;
+    }
 }
 
 /// Starts that may crash before one is left in peace.
@@ -36,7 +75,7 @@ pub fn run(seed: u64) -> Tally {
         let session = start(&mut image, &mut tally);
         work(&mut image, &session);
         tally.closes += u64::from(image.closed);
-        tally.ahead += session.pool.info().counters.journal_commits_ahead;
+        tally.count(&session);
         if trace::devices() {
             eprintln!("{}", image.world.trace());
             image.world.set_trace(true);

@@ -108,10 +108,7 @@ pub fn run(effort: Effort) -> Report {
                         match result {
                             Ok(tally) => {
                                 cycles.fetch_add(tally.cycles, Ordering::Relaxed);
-                                report.tally.cycles += tally.cycles;
-                                report.tally.crashes_in_start += tally.crashes_in_start;
-                                report.tally.closes += tally.closes;
-                                report.tally.ahead += tally.ahead;
+                                report.tally.add(&tally);
                             }
                             Err(failure) => {
                                 println!("{}", replay(seed, &failure));
