@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::future::join;
-use plimsoll_engine::{Error, Pool, Zeroes};
+use plimsoll_engine::{Error, Pool};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimDiskSpec, SimMachine, SimWorld};
 use support::{assert_clean, create, filled, live, open, vdisk, world};
@@ -174,31 +174,33 @@ fn a_death_at_any_store_to_crash_memory_takes_nothing_that_was_answered() {
 
 #[test]
 fn what_took_effect_while_the_data_was_written_comes_before_it() {
-    for (crash, seed) in [(CrashKind::Process, 1), (CrashKind::Power, 2)] {
-        for discard in [false, true] {
-            let world = world(seed, 1, 16);
-            live(&world, |machine| async move {
-                let pool = pool_with_vdisk(&machine).await;
-                write_and_flush(&pool, &machine, 0, 1).await;
-                let disk = pool.vdisk("v").expect("a vdisk");
-                // All that the extent has goes while another block of it gets its first contents.
-                let first = write(&pool, &machine, BLOCK, 2);
-                let (first, gone) = match discard {
-                    true => join(first, disk.discard(0, BLOCK, false)).await,
-                    false => join(first, disk.write_zeroes(0, BLOCK, Zeroes::Unmap, false)).await,
-                };
-                first.and(gone).expect("both are done");
-                assert_eq!(ahead(&pool), 1, "the write did not go ahead");
-                disk.flush().await.expect("a flush");
-            });
-            world.crash(crash);
-            live(&world, |machine| async move {
-                let pool = open(&machine, 1).await;
-                let found = [first_byte(&pool, &machine, 0).await, first_byte(&pool, &machine, BLOCK).await];
-                assert_eq!(found, [0, 2], "{crash:?}, discard: {discard}");
-                assert_clean(&pool, "after both").await;
-            });
-        }
+    for (crash, discard) in
+        [CrashKind::Process, CrashKind::Power].into_iter().flat_map(|crash| [(crash, false), (crash, true)])
+    {
+        let world = world(1, 1, 16);
+        let seen = live(&world, |machine| async move {
+            let pool = pool_with_vdisk(&machine).await;
+            write_and_flush(&pool, &machine, 0, 1).await;
+            let disk = pool.vdisk("v").expect("a vdisk");
+            // All that the extent has goes while another block of it gets its first contents.
+            let first = write(&pool, &machine, BLOCK, 2);
+            let (first, gone) = match discard {
+                true => join(first, disk.discard(0, EXTENT, false)).await,
+                false => join(first, write(&pool, &machine, 0, 0)).await,
+            };
+            first.and(gone).expect("both are done");
+            assert_eq!(ahead(&pool), 1, "the write did not go ahead");
+            disk.flush().await.expect("a flush");
+            [first_byte(&pool, &machine, 0).await, first_byte(&pool, &machine, BLOCK).await]
+        });
+        assert!(seen == [0, 2] || discard, "{seen:?}");
+        world.crash(crash);
+        live(&world, |machine| async move {
+            let pool = open(&machine, 1).await;
+            let found = [first_byte(&pool, &machine, 0).await, first_byte(&pool, &machine, BLOCK).await];
+            assert_eq!(found, seen, "{crash:?}, discard: {discard}");
+            assert_clean(&pool, "after both").await;
+        });
     }
 }
 

@@ -5,7 +5,8 @@
 //! 4096  u64 sequence number of the batch to come   8 u64 bytes of records   16 records     half A
 //! 4096 + h                                                                                  half B
 //! ```
-//! The two halves take turns: while the batch of one is being written to the devices the other takes new records. The
+//! The two halves take turns: while the batch of one is being written to the devices the other takes new records, all but that of a
+//! batch that was written ahead, which comes to the former. The
 //! number of bytes is stored after the bytes, so a process killed in the middle of a record leaves it out.
 
 use plimsoll_hardware::CrashMemory;

@@ -2,7 +2,7 @@
 //!
 //! A record is *appended* (in crash memory: it survives our process), later *written* (in a batch on the devices: in their
 //! caches at least) and, with a flush, *durable*. Batches are numbered; a record belongs to the batch that was pending when
-//! it was appended.
+//! it was appended, or to one of its own that was written before (`ahead`).
 //!
 //! Proofs. On a device with a volatile cache a batch may reach the medium before the data that its MAP records name. So each
 //! MAP carries a checksum of its data, and after power loss a MAP whose batch no later statement *covers* is believed only if
