@@ -115,10 +115,7 @@ impl<M: Machine> Store<M> {
             self.note_overflow(vdisk, &need, bound);
             return Err(self.refuse(vdisk, &need));
         }
-        if asked.patience.get().is_some() {
-            // What it was granted was not enough, or could not be used: not again and again within one moment.
-            machine.sleep(AGAIN).await;
-        }
+        let again = asked.patience.get().is_some();
         let patience = asked.patience.get().unwrap_or_else(|| {
             self.counters.held(need.bytes);
             count(&vdisk.waited, 1);
@@ -126,6 +123,10 @@ impl<M: Machine> Store<M> {
         });
         asked.patience.set(Some(patience));
         let place = self.join(vdisk, need, patience.number, asked.how);
+        if again {
+            // What it was granted was not enough, or could not be used: not again and again within one moment. It has its place meanwhile.
+            machine.sleep(AGAIN).await;
+        }
         let granted = self.wait(&place, asked, (patience.since, time)).await;
         if let Ok(Some(extents)) = granted {
             return Ok(Grant::new(self, vdisk, extents));
