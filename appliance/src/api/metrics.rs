@@ -87,7 +87,7 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
     let online = pools.iter().map(|pool| (labels(pool), f64::from(u8::from(pool.state == PoolState::Online))));
     gauge(registry, "pool_online", "1 when it is open and writable", online);
     type Figure = fn(&PoolView) -> Option<f64>;
-    let figures: [(&str, &str, Figure); 28] = [
+    let figures: [(&str, &str, Figure); 29] = [
         ("pool_physical_bytes", "Space on all devices", |pool| pool.physical_bytes.map(|n| n as f64)),
         ("pool_available_bytes", "What vdisks without a reservation can still get", |pool| {
             pool.available_bytes.map(|n| n as f64)
@@ -108,6 +108,9 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
         ("pool_held_writes", "Writes that wait for space", |pool| pool.held_writes.map(|n| n as f64)),
         ("pool_held_writes_bytes", "Memory behind writes that wait for space", |pool| {
             pool.held_writes_bytes.map(|n| n as f64)
+        }),
+        ("pool_starved", "1 when metadata waits for room in a file system that is full", |pool| {
+            (pool.state != PoolState::Unavailable).then(|| f64::from(u8::from(pool.starved.is_some())))
         }),
         ("pool_time_to_full_seconds", "When it is full at the measured rate", |pool| pool.time_to_full_seconds),
         ("pool_growth_bytes_per_second", "Rate at which its use grows", |pool| {

@@ -40,6 +40,7 @@ fn metrics_say_whose_the_space_is_and_how_it_is_divided() {
         expected.push(format!("plimsoll_tenant_{what}_bytes{{pool=\"tank\",tenant=\"acme\"}} {a:.1}"));
     }
     expected.push(format!("plimsoll_pool_designated_bytes{{pool=\"tank\"}} {both:.1}"));
+    expected.push("plimsoll_pool_starved{pool=\"tank\"} 0.0".to_owned());
     for line in &expected {
         assert!(text.lines().any(|found| found == line), "no {line} in {text}");
     }
