@@ -39,6 +39,28 @@ pub fn amount(bytes: u64, margin: u64) -> String {
     }
 }
 
+/// Zeros in extents that hold data too: a reclaim makes holes of them, which is no space by itself.
+pub fn between_data(found: &Reclaimable) -> u64 {
+    (found.zero_bytes + found.pattern_bytes).saturating_sub(found.whole_bytes)
+}
+
+/// So much of `what` could be reclaimed: what comes back for sure; apart from it what may.
+pub fn said(found: &Reclaimable, what: &str) -> String {
+    let between = between_data(found);
+    if between == 0 {
+        return format!("{}{what} could be reclaimed", amount(found.bytes(), found.margin_bytes));
+    }
+    let margin = match found.margin_bytes {
+        0 => String::new(),
+        margin => format!(" (together give or take {})", iec(margin)),
+    };
+    format!(
+        "{}{what} could be reclaimed, and {} of zeros between data, which compaction may bring back after a reclaim{margin}",
+        iec(found.bytes()),
+        iec(between)
+    )
+}
+
 /// When it was found, seen from `now`.
 pub fn as_of(found: &Reclaimable, now: Duration) -> String {
     format!("as of {} ago", time(now.saturating_sub(found.at)))
@@ -48,10 +70,12 @@ pub fn as_of(found: &Reclaimable, now: Duration) -> String {
 pub fn commands(pool: &str, surveyed: &Surveyed) -> Vec<String> {
     let worthless = |found: &Reclaimable| found.zero_bytes + found.pattern_bytes;
     let mut vdisks: Vec<_> = surveyed.vdisks.iter().filter(|(_, found)| worthless(found) > 0).collect();
-    vdisks.sort_by_key(|(_, found)| std::cmp::Reverse(worthless(found)));
+    vdisks.sort_by_key(|(_, found)| std::cmp::Reverse((found.whole_bytes, worthless(found))));
     let reclaims = vdisks.iter().take(NAMED_MAX).map(|(name, _)| format!("plimsoll reclaim {pool}/{name}"));
-    let compact = (surveyed.total.packable_bytes > 0).then(|| format!("plimsoll pool compact {pool}"));
-    match surveyed.total.packable_bytes > worthless(&surveyed.total) {
+    let total = &surveyed.total;
+    let compacts = total.packable_bytes > 0 || between_data(total) > 0;
+    let compact = compacts.then(|| format!("plimsoll pool compact {pool}"));
+    match total.packable_bytes > worthless(total) {
         true => compact.into_iter().chain(reclaims).collect(),
         false => reclaims.chain(compact).collect(),
     }
@@ -60,11 +84,12 @@ pub fn commands(pool: &str, surveyed: &Surveyed) -> Vec<String> {
 /// What could come back and how, for who is short of space in a pool of `total` bytes; `None` when that is nothing to speak of.
 pub fn could(pool: &str, surveyed: &Surveyed, total: u64) -> Option<String> {
     let found = &surveyed.total;
-    if found.bytes() == 0 || found.bytes() < total / WORTH {
+    let at_best = found.bytes() + between_data(found);
+    if at_best == 0 || at_best < total / WORTH {
         return None;
     }
-    let (amount, commands) = (amount(found.bytes(), found.margin_bytes), commands(pool, surveyed).join(", "));
-    Some(format!("{amount} of what {pool} stores could be reclaimed: {commands}"))
+    let said = said(found, &format!(" of what {pool} stores"));
+    Some(format!("{said}: {}", commands(pool, surveyed).join(", ")))
 }
 
 /// The same of everything, for the report of who has the space.
@@ -73,19 +98,16 @@ pub fn report(pool: &str, surveyed: Option<&Surveyed>, now: Duration) -> String 
         return format!("what could be reclaimed is not known yet: {}", command(pool));
     };
     let found = &surveyed.total;
-    let amount = amount(found.bytes(), found.margin_bytes);
-    if found.bytes() == 0 {
-        return format!("{}, {amount} could be reclaimed; to look again: {}", as_of(found, now), command(pool));
+    let mut text = format!("{}, {}", as_of(found, now), said(found, ""));
+    if found.bytes() > 0 {
+        let (packable, whole) = (iec(found.packable_bytes), iec(found.whole_bytes));
+        text += &format!("; {packable} of that by compaction, {whole} in extents of nothing but zeros and patterns");
     }
-    format!(
-        "{}, {amount} could be reclaimed ({} by compaction, {} of zeros, {} of patterns): {}; to look again: {}",
-        as_of(found, now),
-        iec(found.packable_bytes),
-        iec(found.zero_bytes),
-        iec(found.pattern_bytes),
-        commands(pool, surveyed).join(", "),
-        command(pool),
-    )
+    let commands = commands(pool, surveyed);
+    if !commands.is_empty() {
+        text += &format!(": {}", commands.join(", "));
+    }
+    format!("{text}; to look again: {}", command(pool))
 }
 
 #[cfg(test)]
@@ -95,9 +117,10 @@ mod tests {
 
     const NOW: Duration = Duration::from_secs(200);
 
+    /// Zeros in extents that hold nothing else.
     fn found(packable_bytes: u64, zero_bytes: u64, margin_bytes: u64) -> Reclaimable {
-        let at = Duration::from_secs(20);
-        Reclaimable { packable_bytes, zero_bytes, margin_bytes, at, ..Reclaimable::default() }
+        let (at, whole_bytes) = (Duration::from_secs(20), zero_bytes);
+        Reclaimable { packable_bytes, zero_bytes, whole_bytes, margin_bytes, at, ..Reclaimable::default() }
     }
 
     fn surveyed(vdisks: &[(&str, Reclaimable)], total: Reclaimable) -> Surveyed {
@@ -116,13 +139,32 @@ mod tests {
         assert_eq!(super::could("tank", &some, 2000 << 30), None, "not worth the trouble");
         let report = report("tank", Some(&some), NOW);
         assert!(
-            report.starts_with("as of 3 min ago, about 5 GiB") && report.contains("1 GiB by compaction"),
+            report.starts_with("as of 3 min ago, about 5 GiB")
+                && report.contains("1 GiB of that by compaction, 4 GiB in"),
             "{report}"
         );
         assert_advice_can_be_followed(&report);
         let thin = surveyed(&vdisks[1..2], found(1 << 30, 0, 0));
         let could = super::could("tank", &thin, 100 << 30).unwrap();
         assert_eq!(could, "1 GiB of what tank stores could be reclaimed: plimsoll pool compact tank");
+    }
+
+    #[test]
+    fn zeros_between_data_are_told_apart_from_what_comes_back_for_sure() {
+        let some = Reclaimable { whole_bytes: 1 << 30, ..found(1 << 30, 4 << 30, 1 << 28) };
+        let could = could("tank", &surveyed(&[("a", some)], some), 100 << 30).unwrap();
+        let expected = "2 GiB of what tank stores could be reclaimed, and 3 GiB of zeros between data, which compaction may bring back \
+                        after a reclaim (together give or take 256 MiB): plimsoll reclaim tank/a, plimsoll pool compact tank";
+        assert_eq!(could, expected);
+        assert_advice_can_be_followed(&could);
+        // Where there is nothing else, both commands are advised as well.
+        let only = Reclaimable { whole_bytes: 0, ..found(0, 4 << 30, 0) };
+        let only = surveyed(&[("a", only)], only);
+        for text in [super::could("tank", &only, 100 << 30).unwrap(), report("tank", Some(&only), NOW)] {
+            assert!(text.contains("0 B") && text.contains("and 4 GiB of zeros between data"), "{text}");
+            assert!(text.contains(": plimsoll reclaim tank/a, plimsoll pool compact tank"), "{text}");
+            assert_advice_can_be_followed(&text);
+        }
     }
 
     #[test]

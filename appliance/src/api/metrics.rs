@@ -87,7 +87,7 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
     let online = pools.iter().map(|pool| (labels(pool), f64::from(u8::from(pool.state == PoolState::Online))));
     gauge(registry, "pool_online", "1 when it is open and writable", online);
     type Figure = fn(&PoolView) -> Option<f64>;
-    let figures: [(&str, &str, Figure); 27] = [
+    let figures: [(&str, &str, Figure); 29] = [
         ("pool_physical_bytes", "Space on all devices", |pool| pool.physical_bytes.map(|n| n as f64)),
         ("pool_available_bytes", "What vdisks without a reservation can still get", |pool| {
             pool.available_bytes.map(|n| n as f64)
@@ -108,6 +108,9 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
         ("pool_held_writes", "Writes that wait for space", |pool| pool.held_writes.map(|n| n as f64)),
         ("pool_held_writes_bytes", "Memory behind writes that wait for space", |pool| {
             pool.held_writes_bytes.map(|n| n as f64)
+        }),
+        ("pool_starved", "1 when metadata waits for room in a file system that is full", |pool| {
+            (pool.state != PoolState::Unavailable).then(|| f64::from(u8::from(pool.starved.is_some())))
         }),
         ("pool_time_to_full_seconds", "When it is full at the measured rate", |pool| pool.time_to_full_seconds),
         ("pool_growth_bytes_per_second", "Rate at which its use grows", |pool| {
@@ -133,10 +136,13 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
         ("pool_reclaimable_packable_bytes", "Of that, what compaction would free", |pool| {
             pool.survey.as_ref().map(|survey| survey.packable_bytes as f64)
         }),
-        ("pool_reclaimable_zero_bytes", "Of that, zeros", |pool| {
+        ("pool_reclaimable_whole_bytes", "Of that, zeros and patterns that are all of their extents", |pool| {
+            pool.survey.as_ref().map(|survey| survey.whole_bytes as f64)
+        }),
+        ("pool_reclaimable_zero_bytes", "Zeros that a reclaim gives up, between data as well", |pool| {
             pool.survey.as_ref().map(|survey| survey.zero_bytes as f64)
         }),
-        ("pool_reclaimable_pattern_bytes", "Of that, patterns", |pool| {
+        ("pool_reclaimable_pattern_bytes", "Patterns that a reclaim gives up", |pool| {
             pool.survey.as_ref().map(|survey| survey.pattern_bytes as f64)
         }),
         ("pool_reclaimable_margin_bytes", "Margin of zeros and patterns together, 95 %", |pool| {
@@ -198,7 +204,7 @@ fn vdisk_metrics(registry: &mut Registry, vdisks: &[VdiskView]) {
         ]
     };
     type Figure = fn(&VdiskView) -> Option<u64>;
-    let figures: [(&str, &str, Figure); 18] = [
+    let figures: [(&str, &str, Figure); 20] = [
         ("vdisk_designated_bytes", "Size shown to the guest", |vdisk| Some(vdisk.designated_bytes)),
         ("vdisk_backed_bytes", "Physical space behind it", |vdisk| Some(vdisk.backed_bytes)),
         ("vdisk_exclusive_bytes", "Physical space that it alone names", |vdisk| Some(vdisk.exclusive_bytes)),
@@ -218,14 +224,20 @@ fn vdisk_metrics(registry: &mut Registry, vdisks: &[VdiskView]) {
         ("vdisk_reclaimable_packable_bytes", "Of that, what compaction would free", |vdisk| {
             vdisk.survey.as_ref().map(|survey| survey.packable_bytes)
         }),
-        ("vdisk_reclaimable_zero_bytes", "Of that, zeros", |vdisk| {
+        ("vdisk_reclaimable_whole_bytes", "Of that, zeros and patterns that are all of their extents", |vdisk| {
+            vdisk.survey.as_ref().map(|survey| survey.whole_bytes)
+        }),
+        ("vdisk_reclaimable_zero_bytes", "Zeros that a reclaim gives up, between data as well", |vdisk| {
             vdisk.survey.as_ref().map(|survey| survey.zero_bytes)
         }),
-        ("vdisk_reclaimable_pattern_bytes", "Of that, patterns", |vdisk| {
+        ("vdisk_reclaimable_pattern_bytes", "Patterns that a reclaim gives up", |vdisk| {
             vdisk.survey.as_ref().map(|survey| survey.pattern_bytes)
         }),
         ("vdisk_reclaimable_margin_bytes", "Margin of zeros and patterns together, 95 %", |vdisk| {
             vdisk.survey.as_ref().map(|survey| survey.margin_bytes)
+        }),
+        ("vdisk_survey_age_seconds", "Time since it was surveyed", |vdisk| {
+            vdisk.survey.as_ref().map(|survey| survey.age_seconds)
         }),
     ];
     for (name, help, figure) in figures {
@@ -237,7 +249,7 @@ fn vdisk_metrics(registry: &mut Registry, vdisks: &[VdiskView]) {
 fn tenant_metrics(registry: &mut Registry, tenants: &[TenantView]) {
     let labels = |tenant: &TenantView| vec![("pool", tenant.pool.clone()), ("tenant", tenant.name.clone())];
     type Figure = fn(&TenantView) -> Option<u64>;
-    let figures: [(&str, &str, Figure); 10] = [
+    let figures: [(&str, &str, Figure); 11] = [
         ("tenant_used_bytes", "Physical space that its vdisks have", |tenant| Some(tenant.used_bytes)),
         ("tenant_exclusive_bytes", "Physical space that its vdisks alone name", |tenant| Some(tenant.exclusive_bytes)),
         ("tenant_shared_bytes", "Physical space that others name too", |tenant| Some(tenant.shared_bytes)),
@@ -249,6 +261,9 @@ fn tenant_metrics(registry: &mut Registry, tenants: &[TenantView]) {
             Some(tenant.regulation_bytes)
         }),
         ("tenant_effective_bytes", "Designated minus regulation", |tenant| Some(tenant.effective_bytes)),
+        ("tenant_reclaimable_bytes", "Stored data that could come back, as the last survey found it", |tenant| {
+            tenant.reclaimable_bytes
+        }),
         ("tenant_vdisks", "Its vdisks", |tenant| Some(tenant.vdisks)),
     ];
     for (name, help, figure) in figures {

@@ -1,8 +1,9 @@
 //! Places of connections: how many there are at once, and which one has to go when a new client comes.
 //!
-//! A connection is idle while nothing that was asked over it is under way: silent from its beginning, with headers that do not end, or
-//! kept open after an answer. One that is idle goes for a new one, the oldest first. What is under way is left alone: a request until
-//! its answer is on its way, a stream of events until it ends. Streams are bounded where they begin, so that requests find places.
+//! A connection is busy from the end of a request's headers until hyper has taken the last of the answer, of a stream of events until
+//! that ends. Else it is idle: silent from its beginning, with headers that do not end, with the last of an answer buffered that its
+//! client has not read yet, or kept open after one. An idle one goes for a new one, the oldest first; a busy one is left alone. Streams
+//! are bounded where they begin, so that requests find places.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,7 +39,7 @@ pub(super) struct Place {
     places: Arc<Places>,
 }
 
-/// A request under way on a connection.
+/// A request under way on a connection, which is busy until this is dropped.
 pub(super) struct Busy(Arc<Place>);
 
 impl Places {

@@ -132,7 +132,7 @@ async fn accept(listener: UnixListener, app: Router, header_time: Duration, mut 
     }
 }
 
-/// An answer on its way: its connection is busy until the last of it was taken.
+/// An answer: its connection is busy until hyper has taken the last of it, which it may buffer then.
 struct Answering {
     body: Body,
     _busy: Busy,

@@ -1,5 +1,6 @@
 //! `plimsoll pool grow | evacuate | remove-device | compact | survey`, and growing by itself: what changes how much a pool has.
 
+use plimsoll_engine::Reclaimable;
 use serde_json::Value;
 
 use super::args::{Leaving, PoolChange, PoolEvacuate, PoolGrow, PoolRemoveDevice, PoolSet, Wait};
@@ -11,7 +12,7 @@ use super::render::steps;
 use super::run::Context;
 use crate::model::{GrowPool, GrowthChange, LeaveDevice};
 use crate::problem::{Answer, Problem};
-use crate::reclaimable::amount;
+use crate::reclaimable::said;
 use crate::units::{Size, iec};
 
 pub(super) fn grow(cx: &Context<'_>, args: &PoolGrow) -> Answer<()> {
@@ -83,9 +84,16 @@ pub(super) fn survey(cx: &Context<'_>, change: &PoolChange, wait: &Wait) -> Answ
     let job = watch_answer(&cx.client, &job)?;
     let now = cx.client.get(&target(pool))?;
     let figure = |at: &str| now.pointer(at).and_then(Value::as_u64).unwrap_or(0);
-    let found = amount(figure("/reclaimable_bytes"), figure("/survey/margin_bytes"));
-    cx.render
-        .changed(&format!("{found} of what pool {pool} stores could be reclaimed: plimsoll space --pool {pool}"), &job)
+    let found = Reclaimable {
+        packable_bytes: figure("/survey/packable_bytes"),
+        zero_bytes: figure("/survey/zero_bytes"),
+        pattern_bytes: figure("/survey/pattern_bytes"),
+        whole_bytes: figure("/survey/whole_bytes"),
+        margin_bytes: figure("/survey/margin_bytes"),
+        ..Reclaimable::default()
+    };
+    let said = said(&found, &format!(" of what pool {pool} stores"));
+    cx.render.changed(&format!("{said}: plimsoll space --pool {pool}"), &job)
 }
 
 fn leave(leaving: &Leaving) -> Answer<LeaveDevice> {

@@ -71,6 +71,7 @@ pub(super) const SPACE: Columns = Columns {
         "exclusive_bytes",
         "shared_bytes",
         "survey.packable_bytes",
+        "survey.whole_bytes",
         "survey.zero_bytes",
         "survey.pattern_bytes",
         "survey.margin_bytes",
@@ -90,7 +91,7 @@ pub(super) const PROMISED: [&str; 8] = [
 ];
 pub(super) const TENANT: Columns = Columns {
     normal: &["name", "pool", "used_bytes", "quota_bytes", "used_pct", "vdisks", "designated_bytes"],
-    wide: &["reservation_bytes", "reserved_bytes", "thresholds"],
+    wide: &["reservation_bytes", "reserved_bytes", "reclaimable_bytes", "thresholds"],
 };
 pub(super) const EXPORT: Columns =
     Columns { normal: &["name", "protocol", "visible", "read_only", "clients"], wide: &["implicit", "uris"] };

@@ -1,5 +1,6 @@
 //! What the engine raised, in words: kind, severity, figures, cause, and an advice that can be followed.
 
+use std::cell::LazyCell;
 use std::time::Duration;
 
 use plimsoll_engine::{HORIZON_MAX, Level, Limit, Measure, Shortage, SpaceEvent, Subject, Surveyed, VdiskName};
@@ -114,26 +115,36 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
     NewEvent { pool: Some(pool.to_owned()), ..described }
 }
 
-/// As [`describe`], for who knows what could come back of the pool's space, and how large that is: the advice says so where it helps.
-pub fn describe_knowing(
+/// As [`describe`] for each of them, for who knows what could come back of the pool's space, and how large that is: the advice says so
+/// where it helps. `surveyed` is called when the first needs it: thousands of vdisks may be short of space at once.
+pub fn describe_all(
     pool: &str,
-    event: &SpaceEvent,
+    events: &[SpaceEvent],
     surveyed: impl FnOnce() -> Option<(Surveyed, u64)>,
-) -> NewEvent {
-    let described = describe(pool, event);
-    let is_short = match event {
+) -> Vec<NewEvent> {
+    let could = LazyCell::new(|| {
+        let (surveyed, total_bytes) = surveyed()?;
+        reclaimable::could(pool, &surveyed, total_bytes)
+    });
+    let described = events.iter().map(|event| {
+        let described = describe(pool, event);
+        let could = if reclaiming_helps(event) { could.as_ref() } else { None };
+        match (could, &described.advice) {
+            (Some(could), Some(advice)) => {
+                let advice = advice.trim_end_matches('.');
+                NewEvent { advice: Some(format!("{advice}; {could}.")), ..described }
+            }
+            _ => described,
+        }
+    });
+    described.collect()
+}
+
+fn reclaiming_helps(event: &SpaceEvent) -> bool {
+    match event {
         SpaceEvent::Threshold { subject: Subject::Pool, rising, .. } | SpaceEvent::Forecast { rising, .. } => *rising,
         SpaceEvent::Exhausted { cause, .. } => *cause == Shortage::PoolFull,
         _ => false,
-    };
-    let known = if is_short { surveyed() } else { None };
-    let could = known.and_then(|(surveyed, total_bytes)| reclaimable::could(pool, &surveyed, total_bytes));
-    match (could, &described.advice) {
-        (Some(could), Some(advice)) => {
-            let advice = advice.trim_end_matches('.');
-            NewEvent { advice: Some(format!("{advice}; {could}.")), ..described }
-        }
-        _ => described,
     }
 }
 

@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 pub(crate) use describe::time;
-pub use describe::{CRITICAL_PCT, describe, describe_knowing};
+pub use describe::{CRITICAL_PCT, describe, describe_all};
 pub use log::{EventLimits, EventLog, Summary};
 pub use query::{EventQuery, PAGE_DEFAULT, PAGE_MAX};
 pub use webhook::Webhooks;

@@ -30,6 +30,8 @@ pub struct PoolView {
     pub reason: Option<String>,
     /// Stable code of the reason.
     pub reason_code: Option<String>,
+    /// Path of the device whose file system is full, where metadata waits for room; null when none does.
+    pub starved: Option<String>,
     /// When it was made.
     pub created_at: Option<String>,
     /// Unit of allocation.

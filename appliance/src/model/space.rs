@@ -79,7 +79,9 @@ pub struct SpaceView {
     pub held_writes: Option<u64>,
 }
 
-/// What could come back of stored data: what a survey found. The first three together are all of it; no byte is in two of them.
+/// What could come back of stored data: what a survey found. `reclaimable_bytes` is what comes back for sure: packable and whole together,
+/// though not more than is stored, since a thin extent of nothing but zeros may be in both. Zeros and patterns beyond whole are between
+/// data: compaction may bring them back after a reclaim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SurveyView {
     /// What a compaction would free: counted.
@@ -112,6 +114,8 @@ pub struct TenantView {
     pub exclusive_bytes: u64,
     /// Of that, what others name too.
     pub shared_bytes: u64,
+    /// Of what its vdisks store, what could come back, as the last survey found it; null when it looked at none of them.
+    pub reclaimable_bytes: Option<u64>,
     /// Physical space that they may not exceed together.
     pub quota_bytes: Option<u64>,
     /// 100 * used / quota.

@@ -8,7 +8,7 @@ use plimsoll_hardware::{Handle, Machine};
 use uuid::Uuid;
 
 use super::Node;
-use crate::event::{EventLog, NewEvent, Webhooks, describe_knowing};
+use crate::event::{EventLog, NewEvent, Webhooks, describe_all};
 use crate::problem::{Answer, Problem};
 
 /// After events could not be kept: the disk of the state directory is full, most likely.
@@ -86,7 +86,7 @@ impl Node {
         events.iter().for_each(|event| after.apply(event));
         let open = self.pool(name).ok().filter(|pool| pool.info().uuid == uuid);
         let surveyed = || open.as_ref().and_then(|pool| Some((pool.surveyed()?, pool.info().physical_bytes)));
-        let described = events.iter().map(|event| describe_knowing(name, event, surveyed)).collect();
+        let described = describe_all(name, events, surveyed);
         // No `await` between this and the log's taking it, so that nothing comes behind `forget_pool`.
         let kept = (!self.0.gone.borrow().contains(&uuid)).then(|| (uuid, after.clone()));
         let seqs = self.0.events.append(described, kept).await?;

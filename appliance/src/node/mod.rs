@@ -54,7 +54,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use plimsoll_engine::Pool;
+use plimsoll_engine::{Error, Pool};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::reactor::{Handle, mailbox};
 use uuid::Uuid;
@@ -225,6 +225,18 @@ impl Node {
                     .hint(format!("plimsoll pool import --name {name}")))
             }
             None => Err(Problem::not_found("pool", &name)),
+        }
+    }
+
+    /// The same, unless it takes no changes: for plans, so that they refuse what would be refused.
+    ///
+    /// # Errors
+    /// As [`Node::pool`], and `read-only`.
+    fn writable_pool(&self, name: &str) -> Answer<Pool<Handle>> {
+        let pool = self.pool(name)?;
+        match pool.read_only() {
+            Some(reason) => Err(Error::ReadOnly { pool: pool.info().name, reason, cause: None }.into()),
+            None => Ok(pool),
         }
     }
 

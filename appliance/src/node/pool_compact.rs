@@ -1,11 +1,12 @@
 //! `pool compact`: putting thinly used extents together.
 
+use plimsoll_engine::Surveyed;
 use plimsoll_hardware::Machine;
 
 use super::Node;
 use crate::model::{JobView, Plan};
 use crate::problem::Answer;
-use crate::reclaimable::{as_of, command};
+use crate::reclaimable::{as_of, between_data, command};
 use crate::units::{counted, iec};
 
 impl Node {
@@ -23,17 +24,19 @@ impl Node {
     /// What [`Node::compact_pool`] would do. What it would free is known when there was a survey.
     ///
     /// # Errors
-    /// `not-found`.
+    /// As [`Node::compact_pool`].
     pub fn plan_compact_pool(&self, name: &str) -> Answer<Plan> {
-        let pool = self.pool(name)?;
+        let pool = self.writable_pool(name)?;
         let (info, vdisks) = (pool.info(), pool.vdisks().len() as u64);
         let frees = match pool.surveyed() {
-            Some(surveyed) => {
-                format!(
-                    "{}, {} would come free",
-                    as_of(&surveyed.total, self.machine().now()),
-                    iec(surveyed.total.packable_bytes)
-                )
+            Some(Surveyed { total, .. }) => {
+                let mut text =
+                    format!("{}, {} would come free", as_of(&total, self.machine().now()), iec(total.packable_bytes));
+                if between_data(&total) > 0 {
+                    let between = iec(between_data(&total));
+                    text += &format!("; {between} of zeros between data may as well, once they are reclaimed");
+                }
+                text
             }
             None => format!("how much would come free: {}", command(&info.name)),
         };

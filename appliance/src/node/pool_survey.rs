@@ -20,9 +20,9 @@ impl Node {
     /// What [`Node::survey_pool`] would do.
     ///
     /// # Errors
-    /// `not-found`.
+    /// As [`Node::survey_pool`].
     pub fn plan_survey_pool(&self, name: &str) -> Answer<Plan> {
-        let pool = self.pool(name)?;
+        let pool = self.writable_pool(name)?;
         let (info, vdisks) = (pool.info(), pool.vdisks().len() as u64);
         Ok(Plan::of([format!(
             "go through the mapping of {} of pool {} and read a sample of the {} that they have; nothing is changed",

@@ -134,8 +134,8 @@ fn expected(pool: &str, vdisk: &VdiskInfo, now: Duration) -> String {
     if found.whole_bytes < bytes {
         let at_once = iec(found.whole_bytes);
         text += &format!(
-            ", of which {at_once} come free at once and the rest as far as what it leaves can be put together (plimsoll pool compact \
-             {pool})"
+            ", of which {at_once} come free at once, and the rest, zeros between data, as far as what it leaves can be put together \
+             (plimsoll pool compact {pool})"
         );
     }
     text

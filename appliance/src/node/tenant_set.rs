@@ -1,5 +1,7 @@
 //! Tenants: labels that vdisks share, and `tenant set`. What is decided for one is remembered here, because no device knows it.
 
+use std::ops::Add;
+
 use plimsoll_engine::{Levels, Pool};
 use plimsoll_hardware::Handle;
 
@@ -136,6 +138,11 @@ fn tenants_of(pool: &Pool<Handle>) -> Vec<TenantView> {
             used_bytes: tenant.used_bytes,
             exclusive_bytes: division.exclusive_bytes,
             shared_bytes: division.shared_bytes,
+            reclaimable_bytes: own
+                .iter()
+                .filter_map(|vdisk| vdisk.reclaimable)
+                .map(|found| found.bytes())
+                .reduce(Add::add),
             quota_bytes: tenant.quota_bytes,
             used_pct: tenant.quota_bytes.map(|quota| percent(tenant.used_bytes, quota)),
             thresholds: policy::levels_text(&tenant.levels),

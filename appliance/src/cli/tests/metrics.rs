@@ -40,6 +40,7 @@ fn metrics_say_whose_the_space_is_and_how_it_is_divided() {
         expected.push(format!("plimsoll_tenant_{what}_bytes{{pool=\"tank\",tenant=\"acme\"}} {a:.1}"));
     }
     expected.push(format!("plimsoll_pool_designated_bytes{{pool=\"tank\"}} {both:.1}"));
+    expected.push("plimsoll_pool_starved{pool=\"tank\"} 0.0".to_owned());
     for line in &expected {
         assert!(text.lines().any(|found| found == line), "no {line} in {text}");
     }
@@ -51,7 +52,8 @@ fn metrics_say_what_could_be_reclaimed_when_somebody_has_looked() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());
     daemon.make_pool(dir.path());
-    daemon.send("POST", "/api/v1/pools/tank/vdisks", json!({"name": "a", "designated_bytes": 1 << 30})).unwrap();
+    let vdisk = json!({"name": "a", "designated_bytes": 1 << 30, "policy": {"tenant": "acme"}});
+    daemon.send("POST", "/api/v1/pools/tank/vdisks", vdisk).unwrap();
     let series =
         |text: &str| text.lines().filter(|line| line.contains("reclaimable") && !line.starts_with('#')).count();
     assert_eq!(series(&metrics(dir.path())), 0);
@@ -61,17 +63,24 @@ fn metrics_say_what_could_be_reclaimed_when_somebody_has_looked() {
     assert_eq!((&job["kind"], &job["object"], &job["unit"]), (&json!("survey"), &json!("tank"), &json!("bytes")));
     assert_eq!(watch_answer(&daemon.client, &job).unwrap()["done_pct"], json!(100.0));
     let text = metrics(dir.path());
-    // Bytes in all, of three kinds, and the margin: of the pool and of the vdisk.
-    assert_eq!(series(&text), 10, "{text}");
+    // Bytes in all, of four kinds, and the margin: of the pool and of the vdisk. Those in all of its tenant.
+    assert_eq!(series(&text), 13, "{text}");
     for line in [
         "plimsoll_pool_reclaimable_bytes{pool=\"tank\"} 0.0",
-        "plimsoll_vdisk_reclaimable_zero_bytes{pool=\"tank\",vdisk=\"a\",tenant=\"\",vm=\"\"} 0.0",
+        "plimsoll_pool_reclaimable_whole_bytes{pool=\"tank\"} 0.0",
+        "plimsoll_vdisk_reclaimable_zero_bytes{pool=\"tank\",vdisk=\"a\",tenant=\"acme\",vm=\"\"} 0.0",
+        "plimsoll_vdisk_reclaimable_whole_bytes{pool=\"tank\",vdisk=\"a\",tenant=\"acme\",vm=\"\"} 0.0",
+        "plimsoll_tenant_reclaimable_bytes{pool=\"tank\",tenant=\"acme\"} 0.0",
     ] {
         assert!(text.lines().any(|found| found == line), "no {line} in {text}");
     }
-    assert!(
-        text.contains("# HELP plimsoll_pool_reclaimable_bytes ") && text.contains("plimsoll_pool_survey_age_seconds{")
-    );
+    for words in [
+        "# HELP plimsoll_pool_reclaimable_bytes ",
+        "plimsoll_pool_survey_age_seconds{",
+        "plimsoll_vdisk_survey_age_seconds{",
+    ] {
+        assert!(text.contains(words), "no {words} in {text}");
+    }
 }
 
 #[test]

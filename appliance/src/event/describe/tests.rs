@@ -1,5 +1,7 @@
 //! What is said of each event.
 
+use std::cell::Cell;
+
 use uuid::Uuid;
 
 use super::*;
@@ -185,7 +187,8 @@ fn times_are_written_for_people() {
 fn who_is_short_of_space_is_told_what_could_be_reclaimed_when_that_is_known() {
     use plimsoll_engine::Reclaimable;
 
-    let found = Reclaimable { zero_bytes: 12 << 30, margin_bytes: 1 << 30, ..Reclaimable::default() };
+    let found =
+        Reclaimable { zero_bytes: 12 << 30, whole_bytes: 12 << 30, margin_bytes: 1 << 30, ..Reclaimable::default() };
     let surveyed = Surveyed { total: found, vdisks: [("db1".to_owned(), found)].into() };
     let known = || Some((surveyed.clone(), 100 << 30));
     let threshold = |rising| SpaceEvent::Threshold {
@@ -200,15 +203,25 @@ fn who_is_short_of_space_is_told_what_could_be_reclaimed_when_that_is_known() {
         |cause| SpaceEvent::Exhausted { vdisk: vdisk(), needed_bytes: 65_536, cause, held: true, device: None };
     let could =
         "; about 12 GiB (give or take 1 GiB) of what tank stores could be reclaimed: plimsoll reclaim tank/db1.";
-    for short in [threshold(true), exhausted(Shortage::PoolFull)] {
-        let advice = describe_knowing("tank", &short, known).advice.unwrap();
+    let short = [threshold(true), exhausted(Shortage::PoolFull)];
+    for described in describe_all("tank", &short, known) {
+        let advice = described.advice.unwrap();
         assert!(advice.ends_with(could), "{advice}");
         assert_advice_can_be_followed(&advice);
-        // The rest is as ever, and all of it where nobody has looked.
-        assert_eq!(describe_knowing("tank", &short, || None), describe("tank", &short));
     }
-    // It would not help, or is not needed.
-    for other in [threshold(false), exhausted(Shortage::VdiskQuota)] {
-        assert_eq!(describe_knowing("tank", &other, known), describe("tank", &other));
-    }
+    // The rest is as ever, and all of it where nobody has looked.
+    let plain = |events: &[SpaceEvent]| events.iter().map(|event| describe("tank", event)).collect::<Vec<_>>();
+    assert_eq!(describe_all("tank", &short, || None), plain(&short));
+    // It would not help, or is not needed: nobody even asks.
+    let other = [threshold(false), exhausted(Shortage::VdiskQuota)];
+    assert_eq!(describe_all("tank", &other, || unreachable!("it does not help")), plain(&other));
+    // For many at once it is reckoned once, and all are told.
+    let (asked, many) = (Cell::new(0), vec![exhausted(Shortage::PoolFull); 1000]);
+    let known = || {
+        asked.set(asked.get() + 1);
+        known()
+    };
+    let told = describe_all("tank", &many, known);
+    assert!(told.iter().all(|event| event.advice.as_ref().unwrap().ends_with(could)));
+    assert_eq!((told.len(), asked.get()), (1000, 1));
 }

@@ -28,6 +28,7 @@ pub(super) fn findings(pool: &Pool<Handle>, info: &PoolInfo) -> Vec<HealthFindin
     }
     findings.extend(tenants.iter().filter_map(|tenant| tenant_over_quota(name, tenant)));
     findings.extend(over_promised(info));
+    findings.extend(info.starved.as_deref().map(|device| starved(name, device)));
     findings
 }
 
@@ -112,4 +113,24 @@ fn over_promised(info: &PoolInfo) -> Option<HealthFinding> {
          --pool {pool}"
     );
     Some(finding(Health::Warning, pool, reason, advice))
+}
+
+/// A checkpoint that has space in the pool, and none behind it.
+fn starved(pool: &str, device: &str) -> HealthFinding {
+    let reason = format!("metadata of pool {pool} waits for room: the file system under {device} is full");
+    let advice = format!("free space there, or: plimsoll pool add-device {pool} --device PATH");
+    finding(Health::Critical, pool, reason, advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_that_waits_for_room_is_critical_and_says_where_there_is_none() {
+        let found = starved("tank", "/srv/tank.img");
+        let expected = "metadata of pool tank waits for room: the file system under /srv/tank.img is full";
+        assert_eq!((found.health, found.object.as_str(), found.reason.as_str()), (Health::Critical, "tank", expected));
+        crate::cli::hints::assert_advice_can_be_followed(&found.advice);
+    }
 }

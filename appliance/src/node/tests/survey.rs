@@ -1,18 +1,22 @@
 //! What could come back is shown wherever space is, and told to who is short of it (2.01, 2.06, 4.46).
 
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use plimsoll_hardware::Machine as _;
+use plimsoll_hardware::{Machine as _, Reactor, ReactorConfig};
+use rustix::fs::{MemfdFlags, SealFlags};
 
 use super::{MIB, tank, with_node};
 use crate::cli::hints::assert_advice_can_be_followed;
-use crate::model::{BeginReclaim, SetVdisk, SpaceReport, SpaceView};
+use crate::model::{
+    BeginReclaim, CreatePool, CreateVdisk, SetPool, SetVdisk, SpaceReport, SpaceView, VdiskPolicyChange,
+};
 use crate::name::VdiskName;
 use crate::node::Node;
 
 /// Writes so many MiB from the start of the vdisk, each of `byte`.
-async fn fill(node: &Node, mib: u64, byte: u8) {
-    let vdisk = node.pool("tank").unwrap().vdisk("a").unwrap();
+async fn fill(node: &Node, vdisk: &str, mib: u64, byte: u8) {
+    let vdisk = node.pool("tank").unwrap().vdisk(vdisk).unwrap();
     for at in 0..mib {
         let mut buffer = node.machine().buffers().alloc(MIB as usize).await;
         buffer.fill(byte);
@@ -42,7 +46,7 @@ fn line<'a>(report: &'a SpaceReport, what: &str) -> &'a SpaceView {
 fn what_could_be_reclaimed_is_unknown_until_a_survey_and_shown_everywhere_afterwards() {
     with_node(|node, dir| async move {
         let a = plain(&node, &dir).await;
-        fill(&node, 8, 0).await;
+        fill(&node, "a", 8, 0).await;
         let plans = || {
             let compact = node.plan_compact_pool("tank").unwrap().steps.remove(0);
             (compact, node.plan_begin_reclaim(&a, BeginReclaim::default()).unwrap().steps.remove(0))
@@ -74,8 +78,65 @@ fn what_could_be_reclaimed_is_unknown_until_a_survey_and_shown_everywhere_afterw
         assert!(compact.contains("ago, 0 B would come free"), "{compact}");
         assert!(reclaim.contains("ago, 8 MiB of that need not be stored") && !reclaim.contains("at once"), "{reclaim}");
         let advice = after.2.pools[0].advice.clone().unwrap();
-        assert!(advice.contains("8 MiB of zeros") && advice.contains("plimsoll reclaim tank/a"), "{advice}");
+        assert!(
+            advice.contains("8 MiB in extents of nothing but zeros") && advice.contains("plimsoll reclaim tank/a"),
+            "{advice}"
+        );
         assert_advice_can_be_followed(&advice);
+    });
+}
+
+#[test]
+fn what_could_be_reclaimed_of_a_tenant_is_that_of_its_vdisks_together() {
+    with_node(|node, dir| async move {
+        plain(&node, &dir).await;
+        for name in ["b", "c"] {
+            let (sector_bytes, write_cache, policy) = (None, None, VdiskPolicyChange::default());
+            let vdisk = CreateVdisk { name: name.into(), designated_bytes: 1 << 30, sector_bytes, write_cache, policy };
+            node.create_vdisk("tank", vdisk).await.unwrap();
+        }
+        for (name, tenant, mib) in [("a", "acme", 8), ("b", "acme", 4), ("c", "beta", 2)] {
+            let policy = VdiskPolicyChange { tenant: Some(tenant.into()), ..VdiskPolicyChange::default() };
+            let set = SetVdisk { zero_detection: Some(false), policy, ..SetVdisk::default() };
+            node.set_vdisk(&format!("tank/{name}").parse().unwrap(), set, None).await.unwrap();
+            fill(&node, name, mib, 0).await;
+        }
+        let tenants = || node.tenants().into_iter().map(|tenant| (tenant.name, tenant.reclaimable_bytes));
+        assert!(tenants().all(|(_, bytes)| bytes.is_none()), "nobody has looked");
+        node.survey_pool("tank").unwrap();
+        surveyed(&node).await;
+        let expected = [("acme".to_owned(), Some(12 * MIB)), ("beta".to_owned(), Some(2 * MIB))];
+        assert_eq!(tenants().collect::<Vec<_>>(), expected);
+    });
+}
+
+#[test]
+fn a_pool_that_is_read_only_refuses_the_plans_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
+    let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
+    let device = rustix::fs::memfd_create("device", MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::fs::ftruncate(&device, 128 * MIB).unwrap();
+    let devices = vec![format!("/proc/{}/fd/{}", std::process::id(), device.as_raw_fd())];
+    reactor.block_on(async {
+        let name = "tank".to_owned();
+        let pool = CreatePool { name, devices, extent_bytes: None, force: Vec::new(), buffered: true };
+        node.create_pool(pool).await.unwrap();
+        node.plan_survey_pool("tank").unwrap();
+        node.plan_compact_pool("tank").unwrap();
+        // From now on every write fails.
+        rustix::fs::fcntl_add_seals(&device, SealFlags::WRITE).unwrap();
+        let request = SetPool { thresholds: Some("60%".into()), ..SetPool::default() };
+        node.set_pool("tank", request).await.unwrap_err();
+        let pairs = [
+            (node.plan_survey_pool("tank").unwrap_err(), node.survey_pool("tank").unwrap_err()),
+            (node.plan_compact_pool("tank").unwrap_err(), node.compact_pool("tank").unwrap_err()),
+        ];
+        for (planned, done) in pairs {
+            assert_eq!((&planned.code, &planned.detail, &planned.hint), (&done.code, &done.detail, &done.hint));
+            assert_eq!(planned.code, "read-only");
+        }
+        node.close().await.unwrap_err();
     });
 }
 
@@ -84,7 +145,7 @@ fn a_pool_that_fills_up_finds_out_by_itself_and_its_alarms_say_what_could_be_rec
     with_node(|node, dir| async move {
         plain(&node, &dir).await;
         // Of 128 MiB, with what metadata takes and keeps.
-        fill(&node, 100, 0).await;
+        fill(&node, "a", 100, 0).await;
         assert!(node.pool_view("tank").unwrap().used_pct.unwrap() > 70.0);
         surveyed(&node).await;
         let status = node.status();
