@@ -1,6 +1,6 @@
 //! Many clients' work, and the making, opening and closing of pools, stopped at every device operation in turn; for each stop the
 //! legal survivals of the writes in the air are tried, and everything is compared with the model. Single operations are stopped
-//! the same way in `engine/tests/crash_points.rs`.
+//! the same way in `engine/tests/pools/crash_points.rs`.
 
 use plimsoll_hardware::sim::CrashKind;
 use plimsoll_tests::sim::image::{Image, Work};

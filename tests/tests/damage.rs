@@ -1,6 +1,6 @@
 //! Every page that a pool of some thousand extents keeps about itself is damaged in turn, in one copy: nothing is lost, and a
 //! check mends it. The pool was not closed, so the rings count as well. Pages lost in both copies are the matter of
-//! `engine/tests/damage.rs`.
+//! `engine/tests/pools/damage.rs`.
 
 use std::rc::Rc;
 

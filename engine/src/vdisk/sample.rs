@@ -221,6 +221,6 @@ mod tests {
         }
         let other = Reclaimable { margin_bytes: 4, at: Duration::from_secs(1), ..figures };
         let both = figures.and(other);
-        assert_eq!((both.bytes(), both.margin_bytes, both.at), (340, 5, Duration::ZERO));
+        assert_eq!((both.bytes(), both.margin_bytes, both.at), (320, 5, Duration::ZERO));
     }
 }

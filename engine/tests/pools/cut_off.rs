@@ -1,0 +1,133 @@
+//! A device that becomes smaller under the pool, as a file that somebody truncates.
+use std::time::Duration;
+
+use crate::support::{assert_clean, create, filled, live, open, vdisk};
+use plimsoll_engine::{AlarmState, Error, OpenPool, Pool, SpaceEvent};
+use plimsoll_hardware::Machine;
+use plimsoll_hardware::sim::{CrashKind, SimDiskSpec, SimMachine, SimWorld};
+
+const EXTENT: u64 = 65_536;
+const MIB: u64 = 1 << 20;
+/// Several allocation groups, so that the copies of metadata lie in both halves.
+const SIZE: u64 = 256 * MIB;
+/// Bytes at the end of a device for its label and roots.
+const END: u64 = 64 << 10;
+/// Extents of the vdisk, all over the pool: many lie behind any cut.
+const EXTENTS: u64 = 1700;
+/// Extents behind a leaf.
+const LEAF: u64 = 512;
+
+/// By what it is noticed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum By {
+    /// A flush of the device.
+    Flush,
+    /// Nobody before the next root is to be written.
+    Root,
+    /// A look that comes by itself.
+    Time,
+    Read,
+}
+
+async fn byte_at(pool: &Pool<SimMachine>, m: &SimMachine, extent: u64) -> Result<u8, Error> {
+    let buffer = m.buffers().alloc(4096).await;
+    Ok(pool.vdisk("v")?.read(extent * EXTENT, buffer).await?[0])
+}
+
+async fn write(pool: &Pool<SimMachine>, m: &SimMachine, name: &str, offset: u64, byte: u8) -> Result<(), Error> {
+    pool.vdisk(name)?.write(offset, filled(m, byte, 4096).await, false).await
+}
+
+fn of(extent: u64) -> u8 {
+    (extent % 250) as u8 + 1
+}
+
+/// A pool whose extents all hold something that was flushed, then cut off at `end`; what was noticed of it, and by what.
+fn noticed(by: By, end: u64) -> SimWorld {
+    // Where nothing is volatile a flush asks nothing of the device.
+    let spec = SimDiskSpec { volatile_cache: by == By::Flush, ..SimDiskSpec::new("disk0", SIZE) };
+    let world = SimWorld::new(9, vec![spec]);
+    live(&world, async |m: SimMachine| {
+        let pool = create(&m).await;
+        pool.arm(&AlarmState::default());
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        pool.create_vdisk(vdisk("hog", 1 << 30)).await.expect("a vdisk");
+        for extent in 0..EXTENTS {
+            write(&pool, &m, "v", extent * EXTENT, of(extent)).await.expect("a write");
+            write(&pool, &m, "hog", extent * EXTENT, 7).await.expect("a write");
+        }
+        pool.vdisk("hog").expect("a vdisk").discard(0, EXTENTS * EXTENT, false).await.expect("a discard");
+        assert_clean(&pool, "with room everywhere").await;
+        // Now all metadata is written anew, a copy of it to the first half.
+        for extent in (0..EXTENTS).step_by(LEAF as usize) {
+            write(&pool, &m, "v", extent * EXTENT + 4096, 7).await.expect("a write");
+        }
+        pool.create_vdisk(vdisk("w", 1 << 30)).await.expect("a vdisk");
+        pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+        assert_clean(&pool, "before").await;
+        world.cut(0, end);
+        match by {
+            By::Flush => {
+                write(&pool, &m, "v", 0, of(0)).await.expect("an overwrite of what is inside");
+                pool.vdisk("v").expect("a vdisk").flush().await.expect_err("it is not durable");
+            }
+            // A check writes one; pages are written before it.
+            By::Root => assert!(!pool.check().await.is_ok_and(|report| report.clean())),
+            By::Time => m.sleep(Duration::from_secs(4000)).await,
+            By::Read => drop(byte_at(&pool, &m, EXTENTS - 1).await.expect_err("it is behind the end")),
+        }
+        told(&pool, &m, by).await;
+        for extent in 0..EXTENTS {
+            match byte_at(&pool, &m, extent).await {
+                // What is written far behind the end before anybody has noticed makes zeros of what was lost.
+                Ok(0) if by == By::Root => {}
+                Ok(byte) => assert_eq!(byte, of(extent), "{by:?}: extent {extent}"),
+                Err(error) => assert!(matches!(error, Error::Device(_)), "{by:?}: extent {extent}: {error}"),
+            }
+        }
+    });
+    world.crash(CrashKind::Process);
+    world
+}
+
+/// Nothing is written to the device any more, from the next root on the pool takes no writes, and both are told.
+async fn told(pool: &Pool<SimMachine>, m: &SimMachine, by: By) {
+    write(pool, m, "v", 0, 0xee).await.expect_err("a write into a device that was cut off");
+    assert!(!pool.check().await.is_ok_and(|report| report.clean()), "{by:?}: a check finds nothing");
+    assert!(pool.read_only().is_some(), "{by:?}: it takes writes");
+    m.sleep(Duration::from_secs(1)).await;
+    let events = pool.events().await;
+    let device = events.iter().any(|event| matches!(event, SpaceEvent::DeviceErrors { .. }));
+    let read_only = events.iter().any(|event| matches!(event, SpaceEvent::ReadOnly { rising: true, .. }));
+    assert!(device && read_only, "{by:?}: {events:#?}");
+}
+
+#[test]
+fn a_device_that_was_cut_off_is_told_and_not_made_long_again_whoever_notices_it() {
+    for by in [By::Flush, By::Root, By::Time, By::Read] {
+        for end in [SIZE / 2, SIZE / 4 * 3] {
+            let world = noticed(by, end);
+            assert!(world.size(0) <= SIZE - END, "{by:?}: a root was written behind its end");
+            live(&world, async |m: SimMachine| {
+                let error = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await.err().expect("it is not served");
+                let said = error.to_string();
+                assert!(said.contains("it was truncated") && said.contains(&SIZE.to_string()), "{by:?}: {said}");
+            });
+            world.crash(CrashKind::Process);
+            // Somebody makes it as long as it was: nothing that is inside is lost.
+            world.truncate(0, SIZE);
+            live(&world, async |m: SimMachine| {
+                let pool = open(&m, 1).await;
+                let mut inside = 0;
+                for extent in 0..EXTENTS {
+                    let byte = byte_at(&pool, &m, extent).await.expect("a read");
+                    assert!(byte == of(extent) || byte == 0, "{by:?}: extent {extent} holds {byte}");
+                    inside += u64::from(byte == of(extent));
+                }
+                // Its extents lie in every other place, and begin behind the journal.
+                let expected = EXTENTS.min((end - 8 * MIB) / EXTENT / 2);
+                assert!(inside >= expected, "{by:?}: {inside} of {expected} extents are left before {end}");
+            });
+        }
+    }
+}

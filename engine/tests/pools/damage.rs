@@ -1,0 +1,224 @@
+//! Damage is contained: every metadata page, label, root and journal page of a pool is damaged in turn, in one copy and in both.
+
+use std::time::Duration;
+
+use crate::support::{assert_clean, create, filled, live, look, open, vdisk, world};
+use plimsoll_engine::{JobInfo, JobState, OpenPool, Pool};
+use plimsoll_hardware::Machine;
+use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
+
+/// Three allocation groups of 64 MiB, so that one may be lost and checkpoints find room in another.
+const MIB: u64 = 180;
+const PAGE: u64 = 4096;
+const EXTENT: u64 = 65_536;
+/// Labels and roots at either end.
+const END_BYTES: u64 = 65_536;
+/// Leaves that the vdisk's data is spread over.
+const LEAVES: u64 = 24;
+
+/// A pool whose vdisk has data in many leaves, closed.
+fn prepared(seed: u64) -> SimWorld {
+    let world = world(seed, 1, MIB);
+    live(&world, |m| async move {
+        let pool = create(&m).await;
+        pool.create_vdisk(vdisk("a", 1 << 40)).await.expect("a vdisk");
+        let a = pool.vdisk("a").expect("a vdisk");
+        for leaf in 0..LEAVES {
+            a.write(place(leaf), filled(&m, leaf as u8 + 1, 8192).await, false).await.expect("a write");
+        }
+        pool.close().await.expect("a close");
+    });
+    world.crash(CrashKind::Power);
+    world
+}
+
+/// Where the data of a leaf lies: 512 extents of 64 KiB are a leaf.
+fn place(leaf: u64) -> u64 {
+    leaf * (32 << 20) + leaf * 4096
+}
+
+/// Leaves that cannot be read; the others must hold what was written.
+async fn unreadable(pool: &Pool<SimMachine>, m: &SimMachine) -> Vec<u64> {
+    let a = pool.vdisk("a").expect("a vdisk");
+    let mut lost = Vec::new();
+    for leaf in 0..LEAVES {
+        match a.read(place(leaf), m.buffers().alloc(8192).await).await {
+            Ok(bytes) => {
+                let byte = leaf as u8 + 1;
+                assert!(bytes.iter().all(|found| *found == byte || *found == 0), "leaf {leaf} reads wrong bytes");
+                if bytes[0] == 0 {
+                    lost.push(leaf);
+                }
+            }
+            Err(error) => {
+                assert_eq!(error.code(), "damaged", "{error}");
+                lost.push(leaf);
+            }
+        }
+    }
+    lost
+}
+
+/// A survey sees what is behind all leaves but the lost ones.
+async fn survey_passes_over(pool: &Pool<SimMachine>, m: &SimMachine, lost: &[u64]) {
+    if pool.read_only().is_some() {
+        // Nothing could be given back, so nobody looks; it is not because of a leaf.
+        return assert_eq!(lost, [0u64; 0]);
+    }
+    pool.survey().expect("a survey");
+    while pool.surveyed().is_none() {
+        let failed =
+            |job: &JobInfo| job.kind == "survey" && job.state != JobState::Running && pool.surveyed().is_none();
+        assert!(!pool.jobs().iter().any(failed), "{:?}", pool.jobs());
+        m.sleep(Duration::from_millis(1)).await;
+    }
+    let extents = |leaf: &u64| (place(*leaf) % EXTENT + 8192).div_ceil(EXTENT);
+    let sound: u64 = (0..LEAVES).filter(|leaf| !lost.contains(leaf)).map(|leaf| extents(&leaf)).sum();
+    assert_eq!(pool.surveyed().expect("a survey").total.sampled_bytes, sound * EXTENT, "{lost:?} are lost");
+}
+
+/// Pages of the disk that are not zeros and not the vdisk's data: what the pool keeps about itself.
+fn metadata_pages(world: &SimWorld) -> Vec<u64> {
+    let world = world.fork();
+    let pages = (0..MIB << 20).step_by(PAGE as usize).filter(|&page| {
+        let bytes = world.read_raw(0, page, PAGE);
+        let data = bytes.iter().all(|byte| *byte == bytes[0]);
+        !data
+    });
+    pages.collect()
+}
+
+/// Repairs a pool whose vdisk is behind a lost page of the table: all of its space comes back, now and after a start.
+async fn gives_up_the_vdisk(pool: Pool<SimMachine>, m: &SimMachine, when: &str) {
+    assert_eq!(pool.info().recovery.warnings.len(), 1, "{when}");
+    let plan = pool.repair_plan().await.expect("a plan");
+    assert_eq!(pool.repair().await.expect("a repair"), plan, "{when}: what is done is what was listed");
+    assert_clean(&pool, &format!("{when} lost and repaired")).await;
+    assert_eq!((pool.info().utilized_bytes, pool.info().recovery.warnings.len()), (0, 0), "{when}");
+    pool.close().await.expect("a close");
+    drop(pool);
+    let pool = open(m, 1).await;
+    assert_clean(&pool, &format!("{when} lost, repaired and opened again")).await;
+    pool.create_vdisk(vdisk("a", 1 << 40)).await.expect("the name is free again");
+    let a = pool.vdisk("a").expect("a vdisk");
+    for leaf in 0..LEAVES {
+        a.write(place(leaf), filled(m, leaf as u8 + 1, 8192).await, false).await.expect("a write");
+    }
+    assert_eq!(unreadable(&pool, m).await, [0u64; 0]);
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    Bit,
+    Sector,
+    Page,
+    Swap,
+}
+
+fn damage(world: &SimWorld, kind: Damage, page: u64, other: u64) {
+    match kind {
+        Damage::Bit => world.flip_bit(0, page + 1031, 3),
+        Damage::Sector => world.scribble(0, page + 512, 512),
+        Damage::Page => world.scribble(0, page, PAGE),
+        Damage::Swap => world.swap(0, page, other, PAGE),
+    }
+}
+
+#[test]
+fn no_single_damaged_page_loses_anything() {
+    let base = prepared(11);
+    let pages = metadata_pages(&base);
+    assert!(pages.len() > 60, "only {} pages of metadata were found", pages.len());
+    for (index, &page) in pages.iter().enumerate() {
+        for kind in [Damage::Bit, Damage::Sector, Damage::Page, Damage::Swap] {
+            let other = pages[(index + 7) % pages.len()];
+            let world = base.fork();
+            damage(&world, kind, page, other);
+            let machine = world.boot();
+            let m = machine.clone();
+            let when = format!("{kind:?} at {page:#x}");
+            machine
+                .run(async move {
+                    let pool = open(&m, 1).await;
+                    assert_eq!(unreadable(&pool, &m).await, [0u64; 0], "{when}");
+                    let report = pool.check().await.expect("a check");
+                    assert!(!report.lost(), "{when}: {:?}", report.findings);
+                    // What the first look found and could mend from the other copy is mended.
+                    assert_clean(&pool, &when).await;
+                })
+                .done();
+        }
+    }
+    println!("{} pages damaged in four ways each", pages.len());
+}
+
+#[test]
+fn a_page_lost_in_both_copies_costs_its_range_and_a_repair_gives_the_rest_back() {
+    let base = prepared(12);
+    let pages = metadata_pages(&base);
+    let bytes: Vec<Vec<u8>> = pages.iter().map(|&page| base.fork().read_raw(0, page, PAGE)).collect();
+    let mut costly = 0;
+    for (index, &page) in pages.iter().enumerate() {
+        let copies: Vec<u64> =
+            pages.iter().zip(&bytes).filter(|(_, other)| **other == bytes[index]).map(|(page, _)| *page).collect();
+        if copies.len() != 2 || copies[0] != page {
+            continue;
+        }
+        let is_end = !(END_BYTES..(MIB << 20) - END_BYTES).contains(&page);
+        let world = base.fork();
+        copies.iter().for_each(|&copy| world.scribble(0, copy, PAGE));
+        let machine = world.boot();
+        let m = machine.clone();
+        let lost = machine
+            .run(async move {
+                let pool = match Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await {
+                    Ok(pool) => pool,
+                    // Both copies of a label or of the root: nothing says what the device is.
+                    Err(error) => {
+                        assert!(is_end, "page {page:#x} is lost twice and the pool does not open: {error}");
+                        assert_eq!(error.code(), "not-a-pool", "{error}");
+                        return 0;
+                    }
+                };
+                let report = pool.check().await.expect("a check");
+                if report.clean() {
+                    // The root before the last: nobody needs it any more.
+                    assert_eq!(
+                        unreadable(&pool, &m).await,
+                        [0u64; 0],
+                        "page {page:#x} is lost twice and nothing is found"
+                    );
+                    return 0;
+                }
+                if pool.vdisk("a").is_err() {
+                    gives_up_the_vdisk(pool, &m, &format!("page {page:#x}")).await;
+                    return 1;
+                }
+                let lost = unreadable(&pool, &m).await;
+                survey_passes_over(&pool, &m, &lost).await;
+                let named = |leaf: &u64| {
+                    report.findings.iter().any(|finding| {
+                        let start = finding.offset.unwrap_or(u64::MAX);
+                        finding.loss
+                            && finding.vdisk.as_deref() == Some("tank/a")
+                            && start <= place(*leaf)
+                            && place(*leaf) < start.saturating_add(finding.length.unwrap_or(0))
+                    })
+                };
+                let said: Vec<u64> = (0..LEAVES).filter(named).collect();
+                assert_eq!(lost, said, "page {page:#x}: lost, and said to be lost: {:?}", report.findings);
+                pool.repair().await.expect("a repair");
+                assert_clean(&pool, &format!("page {page:#x} lost and repaired")).await;
+                let a = pool.vdisk("a").expect("a vdisk");
+                for leaf in lost.iter().copied() {
+                    a.write(place(leaf), filled(&m, leaf as u8 + 1, 8192).await, false).await.expect("it takes writes");
+                }
+                assert_eq!(unreadable(&pool, &m).await, [0u64; 0]);
+                drop(look(&pool, &m).await);
+                lost.len()
+            })
+            .done();
+        costly += usize::from(lost > 0);
+    }
+    assert!(costly > 8, "only {costly} pages cost anything: the test missed the mapping");
+}

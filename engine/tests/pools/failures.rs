@@ -1,0 +1,271 @@
+//! What a device that fails, or a start that is cut short, must not cost.
+use std::cell::Cell;
+use std::time::Duration;
+
+use crate::support::{assert_clean, create, filled, live, open, vdisk, world};
+use futures_util::future::join;
+use plimsoll_engine::{CreatePool, CreateVdisk, Error, OpenPool, Pool, Zeroes};
+use plimsoll_hardware::Machine;
+use plimsoll_hardware::sim::{CrashKind, FaultKind, FaultProfile, SimMachine};
+
+const BLOCK: u64 = 4096;
+const EXTENT: u64 = 65_536;
+
+/// Runs one life of the machine.
+async fn first_byte(pool: &Pool<SimMachine>, machine: &SimMachine, offset: u64) -> Result<u8, Error> {
+    let buffer = machine.buffers().alloc(BLOCK as usize).await;
+    Ok(pool.vdisk("v")?.read(offset, buffer).await?[0])
+}
+
+async fn write(pool: &Pool<SimMachine>, machine: &SimMachine, offset: u64, byte: u8) -> Result<(), Error> {
+    pool.vdisk("v")?.write(offset, filled(machine, byte, BLOCK as usize).await, false).await
+}
+
+#[test]
+fn what_cannot_be_read_at_a_start_is_not_taken_for_lost() {
+    let world = world(1, 1, 64);
+    live(&world, |machine| async move {
+        let pool = create(&machine).await;
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        write(&pool, &machine, 0, 1).await.expect("a write");
+        assert_clean(&pool, "after a checkpoint").await;
+        write(&pool, &machine, BLOCK, 2).await.expect("a write");
+        pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+    });
+    world.crash(CrashKind::Process);
+    // Between the rings nothing can be read for one start: neither copy of a page.
+    world.filter_faults(|site| site.kind == FaultKind::ReadError && (0x5_0000..0x3fb_0000).contains(&site.offset));
+    world.set_faults(FaultProfile { read_error: 10_000, ..FaultProfile::default() });
+    live(&world, |machine| async move {
+        let opened = Pool::open(&machine, OpenPool::default(), vec![machine.open(0)]).await;
+        if let Ok(pool) = opened {
+            assert!(pool.info().read_only.is_some(), "a pool that cannot read its metadata takes writes");
+            let _ = pool.check().await;
+        }
+    });
+    assert!(world.faults_struck(FaultKind::ReadError) >= 4, "no page was unreadable");
+    world.heal();
+    world.set_faults(FaultProfile::default());
+    world.crash(CrashKind::Process);
+    live(&world, |machine| async move {
+        let pool = open(&machine, 1).await;
+        assert_eq!(first_byte(&pool, &machine, 0).await.expect("a read"), 1);
+        assert_eq!(first_byte(&pool, &machine, BLOCK).await.expect("a read"), 2, "a flushed write is gone");
+        assert_clean(&pool, "after the start that could read").await;
+    });
+}
+
+#[test]
+fn a_write_beside_a_vanished_device_survives_a_kill() {
+    let world = world(2, 3, 16);
+    live(&world, |machine| async move {
+        let devices = (0..3).map(|index| machine.open(index)).collect();
+        let pool = Pool::create(&machine, CreatePool::named("tank"), devices).await.expect("a pool");
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        for run in 0..6 {
+            write(&pool, &machine, run << 20, 1).await.expect("a write");
+        }
+        pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+    });
+    let world = &world;
+    let (answered, machine) = live(world, |machine| async move {
+        let pool = open(&machine, 3).await;
+        world.vanish(2);
+        let mut gone = false;
+        for run in 0..6 {
+            gone |= first_byte(&pool, &machine, run << 20).await.is_err();
+        }
+        assert!(gone, "nothing was on the device that vanished");
+        let mut answered = Vec::new();
+        for run in 0..6 {
+            let offset = (run << 20) + BLOCK;
+            if write(&pool, &machine, offset, 2).await.is_ok() {
+                answered.push(offset);
+            }
+        }
+        (answered, machine)
+    });
+    assert!(!answered.is_empty(), "no write was answered");
+    world.crash(CrashKind::Process);
+    drop(machine);
+    world.heal();
+    live(world, |machine| async move {
+        let pool = open(&machine, 3).await;
+        for offset in answered {
+            assert_eq!(first_byte(&pool, &machine, offset).await.expect("a read"), 2, "the write at {offset} is gone");
+        }
+    });
+}
+
+#[test]
+fn nothing_is_answered_after_a_flush_has_failed() {
+    let (before, after) = (&Cell::new(0), &Cell::new(0));
+    for seed in 0..60 {
+        let world = world(seed, 1, 16);
+        let handle = &world;
+        live(&world, |machine| async move {
+            let pool = create(&machine).await;
+            pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+            write(&pool, &machine, 0, 1).await.expect("a write");
+            handle.filter_faults(|site| site.kind == FaultKind::FlushError);
+            handle.set_faults(FaultProfile { flush_error: 10_000, ..FaultProfile::default() });
+            let failed = Cell::new(false);
+            let flush = async {
+                let result = pool.vdisk("v").expect("a vdisk").flush().await;
+                assert!(result.is_err(), "the flush did not fail");
+                failed.set(true);
+            };
+            let late = async {
+                machine.sleep(Duration::from_micros(seed * 10)).await;
+                let result = write(&pool, &machine, EXTENT, 2).await;
+                (failed.get(), result)
+            };
+            match join(flush, late).await.1 {
+                (true, result) => {
+                    after.set(after.get() + 1);
+                    assert!(result.is_err(), "seed {seed}: a first write was answered after a flush had failed");
+                }
+                (false, _) => before.set(before.get() + 1),
+            }
+        });
+    }
+    let (before, after) = (before.get(), after.get());
+    assert!(before > 0 && after > 0, "{before} ended before the failure and {after} after it");
+}
+
+#[test]
+fn starts_that_are_cut_short_do_not_fill_the_journal() {
+    for kind in [CrashKind::Process, CrashKind::Power] {
+        let world = world(3, 1, 16);
+        live(&world, |machine| async move {
+            let pool = create(&machine).await;
+            pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+            write(&pool, &machine, 0, 1).await.expect("a write");
+            pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+        });
+        for start in 0..200 {
+            world.crash(kind);
+            live(&world, |machine| async move {
+                let pool = Pool::open(&machine, OpenPool::default(), vec![machine.open(0)]).await;
+                let pool = pool.unwrap_or_else(|error| panic!("start {start}: {error}"));
+                // Seldom anything happens in between.
+                if start % 50 == 49 {
+                    write(&pool, &machine, EXTENT * start, 2).await.expect("a write");
+                    assert_eq!(first_byte(&pool, &machine, 0).await.expect("a read"), 1);
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn without_crash_memory_zeros_survive_a_kill() {
+    let world = world(4, 1, 16);
+    live(&world, |machine| async move {
+        let pool = create(&machine).await;
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        pool.close().await.expect("a close");
+    });
+    world.crash(CrashKind::Power);
+    live(&world, |machine| async move {
+        let label = plimsoll_engine::identify(&machine, &machine.open(0)).await.expect("a look").expect("a label");
+        // Somebody else's memory is in its place.
+        let _other = machine.crash_memory(&label.pool.to_string(), 8192).expect("memory");
+        let pool = open(&machine, 1).await;
+        write(&pool, &machine, 0, 1).await.expect("a write");
+        let v = pool.vdisk("v").expect("a vdisk");
+        v.flush().await.expect("a flush");
+        v.write_zeroes(0, EXTENT, Zeroes::Unmap, false).await.expect("zeros");
+    });
+    world.crash(CrashKind::Process);
+    live(&world, |machine| async move {
+        let pool = open(&machine, 1).await;
+        assert_eq!(first_byte(&pool, &machine, 0).await.expect("a read"), 0, "what was zeroed is back");
+    });
+}
+
+#[test]
+fn a_device_that_vanishes_during_a_start_takes_the_trust_in_crash_memory_with_it() {
+    let mut struck = 0;
+    // The first root, a page of the journal, and a metadata page; half of all seeds lose the cache with the device.
+    for (seed, place) in (0..24).flat_map(|seed| [0x1000, 0x1_0000, 0x5_0000].map(|place| (seed, place))) {
+        let world = world(seed, 1, 64);
+        live(&world, |machine| async move {
+            let pool = create(&machine).await;
+            let spec = CreateVdisk { sector: 4096, ..vdisk("v", 1 << 30) };
+            pool.create_vdisk(spec).await.expect("a vdisk");
+            assert_clean(&pool, "after a checkpoint").await;
+            // Almost all extents there are hold this when they are given to somebody else.
+            for extent in 0..800 {
+                write(&pool, &machine, extent * EXTENT, 9).await.expect("a write");
+            }
+            let v = pool.vdisk("v").expect("a vdisk");
+            v.discard(0, 800 * EXTENT, false).await.expect("a discard");
+            v.flush().await.expect("a flush");
+            for extent in 1000..1400 {
+                write(&pool, &machine, extent * EXTENT, 2).await.expect("a write");
+            }
+        });
+        world.crash(CrashKind::Process);
+        world.filter_faults(move |site| {
+            site.kind == FaultKind::Vanish && (place..place + 0x4_0000).contains(&site.offset)
+        });
+        world.set_faults(FaultProfile { vanish: 10_000, ..FaultProfile::default() });
+        let machine = world.boot();
+        let opened = machine.run(Pool::open(&machine, OpenPool::default(), vec![machine.open(0)])).done();
+        struck += u64::from(world.faults_struck(FaultKind::Vanish) > 0);
+        drop(opened);
+        drop(machine);
+        world.set_faults(FaultProfile::default());
+        world.heal();
+        world.crash(CrashKind::Process);
+        live(&world, |machine| async move {
+            let pool = open(&machine, 1).await;
+            for extent in 1000..1400 {
+                let found = first_byte(&pool, &machine, extent * EXTENT).await.expect("a read");
+                assert!(found == 2 || found == 0, "seed {seed}: extent {extent} shows {found} of its former owner");
+            }
+        });
+    }
+    assert!(struck > 24, "only {struck} devices vanished");
+}
+
+#[test]
+fn an_old_copy_of_a_device_is_refused_and_left_alone() {
+    let world = world(7, 2, 16);
+    let both = |machine: &SimMachine| (0..2).map(|index| machine.open(index)).collect::<Vec<_>>();
+    live(&world, |machine| async move {
+        let pool = Pool::create(&machine, CreatePool::named("tank"), both(&machine)).await.expect("a pool");
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        write(&pool, &machine, 0, 1).await.expect("a write");
+        pool.close().await.expect("a close");
+    });
+    let size = 16 << 20;
+    let old = [0, 1].map(|disk| world.read_raw(disk, 0, size));
+    world.crash(CrashKind::Process);
+    // A short life: only its close tells the copies from the devices.
+    live(&world, |machine| async move {
+        let pool = open(&machine, 2).await;
+        write(&pool, &machine, BLOCK, 2).await.expect("a write");
+        pool.close().await.expect("a close");
+    });
+    world.crash(CrashKind::Process);
+    let new = [0, 1].map(|disk| world.read_raw(disk, 0, size));
+    for disk in [0, 1] {
+        world.write_raw(disk, 0, &old[disk]);
+        live(&world, |machine| async move {
+            let refusal = Pool::open(&machine, OpenPool::default(), both(&machine)).await.err();
+            let words = refusal.map(|error| error.to_string()).unwrap_or_default();
+            assert!(words.contains(&format!("disk{disk}")) && words.contains("old copy"), "{words}");
+        });
+        world.crash(CrashKind::Process);
+        assert!(world.read_raw(disk, 0, size) == old[disk], "disk {disk} was written");
+        world.write_raw(disk, 0, &new[disk]);
+    }
+    live(&world, |machine| async move {
+        let pool = open(&machine, 2).await;
+        assert_eq!(first_byte(&pool, &machine, 0).await.expect("a read"), 1);
+        assert_eq!(first_byte(&pool, &machine, BLOCK).await.expect("a read"), 2);
+        assert_clean(&pool, "with the right devices").await;
+    });
+}

@@ -1,0 +1,279 @@
+//! Devices that are files in a file system that is full, whatever the pool has left of them: writes are held as for any want of space,
+//! and metadata waits. Checklist 0.05-0.09, 0.24.
+use std::time::Duration;
+
+use crate::support::{assert_clean, create, failing, filled, live, open, with, world};
+use futures_util::future::{Either, join, select};
+use plimsoll_engine::{AlarmState, CreatePool, Error, OnFull, Pool, Shortage, SpaceEvent, VdiskPolicy};
+use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
+use plimsoll_hardware::{IoError, Machine};
+
+const EXTENT: u64 = 65_536;
+const BLOCK: u64 = 4096;
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn write(pool: &Pool<SimMachine>, m: &SimMachine, offset: u64, byte: u8, length: u64) -> Result<(), Error> {
+    pool.vdisk("v")?.write(offset, filled(m, byte, length as usize).await, false).await
+}
+
+async fn byte_at(pool: &Pool<SimMachine>, m: &SimMachine, offset: u64) -> u8 {
+    let buffer = m.buffers().alloc(BLOCK as usize).await;
+    let bytes = pool.vdisk("v").expect("a vdisk").read(offset, buffer).await.expect("a read");
+    assert!(bytes.iter().all(|byte| *byte == bytes[0]), "bytes of two writes at {offset}");
+    bytes[0]
+}
+
+fn holding(seconds: u64) -> VdiskPolicy {
+    VdiskPolicy { on_full: OnFull::Hold(Duration::from_secs(seconds)), ..VdiskPolicy::default() }
+}
+
+/// A pool on the first disk with `v`, of which the first eight extents are written.
+async fn pool_with(m: &SimMachine, policy: VdiskPolicy) -> Pool<SimMachine> {
+    let pool = create(m).await;
+    pool.create_vdisk(with("v", policy)).await.expect("a vdisk");
+    for extent in 0..8 {
+        write(&pool, m, extent * EXTENT, 1 + extent as u8, EXTENT).await.expect("a first write");
+    }
+    assert_clean(&pool, "by a checkpoint").await;
+    pool.arm(&AlarmState::default());
+    pool
+}
+
+/// Whether `future` is not done within so many seconds; it goes on.
+async fn waits<F: Future + Unpin>(m: &SimMachine, future: &mut F, seconds: u64) -> bool {
+    matches!(select(future, std::pin::pin!(m.sleep(Duration::from_secs(seconds)))).await, Either::Right(_))
+}
+
+fn is_exhausted(event: &SpaceEvent, held: bool) -> bool {
+    matches!(event, SpaceEvent::Exhausted { cause: Shortage::DeviceFull, device: Some(device), held: as_told, .. }
+        if device == "disk0" && *as_told == held)
+}
+
+#[test]
+fn a_write_is_held_while_the_file_system_is_full_and_goes_through_when_it_has_room() {
+    let world = &world(1, 1, 64);
+    live(world, |m| async move {
+        let pool = pool_with(&m, holding(20)).await;
+        world.set_room(0, Some(EXTENT / 2));
+        // The last of what there is, then none; also in the middle of an extent.
+        let mut held: Vec<_> = [8, 9, 10].map(|extent| Box::pin(write(&pool, &m, extent * EXTENT, 20, EXTENT))).into();
+        let mut all = Box::pin(futures_util::future::join_all(held.drain(..)));
+        assert!(waits(&m, &mut all, 5).await, "there is no room");
+        assert_eq!(
+            (pool.info().held_writes, pool.vdisk("v").expect("a vdisk").info().shortage),
+            (3, Some(Shortage::DeviceFull))
+        );
+        assert_eq!(byte_at(&pool, &m, 8 * EXTENT).await, 0, "a held write shows");
+        write(&pool, &m, 0, 9, EXTENT).await.expect("an overwrite");
+        pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+        assert_eq!(byte_at(&pool, &m, EXTENT).await, 2);
+        let writes = world.counters(0).writes;
+        assert!(waits(&m, &mut all, 5).await, "there is still no room");
+        assert!(world.counters(0).writes - writes <= 6, "it is tried over and over");
+        world.set_room(0, Some(16 << 20));
+        let freed = m.now();
+        for done in all.await {
+            done.expect("a held write goes through");
+        }
+        assert!(m.now() - freed < 2 * SECOND, "{:?} after there was room", m.now() - freed);
+        for extent in [8, 9, 10] {
+            assert_eq!(byte_at(&pool, &m, extent * EXTENT + EXTENT - BLOCK).await, 20);
+        }
+        let events = pool.events().await;
+        assert_eq!(events.iter().filter(|event| is_exhausted(event, true)).count(), 1, "{events:?}");
+        let resumed = |event: &&SpaceEvent| matches!(event, SpaceEvent::Resumed { writes: 3, expired: 0, .. });
+        assert_eq!((events.iter().filter(resumed).count(), events.len()), (1, 2), "{events:?}");
+        assert_clean(&pool, "after holding").await;
+    });
+}
+
+#[test]
+fn a_write_that_found_no_room_fails_as_no_space_at_its_bound_or_at_once() {
+    let world = &world(2, 1, 64);
+    live(world, |m| async move {
+        let pool = pool_with(&m, holding(5)).await;
+        write(&pool, &m, 8 * EXTENT, 1, BLOCK).await.expect("a first write");
+        world.set_room(0, Some(0));
+        let no_space = |result| matches!(result, Err(Error::Device(IoError::NoSpace { path })) if path == "disk0");
+        // A new extent, and blocks that an extent of its own has not.
+        for offset in [9 * EXTENT, 8 * EXTENT + BLOCK] {
+            let began = m.now();
+            assert!(no_space(write(&pool, &m, offset, 2, BLOCK).await));
+            assert!((5 * SECOND..6 * SECOND).contains(&(m.now() - began)), "{:?}", m.now() - began);
+        }
+        pool.set_vdisk_policy("v", failing()).await.expect("a policy");
+        let began = m.now();
+        for offset in [9 * EXTENT, 8 * EXTENT + BLOCK] {
+            assert!(no_space(write(&pool, &m, offset, 2, BLOCK).await));
+        }
+        assert!(m.now() - began < SECOND);
+        let expired = pool.events().await.into_iter().any(|event| matches!(event, SpaceEvent::HoldExpired { .. }));
+        assert!(expired, "nobody was told");
+        world.set_room(0, None);
+        assert_clean(&pool, "after failures").await;
+    });
+}
+
+#[test]
+fn another_device_takes_what_a_full_one_cannot() {
+    let world = &world(3, 2, 64);
+    live(world, |m| async move {
+        let devices = vec![m.open(0), m.open(1)];
+        let pool = Pool::create(&m, CreatePool::named("tank"), devices).await.expect("a pool");
+        pool.create_vdisk(with("v", failing())).await.expect("a vdisk");
+        // Extents of both, each with one block.
+        for extent in 0..64 {
+            write(&pool, &m, extent * EXTENT, 1, BLOCK).await.expect("a first write");
+        }
+        assert_clean(&pool, "by a checkpoint").await;
+        pool.arm(&AlarmState::default());
+        world.set_room(0, Some(0));
+        for extent in 0..64 {
+            write(&pool, &m, extent * EXTENT + BLOCK, 2, BLOCK)
+                .await
+                .expect("what a full device lacks is had elsewhere");
+        }
+        for extent in 64..256 {
+            write(&pool, &m, extent * EXTENT, 3, EXTENT).await.expect("first writes go to the other device");
+        }
+        for extent in 0..64 {
+            assert_eq!(byte_at(&pool, &m, extent * EXTENT).await, 1);
+            assert_eq!(byte_at(&pool, &m, extent * EXTENT + BLOCK).await, 2);
+        }
+        assert_clean(&pool, "metadata goes there too").await;
+        assert!(waits(&m, &mut Box::pin(pool.events()), 3).await, "something was told");
+        assert_clean(&pool, "with one device full").await;
+    });
+}
+
+#[test]
+fn a_device_that_is_added_or_space_that_is_freed_lets_held_writes_go_on() {
+    let world = &world(4, 2, 64);
+    live(world, |m| async move {
+        let pool = pool_with(&m, holding(30)).await;
+        for extent in 8..200 {
+            write(&pool, &m, extent * EXTENT, 2, EXTENT).await.expect("a first write");
+        }
+        world.set_room(0, Some(0));
+        let mut held = Box::pin(write(&pool, &m, 300 * EXTENT, 5, EXTENT));
+        assert!(waits(&m, &mut held, 3).await);
+        // The file keeps the blocks of what is discarded.
+        let freed = m.now();
+        let v = pool.vdisk("v").expect("a vdisk");
+        let (held, discarded) = join(held, v.discard(100 * EXTENT, 64 * EXTENT, false)).await;
+        discarded.expect("a discard");
+        held.expect("a held write goes on in what was in use before");
+        assert!(m.now() - freed < SECOND, "{:?}", m.now() - freed);
+        // All of that, and then a block of an extent that the device has no other of.
+        let mut extent = 301;
+        let mut held = loop {
+            let mut next = Box::pin(write(&pool, &m, extent * EXTENT, 6, EXTENT));
+            if waits(&m, &mut next, 3).await {
+                break next;
+            }
+            extent += 1;
+        };
+        let mut other = Box::pin(write(&pool, &m, 400 * EXTENT, 7, BLOCK));
+        assert!(waits(&m, &mut other, 1).await);
+        let added = m.now();
+        pool.add_device(m.open(1), false).await.expect("a device is added to a pool without room");
+        let (held, other) = join(&mut held, &mut other).await;
+        held.and(other).expect("what was held goes to the new device");
+        assert!(m.now() - added < SECOND, "{:?}", m.now() - added);
+        assert_eq!([byte_at(&pool, &m, 300 * EXTENT).await, byte_at(&pool, &m, extent * EXTENT).await], [5, 6]);
+        assert_clean(&pool, "with a new device").await;
+    });
+}
+
+/// Fills the file system and makes metadata that a checkpoint has no room for.
+async fn starve(world: &SimWorld, pool: &Pool<SimMachine>, m: &SimMachine) {
+    // Blocks in extents that are all there, far apart: each dirties a leaf.
+    for extent in 0..24 {
+        write(pool, m, (100 + extent * 512) * EXTENT, 3, BLOCK).await.expect("a first write");
+    }
+    world.set_room(0, Some(0));
+    m.sleep(SECOND).await;
+    let refused = pool.check().await.expect_err("what a check would look at is not there");
+    assert!(matches!(refused, Error::Busy { .. }), "{refused}");
+}
+
+#[test]
+fn a_checkpoint_without_room_waits_and_the_pool_goes_on() {
+    let world = &world(5, 1, 64);
+    live(world, |m| async move {
+        let pool = pool_with(&m, holding(10)).await;
+        starve(world, &pool, &m).await;
+        assert_eq!(pool.read_only(), None);
+        write(&pool, &m, 0, 9, EXTENT).await.expect("an overwrite");
+        let v = pool.vdisk("v").expect("a vdisk");
+        v.flush().await.expect("a flush");
+        v.discard(EXTENT, EXTENT, false).await.expect("a discard");
+        assert_eq!(byte_at(&pool, &m, 0).await, 9);
+        m.sleep(5 * SECOND).await;
+        let events = pool.events().await;
+        let full = |event: &&SpaceEvent| matches!(event, SpaceEvent::DeviceErrors { device, full: true, .. } if device == "disk0");
+        assert_eq!(events.iter().filter(full).count(), 1, "{events:?}");
+        world.set_room(0, Some(8 << 20));
+        m.sleep(2 * SECOND).await;
+        write(&pool, &m, 50 * EXTENT, 4, EXTENT).await.expect("a first write");
+        assert_clean(&pool, "with room").await;
+        pool.close().await.expect("a close");
+    });
+}
+
+#[test]
+fn a_pool_without_room_for_metadata_closes_and_opens_with_everything() {
+    for end in ["close", "kill", "power cut"] {
+        let world = &world(6, 1, 64);
+        live(world, |m| async move {
+            let pool = pool_with(&m, holding(10)).await;
+            starve(world, &pool, &m).await;
+            pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+            if end == "close" {
+                pool.close().await.expect_err("it cannot be marked clean");
+            }
+        });
+        world.crash(if end == "power cut" { CrashKind::Power } else { CrashKind::Process });
+        live(world, |m| async move {
+            let pool = open(&m, 1).await;
+            assert_eq!(pool.read_only(), None, "after a {end}");
+            for extent in 0..24 {
+                assert_eq!(byte_at(&pool, &m, (100 + extent * 512) * EXTENT).await, 3, "after a {end}");
+            }
+            let mut first = Box::pin(write(&pool, &m, 60 * EXTENT, 8, EXTENT));
+            assert!(waits(&m, &mut first, 3).await, "after a {end}");
+            world.set_room(0, Some(8 << 20));
+            first.await.expect("a held write goes through");
+            assert_clean(&pool, "by a checkpoint").await;
+            assert_clean(&pool, end).await;
+        });
+    }
+}
+
+#[test]
+fn first_writes_are_held_when_only_a_checkpoint_without_room_could_make_way_for_them() {
+    let world = &world(7, 1, 64);
+    live(world, |m| async move {
+        let pool = pool_with(&m, holding(10)).await;
+        for extent in 0..200 {
+            write(&pool, &m, (8 + extent) * EXTENT, 2, BLOCK).await.expect("a first write");
+        }
+        starve(world, &pool, &m).await;
+        // Discards give back extents, and each dirties pages, until there is no room for more of these.
+        let mut block = 0;
+        let result = loop {
+            let began = m.now();
+            let result = write(&pool, &m, (100 + block * 512) * EXTENT, 5, EXTENT).await;
+            block += 1;
+            if result.is_err() {
+                assert!((10 * SECOND..11 * SECOND).contains(&(m.now() - began)), "{:?}", m.now() - began);
+                break result;
+            }
+        };
+        assert!(matches!(result, Err(Error::Device(IoError::NoSpace { .. }))), "{result:?}");
+        assert_eq!(pool.read_only(), None);
+        world.set_room(0, None);
+        write(&pool, &m, 3000 * EXTENT, 5, EXTENT).await.expect("a first write");
+        assert_clean(&pool, "with room").await;
+    });
+}

@@ -1,0 +1,32 @@
+//! Whole pools on simulated devices. One program, because each would have to make the whole engine for the simulated machine anew.
+
+mod ahead;
+mod alarm_log;
+mod canary;
+mod close;
+mod compact;
+mod cost;
+mod crash_points;
+mod cut_off;
+mod damage;
+mod detect;
+mod failures;
+mod features;
+mod figures;
+mod fill;
+mod full;
+mod hold;
+mod hold_ends;
+mod many;
+mod messages;
+mod promises;
+mod reclaim;
+mod regressions;
+mod regressions_devices;
+mod regressions_space;
+mod settings;
+mod smoke;
+mod support;
+mod survey;
+mod told;
+mod turns;
