@@ -13,6 +13,7 @@ mod format;
 mod journal;
 mod mapping;
 mod media;
+mod planted;
 mod pool;
 mod space;
 mod tree;

@@ -18,6 +18,7 @@ use std::rc::Rc;
 use foldhash::HashMap;
 
 use crate::format::VirtualExtent;
+use crate::planted::Bug;
 use crate::wait::WaitQueue;
 
 /// The watches on a vdisk's extents.
@@ -88,7 +89,7 @@ impl Watch {
     /// Whether the extent was overwritten, or its word changed, since the watch began.
     pub(crate) fn is_hit(&self) -> bool {
         let hit = self.watches.watched.borrow().get(&self.at).is_none_or(|known| known.hits != self.before);
-        hit && !cfg!(feature = "planted-skip-watch")
+        hit && !Bug::SkipWatch.is_planted()
     }
 
     /// Holds overwrites up from now on, until it is dropped.

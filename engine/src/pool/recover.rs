@@ -22,6 +22,7 @@ use crate::error::Result;
 use crate::format::{Batch, Blocks, ExtentId, JournalStart, LabelPage, Record, RootPage, VdiskId, VirtualExtent};
 use crate::journal::{self, Beginning, Tail};
 use crate::media::{Drive, Media};
+use crate::planted::Bug;
 use crate::vdisk::Store;
 
 /// What the journal held.
@@ -178,7 +179,7 @@ impl<M: Machine> Store<M> {
                 let mut drop_it = was_dropped;
                 if judged && !was_dropped {
                     let dependent = builds_on.is_some_and(|base| baseless.contains(&base));
-                    drop_it = dependent && !cfg!(feature = "planted-keep-dependents");
+                    drop_it = dependent && !Bug::KeepDependents.is_planted();
                     if !drop_it {
                         let held = self.holds(holds.0, holds.1, holds.2).await;
                         unread += usize::from(held.is_none());
@@ -207,7 +208,7 @@ impl<M: Machine> Store<M> {
 
     /// Whether the blocks of an extent have this checksum; `None` when they cannot be read.
     async fn holds(&self, extent: ExtentId, blocks: Blocks, proof: u32) -> Option<bool> {
-        if cfg!(feature = "planted-skip-checksum") {
+        if Bug::SkipChecksum.is_planted() {
             return Some(true);
         }
         let Some((drive, start)) = self.media.locate(extent) else { return Some(false) };

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use super::{Epochs, Figure, See};
 use crate::format::ExtentId;
+use crate::planted::Bug;
 
 /// What must be so of the batch that freed an extent before it is used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +50,7 @@ impl Quarantine {
     pub(crate) fn release(&mut self, safe: u64, epochs: &Epochs) -> Vec<ExtentId> {
         let mut released = Vec::new();
         while let Some(lot) = self.lots.front() {
-            let early = cfg!(feature = "planted-reuse-quarantined");
+            let early = Bug::ReuseQuarantined.is_planted();
             if !early && (lot.sequence > safe || !epochs.is_over(lot.epoch)) {
                 break;
             }

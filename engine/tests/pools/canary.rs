@@ -1,7 +1,7 @@
 //! Nobody reads what somebody else wrote. Extents go round between vdisks that are worked on at the same time, by discards,
 //! zeroes, deletions and cuts, full of their owner's mark; what is read, whole, in crooked pieces, beside partial first writes and
-//! after crashes, is the reader's own. The engine's feature `planted-skip-checksum` makes it fail; the rarer
-//! `planted-reuse-quarantined` is the simulation's to find.
+//! after crashes, is the reader's own. The planted bug `skip-checksum` makes it fail; the rarer
+//! `reuse-quarantined` is the simulation's to find.
 
 use crate::support::{assert_clean, create, is_full, open, vdisk, world};
 use plimsoll_engine::{Error, Pool, Vdisk, VdiskState, Zeroes};

@@ -3,11 +3,13 @@
 //!
 //! A seed decides everything: [`setup`] the world, [`client`] and [`control`] the work, the machine the interleaving, the
 //! faults and what a crash leaves. [`model`] knows, for every sector, all values that are allowed; [`verify`] compares
-//! after every start and runs the engine's own check; [`alarms`] listens to what it tells; [`life`] goes through the lives of one image; [`runner`] runs many seeds.
+//! after every start and runs the engine's own check; [`alarms`] listens to what it tells; [`life`] goes through the lives
+//! of one image; [`runner`] runs many seeds. [`damage`] has a pool of its own.
 
 pub mod alarms;
 pub mod client;
 pub mod control;
+pub mod damage;
 pub mod full;
 pub mod image;
 pub mod life;

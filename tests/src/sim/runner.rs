@@ -156,17 +156,12 @@ pub fn one(seed: u64) -> Result<Tally, String> {
 
 /// What to say of a seed that failed.
 pub fn replay(seed: u64, failure: &str) -> String {
-    let planted = [
-        ("planted-skip-flush", cfg!(feature = "planted-skip-flush")),
-        ("planted-reuse-quarantined", cfg!(feature = "planted-reuse-quarantined")),
-        ("planted-skip-checksum", cfg!(feature = "planted-skip-checksum")),
-        ("planted-skip-watch", cfg!(feature = "planted-skip-watch")),
-        ("planted-keep-dependents", cfg!(feature = "planted-keep-dependents")),
-    ];
-    let features: String =
-        planted.iter().filter(|(_, on)| *on).map(|(name, _)| format!(" --features {name}")).collect();
+    let (bug, feature) = match std::env::var("PLIMSOLL_PLANTED") {
+        Ok(bug) => (format!("PLIMSOLL_PLANTED={bug} "), " --features planted"),
+        Err(_) => (String::new(), ""),
+    };
     format!(
-        "seed {seed} failed: {failure}\nreplay it: PLIMSOLL_SIM_SEED={seed} cargo test -p plimsoll-tests --profile test-fast{features} \
+        "seed {seed} failed: {failure}\nreplay it: {bug}PLIMSOLL_SIM_SEED={seed} cargo test -p plimsoll-tests --profile test-fast{feature} \
          --test simulation -- --nocapture"
     )
 }

@@ -224,7 +224,8 @@ impl Drop for Rig {
 async fn create(handle: &Handle, device: <Handle as Machine>::Device) -> Pool<Handle> {
     let pool = Pool::create(handle, CreatePool::named("tank"), vec![device]).await.expect("a pool");
     for (name, sector) in [("small", 512), ("large", 4096)] {
-        let policy = VdiskPolicy::default();
+        // Long enough to be a hold, and short for who waits for the answer.
+        let policy = VdiskPolicy { on_full: OnFull::Hold(Duration::from_secs(1)), ..VdiskPolicy::default() };
         let spec = CreateVdisk { name: name.into(), size: SIZE, sector, write_through: false, policy };
         pool.create_vdisk(spec).await.expect("a vdisk");
     }

@@ -43,7 +43,8 @@ impl Rig {
         let disk = FaultDisk::start(env!("CARGO_BIN_EXE_fault-disk"), 256 << 20);
         let daemon = Daemon::start(&["--bare"]);
         daemon.done(&["pool", "create", "tank", "--device", &disk.path().display().to_string()]);
-        daemon.done(&["vdisk", "create", "tank/v0", "--size", "1G"]);
+        // Long enough to be a hold, and short for who waits for the answer.
+        daemon.done(&["vdisk", "create", "tank/v0", "--size", "1G", "--on-full", "hold(1s)"]);
         Self { daemon, disk }
     }
 

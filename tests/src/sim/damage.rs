@@ -4,10 +4,10 @@
 
 use std::rc::Rc;
 
+use super::pattern::{SECTOR, Seen, fill, look};
 use plimsoll_engine::{CreatePool, CreateVdisk, OpenPool, Pool};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimDiskSpec, SimMachine, SimWorld};
-use plimsoll_tests::sim::pattern::{SECTOR, Seen, fill, look};
 
 const PAGE: u64 = 4096;
 const DEVICES: usize = 2;
@@ -135,17 +135,19 @@ async fn nothing_is_lost(machine: SimMachine, when: Rc<str>) {
     assert!(second.clean(), "{when}: the first check found {:#?}, the second {:#?}", first.findings, second.findings);
 }
 
-#[test]
-fn a_page_damaged_in_one_copy_loses_nothing_and_is_mended() {
+/// Damages every page in one copy, in one way or in all of them if `every_way`, and says how much was done.
+///
+/// # Panics
+/// When something is lost or is not mended.
+pub fn every_page_in_one_copy(every_way: bool) -> String {
     let base = prepared();
     let pages = own_pages(&base);
     assert!(pages.len() > 150, "only {} pages were found", pages.len());
-    let full = std::env::var_os("CI").is_some() || std::env::var_os("PLIMSOLL_FULL").is_some();
     let mut damages = 0;
     for (index, &page) in pages.iter().enumerate() {
         let kinds = [Damage::Bit, Damage::ZeroSector, Damage::ZeroPage, Damage::NoisePage, Damage::Swap];
         for (number, kind) in kinds.into_iter().enumerate() {
-            if !full && number != index % kinds.len() {
+            if !every_way && number != index % kinds.len() {
                 continue;
             }
             let world = base.fork();
@@ -156,5 +158,5 @@ fn a_page_damaged_in_one_copy_loses_nothing_and_is_mended() {
             damages += 1;
         }
     }
-    println!("{} extents, {} pages, {damages} damages", LEAVES * EXTENTS, pages.len());
+    format!("{} extents, {} pages, {damages} damages", LEAVES * EXTENTS, pages.len())
 }

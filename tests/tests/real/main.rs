@@ -1,0 +1,17 @@
+//! The real program, with real clients, guests, disks and crashes. They measure time and use whole devices, so nothing may run beside
+//! any of them; `tests/run` installs what they need.
+
+mod alarms;
+mod clients;
+mod devices;
+mod fault_disk;
+mod faults;
+mod forecast;
+mod full_device;
+mod growth;
+mod guest;
+mod guest_space;
+mod holding;
+mod kill;
+mod power;
+mod program;
