@@ -30,3 +30,4 @@ mod support;
 mod survey;
 mod told;
 mod turns;
+mod worked;

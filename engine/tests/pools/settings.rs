@@ -1,4 +1,4 @@
-//! What an operator changes: in one step, or not at all; and what is told by it.
+//! What an operator changes: in one step, or not at all; and what is told by it. Checklist 2.38-2.40.
 
 use crate::support::{create, filled, live, open, vdisk, world};
 use futures_util::future::join;

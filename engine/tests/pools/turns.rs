@@ -215,6 +215,7 @@ fn worthless_ranges_in_as_many_leaves_as_there_are_never_stop_a_full_pool() {
     });
 }
 
+/// Checklist 2.41.
 #[test]
 fn where_no_more_is_promised_than_there_is_no_write_ever_lacks_space() {
     for (mib, limit) in [(16, OvercommitLimit::Ratio(1000)), (256, OvercommitLimit::Bytes(0))] {

@@ -1,4 +1,5 @@
 //! What the real program does with the devices it is given: real ones, wrong ones, and ones that somebody else has.
+//! Checklist 0.04, 2.11.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

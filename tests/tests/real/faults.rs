@@ -1,6 +1,6 @@
 //! The real program on a disk that has no space, fails, vanishes or is slow: the client reads the right error number, what
 //! was answered with an error is not counted as done and what was acknowledged is, and once the fault is gone a restart
-//! finds all of it and nothing wrong.
+//! finds all of it and nothing wrong. Want of space is told apart from everything else. Checklist 0.06, 2.51.
 //!
 //! `PLIMSOLL_SEED` says which load and which moments.
 

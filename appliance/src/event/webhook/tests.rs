@@ -1,4 +1,4 @@
-//! Webhooks against receivers of all kinds, which verify signatures on their own.
+//! Webhooks against receivers of all kinds, which verify signatures on their own. Checklist 4.48.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};

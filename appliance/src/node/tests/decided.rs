@@ -1,5 +1,5 @@
 //! What an operator decides: contradictions are refused with their figures, what is below the present use is told, and plans say what they
-//! come to.
+//! come to. Checklist 2.36, 2.38.
 
 use plimsoll_engine::Error;
 use plimsoll_hardware::Machine as _;

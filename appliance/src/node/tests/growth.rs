@@ -1,4 +1,4 @@
-//! Spares: whose they are, when they are taken, and that a refused request changes nothing.
+//! Spares: whose they are, when they are taken, and that a refused request changes nothing. Checklist 0.17.
 
 use std::os::fd::AsRawFd;
 
