@@ -38,6 +38,7 @@ const CODES: &[(&str, u16, u8, &str)] = &[
     ("internal", 500, 1, "internal error"),
     ("device-error", 500, 1, "a device failed"),
     ("not-closed", 500, 1, "it was not closed cleanly"),
+    ("state-not-kept", 500, 1, "the state cannot be kept"),
     ("invalid-request", 400, 2, "the request makes no sense"),
     ("invalid-argument", 400, 2, "an argument makes no sense"),
     ("invalid-name", 400, 2, "the name makes no sense"),
@@ -72,10 +73,12 @@ const CODES: &[(&str, u16, u8, &str)] = &[
     ("out-of-space", 507, 7, "out of space"),
     ("would-not-fit", 507, 7, "it does not fit"),
     ("device-no-space", 507, 7, "no space under the device"),
+    ("state-no-space", 507, 7, "no space for the state"),
     ("damaged", 500, 8, "damaged"),
     ("degraded", 500, 8, "the check has findings"),
     ("webhook-failed", 502, 8, "a webhook did not take an event"),
     ("timeout", 504, 9, "it took too long"),
+    ("given-up", 503, 9, "nobody waits for it any more"),
 ];
 
 impl Problem {

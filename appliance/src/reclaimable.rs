@@ -92,6 +92,11 @@ pub fn could(pool: &str, surveyed: &Surveyed, total: u64) -> Option<String> {
     Some(format!("{said}: {}", commands(pool, surveyed).join(", ")))
 }
 
+/// The same before anybody has found out. Who is the first to be short of space is told while it is looked for.
+pub fn not_known(pool: &str) -> String {
+    format!("what could be reclaimed is not known yet, and then shown by plimsoll space --pool {pool}")
+}
+
 /// The same of everything, for the report of who has the space.
 pub fn report(pool: &str, surveyed: Option<&Surveyed>, now: Duration) -> String {
     let Some(surveyed) = surveyed else {

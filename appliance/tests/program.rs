@@ -23,6 +23,10 @@ impl Daemon {
 
     /// In a state directory that may have something in it, with a configuration.
     fn start_in(state: tempfile::TempDir, config: &str) -> Self {
+        Self::start_with(state, config, Stdio::inherit())
+    }
+
+    fn start_with(state: tempfile::TempDir, config: &str, log: Stdio) -> Self {
         std::fs::write(state.path().join("config.toml"), config).expect("a file");
         // As a shell that allows few files at first.
         let script = "ulimit -S -n 256; \
@@ -31,6 +35,7 @@ impl Daemon {
             .args(["-c", script, PROGRAM])
             .arg(state.path())
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .expect("the program starts");
         let lines = BufReader::new(child.stdout.take().expect("it was piped")).lines();
@@ -130,6 +135,18 @@ fn everything_an_operator_does_to_vdisks_and_exports_works_and_shows_in_every_fo
             assert_eq!(printed["schema"], schema, "{arguments:?}");
         }
     }
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_no_service() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a device that is always full");
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let daemon = Daemon::start_with(state, "", full.into());
+    let device = daemon.file("a.img");
+    // Each is logged.
+    daemon.says(&["pool", "create", "tank", "--device", &device, "--buffered"]);
+    daemon.says(&["vdisk", "create", "tank/a", "--size", "1G"]);
+    assert_eq!(daemon.json(&["status"])["health"], "ok");
 }
 
 #[test]

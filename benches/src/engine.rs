@@ -9,18 +9,23 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use plimsoll_engine::{CreatePool, CreateVdisk, Pool, Vdisk};
-use plimsoll_hardware::{Frozen, Machine, OpenOptions, Reactor, ReactorConfig, SharedMemory};
+use plimsoll_hardware::{Frozen, Handle, Machine, OpenOptions, Reactor, ReactorConfig, SharedMemory};
 
 use crate::meter::{Histogram, Measured, Meter, SAMPLE};
 use crate::work::{EXTENT, Kind, Run};
 
 /// Makes a pool of the file and a vdisk in it, does the work, and closes the pool.
 pub(crate) fn measure(path: &Path, run: &Run) -> Result<Measured, Box<dyn Error>> {
-    measure_with(path, run, 0x5a)
+    measure_with(path, run, 0x5a, async |_, _| Ok(()))
 }
 
-/// As [`measure`], writing nothing but this byte.
-pub(crate) fn measure_with(path: &Path, run: &Run, byte: u8) -> Result<Measured, Box<dyn Error>> {
+/// As [`measure`], writing nothing but this byte, after `decide` has decided something for the pool and its vdisk `v`.
+pub(crate) fn measure_with(
+    path: &Path,
+    run: &Run,
+    byte: u8,
+    decide: impl AsyncFnOnce(&Handle, &Pool<Handle>) -> Result<(), Box<dyn Error>>,
+) -> Result<Measured, Box<dyn Error>> {
     let reactor = Reactor::new(ReactorConfig::default())?;
     let handle = reactor.handle();
     let (measured, uuid) = reactor.block_on(async {
@@ -28,6 +33,7 @@ pub(crate) fn measure_with(path: &Path, run: &Run, byte: u8) -> Result<Measured,
         let spec = CreatePool { force: true, ..CreatePool::named("bench") };
         let pool = Pool::create(&handle, spec, vec![device]).await?;
         let vdisk = prepare(&pool, run).await?;
+        decide(&handle, &pool).await?;
         let measured = work(&handle, &vdisk, run, byte).await?;
         let uuid = pool.info().uuid;
         pool.close().await?;

@@ -23,6 +23,8 @@ use crate::{bare, engine, pairs};
 const MEMORY: u64 = 256 << 20;
 /// Writes looked through, of these kinds.
 const LOOKED_THROUGH: [&str; 2] = ["4k overwrite qd32", "128k sequential write qd8"];
+/// What looking for zeros and patterns may cost writes of data, in per cent of their processor time.
+const LOOKING_PCT_MAX: f64 = 5.0;
 /// As a reclaim reads: eight stretches of 1 MiB.
 const RAW: Case = Case { name: "raw", kind: Kind::SequentialRead, block: 1 << 20, depth: 8, goal: None };
 
@@ -34,7 +36,11 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Box<
         let run = |seed| Run { case: *case, area, time: options.time(), operations: u64::MAX, seed };
         let measured =
             pairs::measure(options.pairs, |pair| in_memory(&run(pair), false), |pair| in_memory(&run(pair), true))?;
-        report.line(Line::new("fill", "memory", name, "no looking", measured));
+        let line = Line::new("fill", "memory", name, "no looking", measured);
+        let more = (1.0 / line.per_cpu_ratio - 1.0) * 100.0;
+        report.line(line);
+        let what = format!("memory: {name}: looking costs of CPU");
+        report.figure("fill", what, more, "%", Some(LOOKING_PCT_MAX));
     }
     for (place, directory) in options.places() {
         let area = Area::written(&directory, "fill", options.bytes())?;
@@ -45,7 +51,7 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Box<
             let measured = pairs::measure(
                 options.pairs,
                 |pair| engine::measure(area.path(), &run(pair)),
-                |pair| engine::measure_with(area.path(), &run(pair), 0),
+                |pair| engine::measure_with(area.path(), &run(pair), 0, async |_, _| Ok(())),
             )?;
             report.line(Line::new("fill", place, &format!("zeros, {name}"), "data", measured));
         }

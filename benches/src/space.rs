@@ -1,7 +1,7 @@
 //! What promises and events cost a first write, and how soon held writes go on.
 //!
 //! Cost: first writes to a device of memory with nothing decided (A), and with reservation, quota, tenant, levels and times to full
-//! in force and somebody listening (B). Resume: many writes of many vdisks wait in a full pool; space comes; how long until each is
+//! in force and somebody listening (B); and these against the bare device, where they must reach what first writes must. Resume: many writes of many vdisks wait in a full pool; space comes; how long until each is
 //! answered, from the moment that whoever made the space was answered, and from when it asked; beside it, how long as many writes take
 //! the bare device.
 
@@ -33,6 +33,10 @@ const VDISKS: u64 = 100;
 /// Longest wait for the answer of a held write at the 99th percentile, in milliseconds.
 const RESUME_MS_MAX: f64 = 10.0;
 
+/// Most processor time that all of that may add to a first write, in microseconds: what the engine may add to the device at all where
+/// space is mapped.
+const PROMISES_US_MAX: f64 = 0.2;
+
 /// How space comes.
 #[derive(Clone, Copy)]
 enum Relief {
@@ -48,10 +52,26 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Box<
     let run = |seed| Run { case: *case, area, time: options.time(), operations: u64::MAX, seed };
     let measured =
         pairs::measure(options.pairs, |pair| first_writes(&run(pair), false), |pair| first_writes(&run(pair), true))?;
-    report.line(Line::new("space", "memory", name, "no promises", measured));
+    let line = Line::new("space", "memory", name, "no promises", measured);
+    let more = line.more_cpu_us;
+    report.line(line);
+    report.figure("space", format!("memory: {name}: promises and events cost"), more, "us", Some(PROMISES_US_MAX));
     for (place, directory) in options.places() {
         let area = Area::written(&directory, "space", POOL_BYTES)?;
         let more = Area::written(&directory, "space-more", ADDED_BYTES)?;
+        let run =
+            |seed| Run { case: *case, area: POOL_BYTES / 16 * 15, time: options.time(), operations: u64::MAX, seed };
+        let measured = pairs::measure(
+            options.pairs,
+            |pair| crate::bare::measure(area.path(), &run(pair)),
+            |pair| {
+                let run = run(pair);
+                crate::engine::measure_with(area.path(), &run, 0x5a, async |machine, pool| {
+                    decide(machine, pool, &run, true).await
+                })
+            },
+        )?;
+        report.line(Line::new("space", place, &format!("promises, {name}"), "io_uring", measured).judged(case));
         for (relief, how) in [(Relief::Device, "device added"), (Relief::Discard, "discard")] {
             let (mut answered, mut asked) = (Histogram::new(), Histogram::new());
             for _ in 0..options.pairs {
@@ -78,27 +98,33 @@ fn first_writes(run: &Run, promises: bool) -> Result<Measured, Box<dyn Error>> {
     machine.clone().run(async move {
         let pool = Pool::create(&machine, CreatePool::named("bench"), vec![device]).await?;
         let vdisk = crate::engine::prepare(&pool, run).await?;
-        if promises {
-            let policy = VdiskPolicy {
-                tenant: Some("acme".into()),
-                reservation: run.area / 2,
-                quota: Some(run.area * 2),
-                ..VdiskPolicy::default()
-            };
-            pool.set_vdisk_policy("v", policy).await?;
-            let listener = pool.clone();
-            machine.spawn(async move { while !listener.events().await.is_empty() {} });
-        } else {
-            let off = PoolPolicy { levels: Levels::Off, horizons: Some(Vec::new()), ..PoolPolicy::default() };
-            pool.set_policy(off).await?;
-            let policy = VdiskPolicy { levels: Levels::Off, quota_levels: Levels::Off, ..VdiskPolicy::default() };
-            pool.set_vdisk_policy("v", policy).await?;
-        }
-        pool.arm(&AlarmState::default());
+        decide(&machine, &pool, run, promises).await?;
         let measured = memory::writes(&machine, &vdisk, run).await?;
         pool.close().await?;
         Ok(measured)
     })
+}
+
+/// Promises something to the vdisk `v` and listens to what is told; or promises and tells nothing.
+async fn decide<M: Machine>(machine: &M, pool: &Pool<M>, run: &Run, promises: bool) -> Result<(), Box<dyn Error>> {
+    if promises {
+        let policy = VdiskPolicy {
+            tenant: Some("acme".into()),
+            reservation: run.area / 2,
+            quota: Some(run.area * 2),
+            ..VdiskPolicy::default()
+        };
+        pool.set_vdisk_policy("v", policy).await?;
+        let listener = pool.clone();
+        machine.spawn(async move { while !listener.events().await.is_empty() {} });
+    } else {
+        let off = PoolPolicy { levels: Levels::Off, horizons: Some(Vec::new()), ..PoolPolicy::default() };
+        pool.set_policy(off).await?;
+        let policy = VdiskPolicy { levels: Levels::Off, quota_levels: Levels::Off, ..VdiskPolicy::default() };
+        pool.set_vdisk_policy("v", policy).await?;
+    }
+    pool.arm(&AlarmState::default());
+    Ok(())
 }
 
 /// Fills a pool, lets [`HELD`] writes wait in it, makes space, and adds how long each still took, from the answer and from the question.

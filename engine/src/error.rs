@@ -172,6 +172,30 @@ pub enum Error {
         /// Smallest size in bytes.
         minimum: u64,
     },
+    /// The file system that a device is a file of has no room for what a pool has on it from the beginning. Nothing was made;
+    /// what space the file has got by then stays with it.
+    #[error(
+        "{path} needs {} of its file system at once, for the journal and the metadata reserve, and there is less; free space in it, or \
+         use another",
+        iec(*.needed)
+    )]
+    NoRoomBelow {
+        /// The device.
+        path: String,
+        /// Bytes that it needs.
+        needed: u64,
+    },
+    /// A pool is closed without a last checkpoint, which found no room. Nothing is lost: the next start goes on from the journal.
+    #[error(
+        "pool {pool} could not write its last checkpoint, because the file system that {path} is a file of is full; all that was \
+         answered is safe, and the next start goes on from the journal; free space there before it"
+    )]
+    ClosedFull {
+        /// The pool.
+        pool: String,
+        /// The device.
+        path: String,
+    },
     /// What is on a device does not fit the others.
     #[error(
         "{} of {device} do not fit the rest of pool {pool}: {} are free there, {} are missing; add a device \
@@ -215,6 +239,11 @@ pub fn iec(bytes: u64) -> String {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// Whether there is no space for it now: none in the pool, or none below a device.
+    pub(crate) fn is_want_of_space(&self) -> bool {
+        matches!(self, Error::OutOfSpace { .. } | Error::Device(IoError::NoSpace { .. }))
+    }
+
     /// A stable kebab-case word for programs.
     pub fn code(&self) -> &'static str {
         match self {
@@ -228,7 +257,9 @@ impl Error {
             Error::Exists { .. } => "exists",
             Error::Busy { .. } => "busy",
             Error::ReadOnly { .. } => "read-only",
-            Error::Device(IoError::NoSpace { .. }) => "device-no-space",
+            Error::Device(IoError::NoSpace { .. }) | Error::NoRoomBelow { .. } | Error::ClosedFull { .. } => {
+                "device-no-space"
+            }
             Error::Device(_) => "device-error",
             Error::Damaged { .. } => "damaged",
             Error::WouldCutOff { .. } => "would-cut-off",

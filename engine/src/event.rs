@@ -236,7 +236,7 @@ pub enum SpaceEvent {
         errors: u64,
         /// What the first of them says.
         reason: String,
-        /// It is not the device that fails: the file system that it is a file of is full, and metadata waits for room there.
+        /// It is not the device that fails: the file system that it is a file of is full, and metadata lacks room there that it may need.
         full: bool,
     },
     /// The pool takes no writes, or takes them again.

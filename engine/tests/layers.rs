@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// Folders and files of `src`, lowest first. What stands in one line may name itself and what stands in lines above.
 const LAYERS: &[&[&str]] = &[
-    &["wait", "error", "event"],
+    &["wait", "error", "event", "planted"],
     &["format"],
     &["media"],
     &["tree"],

@@ -4,7 +4,8 @@
 //!
 //! Method: each key has a place, locked while its request is done, so that its twin waits and nobody else does. The
 //! body is here, within its deadline, before any place is looked for: a client that stops half-way holds nothing. What
-//! was begun is done in a task of its own: when its client goes away, the twin still finds the answer.
+//! was begun is done in a task of its own: when its client goes away, the twin still finds the answer. What had not begun
+//! by then is not done (`waiting.rs`), and the twin does it.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -17,6 +18,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::extract::read_body;
+use crate::node::{asked_by, asker};
 use crate::problem::Problem;
 
 const KEYS_MAX: usize = 1000;
@@ -74,7 +76,12 @@ impl Replies {
         hash.update(format!("{} {}\n", parts.method, parts.uri).as_bytes());
         hash.update(&body);
         let request = Request::from_parts(parts, Body::from(body));
-        match tokio::spawn(self.once(key, hash.finalize(), request, next)).await {
+        let once = self.once(key, hash.finalize(), request, next);
+        let begun = match asker() {
+            Some(asker) => tokio::spawn(asked_by(asker, once)),
+            None => tokio::spawn(once),
+        };
+        match begun.await {
             Ok(response) => response,
             Err(_) => Problem::new("internal", "the request ended badly").into_response(),
         }

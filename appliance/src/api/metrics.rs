@@ -17,7 +17,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::event::Summary;
 use crate::model::{
-    CountersView, PoolState, PoolView, Severity, StatusView, TenantView, VdiskView, WebhookState, WebhookView,
+    CountersView, PoolState, PoolView, Severity, StatusView, SurveyView, TenantView, VdiskView, WebhookState,
+    WebhookView,
 };
 use crate::node::NodeLink;
 use crate::problem::{Answer, Problem};
@@ -87,10 +88,13 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
     let online = pools.iter().map(|pool| (labels(pool), f64::from(u8::from(pool.state == PoolState::Online))));
     gauge(registry, "pool_online", "1 when it is open and writable", online);
     type Figure = fn(&PoolView) -> Option<f64>;
-    let figures: [(&str, &str, Figure); 29] = [
+    let figures: [(&str, &str, Figure); 24] = [
         ("pool_physical_bytes", "Space on all devices", |pool| pool.physical_bytes.map(|n| n as f64)),
         ("pool_available_bytes", "What vdisks without a reservation can still get", |pool| {
             pool.available_bytes.map(|n| n as f64)
+        }),
+        ("pool_available_below_bytes", "Of that, what the file systems under its files have room for", |pool| {
+            pool.available_below_bytes.or(pool.available_bytes).map(|n| n as f64)
         }),
         ("pool_utilized_bytes", "Allocated to data", |pool| pool.utilized_bytes.map(|n| n as f64)),
         ("pool_exclusive_bytes", "Allocated to data that one vdisk or snapshot alone names", |pool| {
@@ -133,29 +137,12 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
         ("pool_reclaimable_bytes", "Stored data that could come back, as the last survey found it", |pool| {
             pool.reclaimable_bytes.map(|n| n as f64)
         }),
-        ("pool_reclaimable_packable_bytes", "Of that, what compaction would free", |pool| {
-            pool.survey.as_ref().map(|survey| survey.packable_bytes as f64)
-        }),
-        ("pool_reclaimable_whole_bytes", "Of that, zeros and patterns that are all of their extents", |pool| {
-            pool.survey.as_ref().map(|survey| survey.whole_bytes as f64)
-        }),
-        ("pool_reclaimable_zero_bytes", "Zeros that a reclaim gives up, between data as well", |pool| {
-            pool.survey.as_ref().map(|survey| survey.zero_bytes as f64)
-        }),
-        ("pool_reclaimable_pattern_bytes", "Patterns that a reclaim gives up", |pool| {
-            pool.survey.as_ref().map(|survey| survey.pattern_bytes as f64)
-        }),
-        ("pool_reclaimable_margin_bytes", "Margin of zeros and patterns together, 95 %", |pool| {
-            pool.survey.as_ref().map(|survey| survey.margin_bytes as f64)
-        }),
-        ("pool_survey_age_seconds", "Time since the survey", |pool| {
-            pool.survey.as_ref().map(|survey| survey.age_seconds as f64)
-        }),
     ];
     for (name, help, figure) in figures {
         let values = pools.iter().filter_map(|pool| Some((labels(pool), figure(pool)?)));
         gauge(registry, name, help, values);
     }
+    survey_metrics(registry, "pool", pools, |pool| Some((labels(pool), pool.survey.as_ref()?)));
     let sizes = pools.iter().flat_map(|pool| &pool.devices).filter_map(|device| {
         Some((vec![("pool", device.pool.clone()), ("device", device.path.clone())], device.size_bytes? as f64))
     });
@@ -204,7 +191,7 @@ fn vdisk_metrics(registry: &mut Registry, vdisks: &[VdiskView]) {
         ]
     };
     type Figure = fn(&VdiskView) -> Option<u64>;
-    let figures: [(&str, &str, Figure); 20] = [
+    let figures: [(&str, &str, Figure); 14] = [
         ("vdisk_designated_bytes", "Size shown to the guest", |vdisk| Some(vdisk.designated_bytes)),
         ("vdisk_backed_bytes", "Physical space behind it", |vdisk| Some(vdisk.backed_bytes)),
         ("vdisk_exclusive_bytes", "Physical space that it alone names", |vdisk| Some(vdisk.exclusive_bytes)),
@@ -221,28 +208,35 @@ fn vdisk_metrics(registry: &mut Registry, vdisks: &[VdiskView]) {
         ("vdisk_reclaimable_bytes", "Stored data that could come back, as the last survey found it", |vdisk| {
             vdisk.reclaimable_bytes
         }),
-        ("vdisk_reclaimable_packable_bytes", "Of that, what compaction would free", |vdisk| {
-            vdisk.survey.as_ref().map(|survey| survey.packable_bytes)
-        }),
-        ("vdisk_reclaimable_whole_bytes", "Of that, zeros and patterns that are all of their extents", |vdisk| {
-            vdisk.survey.as_ref().map(|survey| survey.whole_bytes)
-        }),
-        ("vdisk_reclaimable_zero_bytes", "Zeros that a reclaim gives up, between data as well", |vdisk| {
-            vdisk.survey.as_ref().map(|survey| survey.zero_bytes)
-        }),
-        ("vdisk_reclaimable_pattern_bytes", "Patterns that a reclaim gives up", |vdisk| {
-            vdisk.survey.as_ref().map(|survey| survey.pattern_bytes)
-        }),
-        ("vdisk_reclaimable_margin_bytes", "Margin of zeros and patterns together, 95 %", |vdisk| {
-            vdisk.survey.as_ref().map(|survey| survey.margin_bytes)
-        }),
-        ("vdisk_survey_age_seconds", "Time since it was surveyed", |vdisk| {
-            vdisk.survey.as_ref().map(|survey| survey.age_seconds)
-        }),
     ];
     for (name, help, figure) in figures {
         let values = vdisks.iter().filter_map(|vdisk| Some((labels(vdisk), figure(vdisk)? as f64)));
         gauge(registry, name, help, values);
+    }
+    survey_metrics(registry, "vdisk", vdisks, |vdisk| Some((labels(vdisk), vdisk.survey.as_ref()?)));
+}
+
+/// What the last survey found of each that it looked at.
+fn survey_metrics<T>(
+    registry: &mut Registry,
+    noun: &str,
+    all: &[T],
+    surveyed: impl Fn(&T) -> Option<(Labels, &SurveyView)>,
+) {
+    type Figure = fn(&SurveyView) -> u64;
+    let figures: [(&str, &str, Figure); 6] = [
+        ("reclaimable_packable_bytes", "Of that, what compaction would free", |survey| survey.packable_bytes),
+        ("reclaimable_whole_bytes", "Of that, zeros and patterns that are all of their extents", |survey| {
+            survey.whole_bytes
+        }),
+        ("reclaimable_zero_bytes", "Zeros that a reclaim gives up, between data as well", |survey| survey.zero_bytes),
+        ("reclaimable_pattern_bytes", "Patterns that a reclaim gives up", |survey| survey.pattern_bytes),
+        ("reclaimable_margin_bytes", "Margin of zeros and patterns together, 95 %", |survey| survey.margin_bytes),
+        ("survey_age_seconds", "Time since the survey", |survey| survey.age_seconds),
+    ];
+    for (what, help, figure) in figures {
+        let values = all.iter().filter_map(&surveyed).map(|(labels, survey)| (labels, figure(survey) as f64));
+        gauge(registry, &format!("{noun}_{what}"), help, values);
     }
 }
 

@@ -20,6 +20,7 @@ mod server;
 mod space;
 mod status;
 mod vdisks;
+mod waiting;
 mod webhooks;
 
 use axum::Router;
@@ -86,6 +87,7 @@ pub fn router(node: NodeLink) -> Router {
                 .hint("see /api/openapi.json")
         })
         .layer(axum::middleware::from_fn(idempotency::Replies::default().layer()))
+        .layer(axum::middleware::from_fn(waiting::known))
         .with_state(node)
 }
 

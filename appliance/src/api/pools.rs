@@ -9,7 +9,7 @@ use super::respond::Change;
 use crate::model::{
     AddDevice, CreatePool, GrowPool, ImportPool, JobView, LeaveDevice, List, Plan, PoolDeviceView, PoolView, SetPool,
 };
-use crate::node::NodeLink;
+use crate::node::{Node, NodeLink};
 use crate::problem::{Answer, Problem};
 
 pub(super) fn router() -> OpenApiRouter<NodeLink> {
@@ -33,6 +33,7 @@ pub(super) fn router() -> OpenApiRouter<NodeLink> {
 #[utoipa::path(get, path = "/pools", tag = "pool", operation_id = "pool_list",
     responses((status = 200, body = List<PoolView>), (status = "default", body = Problem)))]
 async fn list(State(node): State<NodeLink>) -> Answer<Json<List<PoolView>>> {
+    node.look_below().await;
     node.call(|node| async move { Ok(Json(node.pools().into())) }).await
 }
 
@@ -76,6 +77,7 @@ async fn import(
     params(("pool" = String, Path, description = "name or UUID")),
     responses((status = 200, body = PoolView), (status = "default", body = Problem)))]
 async fn show(State(node): State<NodeLink>, Path(pool): Path<String>) -> Answer<Json<PoolView>> {
+    node.look_below().await;
     node.call(move |node| async move { node.pool_view(&pool).map(Json) }).await
 }
 
@@ -230,13 +232,7 @@ async fn compact(
     Path(pool): Path<String>,
     Params(how): Params<How>,
 ) -> Answer<Change<()>> {
-    node.call(move |node| async move {
-        if how.dry_run {
-            return node.plan_compact_pool(&pool).map(Change::Planned);
-        }
-        node.compact_pool(&pool).map(|job| Change::Begun(Box::new(job)))
-    })
-    .await
+    begin(node, pool, how, (Node::plan_compact_pool, Node::compact_pool)).await
 }
 
 /// Find out what space could come back, by reading all of the mapping and a sample of the data; changes nothing. A pool that reaches one
@@ -249,13 +245,7 @@ async fn survey(
     Path(pool): Path<String>,
     Params(how): Params<How>,
 ) -> Answer<Change<()>> {
-    node.call(move |node| async move {
-        if how.dry_run {
-            return node.plan_survey_pool(&pool).map(Change::Planned);
-        }
-        node.survey_pool(&pool).map(|job| Change::Begun(Box::new(job)))
-    })
-    .await
+    begin(node, pool, how, (Node::plan_survey_pool, Node::survey_pool)).await
 }
 
 /// Check all metadata of a pool; changes nothing. The job's `check` has the findings.
@@ -294,6 +284,24 @@ async fn export(
             return node.plan_export_pool(&pool, &force).map(Change::Planned);
         }
         node.export_pool(&pool, &force).await.map(|()| Change::Gone)
+    })
+    .await
+}
+
+type OfPool<T> = fn(&Node, &str) -> Answer<T>;
+
+/// Begins a job that needs to know nothing but its pool, or plans it.
+async fn begin(
+    node: NodeLink,
+    pool: String,
+    how: How,
+    (plan, begin): (OfPool<Plan>, OfPool<JobView>),
+) -> Answer<Change<()>> {
+    node.call(move |node| async move {
+        match how.dry_run {
+            true => plan(&node, &pool).map(Change::Planned),
+            false => begin(&node, &pool).map(|job| Change::Begun(Box::new(job))),
+        }
     })
     .await
 }

@@ -27,6 +27,7 @@ struct Of {
 #[utoipa::path(get, path = "/space", tag = "space", operation_id = "space", params(Of),
     responses((status = 200, body = SpaceReport), (status = "default", body = Problem)))]
 async fn space(State(node): State<NodeLink>, Params(of): Params<Of>) -> Answer<Json<SpaceReport>> {
+    node.look_below().await;
     node.call(move |node| async move { node.space(of.pool.as_deref()).map(Json) }).await
 }
 

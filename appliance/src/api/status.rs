@@ -31,6 +31,7 @@ async fn status(State(node): State<NodeLink>) -> Answer<Json<StatusView>> {
 pub(super) async fn whole(node: &NodeLink) -> Answer<(StatusView, Vec<WebhookView>)> {
     // A log that cannot be read is a finding of its own.
     let webhooks = node.webhooks().list().await.unwrap_or_default();
+    node.look_below().await;
     let status = node.call(|node| async move { Ok(node.status()) }).await?;
     Ok((status.and(failing_webhooks(&webhooks)), webhooks))
 }

@@ -295,6 +295,10 @@ mod tests {
         }
         let error = parse("plimsoll pool set tank --hysteresis 51").unwrap_err().to_string();
         assert!(error.contains("0 to 50"), "{error}");
+        for line in ["vdisk set tank/a --quota 0", "tenant set acme --pool tank --quota 0G"] {
+            let error = parse(&format!("plimsoll {line}")).unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains("none is no bound"), "{line}: {error}");
+        }
     }
 
     #[test]

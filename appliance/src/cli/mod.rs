@@ -73,10 +73,33 @@ fn serve_with(global: &args::Global, options: Serve) -> Result<ExitCode, Problem
 /// Three lines: what failed, why, what to do.
 fn complain(what: &str, problem: &Problem) {
     let mut to = std::io::stderr().lock();
-    let mut text = format!("error: cannot {what} [{}]\n  {}\n", problem.code, problem.detail.replace('\n', "\n  "));
-    if let Some(hint) = &problem.hint {
-        text += &format!("hint: {hint}\n");
-    }
     // There is nowhere else to say it.
-    let _ = to.write_all(text.as_bytes());
+    let _ = to.write_all(complaint(what, problem).as_bytes());
+}
+
+fn complaint(what: &str, problem: &Problem) -> String {
+    let detail: Vec<String> = problem.detail.lines().map(printable).collect();
+    let mut text = format!("error: cannot {} [{}]\n  {}\n", printable(what), problem.code, detail.join("\n  "));
+    if let Some(hint) = &problem.hint {
+        text += &format!("hint: {}\n", printable(hint));
+    }
+    text
+}
+
+/// What somebody has named may hold what terminals obey.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+#[cfg(test)]
+mod complaints {
+    use super::*;
+
+    #[test]
+    fn what_terminals_obey_is_shown_and_not_done() {
+        let problem = Problem::new("not-found", "no \u{1b}[2J\nhere").hint("say \u{7}");
+        let expected =
+            "error: cannot show pool a\\nb\\u{1b}[31m \u{e4} [not-found]\n  no \\u{1b}[2J\n  here\nhint: say \\u{7}\n";
+        assert_eq!(complaint("show pool a\nb\u{1b}[31m \u{e4}", &problem), expected);
+    }
 }

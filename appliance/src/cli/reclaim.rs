@@ -19,6 +19,9 @@ use crate::name::VdiskName;
 use crate::problem::{Answer, Problem};
 use crate::units::{Size, iec, quoted};
 
+/// Bytes of text that ranges are read from: 500,000 of them at 128 bytes a line.
+const RANGES_TEXT_MAX: u64 = 64_000_000;
+
 #[derive(Debug, Args)]
 pub(super) struct Reclaim {
     pub(super) vdisk: VdiskName,
@@ -112,9 +115,16 @@ fn request(cx: &Context<'_>, args: &Reclaim) -> Answer<BeginReclaim> {
             let problem =
                 |error: std::io::Error| Problem::new("invalid-argument", format!("{}: {error}", path.display()));
             let mut text = String::new();
-            match path.as_os_str() == "-" {
-                true => std::io::stdin().read_to_string(&mut text).map(drop).map_err(problem)?,
-                false => text = std::fs::read_to_string(path).map_err(problem)?,
+            let read = match path.as_os_str() == "-" {
+                true => std::io::stdin().take(RANGES_TEXT_MAX + 1).read_to_string(&mut text),
+                false => {
+                    let file = std::fs::File::open(path).map_err(problem)?;
+                    file.take(RANGES_TEXT_MAX + 1).read_to_string(&mut text)
+                }
+            };
+            if read.map_err(problem)? as u64 > RANGES_TEXT_MAX {
+                let problem = format!("{} has more than {}", path.display(), iec(RANGES_TEXT_MAX));
+                return Err(Problem::new("invalid-argument", problem).hint("name at most 500,000 ranges at a time"));
             }
             let vdisk = cx.client.get(&target(&args.vdisk))?;
             let sector = vdisk.get("sector_bytes").unwrap_or(&json!(512)).as_u64().unwrap_or(512);

@@ -177,6 +177,18 @@ pub(super) fn list(items: &[Value], fields: &[&str], headings: bool, exact: bool
 /// Below the lines of `space`: what the pools have promised, and what to do about it.
 pub(super) fn promised(pools: &[Value], exact: bool) -> String {
     let mut text = format!("\nOVERCOMMIT\n{}", list(pools, &PROMISED, true, exact));
+    let below = |pool: &Value| {
+        let room = pool.get("available_below_bytes").filter(|room| room.is_number())?;
+        let [room, has] = [room, pool.get("available_bytes")?].map(|bytes| human("available_bytes", bytes, exact));
+        Some(format!(
+            "{}: the file systems under it have room for {room} of the {has} available\n",
+            pool.get("pool")?.as_str()?
+        ))
+    };
+    let short: String = pools.iter().filter_map(below).collect();
+    if !short.is_empty() {
+        text += &format!("\nBELOW\n{short}");
+    }
     let advice = pools.iter().filter_map(|pool| Some((pool.get("pool")?.as_str()?, pool.get("advice")?.as_str()?)));
     for (index, (pool, advice)) in advice.enumerate() {
         let heading = if index == 0 { "\nRECLAIM\n" } else { "" };
@@ -272,13 +284,16 @@ tank/web       512 B   100.0 %       10  yes
                 "advice": null}),
             json!({"pool": "tank", "physical_bytes": 1024, "designated_bytes": 2048, "designated_bytes_max": 4096,
                 "overcommit_bytes": 1024, "overcommit_ratio": 2.0, "reclaimable_bytes": 512, "packed_bytes": 0,
-                "advice": "look"}),
+                "available_bytes": 512, "available_below_bytes": 256, "advice": "look"}),
         ];
         let expected = "
 OVERCOMMIT
 POOL  PHYSICAL  DESIGNATED  DESIGNATED MAX  OVERCOMMIT  OVERCOMMIT RATIO  RECLAIMABLE  PACKED
 lake     1 KiB         0 B               -      -1 KiB              0.00            -     0 B
 tank     1 KiB       2 KiB           4 KiB       1 KiB              2.00        512 B     0 B
+
+BELOW
+tank: the file systems under it have room for 256 B of the 512 B available
 
 RECLAIM
 tank: look

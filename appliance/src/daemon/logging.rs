@@ -15,7 +15,10 @@ pub fn start_logging(configured: Option<&str>) {
     };
     let terminal = std::io::stderr().is_terminal();
     let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    // A log that cannot be written, on a full file system or to a reader that is gone, takes nobody's service away: to say so there as
+    // well would end the process.
+    let format = tracing_subscriber::fmt().log_internal_errors(false);
+    let format = format.with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
     // Already started: in a test, where one process starts several daemons.
     let _ = if terminal { format.with_target(false).try_init() } else { format.without_time().try_init() };
     if let Some(error) = refused {

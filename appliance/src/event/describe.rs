@@ -3,11 +3,10 @@
 use std::cell::LazyCell;
 use std::time::Duration;
 
-use plimsoll_engine::{HORIZON_MAX, Level, Limit, Measure, Shortage, SpaceEvent, Subject, Surveyed, VdiskName};
+use plimsoll_engine::{HORIZON_MAX, Level, Limit, Measure, Shortage, SpaceEvent, Subject, VdiskName};
 
 use super::NewEvent;
 use crate::model::Severity;
-use crate::reclaimable;
 use crate::units::iec;
 
 /// A level of so much of the total is critical, a lower one a warning.
@@ -87,8 +86,8 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
         SpaceEvent::DeviceErrors { device, full: true, .. } => NewEvent::new(Severity::Critical, "device-full", pool)
             .detail("device", device.as_str())
             .cause(format!(
-                "the file system of {device} is full, and metadata of pool {pool} waits for room there: first writes go on as long \
-                 as the journal has some"
+                "the file system of {device} is full, and metadata of pool {pool} lacks room there that it may need: first writes \
+                 wait until it has that"
             ))
             .advice(format!(
                 "Free space in the file system of {device}, or add a device that is elsewhere ({}).",
@@ -115,17 +114,10 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
     NewEvent { pool: Some(pool.to_owned()), ..described }
 }
 
-/// As [`describe`] for each of them, for who knows what could come back of the pool's space, and how large that is: the advice says so
-/// where it helps. `surveyed` is called when the first needs it: thousands of vdisks may be short of space at once.
-pub fn describe_all(
-    pool: &str,
-    events: &[SpaceEvent],
-    surveyed: impl FnOnce() -> Option<(Surveyed, u64)>,
-) -> Vec<NewEvent> {
-    let could = LazyCell::new(|| {
-        let (surveyed, total_bytes) = surveyed()?;
-        reclaimable::could(pool, &surveyed, total_bytes)
-    });
+/// As [`describe`] for each of them, for who knows what could come back of the pool's space: the advice says so where it helps. `could` is
+/// called when the first needs it: thousands of vdisks may be short of space at once.
+pub fn describe_all(pool: &str, events: &[SpaceEvent], could: impl FnOnce() -> Option<String>) -> Vec<NewEvent> {
+    let could = LazyCell::new(could);
     let described = events.iter().map(|event| {
         let described = describe(pool, event);
         let could = if reclaiming_helps(event) { could.as_ref() } else { None };

@@ -43,6 +43,8 @@ pub struct PoolView {
     /// What vdisks without a reservation can still get: physical without utilized, metadata, metadata reserve, reserved, held and
     /// quarantined.
     pub available_bytes: Option<u64>,
+    /// Of that, what the file systems under its files have room for; null where that is all of it.
+    pub available_below_bytes: Option<u64>,
     /// Allocated to data.
     pub utilized_bytes: Option<u64>,
     /// Of that, what one vdisk or snapshot alone names.

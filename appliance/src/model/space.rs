@@ -23,6 +23,10 @@ pub struct PromisedView {
     pub pool: String,
     /// Space for data and metadata on all devices.
     pub physical_bytes: u64,
+    /// What vdisks without a reservation can still get.
+    pub available_bytes: u64,
+    /// Of that, what the file systems under its files have room for; null where that is all of it.
+    pub available_below_bytes: Option<u64>,
     /// Sum of the sizes of all vdisks.
     pub designated_bytes: u64,
     /// Designated space that the overcommit limit allows; null when there is none.

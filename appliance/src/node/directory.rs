@@ -4,7 +4,7 @@
 //! id is in the file for the message only.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -72,8 +72,12 @@ impl StateDir {
                 Err(error) => return Err(cannot("cannot be locked", error.into())),
             }
         }
-        let note = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id()));
-        note.map_err(|error| cannot("cannot be written to", error))?;
+        // Over what is there, which needs no space; and only the message to others needs it.
+        let note = format!("{}\n", std::process::id());
+        let noted = lock.write_all(note.as_bytes()).and_then(|()| lock.set_len(note.len() as u64));
+        if let Err(error) = noted {
+            tracing::warn!(%error, "others cannot see which process serves from {}", path.display());
+        }
         Ok(Self { path, _lock: lock })
     }
 
@@ -143,6 +147,13 @@ mod tests {
         });
         StateDir::lock(&path).unwrap();
         dies.join().unwrap();
+    }
+
+    #[test]
+    fn a_full_file_system_keeps_nobody_from_serving() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/full", dir.path().join("lock")).unwrap();
+        StateDir::lock(dir.path()).unwrap();
     }
 
     #[test]

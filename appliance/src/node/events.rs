@@ -10,9 +10,13 @@ use uuid::Uuid;
 use super::Node;
 use crate::event::{EventLog, NewEvent, Webhooks, describe_all};
 use crate::problem::{Answer, Problem};
+use crate::reclaimable;
 
 /// After events could not be kept: the disk of the state directory is full, most likely.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// The last events of a pool are written in milliseconds.
+const HEARD_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Forgets the alarms of vdisks that are no more.
 fn forget_the_gone(pool: &Pool<Handle>, alarms: &mut AlarmState) {
@@ -85,8 +89,14 @@ impl Node {
         let mut after = alarms.clone();
         events.iter().for_each(|event| after.apply(event));
         let open = self.pool(name).ok().filter(|pool| pool.info().uuid == uuid);
-        let surveyed = || open.as_ref().and_then(|pool| Some((pool.surveyed()?, pool.info().physical_bytes)));
-        let described = describe_all(name, events, surveyed);
+        let could = || {
+            let pool = open.as_ref()?;
+            match pool.surveyed() {
+                Some(surveyed) => reclaimable::could(name, &surveyed, pool.info().physical_bytes),
+                None => Some(reclaimable::not_known(name)),
+            }
+        };
+        let described = describe_all(name, events, could);
         // No `await` between this and the log's taking it, so that nothing comes behind `forget_pool`.
         let kept = (!self.0.gone.borrow().contains(&uuid)).then(|| (uuid, after.clone()));
         let seqs = self.0.events.append(described, kept).await?;
@@ -161,14 +171,20 @@ impl Node {
         }
     }
 
-    /// Waits until all is kept that a closed pool has told: what is told of the pool from then on finds the alarms as they are.
+    /// Waits until all is kept that a closed pool has told: what is told of the pool from then on finds the alarms as they are. A log
+    /// that takes longer keeps nobody waiting.
     pub(super) async fn heard_out(&self, pool: Uuid) {
-        loop {
-            let ended = self.0.listener_ended.notified();
-            if !self.0.listening.borrow().contains_key(&pool) {
-                return;
+        let heard_out = async {
+            loop {
+                let ended = self.0.listener_ended.notified();
+                if !self.0.listening.borrow().contains_key(&pool) {
+                    return;
+                }
+                ended.await;
             }
-            ended.await;
+        };
+        if let Err(late) = self.machine().timeout(HEARD_TIME_MAX, heard_out).await {
+            tracing::warn!(%pool, %late, "the last of what a pool told is not kept yet");
         }
     }
 
@@ -183,15 +199,14 @@ impl Node {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd;
-
     use plimsoll_engine::{Level, Measure, Subject};
     use plimsoll_hardware::{Reactor, ReactorConfig};
-    use rustix::fs::{MemfdFlags, SealFlags};
 
     use super::*;
-    use crate::model::{CreatePool, CreateVdisk, ImportPool};
+    use crate::model::{CreatePool, ImportPool};
     use crate::node::Slot;
+    use crate::node::tests::failing::with_failing;
+    use crate::node::tests::vdisk;
 
     fn threshold(percent: u8, rising: bool) -> SpaceEvent {
         SpaceEvent::Threshold {
@@ -265,27 +280,10 @@ mod tests {
 
     #[test]
     fn what_a_failed_pool_told_last_does_not_undo_that_it_is_not_served_any_more() {
-        let dir = tempfile::tempdir().unwrap();
-        let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
-        let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
-        let device = rustix::fs::memfd_create("device", MemfdFlags::ALLOW_SEALING).unwrap();
-        rustix::fs::ftruncate(&device, 128 << 20).unwrap();
-        let path = format!("/proc/{}/fd/{}", std::process::id(), device.as_raw_fd());
-        reactor.block_on(async {
-            let (name, devices) = ("tank".to_owned(), vec![path]);
-            let pool = CreatePool { name, devices, extent_bytes: None, force: Vec::new(), buffered: true };
-            node.create_pool(pool).await.unwrap();
+        with_failing(|node, device| async move {
             let uuid = node.pool("tank").unwrap().info().uuid;
-            // From now on every write fails.
-            rustix::fs::fcntl_add_seals(&device, SealFlags::WRITE).unwrap();
-            let vdisk = CreateVdisk {
-                name: "a".into(),
-                designated_bytes: 1 << 30,
-                sector_bytes: None,
-                write_cache: None,
-                policy: Default::default(),
-            };
-            node.create_vdisk("tank", vdisk).await.unwrap_err();
+            device.fail();
+            node.create_vdisk("tank", vdisk("a")).await.unwrap_err();
             // A listener that is slow: its last word comes when the pool is known not to be served, if that is not waited for.
             let (slow, listening) = (node.clone(), Listening::begin(&node, uuid));
             let alarms = node.alarms(uuid).await.unwrap();
@@ -309,6 +307,16 @@ mod tests {
             let alarms = node.alarms(uuid).await.unwrap();
             assert_eq!(alarms.levels.len(), 1, "what it told last is kept");
             assert!(alarms.not_served.is_some(), "and undid that the pool is not served");
+            node.close().await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_listener_that_does_not_end_keeps_nobody_waiting() {
+        with_failing(|node, _device| async move {
+            let uuid = node.pool("tank").unwrap().info().uuid;
+            let _for_ever = Listening::begin(&node, uuid);
+            node.export_pool("tank", &[]).await.unwrap();
             node.close().await.unwrap();
         });
     }

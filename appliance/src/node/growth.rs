@@ -222,7 +222,7 @@ impl Node {
     /// Grows a pool by one step: what its file has become larger by, the first spare that can be added, else a larger file. When another
     /// policy is in force by the time it is our turn, nothing is done: what was a spare may be somebody's data now.
     pub(super) async fn grow_by(&self, pool: &Pool<Handle>, policy: &GrowthPolicy) -> Answer<()> {
-        let _turn = self.0.changes.lock().await;
+        let _turn = self.turn().await?;
         let (name, uuid) = (pool.info().name, pool.info().uuid);
         if !self.pool(&name).is_ok_and(|served| served.info().uuid == uuid) {
             return Err(Problem::new("closing", format!("pool {name} is closing")));
@@ -241,7 +241,7 @@ impl Node {
         for path in &policy.spares {
             let (force, buffered) = (policy.force.clone(), self.is_buffered(path));
             match self.add_in_turn(&name, AddDevice { path: path.clone(), force, buffered }).await {
-                Ok(_) => return Ok(()),
+                Ok(()) => return Ok(()),
                 Err(error) => problem = Some(Problem { detail: format!("spare {path}: {}", error.detail), ..error }),
             }
         }

@@ -27,6 +27,7 @@ impl Node {
                 Slot::Open(pool) => findings.extend(self.of_pool(pool)),
             }
         }
+        findings.extend(self.unkept_finding());
         findings.extend(self.events().warnings().iter().map(|warning| {
             let (reason, advice) = warning.split_once("; ").unwrap_or((warning, ""));
             let (object, reason, advice) = ("event log".to_owned(), reason.to_owned(), advice.to_owned());
@@ -67,7 +68,7 @@ impl Node {
             let advice = format!("plimsoll pool add-device {name} --device PATH");
             findings.push(about(Health::Warning, format!("pool {name} cannot grow by itself: {reason}"), advice));
         }
-        findings.extend(space::findings(pool, &info));
+        findings.extend(space::findings(pool, &info, self.available_below(&info)));
         findings
     }
 

@@ -16,6 +16,9 @@ use crate::problem::{Answer, Problem};
 /// Jobs that are remembered after their end: a week of one check per 10 minutes.
 const ENDED_MAX: usize = 1000;
 
+/// A job that has gone through all there is may still have something to do, as a survey that reads its samples.
+const UNENDED_PCT_MAX: f64 = 99.0;
+
 #[derive(Default)]
 pub(super) struct Jobs {
     last: u64,
@@ -119,6 +122,7 @@ impl JobView {
 /// A pool's job as the API shows it.
 pub(super) fn view(pool: &str, job: &engine::JobInfo) -> JobView {
     let named = [format!("{pool}/"), format!("{pool} ")].iter().any(|start| job.object.starts_with(start));
+    let pct_max = if job.state == engine::JobState::Done { 100.0 } else { UNENDED_PCT_MAX };
     let object = if named || job.object == pool { job.object.clone() } else { format!("{pool}/{}", job.object) };
     JobView {
         id: format!("{pool}.{}", job.id),
@@ -134,7 +138,7 @@ pub(super) fn view(pool: &str, job: &engine::JobInfo) -> JobView {
         done: job.done,
         total: job.total,
         unit: job.unit.to_owned(),
-        done_pct: (job.total > 0).then(|| percent(job.done, job.total)),
+        done_pct: (job.total > 0).then(|| percent(job.done, job.total).min(pct_max)),
         problem: match &job.state {
             // Stopped by what an operator has to decide.
             engine::JobState::Failed(reason) if job.kind == "device-evacuate" => {
@@ -146,5 +150,27 @@ pub(super) fn view(pool: &str, job: &engine::JobInfo) -> JobView {
         waits_for: job.waits_for.clone(),
         check: None,
         repair: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_done_when_it_has_ended_and_not_before() {
+        let job = |state| engine::JobInfo {
+            id: 7,
+            kind: "survey",
+            object: "tank".into(),
+            done: 10,
+            total: 10,
+            unit: "bytes",
+            state,
+            waits_for: None,
+        };
+        let done_pct = |state| view("tank", &job(state)).done_pct;
+        assert_eq!(done_pct(engine::JobState::Running), Some(UNENDED_PCT_MAX));
+        assert_eq!(done_pct(engine::JobState::Done), Some(100.0));
     }
 }

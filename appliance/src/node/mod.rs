@@ -2,13 +2,15 @@
 //!
 //! Invariants:
 //! 1. Only this thread touches a pool. Others come by [`NodeLink`].
-//! 2. What is changed is durable in the state file before it is answered ([`Node::remember`]).
+//! 2. What is changed is durable in the state file before it is answered ([`Node::remember`]); where that fails, the
+//!    answer says what is so.
 //! 3. Changes to the set of pools and their devices come one after the other ([`Inner::changes`]); everything else runs
 //!    side by side.
 //! 4. No `RefCell` is borrowed across an await.
 //!
 //! Each operation is a file named by its verb.
 
+mod below;
 mod close;
 pub mod directory;
 mod division;
@@ -36,6 +38,7 @@ mod pool_set;
 mod pool_survey;
 mod promises;
 mod reclaim;
+mod remember;
 mod scan;
 mod space;
 pub mod state;
@@ -64,6 +67,7 @@ use crate::problem::{Answer, Problem};
 pub use exports::Listening;
 pub use health::failing_webhooks;
 pub use link::NodeLink;
+pub(crate) use link::{asked_by, asker};
 pub use machine::Device;
 pub(crate) use machine::cannot_open;
 pub use pool_check::{check_view, repair_view};
@@ -82,6 +86,8 @@ struct Inner {
     state: RefCell<State>,
     /// Writers of the state file, in turn.
     saving: tokio::sync::Mutex<()>,
+    /// Why what has changed last is not in the state file.
+    unkept: RefCell<Option<Problem>>,
     /// Whoever changes the set of pools or their devices, in turn.
     changes: tokio::sync::Mutex<()>,
     pools: RefCell<BTreeMap<String, Slot>>,
@@ -101,6 +107,8 @@ struct Inner {
     growth_changed: tokio::sync::Notify,
     /// Metadata pages of a pool that were lost before its last repair.
     repaired: RefCell<BTreeMap<Uuid, u64>>,
+    /// Open pools that have more available than there is room for below them.
+    below: RefCell<BTreeMap<Uuid, below::Below>>,
     ready: Cell<bool>,
     closing: Cell<bool>,
 }
@@ -119,6 +127,8 @@ impl Node {
     /// When the state file is not to be trusted, or events cannot be kept.
     pub fn new(machine: Handle, dir: &Path, cache_bytes: Option<u64>) -> Answer<Self> {
         let state = State::load(dir)?;
+        // What of this does not succeed is said when it is needed.
+        let _ = state.keep_room(dir);
         let events = EventLog::open(dir)?;
         let devices = state.pools.iter().flat_map(|pool| &pool.devices);
         let buffered = devices.filter(|device| device.buffered).map(|device| device.path.clone()).collect();
@@ -129,6 +139,7 @@ impl Node {
             cache_bytes,
             state: RefCell::new(state),
             saving: tokio::sync::Mutex::new(()),
+            unkept: RefCell::default(),
             changes: tokio::sync::Mutex::new(()),
             pools: RefCell::default(),
             jobs: RefCell::default(),
@@ -142,6 +153,7 @@ impl Node {
             growing: RefCell::default(),
             growth_changed: tokio::sync::Notify::new(),
             repaired: RefCell::default(),
+            below: RefCell::default(),
             ready: Cell::new(false),
             closing: Cell::new(false),
         })))
@@ -157,6 +169,16 @@ impl Node {
             }
         });
         NodeLink::new(sender, self.0.events.clone(), self.0.webhooks.clone())
+    }
+
+    /// The turn to change the set of pools or their devices.
+    ///
+    /// # Errors
+    /// `given-up` when whoever asked waits no more: nothing has begun, and nobody would hear how it ended.
+    pub(crate) async fn turn(&self) -> Answer<tokio::sync::MutexGuard<'_, ()>> {
+        let turn = self.0.changes.lock().await;
+        link::still_wanted()?;
+        Ok(turn)
     }
 
     /// The machine that it runs on.
@@ -199,20 +221,6 @@ impl Node {
     /// Runs what may block beside the reactor.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Answer<T> {
         self.0.machine.blocking(work).await.map_err(|error| Problem::new("internal", error.to_string()))
-    }
-
-    /// Changes the state and makes it durable; when that fails nothing is changed.
-    async fn remember(&self, change: impl FnOnce(&mut State)) -> Answer<()> {
-        let _turn = self.0.saving.lock().await;
-        let mut state = self.0.state.borrow().clone();
-        change(&mut state);
-        if *self.0.state.borrow() == state {
-            return Ok(());
-        }
-        let (dir, saved) = (self.0.dir.clone(), state.clone());
-        self.blocking(move || saved.save(&dir)).await??;
-        self.0.state.replace(state);
-        Ok(())
     }
 
     /// The open pool `name`: its name, its UUID or an unambiguous prefix of that.

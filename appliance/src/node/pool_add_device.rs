@@ -6,21 +6,33 @@ use super::Node;
 use super::machine::{same_file, size_of};
 use super::pool_create::Force;
 use crate::model::{AddDevice, Plan, PoolView};
-use crate::problem::Answer;
+use crate::problem::{Answer, Problem};
 
 impl Node {
     /// Adds a device to an open pool and remembers it.
     ///
     /// # Errors
     /// By what is wrong with the path; `in-use` when it is a spare of another pool, unless `force` has `spare`, or holds something,
-    /// unless it has `foreign`. Nothing is written then. The engine's reasons.
+    /// unless it has `foreign`. Nothing is written then. The engine's reasons. `state-no-space`, `state-not-kept` when the device has
+    /// joined, and where it is could not be made durable.
     pub async fn add_device(&self, name: &str, request: AddDevice) -> Answer<PoolView> {
-        let _turn = self.0.changes.lock().await;
-        self.add_in_turn(name, request).await
+        let _turn = self.turn().await?;
+        let path = request.path.clone();
+        self.add_in_turn(name, request).await?;
+        match self.unkept() {
+            None => self.pool_view(name),
+            Some(problem) => Err(Problem {
+                detail: format!(
+                    "{path} has joined pool {name} and is in use, but a restart may not find it: {}; that is tried again by itself",
+                    problem.detail
+                ),
+                ..problem
+            }),
+        }
     }
 
-    /// The same, by somebody who has the turn.
-    pub(super) async fn add_in_turn(&self, name: &str, request: AddDevice) -> Answer<PoolView> {
+    /// The same, by somebody who has the turn. What could not be made durable is left to [`Node::note`].
+    pub(super) async fn add_in_turn(&self, name: &str, request: AddDevice) -> Answer<()> {
         let pool = self.pool(name)?;
         let force = Force::of(&request.force)?;
         if request.buffered {
@@ -29,15 +41,14 @@ impl Node {
         let device = self.open_new(&request.path, Some(pool.info().uuid), force).await?;
         pool.add_device(device, force.foreign).await?;
         let record = self.record_of(&pool);
-        self.remember(|state| {
+        let noted = self.note(|state| {
             state.forget_spare(|spare| same_file(spare, &request.path));
-            if let Some(known) = state.pools.iter_mut().find(|known| known.uuid == record.uuid) {
-                *known = record;
-            }
-        })
-        .await?;
+            state.update(record);
+        });
+        // A finding until it is.
+        let _ = noted.await;
         tracing::info!(pool = name, path = request.path, "device added");
-        self.pool_view(name)
+        Ok(())
     }
 
     /// What [`Node::add_device`] would do.
@@ -45,7 +56,7 @@ impl Node {
     /// # Errors
     /// As [`Node::add_device`], as far as it can be known without writing.
     pub async fn plan_add_device(&self, name: &str, request: AddDevice) -> Answer<Plan> {
-        let _turn = self.0.changes.lock().await;
+        let _turn = self.turn().await?;
         let info = self.pool(name)?.info();
         let force = Force::of(&request.force)?;
         if request.buffered {

@@ -23,11 +23,15 @@ impl Node {
     /// By what is wrong with the name, the options or a device; `in-use` when a device is a spare of another pool, unless `force` has
     /// `spare`, or holds something, unless it has `foreign`. Nothing is written then.
     pub async fn create_pool(&self, request: CreatePool) -> Answer<PoolView> {
-        let _turn = self.0.changes.lock().await;
+        let _turn = self.turn().await?;
         let (spec, devices) = self.prepare_pool(&request).await?;
         let name = spec.name.clone();
+        self.room_to_remember().await?;
         let pool = Pool::create(self.machine(), spec, devices).await?;
-        self.adopt(pool).await?;
+        self.adopt(pool).await.map_err(|problem| {
+            let detail = format!("pool {name} was made, and closed again: {}", problem.detail);
+            Problem { detail, ..problem }.hint(format!("plimsoll pool import {}", request.devices.join(" ")))
+        })?;
         tracing::info!(pool = name, "pool created");
         self.pool_view(&name)
     }
@@ -37,7 +41,7 @@ impl Node {
     /// # Errors
     /// As [`Node::create_pool`], as far as it can be known without writing.
     pub async fn plan_create_pool(&self, request: CreatePool) -> Answer<Plan> {
-        let _turn = self.0.changes.lock().await;
+        let _turn = self.turn().await?;
         let (spec, devices) = self.prepare_pool(&request).await?;
         let mut plan = Plan::of([format!("create pool {} with extents of {} bytes", spec.name, spec.extent_bytes)]);
         for device in &devices {
@@ -158,15 +162,7 @@ impl Node {
     pub(super) async fn adopt(&self, pool: Pool<Handle>) -> Answer<()> {
         let record = self.record_of(&pool);
         let name = record.name.clone();
-        let remembered = self
-            .remember(|state| {
-                state.forget_spare(|spare| record.devices.iter().any(|device| same_file(spare, &device.path)));
-                state.pools.retain(|known| known.uuid != record.uuid && known.name != record.name);
-                state.pools.push(record);
-                state.pools.sort_by(|one, other| one.name.cmp(&other.name));
-            })
-            .await;
-        if let Err(problem) = remembered {
+        if let Err(problem) = self.remember(|state| state.put(record)).await {
             if let Err(error) = pool.close().await {
                 tracing::warn!(pool = name, %error, "the pool could not be closed cleanly");
             }

@@ -19,9 +19,12 @@ impl Node {
     /// `not-empty` while it has vdisks, unless `force` has `not-empty`; `in-use` while clients are connected, unless
     /// `force` has `in-use`; `unavailable` when it is not open, because then its devices cannot be reached.
     pub async fn delete_pool(&self, name: &str, force: &[String]) -> Answer<()> {
-        let _turn = self.0.changes.lock().await;
+        let _turn = self.turn().await?;
         let (name, paths) = self.prepare_delete(name, force)?;
-        drop(self.let_go(&name).await?);
+        self.room_to_remember().await?;
+        // One that is not closed cleanly is wiped as well.
+        let _ = self.take_out(&name).await;
+        self.forget(&name).await?;
         for path in &paths {
             self.wipe(path).await?;
         }

@@ -22,7 +22,7 @@ impl Node {
     /// # Errors
     /// `not-found`, `invalid-argument` for the last device and a pace that cannot be, `would-not-fit`, the engine's reasons.
     pub async fn evacuate_device(&self, name: &str, request: LeaveDevice) -> Answer<JobView> {
-        let _turn = self.0.changes.lock().await;
+        let _turn = self.turn().await?;
         let (pool, device) = self.member(name, &request.device)?;
         let job = pool.evacuate_device(device, pace(&request)?).await?;
         tracing::info!(pool = name, device = request.device, "a device is being evacuated");
@@ -34,7 +34,7 @@ impl Node {
     /// # Errors
     /// As [`Node::evacuate_device`].
     pub async fn remove_device(&self, name: &str, request: LeaveDevice) -> Answer<JobView> {
-        let _turn = self.0.changes.lock().await;
+        let _turn = self.turn().await?;
         let (pool, device) = self.member(name, &request.device)?;
         let job = pool.remove_device(device, pace(&request)?).await?;
         tracing::info!(pool = name, device = request.device, "a device is leaving the pool");
@@ -46,7 +46,7 @@ impl Node {
     /// # Errors
     /// `not-found`, `busy` when it is not being emptied.
     pub async fn cancel_evacuation(&self, name: &str, request: LeaveDevice) -> Answer<PoolView> {
-        let _turn = self.0.changes.lock().await;
+        let _turn = self.turn().await?;
         self.plan_cancel_evacuation(name, &request)?;
         let (pool, device) = self.member(name, &request.device)?;
         pool.cancel_evacuation(device).await?;
@@ -112,14 +112,8 @@ impl Node {
         self.spawn(async move {
             while pool.members_changed().await {
                 let record = node.record_of(&pool);
-                let remembered = node.remember(|state| {
-                    if let Some(known) = state.pools.iter_mut().find(|known| known.uuid == record.uuid) {
-                        *known = record;
-                    }
-                });
-                if let Err(problem) = remembered.await {
-                    tracing::warn!(reason = problem.detail, "a device has left its pool and is still on the list");
-                }
+                // A finding until it is noted.
+                let _ = node.note(|state| state.update(record)).await;
             }
         });
     }

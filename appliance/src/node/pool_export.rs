@@ -1,9 +1,7 @@
-//! `pool export`: close a pool cleanly and let it go, so that its devices can move to another machine.
+//! `pool export`: close a pool cleanly and let it go, so that its devices can move to another machine. One that cannot be closed cleanly
+//! stays known, because what only this machine's memory has of it would be lost elsewhere.
 
-use plimsoll_engine::Pool;
-use plimsoll_hardware::reactor::Handle;
-
-use super::close::forget_crash_memory;
+use super::close::{forget_crash_memory, not_closed};
 use super::pool_create::force_of;
 use super::{Node, Slot};
 use crate::model::Plan;
@@ -13,11 +11,20 @@ impl Node {
     /// Closes a pool and forgets it. An unavailable one is only forgotten.
     ///
     /// # Errors
-    /// `in-use` while clients are connected, unless `force` has `in-use`.
+    /// `in-use` while clients are connected, unless `force` has `in-use`; `not-closed` when it is closed and not cleanly: it is unavailable
+    /// then, and asked again it is forgotten as it is.
     pub async fn export_pool(&self, name: &str, force: &[String]) -> Answer<()> {
-        let _turn = self.0.changes.lock().await;
+        let _turn = self.turn().await?;
         let name = self.prepare_export(name, force)?;
-        self.let_go(&name).await?;
+        self.room_to_remember().await?;
+        if let Err(problem) = self.take_out(&name).await {
+            let problem = Problem { detail: format!("it was not let go: {}", problem.detail), ..problem }.hint(format!(
+                "mend that, then plimsoll pool import --name {name}; or let it go as it is: plimsoll pool export {name}"
+            ));
+            self.0.pools.borrow_mut().insert(name, Slot::Unavailable(problem.clone()));
+            return Err(problem);
+        }
+        self.forget(&name).await?;
         tracing::info!(pool = name, "pool exported");
         Ok(())
     }
@@ -45,32 +52,41 @@ impl Node {
         Ok(name)
     }
 
-    /// Takes a pool out of service, closes it and keeps the last of what it tells. Answers it when it was open.
-    pub(super) async fn take_out(&self, name: &str) -> Option<Pool<Handle>> {
+    /// Takes a pool out of service, closes it if it is open, and keeps the last of what it tells.
+    ///
+    /// # Errors
+    /// `not-closed` when it is closed, and not cleanly.
+    pub(super) async fn take_out(&self, name: &str) -> Answer<()> {
         let slot = self.0.pools.borrow_mut().remove(name);
-        let Some(Slot::Open(pool)) = slot else { return None };
+        let Some(Slot::Open(pool)) = slot else { return Ok(()) };
         self.disconnect_pool(name).await;
-        match pool.close().await {
+        let closed = pool.close().await;
+        match &closed {
             Ok(()) => forget_crash_memory(&pool),
             Err(error) => tracing::warn!(pool = name, %error, "the pool could not be closed cleanly"),
         }
         self.heard_out(pool.info().uuid).await;
-        Some(pool)
+        closed.map_err(|error| Problem::new("not-closed", not_closed(name, &error)))
     }
 
-    /// Takes a pool out of service, closes it and forgets it. Answers it when it was open.
-    pub(super) async fn let_go(&self, name: &str) -> Answer<Option<Pool<Handle>>> {
+    /// Forgets a pool that was taken out of service.
+    ///
+    /// # Errors
+    /// `state-no-space`, `state-not-kept`: it is unavailable then.
+    pub(super) async fn forget(&self, name: &str) -> Answer<()> {
         let uuid = self.0.state.borrow().pools.iter().find(|pool| pool.name == name).map(|pool| pool.uuid);
-        let open = self.take_out(name).await;
-        self.remember(|state| {
+        let forgotten = self.remember(|state| {
             state.pools.retain(|pool| pool.name != name);
             let prefix = format!("{name}/");
             state.exports.retain(|export| !export.name.starts_with(&prefix));
-        })
-        .await?;
+        });
+        if let Err(problem) = forgotten.await {
+            self.0.pools.borrow_mut().insert(name.to_owned(), Slot::Unavailable(problem.clone()));
+            return Err(problem);
+        }
         if let Some(uuid) = uuid {
             self.forget_pool(uuid).await;
         }
-        Ok(open)
+        Ok(())
     }
 }

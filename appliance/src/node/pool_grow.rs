@@ -14,7 +14,7 @@ impl Node {
     /// # Errors
     /// `not-found`, the engine's reasons.
     pub async fn grow_pool(&self, name: &str, request: GrowPool) -> Answer<PoolView> {
-        let _turn = self.0.changes.lock().await;
+        let _turn = self.turn().await?;
         self.grow_in_turn(name, request).await
     }
 

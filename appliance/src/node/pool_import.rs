@@ -11,7 +11,7 @@ impl Node {
     /// # Errors
     /// By what is wrong with a path; `exists` when it is open already or its name is taken; the engine's reasons.
     pub async fn import_pool(&self, request: ImportPool) -> Answer<PoolView> {
-        let _turn = self.0.changes.lock().await;
+        let _turn = self.turn().await?;
         let paths: Vec<String> = request.paths.iter().map(|path| super::machine::absolute(path)).collect();
         if request.buffered {
             self.allow_buffered(&paths);
@@ -39,14 +39,7 @@ impl Node {
             let detail = format!("another pool named {} is here already", label.pool_name);
             return Err(Problem::new("exists", detail).hint(format!("plimsoll pool export {}", label.pool_name)));
         }
-        let pool = match self.open_found(found).await {
-            // The labels at hand did not know of all devices: look everywhere.
-            Err(problem) if problem.code == "device-missing" => {
-                let found = self.find_devices(Some(label.pool), &paths, usize::MAX).await;
-                self.open_found(found).await?
-            }
-            opened => opened?,
-        };
+        let pool = self.open_whole(label.pool, &paths, found).await?;
         self.adopt(pool).await?;
         tracing::info!(pool = label.pool_name, "pool imported");
         self.pool_view(&label.pool_name)
@@ -57,7 +50,7 @@ impl Node {
     /// # Errors
     /// By what is wrong with a path.
     pub async fn plan_import_pool(&self, request: ImportPool) -> Answer<Plan> {
-        let _turn = self.0.changes.lock().await;
+        let _turn = self.turn().await?;
         if let Some(name) = &request.name {
             return Ok(Plan::of([format!("open pool {} again", self.pool_name(name)?)]));
         }
@@ -86,8 +79,8 @@ impl Node {
         let record = self.0.state.borrow().pools.iter().find(|pool| pool.name == name).cloned();
         let record = record.ok_or_else(|| Problem::not_found("pool", &name))?;
         if takes_writes == Some(false) {
-            // What made it read-only may be mended; a start recovers it.
-            drop(self.take_out(&name).await);
+            // It cannot be closed cleanly. What made it read-only may be mended, and a start recovers it.
+            let _ = self.take_out(&name).await;
         }
         match self.open_known(&record, paths).await {
             Ok(()) => self.pool_view(&name),

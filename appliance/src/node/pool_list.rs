@@ -29,7 +29,12 @@ impl Node {
         let name = self.pool_name(name)?;
         match self.0.pools.borrow().get(&name) {
             Some(Slot::Open(pool)) => {
-                Ok(PoolView { growth: self.growth_view(pool.info().uuid), ..online(pool, self.machine().now()) })
+                let info = pool.info();
+                Ok(PoolView {
+                    growth: self.growth_view(info.uuid),
+                    available_below_bytes: self.available_below(&info).map(|(bytes, _)| bytes),
+                    ..online(pool, self.machine().now())
+                })
             }
             Some(Slot::Unavailable(reason)) => {
                 let state = self.0.state.borrow();
@@ -60,6 +65,7 @@ fn online(pool: &Pool<Handle>, now: Duration) -> PoolView {
         block_bytes: Some(info.block_bytes.into()),
         physical_bytes: Some(info.physical_bytes),
         available_bytes: Some(info.available_bytes),
+        available_below_bytes: None,
         utilized_bytes: Some(info.utilized_bytes),
         exclusive_bytes: Some(division.exclusive_bytes),
         shared_bytes: Some(division.shared_bytes),
@@ -149,6 +155,7 @@ fn unavailable(name: &str, record: Option<&PoolRecord>, reason: &Problem) -> Poo
         block_bytes: None,
         physical_bytes: None,
         available_bytes: None,
+        available_below_bytes: None,
         utilized_bytes: None,
         exclusive_bytes: None,
         shared_bytes: None,

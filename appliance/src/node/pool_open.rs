@@ -2,6 +2,7 @@
 
 use plimsoll_engine::{OpenPool, Pool};
 use plimsoll_hardware::reactor::Handle;
+use uuid::Uuid;
 
 use super::scan::{Found, missing};
 use super::state::PoolRecord;
@@ -31,15 +32,27 @@ impl Node {
             return Err(missing(&record.name, &found, record.devices.len()));
         }
         let failed: String = found.failed.iter().map(|problem| format!("; {}", problem.detail)).collect();
-        let pool = self.open_found(found).await.map_err(|problem| match problem.code.as_str() {
+        let pool = self.open_whole(record.uuid, &all, found).await.map_err(|problem| match problem.code.as_str() {
             "device-missing" => Problem { detail: problem.detail.clone() + &failed, ..problem },
             _ => problem,
         })?;
         self.adopt_as(record, pool).await
     }
 
+    /// Opens a pool on devices that were found at `paths`; where the pool itself knows of more than the labels at hand do, and than is
+    /// remembered, these are looked for everywhere.
+    pub(super) async fn open_whole(&self, pool: Uuid, paths: &[String], found: Found) -> Answer<Pool<Handle>> {
+        match self.open_found(found).await {
+            Err(problem) if problem.code == "device-missing" => {
+                let found = self.find_devices(Some(pool), paths, usize::MAX).await;
+                self.open_found(found).await
+            }
+            opened => opened,
+        }
+    }
+
     /// Opens a pool on devices that were found. The engine names what is missing.
-    pub(super) async fn open_found(&self, found: Found) -> Answer<Pool<Handle>> {
+    async fn open_found(&self, found: Found) -> Answer<Pool<Handle>> {
         let options = OpenPool { inspect: false, cache_bytes: self.0.cache_bytes };
         let pool = Pool::open(self.machine(), options, found.devices.into_values().collect()).await?;
         let info = pool.info();
@@ -66,6 +79,10 @@ impl Node {
             let detail = format!("pool {} calls itself {} on its devices", record.name, now.name);
             return Err(Problem::new("conflict", detail));
         }
-        self.adopt(pool).await
+        // It is served whether that can be kept or not: its labels find its devices. A finding until it is.
+        let name = now.name.clone();
+        let _ = self.note(|state| state.put(now)).await;
+        self.serve(name, pool);
+        Ok(())
     }
 }

@@ -12,10 +12,11 @@ impl Node {
     /// Decides anew for a pool; what is absent stays as it is. Either all of it is in force, or nothing.
     ///
     /// # Errors
-    /// `not-found`, `unavailable`, `invalid-argument`, `internal` when it cannot be remembered, and the pool's reasons.
+    /// `not-found`, `unavailable`, `invalid-argument`, `state-no-space` and `state-not-kept` when it cannot be remembered, and the
+    /// pool's reasons.
     pub async fn set_pool(&self, name: &str, request: SetPool) -> Answer<PoolView> {
         // In turn, so that what is checked here still holds when it is put in force.
-        let _turn = self.0.changes.lock().await;
+        let _turn = self.turn().await?;
         let pool = self.pool(name)?;
         let before = pool.policy();
         let decided = decided_for(&pool, &request)?;

@@ -50,10 +50,14 @@ impl Node {
             plan.steps.push(format!("give up the reclaim of {vdisk} that is paused, {}", progress(&paused)));
         }
         let (bytes, what) = match &spec.ranges {
-            None => (info.backed_bytes, format!("that vdisk {vdisk} stores")),
+            // Places that share an extent are looked through one by one.
+            None => {
+                (info.backed_bytes, format!("all that vdisk {vdisk} stores, in {} of space", iec(info.backed_bytes)))
+            }
             Some(ranges) => {
                 let bytes = ranges.iter().map(|(_, length)| length).sum();
-                (bytes, format!("of vdisk {vdisk} in {}", counted(ranges.len() as u64, "range")))
+                let count = counted(ranges.len() as u64, "range");
+                (bytes, format!("{} of vdisk {vdisk} in {count}", iec(bytes)))
             }
         };
         let how = if spec.worthless { "give up what is stored in" } else { "look through" };
@@ -65,7 +69,7 @@ impl Node {
         };
         let all = spec.ranges.is_none();
         let expected = if all { expected(&pool.info().name, &info, self.machine().now()) } else { String::new() };
-        plan.steps.push(format!("{how} {} {what}{pace}{expected}", iec(bytes)));
+        plan.steps.push(format!("{how} {what}{pace}{expected}"));
         Ok(plan)
     }
 

@@ -28,7 +28,8 @@ impl Node {
         for pool in pools {
             let (info, vdisks, surveyed) = (pool.info(), pool.vdisks(), pool.surveyed());
             let now = self.machine().now();
-            report.pools.push(promised(&info, surveyed.as_ref(), now));
+            let available_below_bytes = self.available_below(&info).map(|(bytes, _)| bytes);
+            report.pools.push(PromisedView { available_below_bytes, ..promised(&info, surveyed.as_ref(), now) });
             report.items.extend(space_of(&pool, &info, vdisks, now));
         }
         Ok(report)
@@ -39,6 +40,8 @@ fn promised(info: &PoolInfo, surveyed: Option<&Surveyed>, now: Duration) -> Prom
     PromisedView {
         pool: info.name.clone(),
         physical_bytes: info.physical_bytes,
+        available_bytes: info.available_bytes,
+        available_below_bytes: None,
         designated_bytes: info.designated_bytes,
         designated_bytes_max: info.designated_bytes_max,
         overcommit_bytes: info.overcommit_bytes,

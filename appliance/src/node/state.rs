@@ -1,23 +1,34 @@
 //! What the daemon must remember across restarts: which pools it has, where their devices were seen, what is exported how.
 //!
-//! One JSON file, `state.json`, replaced as a whole: written to `state.json.new`, synced, renamed, directory synced. So a
-//! crash at any moment leaves the old state or the new one; a torn `state.json.new` is never read. The bytes carry a
+//! One JSON file, `state.json`, replaced as a whole: written to `state.json.new`, synced, exchanged with that, directory synced. So a
+//! crash at any moment leaves the old state or the new one; `state.json.new` is never read. The bytes carry a
 //! CRC-32, so that damage is told from an edit by hand and never half believed.
+//!
+//! Both files stay, and are filled up with blanks: the next state is written over the last but one, into blocks that the file has
+//! already. So the state can be kept when the file system is full, which is when devices are added.
 //!
 //! Not here: anything that the pools themselves know. Losing this file loses no data; `pool import` brings pools back.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use super::machine::same_file;
 use crate::model::GrowthPolicy;
 use crate::problem::{Answer, Problem};
 
 const FILE: &str = "state.json";
 const NEW: &str = "state.json.new";
+/// The files have whole multiples of this.
+const UNIT_BYTES: usize = 16 << 10;
+/// And so many blanks at least: one more record, whose path is as long as a path can be (PATH_MAX is 4096) and has quotes in it.
+const ROOM_BYTES: usize = 9 << 10;
 const SCHEMA: &str = "plimsoll-state/v1";
 
 /// All of it.
@@ -112,6 +123,21 @@ impl State {
         self.growth.iter_mut().for_each(|known| known.policy.spares.retain(|spare| !is_taken(spare)));
     }
 
+    /// Takes over a pool that is served, in place of one of the same name. What were spares and are its devices are spares no more.
+    pub(super) fn put(&mut self, record: PoolRecord) {
+        self.forget_spare(|spare| record.devices.iter().any(|device| same_file(spare, &device.path)));
+        self.pools.retain(|known| known.uuid != record.uuid && known.name != record.name);
+        self.pools.push(record);
+        self.pools.sort_by(|one, other| one.name.cmp(&other.name));
+    }
+
+    /// Takes over where the devices of a known pool are.
+    pub(super) fn update(&mut self, record: PoolRecord) {
+        if let Some(known) = self.pools.iter_mut().find(|known| known.uuid == record.uuid) {
+            *known = record;
+        }
+    }
+
     /// Reads it from `dir`; an empty one when there is none yet.
     ///
     /// # Errors
@@ -134,20 +160,68 @@ impl State {
     /// Makes it durable in `dir`.
     ///
     /// # Errors
-    /// `internal` with the system's words; the former state is then still in place.
+    /// `state-no-space`, `state-not-kept` with the system's words; the former state is then still in place.
     pub fn save(&self, dir: &Path) -> Answer<()> {
-        let write = || -> io::Result<()> {
-            let mut file = File::create(dir.join(NEW))?;
-            file.write_all(&encode(self)?)?;
-            file.sync_all()?;
-            fs::rename(dir.join(NEW), dir.join(FILE))?;
-            File::open(dir)?.sync_all()
+        let write = || {
+            write_new(dir, encode(self)?)?;
+            put_in_place(&dir.join(NEW), &dir.join(FILE))?;
+            let durable = File::open(dir)?.sync_all();
+            if durable.is_err() {
+                // Either may be the state that a power loss leaves: neither is written over.
+                fs::remove_file(dir.join(NEW))?;
+            }
+            durable
         };
-        write().map_err(|error| {
-            Problem::new("internal", format!("the state cannot be kept in {}: {error}", dir.join(FILE).display()))
-                .hint(format!("df -h {}", dir.display()))
-        })
+        write().map_err(|error| not_kept(dir, &error))?;
+        // What of this does not succeed is said when it is needed.
+        let _ = self.keep_room(dir);
+        Ok(())
     }
+
+    /// Makes sure that the next [`State::save`] finds its space, with a record more than there are now.
+    ///
+    /// # Errors
+    /// As of [`State::save`]: there is none.
+    pub fn keep_room(&self, dir: &Path) -> Answer<()> {
+        let keep = || {
+            let bytes = filled_up(encode(self)?);
+            let there = fs::metadata(dir.join(NEW)).is_ok_and(|found| found.len() >= bytes.len() as u64);
+            if there { Ok(()) } else { write_new(dir, bytes) }
+        };
+        keep().map_err(|error| not_kept(dir, &error))
+    }
+}
+
+fn not_kept(dir: &Path, error: &io::Error) -> Problem {
+    let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let code = if full { "state-no-space" } else { "state-not-kept" };
+    Problem::new(code, format!("the state cannot be kept in {}: {error}", dir.join(FILE).display()))
+        .hint(format!("df -h {}", dir.display()))
+}
+
+/// Over what is there, and never shorter than that: a file that is cut gives its blocks back.
+fn write_new(dir: &Path, mut bytes: Vec<u8>) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(dir.join(NEW))?;
+    let length = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    if bytes.len() > length {
+        bytes = filled_up(bytes);
+    }
+    bytes.resize(bytes.len().max(length), b' ');
+    file.write_all(&bytes)?;
+    file.sync_all()
+}
+
+/// The first one has nothing to be exchanged with, and some file systems cannot exchange.
+fn put_in_place(new: &Path, file: &Path) -> io::Result<()> {
+    match renameat_with(CWD, new, CWD, file, RenameFlags::EXCHANGE) {
+        Err(Errno::NOENT | Errno::INVAL | Errno::NOSYS) => fs::rename(new, file),
+        exchanged => Ok(exchanged?),
+    }
+}
+
+fn filled_up(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.resize((bytes.len() + ROOM_BYTES).next_multiple_of(UNIT_BYTES), b' ');
+    bytes
 }
 
 fn encode(state: &State) -> io::Result<Vec<u8>> {
@@ -227,6 +301,44 @@ mod tests {
         }
         State::default().save(dir.path()).unwrap();
         assert_eq!(State::load(dir.path()).unwrap(), State::default());
+    }
+
+    #[test]
+    fn a_state_with_one_record_more_is_written_into_the_blocks_of_the_last_but_one() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let inode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().ino();
+        let blocks = |name: &str| fs::metadata(dir.path().join(name)).unwrap().blocks();
+        let mut state = sample();
+        state.save(dir.path()).unwrap();
+        let (one, other, before) = (inode(FILE), inode(NEW), blocks(NEW));
+        // As long as it is open, no other file gets its number.
+        let _first = File::open(dir.path().join(FILE)).unwrap();
+        let path = format!("/{}", "\"".repeat(4095));
+        state.pools[0].devices.push(DeviceRecord { uuid: Uuid::from_u128(10), path, buffered: false });
+        state.save(dir.path()).unwrap();
+        assert_eq!((inode(FILE), inode(NEW), blocks(FILE)), (other, one, before));
+        assert!(blocks(NEW) > before, "and there is room for one more again");
+        assert_eq!(State::load(dir.path()).unwrap(), state);
+        State::default().save(dir.path()).unwrap();
+        assert_eq!((inode(FILE), inode(NEW)), (one, other));
+        assert_eq!(State::load(dir.path()).unwrap(), State::default());
+    }
+
+    #[test]
+    fn a_state_that_finds_no_space_leaves_the_old_one_and_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        sample().save(dir.path()).unwrap();
+        fs::remove_file(dir.path().join(NEW)).unwrap();
+        std::os::unix::fs::symlink("/dev/full", dir.path().join(NEW)).unwrap();
+        for problem in [State::default().save(dir.path()).unwrap_err(), sample().keep_room(dir.path()).unwrap_err()] {
+            assert_eq!((problem.code.as_str(), problem.exit_code()), ("state-no-space", 7));
+            assert!(problem.detail.contains("state.json") && problem.hint.is_some(), "{problem:?}");
+        }
+        assert_eq!(State::load(dir.path()).unwrap(), sample());
+        fs::remove_file(dir.path().join(NEW)).unwrap();
+        fs::create_dir(dir.path().join(NEW)).unwrap();
+        assert_eq!(State::default().save(dir.path()).unwrap_err().code, "state-not-kept");
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl Node {
     ///
     /// # Errors
     /// `invalid-name`, `invalid-argument`, `limit-exceeded` for a quota below what is reserved for its vdisks, `not-found`, `unavailable`,
-    /// `internal` when it cannot be kept.
+    /// `state-no-space` and `state-not-kept` when it cannot be kept.
     pub async fn set_tenant(&self, pool: &str, tenant: &str, request: SetTenant) -> Answer<TenantView> {
         let pool = self.pool(pool)?;
         let mut levels = checked(&pool, tenant, &request)?;

@@ -1,7 +1,9 @@
 //! The node against real files: changes that come at once, and what it says of itself.
 
 mod decided;
+pub(super) mod failing;
 mod growth;
+mod kept;
 mod served;
 mod survey;
 
@@ -43,15 +45,14 @@ async fn tank(node: &Node, dir: &Path) -> VdiskName {
     let devices = vec![file(dir, "tank.img", 128 * MIB)];
     let request = CreatePool { name: "tank".into(), devices, extent_bytes: None, force: Vec::new(), buffered: true };
     node.create_pool(request).await.unwrap();
-    let vdisk = CreateVdisk {
-        name: "a".into(),
-        designated_bytes: 1 << 30,
-        sector_bytes: None,
-        write_cache: None,
-        policy: VdiskPolicyChange::default(),
-    };
-    node.create_vdisk("tank", vdisk).await.unwrap();
+    node.create_vdisk("tank", vdisk("a")).await.unwrap();
     "tank/a".parse().unwrap()
+}
+
+/// A vdisk of 1 GiB.
+pub(super) fn vdisk(name: &str) -> CreateVdisk {
+    let (name, designated_bytes) = (name.to_owned(), 1 << 30);
+    CreateVdisk { name, designated_bytes, sector_bytes: None, write_cache: None, policy: VdiskPolicyChange::default() }
 }
 
 fn set(policy: VdiskPolicyChange) -> SetVdisk {
@@ -347,6 +348,10 @@ fn a_vdisk_without_space_is_critical() {
         let [finding] = &status.findings[..] else { panic!("{:?}", status.findings) };
         assert_eq!((status.health, finding.object.as_str()), (Health::Critical, "tank/a"));
         assert!(finding.reason.contains("of its quota of 64 KiB") && finding.advice.contains("--quota"), "{finding}");
+        // As soon as a write would go through, though none has.
+        let more = VdiskPolicyChange { quota_bytes: Some(131_072), ..VdiskPolicyChange::default() };
+        node.set_vdisk(&a, set(more), None).await.unwrap();
+        assert_eq!(node.status().findings, []);
     });
 }
 

@@ -26,7 +26,6 @@ pub(crate) struct Ahead<M: Machine> {
     permit: Permit<M>,
     /// The record, encoded.
     record: Vec<u8>,
-    settled: bool,
 }
 
 impl<M: Machine> Journal<M> {
@@ -60,7 +59,7 @@ impl<M: Machine> Journal<M> {
             }
             journal.commit_wanted().await;
         });
-        Some(Ahead { journal: self.clone(), sequence, permit, record: encoded, settled: false })
+        Some(Ahead { journal: self.clone(), sequence, permit, record: encoded })
     }
 
     /// Whether a first write now would be alone in its batch, a flush is likely to wait for that, and proofs will do.
@@ -76,11 +75,11 @@ impl<M: Machine> Journal<M> {
 impl<M: Machine> Ahead<M> {
     /// The data is there: `blocks` of `extent` have their first contents. Answers the batch's number; `None`: the record has to be
     /// appended after all.
-    pub(crate) fn settle(mut self, extent: ExtentId, blocks: Blocks) -> Option<u64> {
+    pub(crate) fn settle(self, extent: ExtentId, blocks: Blocks) -> Option<u64> {
         if self.journal.state.borrow().pending.len() > BATCH_HEADER_BYTES {
             return None;
         }
-        self.settled = true;
+        self.journal.state.borrow_mut().ahead = false;
         if let Some(tail) = self.journal.tail.get() {
             tail.append_late(&self.record);
         }
@@ -92,10 +91,11 @@ impl<M: Machine> Ahead<M> {
 impl<M: Machine> Drop for Ahead<M> {
     fn drop(&mut self) {
         let journal = self.journal.clone();
-        if !self.settled && !journal.has_failed() {
+        // It may have been settled, and the next one goes out only after this.
+        let open = std::mem::take(&mut journal.state.borrow_mut().ahead);
+        if open && !journal.has_failed() {
             journal.append(&mut self.permit, &[Record::Dropped { batch: self.sequence, index: 0 }]);
         }
-        journal.state.borrow_mut().ahead = false;
         journal.changed.notify();
     }
 }

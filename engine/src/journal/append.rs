@@ -7,6 +7,12 @@ use plimsoll_hardware::Machine;
 use super::{Journal, JournalFailed, State, UNPROVEN_MAX, Unproven};
 use crate::format::{BATCH_HEADER_BYTES, Blocks, ExtentId, Record, pages_of};
 
+/// Eighths of the ring that may be in use, what has a permit included, for somebody to get one. The next is for flushes: each begins a
+/// page, and they must not wait for a checkpoint, which may wait itself. The last two are a checkpoint's: its records and two batches.
+const FOR_RECORDS: u64 = 5;
+/// Eighths of the ring that may be in use for a batch to be begun.
+const FOR_BATCHES: u64 = 6;
+
 /// A promise of room for records in the batch to come; what is not used is forfeited when it is dropped.
 pub(crate) struct Permit<M: Machine> {
     journal: Rc<Journal<M>>,
@@ -77,7 +83,7 @@ impl<M: Machine> Journal<M> {
     fn permit(self: &Rc<Self>, bytes: usize, kept: bool) -> Option<Permit<M>> {
         let mut state = self.state.borrow_mut();
         let held = state.pending.len() - BATCH_HEADER_BYTES + state.reserved;
-        let fits = held + bytes <= self.change_bytes_max() && (kept || self.has_room(&state));
+        let fits = held + bytes <= self.change_bytes_max() && (kept || self.has_room(&state, FOR_RECORDS));
         if !fits || state.failed.is_some() {
             return None;
         }
@@ -85,15 +91,15 @@ impl<M: Machine> Journal<M> {
         Some(Permit { journal: self.clone(), bytes })
     }
 
-    /// Waits until the ring has room beyond what a checkpoint needs.
-    pub(super) async fn wait_for_room(self: &Rc<Self>) -> Result<(), JournalFailed> {
+    /// Waits until the ring has room for a batch beyond what a checkpoint needs.
+    pub(super) async fn wait_for_room_to_flush(self: &Rc<Self>) -> Result<(), JournalFailed> {
         loop {
             {
                 let state = self.state.borrow();
                 if let Some(error) = &state.failed {
                     return Err(JournalFailed(error.clone()));
                 }
-                if self.has_room(&state) {
+                if self.has_room(&state, FOR_BATCHES) {
                     return Ok(());
                 }
             }
@@ -114,11 +120,10 @@ impl<M: Machine> Journal<M> {
         (state.position - state.start) * 4 > self.ring_pages * 3
     }
 
-    /// Five eighths of the ring are for everybody, the rest is a checkpoint's (its records and two commits more) and that
-    /// of commits under way.
-    fn has_room(&self, state: &State) -> bool {
+    /// Whether what is in the ring, and what is to come, is no more than so many eighths of it.
+    fn has_room(&self, state: &State, eighths: u64) -> bool {
         let pending = pages_of(state.pending.len() + state.reserved) as u64;
-        (state.position - state.start + pending) * 8 <= self.ring_pages * 5
+        (state.position - state.start + state.going_out + pending) * 8 <= self.ring_pages * eighths
     }
 
     /// Appends `records`, all in one batch; answers the batch's number. The permit must cover them.

@@ -34,7 +34,7 @@ impl<M: Machine> Journal<M> {
     pub(crate) async fn flush(self: &Rc<Self>) -> Result<(), JournalFailed> {
         // A flush that has nothing to say needs none.
         if self.has_something_to_say() {
-            self.wait_for_room().await?;
+            self.wait_for_room_to_flush().await?;
         }
         let ticket = {
             let mut state = self.state.borrow_mut();
@@ -53,7 +53,7 @@ impl<M: Machine> Journal<M> {
 
     /// Waits until batch `sequence` is written: it survives our process without crash memory.
     pub(crate) async fn write_out(self: &Rc<Self>, sequence: u64) -> Result<(), JournalFailed> {
-        self.wait_for_room().await?;
+        self.wait_for_room_to_flush().await?;
         self.write_out_now(sequence).await
     }
 
@@ -161,6 +161,7 @@ impl<M: Machine> Journal<M> {
         // An empty batch is written only to confirm those before it.
         let write = !empty || want.batch || (volatile && proven && state.confirmed < state.written);
         let bytes = if write { self.take_pending(&mut state) } else { Vec::new() };
+        state.going_out = bytes.len().checked_sub(BATCH_HEADER_BYTES).map_or(0, |payload| pages_of(payload) as u64);
         if want.flush && !proven {
             state.relied = if write { sequence } else { state.written };
         }
@@ -187,6 +188,7 @@ impl<M: Machine> Journal<M> {
             self.write_rings(position, &bytes).await.map_err(failed)?;
             let mut state = self.state.borrow_mut();
             state.position += pages_of(payload) as u64;
+            state.going_out = 0;
             state.previous = previous;
             state.written = sequence;
             state.stated = header.covered;

@@ -61,7 +61,7 @@ impl<M: Machine> Journal<M> {
 
     /// Waits until batch `wanted` is confirmed.
     pub(crate) async fn confirm(self: &Rc<Self>, wanted: u64) -> Result<(), JournalFailed> {
-        self.wait_for_room().await?;
+        self.wait_for_room_to_flush().await?;
         loop {
             {
                 let mut state = self.state.borrow_mut();

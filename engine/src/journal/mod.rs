@@ -89,6 +89,8 @@ struct State {
     reserved: usize,
     /// Where the next batch goes, in pages since the journal began.
     position: u64,
+    /// Pages of the batch being written, which will go there.
+    going_out: u64,
     previous: u32,
     /// Position that the last checkpoint's replay starts from; what is before it is free.
     start: u64,
@@ -148,6 +150,7 @@ impl<M: Machine> Journal<M> {
             pending_sequence: next.sequence,
             reserved: 0,
             position: next.position,
+            going_out: 0,
             previous: next.previous,
             start,
             written: last,

@@ -62,18 +62,14 @@ impl<M: Machine> Pool<M> {
         let path = device.geometry().path.clone();
         let disk = Disk::new(device, &store.media.trouble);
         let drive = Drive::new(disk, index, device_slot(&label));
-        if store.media.disks().iter().any(|disk| disk.is_full()) {
-            // The checkpoint that names it may find room nowhere else: its pages may go there, which nothing names before its root.
-            drive.set_joining(true);
-        }
+        // The checkpoint that names it may find room nowhere else: its pages may go there, which nothing names before its root.
+        drive.set_joining(true);
         store.media.put(drive);
         let drive = store.media.drive_at(index)?;
         store.checkpoint.narrow_writes.set(Some(store.space.epochs.advance()));
         store.journal.void_proofs();
-        if drive.is_joining() {
-            store.space.resize();
-            store.space.divide_meta();
-        }
+        store.space.resize();
+        store.space.divide_meta();
         store.after_checkpoint().await?;
         drive.set_joining(false);
         store.space.resize();

@@ -48,13 +48,12 @@ impl<M: Machine> Store<M> {
         change: impl FnOnce(Entry) -> Result<Entry, E>,
     ) -> Result<(), E> {
         let _room = self.room(TABLE_PAGES).await?;
-        let permit = self.journal.reserve(PUT_BYTES).await;
-        let mut permit = permit.map_err(|failure| self.journal_failed(failure))?;
+        let mut permit = self.permit(PUT_BYTES).await?;
         // No `await` from the look at the entry to the change.
         let entry = change(vdisk.entry.borrow().clone())?;
         self.put_now(vdisk, entry, &mut permit);
         drop(permit);
-        self.journal.flush().await.map_err(|failure| self.journal_failed(failure).into())
+        Ok(self.flush_journal().await?)
     }
 
     fn put_now(&self, vdisk: &Rc<VdiskCore>, entry: Entry, permit: &mut crate::journal::Permit<M>) {
@@ -112,8 +111,7 @@ impl<M: Machine> Pool<M> {
             return Err(Error::OutOfSpace { pool, needed: 1, free });
         }
         let _room = store.room(TABLE_PAGES).await?;
-        let permit = store.journal.reserve(PUT_BYTES).await;
-        let mut permit = permit.map_err(|failure| store.journal_failed(failure))?;
+        let mut permit = store.permit(PUT_BYTES).await?;
         if store.names.borrow().contains_key(&spec.name) {
             let name = format!("{}/{}", store.identity.name, spec.name);
             return Err(Error::Exists { kind: "vdisk", name });
@@ -140,7 +138,7 @@ impl<M: Machine> Pool<M> {
         store.names.borrow_mut().insert(spec.name, vdisk.id);
         store.put_now(&vdisk, entry, &mut permit);
         drop(permit);
-        store.journal.flush().await.map_err(|failure| store.journal_failed(failure))?;
+        store.flush_journal().await?;
         Ok(vdisk.info(store.media.extent_bytes))
     }
 
@@ -186,8 +184,7 @@ impl<M: Machine> Pool<M> {
         let entry = Entry { state: EntryState::Deleting, ..vdisk.entry.borrow().clone() };
         let name = entry.name.clone();
         let _room = store.room(TABLE_PAGES).await?;
-        let permit = store.journal.reserve(PUT_BYTES).await;
-        let mut permit = permit.map_err(|failure| store.journal_failed(failure))?;
+        let mut permit = store.permit(PUT_BYTES).await?;
         if !vdisk.ready.get() {
             return Err(Error::NotFound { kind: "vdisk", name: format!("{}/{name}", store.identity.name) });
         }
@@ -196,7 +193,7 @@ impl<M: Machine> Pool<M> {
         store.holds.look_again();
         store.forget_reclaim(&vdisk);
         drop((permit, _room));
-        store.journal.flush().await.map_err(|failure| store.journal_failed(failure))?;
+        store.flush_journal().await?;
         Ok(store.start_giving_back(&vdisk))
     }
 

@@ -1,5 +1,6 @@
 //! What runs beside the I/O of an open pool.
 
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 
 use futures_util::future::{Either, select};
@@ -13,6 +14,7 @@ impl<M: Machine> Pool<M> {
     pub(super) fn start_background(&self) {
         let store = Rc::downgrade(&self.store);
         self.store.media.machine.spawn(run_checkpoints(store.clone()));
+        self.store.media.machine.spawn(keep_reserve(store.clone()));
         self.store.media.machine.spawn(super::compact::when_scarce(store.clone()));
         self.store.media.machine.spawn(super::survey::when_filling(store));
         let unfinished: Vec<_> = self.store.vdisks.borrow().values().cloned().collect();
@@ -56,10 +58,36 @@ async fn run_checkpoints<M: Machine>(weak: Weak<Store<M>>) {
             }
             continue;
         }
-        let request = std::pin::pin!(store.checkpoint.request.changed());
-        let pressure = std::pin::pin!(store.journal.pressure.changed());
+        let request = pin!(store.checkpoint.request.changed());
+        let pressure = pin!(store.journal.pressure.changed());
         match select(request, pressure).await {
             Either::Left(_) | Either::Right(_) => {}
+        }
+    }
+}
+
+/// Keeps the metadata reserve in blocks of the files that devices are, never in front of a write.
+async fn keep_reserve<M: Machine>(weak: Weak<Store<M>>) {
+    let mut told = false;
+    while let Some(store) = weak.upgrade()
+        && store.is_writable()
+        && !store.closing.get()
+    {
+        let eased = store.space.ledger.eased.changed();
+        let (gained, short) = (store.space.keep_reserve().await, store.space.kept_short() > 0);
+        if short && gained {
+            continue;
+        }
+        if short && !told {
+            store.note_full_devices();
+        }
+        told = short;
+        if short && store.space.is_some_full() {
+            // Nobody tells that there is room again.
+            select(pin!(eased), pin!(store.until_next_look())).await;
+            store.look_for_room().await;
+        } else {
+            eased.await;
         }
     }
 }

@@ -273,7 +273,8 @@ impl<M: Machine> Store<M> {
                     return Ok(());
                 }
                 Err(NoMetaSpace::DeviceFull) if self.starve().await => {}
-                Err(_) => return Err(self.no_meta_space()),
+                Err(NoMetaSpace::DeviceFull) => return Err(IoError::NoSpace { path: self.full_device_path() }),
+                Err(NoMetaSpace::AllTaken) => return Err(self.no_meta_space()),
             }
         }
     }

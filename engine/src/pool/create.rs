@@ -1,16 +1,17 @@
 //! Making a pool: labels and a first root, on devices that hold nothing else.
 
-use plimsoll_hardware::{Device, Durability, Machine};
+use plimsoll_hardware::{Device, Durability, IoError, Machine};
 use uuid::Uuid;
 
 use super::identify::read_label;
-use super::layout::{Layout, label_places, lay_out, next_base, ring_pages, rings_kept, root_places};
+use super::layout::{END_BYTES, Layout, label_places, lay_out, next_base, ring_pages, rings_kept, root_places};
 use super::{OpenPool, Pool};
 use crate::error::{Error, Result};
 use crate::format::{
     DEVICES_MAX, DeviceSlot, EXTENT_BYTES, JournalStart, LabelPage, NAME_BYTES_MAX, PAGE_BYTES, PageAddr, PoolPolicy,
     RingPlace, RootPage, Standing, TreeRoot, WRITTEN_FEATURES, is_name,
 };
+use crate::space::{META_EXTENT_BYTES, reserve_extents};
 
 /// Bytes written at once while a ring is cleared.
 const CLEAR_BYTES: usize = 1 << 20;
@@ -48,7 +49,7 @@ impl<M: Machine> Pool<M> {
     /// Makes a pool of `devices` and opens it.
     ///
     /// # Errors
-    /// `InvalidArgument`, `TooSmall`, `InUse` when a device belongs to a pool and `force` is not set, `Device`.
+    /// `InvalidArgument`, `TooSmall`, `InUse` when a device belongs to a pool and `force` is not set, `NoRoomBelow`, `Device`.
     pub async fn create(machine: &M, spec: CreatePool, devices: Vec<M::Device>) -> Result<Self> {
         check_name("pool", &spec.name)?;
         if !EXTENT_BYTES.contains(&spec.extent_bytes) || !spec.extent_bytes.is_power_of_two() {
@@ -67,6 +68,9 @@ impl<M: Machine> Pool<M> {
             refuse_used(machine, device, spec.force).await?;
         }
         let labels = labels(machine, &spec, &devices)?;
+        for (device, label) in devices.iter().zip(&labels) {
+            have_room(device, label, &labels).await?;
+        }
         let root = first_root(&labels);
         // The root goes first: a label without a root would be a damaged pool, a root without a label is nothing.
         for (device, label) in devices.iter().zip(&labels) {
@@ -92,6 +96,31 @@ impl<M: Machine> Pool<M> {
         }
         Pool::open(machine, OpenPool::default(), devices).await
     }
+}
+
+/// Has a file's file system keep space for all that a pool without contents has on it: its ends, journal and metadata reserve. Nothing is
+/// written.
+async fn have_room<D: Device>(device: &D, label: &LabelPage, all: &[LabelPage]) -> Result<()> {
+    let page = PAGE_BYTES as u64;
+    let mut ranges: Vec<(u64, u64)> = label_places(label.size).map(|end| (end, END_BYTES)).into();
+    let rings = label.rings.iter().filter(|ring| ring.device == label.index);
+    ranges.extend(rings.map(|ring| (ring.page * page, ring.pages * page)));
+    // Metadata begins at both ends of the pool.
+    let half = reserve_extents(all.iter().map(|label| label.extents).sum()).div_ceil(2).min(label.extents);
+    let (start, extent) = (label.extents_page * page, u64::from(label.extent_bytes));
+    let (is_first, is_last) = (label.index == 0, usize::from(label.index) + 1 == all.len());
+    let at_start = (0..half).filter(|_| is_first);
+    let at_end = (label.extents - half..label.extents).filter(|&number| is_last && !(is_first && number < half));
+    ranges.extend(at_start.chain(at_end).map(|number| (start + number * extent, META_EXTENT_BYTES)));
+    for &(offset, length) in &ranges {
+        match device.allocate(offset, length).await {
+            Err(IoError::NoSpace { path }) => {
+                return Err(Error::NoRoomBelow { path, needed: ranges.iter().map(|(_, length)| length).sum() });
+            }
+            done => done?,
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a device that belongs to a pool, and one that cannot be written.
@@ -181,7 +210,7 @@ pub(super) fn device_slot(label: &LabelPage) -> DeviceSlot {
 
 /// Zeros both ends of a device of `size` bytes, so that nothing of a former pool or file system is found there.
 pub(super) async fn wipe<M: Machine>(machine: &M, device: &M::Device, size: u64) -> Result<()> {
-    let zeros = machine.buffers().privileged().zeroed(super::layout::END_BYTES as usize).await.freeze();
+    let zeros = machine.buffers().privileged().zeroed(END_BYTES as usize).await.freeze();
     for place in label_places(size) {
         device.write(place, zeros.clone(), Durability::Cached).await?;
     }

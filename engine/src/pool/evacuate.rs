@@ -146,6 +146,7 @@ impl<M: Machine> Pool<M> {
     pub async fn evacuation_plan(&self, device: Uuid) -> Result<EvacuationPlan> {
         let store = &self.store;
         store.writable()?;
+        store.not_starved()?;
         let _growing = Growing::begin(store)?;
         let member = store.member(device)?;
         store.free_quarantine().await?;
@@ -157,8 +158,8 @@ impl<M: Machine> Pool<M> {
     /// [`Pool::cancel_evacuation`] keeps it.
     ///
     /// # Errors
-    /// `NotFound`, `InvalidArgument` for the last device, and when the journal has no other place, `WouldNotFit`, `Busy`,
-    /// `ReadOnly`, `Device`. The pool is unchanged then.
+    /// `NotFound`, `InvalidArgument` for the last device, and when the journal has no other place, `WouldNotFit`, `Busy` (also while no
+    /// checkpoint can be written, because the file system below a device is full), `ReadOnly`, `Device`. The pool is unchanged then.
     pub async fn evacuate_device(&self, device: Uuid, how: Evacuate) -> Result<JobInfo> {
         self.leave(device, how, false).await
     }
@@ -175,8 +176,10 @@ impl<M: Machine> Pool<M> {
     async fn leave(&self, device: Uuid, how: Evacuate, remove: bool) -> Result<JobInfo> {
         let store = &self.store;
         store.writable()?;
+        store.not_starved()?;
         let _growing = Growing::begin(store)?;
         let member = store.member(device)?;
+        let before = (member.standing(), member.drives[0].slot().rate_kib);
         let rate_kib = rate_kib(how);
         let leaving = Standing::Leaving { remove };
         match member.standing() {
@@ -201,7 +204,10 @@ impl<M: Machine> Pool<M> {
                 });
             }
         }
-        store.after_checkpoint().await?;
+        if let Err(error) = store.unless_starved(store.after_checkpoint()).await {
+            member.set(store, before.0, before.1);
+            return Err(error);
+        }
         Ok(store.start_moving_out(&member))
     }
 
@@ -217,7 +223,7 @@ impl<M: Machine> Pool<M> {
             return Err(Error::Busy { object: member.path(), reason: "it is not being evacuated".into() });
         }
         member.drives.iter().for_each(|drive| drive.change(|slot| slot.rate_kib = rate_kib(how)));
-        store.after_checkpoint().await
+        store.unless_starved(store.after_checkpoint()).await
     }
 
     /// Keeps a device that was leaving. What has moved stays where it is now.
@@ -233,7 +239,7 @@ impl<M: Machine> Pool<M> {
             return Err(Error::Busy { object: member.path(), reason: "it is not being evacuated".into() });
         }
         member.set(store, Standing::InUse, 0);
-        store.after_checkpoint().await?;
+        store.unless_starved(store.after_checkpoint()).await?;
         store.release_freed();
         Ok(())
     }
@@ -243,7 +249,7 @@ impl<M: Machine> Store<M> {
     /// Makes freed extents free that only wait for their records to be durable.
     async fn free_quarantine(self: &Rc<Self>) -> Result<()> {
         if self.space.quarantined() > 0 {
-            self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
+            self.flush_journal().await?;
             self.release_freed();
         }
         Ok(())

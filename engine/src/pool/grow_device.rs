@@ -66,6 +66,7 @@ impl<M: Machine> Pool<M> {
     pub async fn grow_device(&self, device: Uuid) -> Result<u64> {
         let store = &self.store;
         store.writable()?;
+        store.not_starved()?;
         let _growing = Growing::begin(store)?;
         let member = store.member(device)?;
         if member.standing() != Standing::InUse {

@@ -88,20 +88,48 @@ impl<M: Machine> MoveOut<M> {
     async fn run(&self) -> Result<bool> {
         let (store, mut idle) = (&self.store, 0u32);
         loop {
-            let pass = self.pass().await?;
+            // While checkpoints starve the device may still be kept, or another one be added.
+            while store.space.is_starved() && self.goes_on() {
+                store.media.machine.sleep(REST_MAX).await;
+            }
             if store.closing.get() {
                 return Ok(false);
             }
             self.leaving()?;
-            store.after_checkpoint().await?;
-            store.release_freed();
-            if self.member.journal_copies(store) > 0 {
-                store.move_rings(&self.member).await?;
+            if store.space.is_some_full() {
+                store.look_for_room().await;
+            }
+            let pass = match self.pass().await {
+                Err(error) if error.is_want_of_space() => {
+                    self.rest_without_room().await;
+                    continue;
+                }
+                pass => pass?,
+            };
+            if store.closing.get() {
+                return Ok(false);
+            }
+            self.leaving()?;
+            match self.settle().await {
+                Err(error) if error.is_want_of_space() => {
+                    self.rest_without_room().await;
+                    continue;
+                }
+                settled => settled?,
             }
             let left = self.member.taken(store);
             self.job.progress(self.gone());
             if left == 0 {
-                break;
+                match self.leaving()? {
+                    Standing::Leaving { remove: true } => match self.let_go().await {
+                        Err(error) if error.is_want_of_space() => {
+                            self.rest_without_room().await;
+                            continue;
+                        }
+                        done => return done,
+                    },
+                    _ => return Ok(true),
+                }
             }
             self.job.wait_for((pass.full && pass.moved == 0).then(|| self.no_room(left)));
             idle = if pass.moved > 0 || pass.full { 0 } else { idle + 1 };
@@ -116,10 +144,22 @@ impl<M: Machine> MoveOut<M> {
                 store.media.machine.sleep(if pass.full { REST_MAX } else { rest.min(REST_MAX) }).await;
             }
         }
-        match self.leaving()? {
-            Standing::Leaving { remove: true } => self.let_go().await,
-            _ => Ok(true),
+    }
+
+    /// Makes what was moved so, and gives the journal other places.
+    async fn settle(&self) -> Result<()> {
+        let store = &self.store;
+        store.after_checkpoint().await?;
+        store.release_freed();
+        if self.member.journal_copies(store) > 0 {
+            store.move_rings(&self.member).await?;
         }
+        Ok(())
+    }
+
+    async fn rest_without_room(&self) {
+        self.job.wait_for(Some(self.no_room(self.member.taken(&self.store))));
+        self.store.media.machine.sleep(REST_MAX).await;
     }
 
     /// Fails when somebody has decided that the device stays.
@@ -233,7 +273,7 @@ impl<M: Machine> MoveOut<M> {
                         self.tell(pass);
                     }
                     Ok(Relocated::Nothing) => {}
-                    Err(Error::OutOfSpace { .. }) => pass.full = true,
+                    Err(error) if error.is_want_of_space() => pass.full = true,
                     Err(error @ (Error::Closing(_) | Error::ReadOnly { .. })) => fatal = Some(error),
                     Err(error) => {
                         pass.failed += 1;
@@ -285,8 +325,9 @@ impl<M: Machine> MoveOut<M> {
         let _growing = Growing::wait(store).await?;
         self.leaving()?;
         // Twice: what the first checkpoint replaced is free only in the second.
-        store.after_checkpoint().await?;
-        store.after_checkpoint().await?;
+        for _ in 0..2 {
+            store.unless_starved(store.after_checkpoint()).await?;
+        }
         // The root without the device must be of a cut at which nothing was on it.
         while store.checkpoint.running.get() {
             store.checkpoint.done.changed().await;
@@ -316,6 +357,13 @@ impl<M: Machine> MoveOut<M> {
 
     fn no_room(&self, left: u64) -> String {
         let pool = &self.store.identity.name;
+        if self.store.space.is_some_full() {
+            let path = self.store.full_device_path();
+            return format!(
+                "{left} extents on it find no room: the file system that {path} is a file of is full; free space there, or add a device \
+                 that is elsewhere (plimsoll pool add-device {pool} --device PATH)"
+            );
+        }
         format!(
             "{left} extents on it find no room on the other devices: others have taken it since this began; add a device \
              (plimsoll pool add-device {pool} --device PATH), or delete or discard something"

@@ -74,8 +74,7 @@ impl<M: Machine> Pool<M> {
         check_unit(&unit)?;
         store.writable()?;
         let _room = store.room(PATTERN_PAGES).await?;
-        let permit = store.journal.reserve(RECORD_BYTES).await;
-        let mut permit = permit.map_err(|failure| store.journal_failed(failure))?;
+        let mut permit = store.permit(RECORD_BYTES).await?;
         let unit = shortened(unit);
         if let Some(known) = store.patterns.all().iter().find(|pattern| pattern.unit() == unit) {
             let name = format!("{} of pool {}", known.id.0, store.identity.name);
@@ -92,7 +91,7 @@ impl<M: Machine> Pool<M> {
         let now = PatternRecord { state: Some(state_of(used)), created_ms, unit };
         self.put_pattern(id, now, &mut permit);
         drop(permit);
-        store.journal.flush().await.map_err(|failure| store.journal_failed(failure))?;
+        store.flush_journal().await?;
         self.pattern(id.0)
     }
 
@@ -125,14 +124,13 @@ impl<M: Machine> Pool<M> {
         let store = &self.store;
         store.writable()?;
         let _room = store.room(PATTERN_PAGES).await?;
-        let permit = store.journal.reserve(RECORD_BYTES).await;
-        let mut permit = permit.map_err(|failure| store.journal_failed(failure))?;
+        let mut permit = store.permit(RECORD_BYTES).await?;
         let id = self.known_pattern(number)?.id;
         if let Some(now) = store.patterns.record_of(id, state_of(used)) {
             self.put_pattern(id, now, &mut permit);
         }
         drop(permit);
-        store.journal.flush().await.map_err(|failure| store.journal_failed(failure))?;
+        store.flush_journal().await?;
         self.pattern(number)
     }
 
@@ -171,19 +169,18 @@ impl<M: Machine> Pool<M> {
         }
         // What took the pattern's place must not be taken back once the pattern is gone: not by power loss, and not by a proof that
         // fails, which a batch that is only durable may still meet.
-        store.journal.flush().await.map_err(|failure| store.journal_failed(failure))?;
+        store.flush_journal().await?;
         let durable = store.journal.durable();
-        store.journal.confirm(durable).await.map_err(|failure| store.journal_failed(failure))?;
+        store.confirm(durable).await?;
         let _room = store.room(PATTERN_PAGES).await?;
-        let permit = store.journal.reserve(RECORD_BYTES).await;
-        let mut permit = permit.map_err(|failure| store.journal_failed(failure))?;
+        let mut permit = store.permit(RECORD_BYTES).await?;
         // It may have been put to use since it was looked for. A pattern that is changed is another in memory.
         if !Rc::ptr_eq(&known, &self.known_pattern(number)?) || !self.pattern(number)?.vdisks.is_empty() {
             return busy("the patterns were changed meanwhile; try again".to_owned());
         }
         self.put_pattern(id, PatternRecord { state: None, created_ms: 0, unit: Vec::new() }, &mut permit);
         drop(permit);
-        store.journal.flush().await.map_err(|failure| store.journal_failed(failure))
+        store.flush_journal().await
     }
 
     pub(super) fn known_pattern(&self, number: u16) -> Result<Rc<Pattern>> {

@@ -61,8 +61,7 @@ impl<M: Machine> Pool<M> {
     ) -> Result<(), E> {
         let store = &self.store;
         store.writable()?;
-        let permit = store.journal.reserve(Record::Policy(Box::default()).encoded_len()).await;
-        let mut permit = permit.map_err(|failure| store.journal_failed(failure))?;
+        let mut permit = store.permit(Record::Policy(Box::default()).encoded_len()).await?;
         // No `await` from the look at the policy to the change.
         let policy = change(self.policy())?;
         verify_pool(&policy)?;
@@ -71,7 +70,7 @@ impl<M: Machine> Pool<M> {
         drop(permit);
         store.watch_pool_anew();
         store.space.ledger.eased.notify();
-        store.journal.flush().await.map_err(|failure| store.journal_failed(failure).into())
+        Ok(store.flush_journal().await?)
     }
 
     /// Says whether a policy makes sense.

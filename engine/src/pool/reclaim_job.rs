@@ -123,7 +123,7 @@ impl<M: Machine> Run<'_, M> {
             return Ok(false);
         }
         // What is said to be free is free for good.
-        store.journal.flush().await.map_err(|failure| store.journal_failed(failure))?;
+        store.flush_journal().await?;
         // One that was told to wait at its very end has nothing to wait for.
         reclaim.over.set(true);
         reclaim.paused.set(false);

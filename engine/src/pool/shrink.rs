@@ -3,12 +3,12 @@
 
 use std::rc::Rc;
 
-use plimsoll_hardware::Machine;
+use plimsoll_hardware::{IoError, Machine};
 
 use super::{JobInfo, JobState};
 use crate::error::{Error, Result};
 use crate::format::{Entry, EntryState, LEAF_WORDS, OnFull, Record, VirtualExtent};
-use crate::vdisk::{Store, VdiskCore, WriteOptions};
+use crate::vdisk::{LOOK_AGAIN, Store, VdiskCore, WriteOptions};
 
 impl<M: Machine> Store<M> {
     /// Bytes of physical space behind blocks at and beyond `size`.
@@ -37,9 +37,16 @@ impl<M: Machine> Store<M> {
         let job = self.add_job(kind, format!("{}/{}", self.identity.name, vdisk.name()), total);
         let (store, vdisk, running) = (self.clone(), vdisk.clone(), job.clone());
         self.media.machine.spawn(async move {
-            let result = match deleting {
-                true => store.empty(&vdisk, &running, total).await,
-                false => store.shrink(&vdisk).await,
+            let result = loop {
+                let result = match deleting {
+                    true => store.empty(&vdisk, &running, total).await,
+                    false => store.shrink(&vdisk).await,
+                };
+                match result {
+                    // What it has to write down finds no room below the devices, and has time.
+                    Err(Error::Device(IoError::NoSpace { .. })) => store.media.machine.sleep(LOOK_AGAIN).await,
+                    result => break result,
+                }
             };
             running.end(match result {
                 Ok(true) => JobState::Done,
@@ -70,7 +77,7 @@ impl<M: Machine> Store<M> {
             at = self.skip_absent(vdisk, until, end);
         }
         // The zeros at the end are an overwrite: power loss must not take them and leave the record that says they are there.
-        self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
+        self.flush_journal().await?;
         let ended = self.put_entry(vdisk, |entry| {
             self.still_there(vdisk)?;
             Ok(Entry { state: EntryState::Ready, discard_from: 0, ..entry })
@@ -107,8 +114,7 @@ impl<M: Machine> Store<M> {
         // The tree's pages go with a checkpoint, and its entry must not before them.
         self.after_checkpoint().await?;
         let _room = self.room(6).await?;
-        let permit = self.journal.reserve(8).await;
-        let mut permit = permit.map_err(|failure| self.journal_failed(failure))?;
+        let mut permit = self.permit(8).await?;
         self.forget_vdisk(vdisk.id);
         self.journal.append(&mut permit, &[Record::Remove { vdisk: vdisk.id }]);
         Ok(())

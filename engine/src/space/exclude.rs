@@ -20,6 +20,7 @@ impl<M: Machine> Space<M> {
         let (leaving, joining) = (groups_of(Drive::is_leaving), groups_of(Drive::is_joining));
         let is_in =
             |ranges: &[std::ops::Range<u64>], index: usize| ranges.iter().any(|range| range.contains(&(index as u64)));
+        self.release_kept(&leaving);
         let mut groups = self.groups.borrow_mut();
         let mut free = 0;
         for (index, info) in groups.iter_mut().enumerate() {
@@ -35,7 +36,8 @@ impl<M: Machine> Space<M> {
     pub(crate) fn taken_in(&self, groups: std::ops::Range<u64>) -> u64 {
         let infos = self.groups.borrow();
         let of = |group| infos.get(group as usize).map_or(0, |info| u64::from(info.size - info.free));
-        groups.map(of).sum()
+        let kept = self.kept_in(&groups);
+        groups.map(of).sum::<u64>() - kept
     }
 
     /// Extents that are missing for so many more to be taken with every promise kept: the metadata reserve, grants, reservations.
@@ -53,7 +55,8 @@ impl<M: Machine> Space<M> {
     /// Takes an extent for what moves away from another. Nobody's account knows of it, and what is promised to others is not for it.
     pub(crate) async fn take_for_move(&self, vdisk: VdiskId, at: VirtualExtent) -> Option<ExtentId> {
         loop {
-            if self.available() == 0 {
+            // What has its blocks in a file whose file system is full goes to metadata first.
+            if self.available() == 0 || self.full_below(1).is_some() {
                 return None;
             }
             match self.find(vdisk, at) {

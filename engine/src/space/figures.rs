@@ -73,7 +73,8 @@ impl<M: Machine> Space<M> {
             closed_free += if info.closed { left } else { 0 };
         }
         drop(tree);
-        let held = unnamed.saturating_sub(resting);
+        let kept = self.kept.borrow().len() as u64;
+        let held = unnamed.saturating_sub(resting + kept);
         Figure::show(see, "extents held for writes under way and for new metadata", &self.held, held);
         Figure::show(see, "free extents of devices that are leaving", &self.closed_free, closed_free);
         self.meta.borrow_mut().recount(see);
@@ -81,7 +82,7 @@ impl<M: Machine> Space<M> {
             let taken = self.data.get() + self.meta_extents.get() + self.held.get() + self.quarantined();
             // What is available, and what is kept for whom, are parts of this.
             let unused = self.total().saturating_sub(taken);
-            Figure::shown(see, "extents that nobody has", unused, free - closed_free);
+            Figure::shown(see, "extents that nobody has", unused, free - closed_free + kept);
         }
     }
 }

@@ -1,24 +1,33 @@
 //! Devices that have no room below them: files in a file system that is full, whatever the pool has left of them.
 //!
 //! As long as a device is known to be so, of its free extents only those are taken that were in use before: their blocks are in the file
-//! already. The last of what can be taken at all is left to metadata. No file system says that it has room again, so it is asked
-//! (`vdisk/below.rs`).
+//! already. What the metadata reserve lacks of extents set apart (`kept`) has precedence among them. No file system says that it has room
+//! again, so it is asked (`vdisk/below.rs`).
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use plimsoll_hardware::{IoError, Machine};
 
+use super::Space;
 use super::group::{Bits, GroupInfo, place};
-use super::{Space, margin};
 use crate::event::Shortage;
-use crate::format::{ExtentId, GROUP_EXTENTS, META_PAGES_PER_EXTENT};
+use crate::format::{ExtentId, GROUP_EXTENTS, META_PAGES_PER_EXTENT, PAGE_BYTES};
 use crate::media::Disk;
 
+/// Bytes that metadata uses of an extent.
+pub(crate) const META_EXTENT_BYTES: u64 = META_PAGES_PER_EXTENT as u64 * PAGE_BYTES as u64;
+
 impl GroupInfo {
-    /// Free extents whose blocks the file has, as far as is known.
-    fn backed(&self) -> Option<Bits> {
-        let (taken, backed) = (self.taken.as_ref()?, self.backed.as_ref()?);
-        Some(**backed & !**taken)
+    /// Extents that may be taken, of a group that was read: of a full device, those whose blocks the file has, as far as is known.
+    pub(super) fn usable_slots(&self) -> Option<Bits> {
+        let free = !**self.taken.as_ref()?;
+        if self.full { Some(**self.backed.as_ref()? & free) } else { Some(free) }
+    }
+
+    /// Whether some extent may be taken, as far as is known without reading its page.
+    pub(super) fn may_be_used(&self) -> bool {
+        self.free > 0 && !self.closed && (!self.full || self.backed.is_some())
     }
 
     /// Extents that may be taken.
@@ -26,16 +35,13 @@ impl GroupInfo {
         match (self.closed, self.full) {
             (true, _) => 0,
             (_, false) => u64::from(self.free),
-            (_, true) => self.backed().map_or(0, |backed| backed.count_ones() as u64),
+            (_, true) => self.usable_slots().map_or(0, |usable| usable.count_ones() as u64),
         }
     }
 
     /// First, or last, extent that may be taken, of a group that was read.
     pub(super) fn end_of_usable(&self, last: bool) -> Option<usize> {
-        let free = match self.full {
-            true => self.backed()?,
-            false => !**self.taken.as_ref()?,
-        };
+        let free = self.usable_slots()?;
         if last { free.last_one() } else { free.first_one() }
     }
 }
@@ -59,13 +65,19 @@ impl<M: Machine> Space<M> {
 
     /// A checkpoint finds no room for its pages, or does again.
     pub(crate) fn set_starved(&self, starved: bool) {
-        if self.starved.replace(starved) && !starved {
+        let since = starved.then(|| self.starved.get().unwrap_or(self.media.machine.now()));
+        if self.starved.replace(since).is_some() && !starved {
             self.ledger.eased.notify();
         }
     }
 
     pub(crate) fn is_starved(&self) -> bool {
-        self.starved.get()
+        self.starved.get().is_some()
+    }
+
+    /// How long a checkpoint has found no room; 0 when none looks for it.
+    pub(crate) fn starved_for(&self) -> Duration {
+        self.starved.get().map_or(Duration::ZERO, |since| self.media.machine.now().saturating_sub(since))
     }
 
     /// Why nobody can have so many extents more of which the pool has enough.
@@ -73,10 +85,9 @@ impl<M: Machine> Space<M> {
         if !self.some_full.get() {
             return None;
         }
-        let free_pages = self.meta.borrow().free_pages();
-        let kept = margin(self.dirty_max()).saturating_sub(free_pages / u64::from(META_PAGES_PER_EXTENT));
         let usable: u64 = self.groups.borrow().iter().map(GroupInfo::usable).sum();
-        (self.starved.get() || usable < extents + kept + self.ledger.granted.get()).then_some(Shortage::DeviceFull)
+        let wanted = extents + self.kept_short() + self.ledger.granted.get();
+        (self.is_starved() || usable < wanted).then_some(Shortage::DeviceFull)
     }
 
     /// Why an extent of a full device cannot be moved to where there are all of its blocks.
@@ -108,13 +119,18 @@ impl<M: Machine> Space<M> {
         }
     }
 
-    /// Has space kept for an extent in whatever it is on; `false`: there is none. It must be held.
-    pub(super) async fn allocate_below(&self, extent: ExtentId) -> bool {
+    /// Has space kept for the first `bytes` of an extent in whatever it is on; `false`: there is none. Nobody else must have it.
+    async fn allocate_below(&self, extent: ExtentId, bytes: u64) -> bool {
         let Some((drive, start)) = self.media.locate(extent) else { return true };
         // Of other errors the write that follows will tell.
-        let full = matches!(drive.allocate(start, self.media.extent_bytes).await, Err(IoError::NoSpace { .. }));
+        let full = matches!(drive.allocate(start, bytes).await, Err(IoError::NoSpace { .. }));
         self.set_backed(extent, !full);
         !full
+    }
+
+    /// As [`Space::allocate_below`], for the pages that metadata has of an extent.
+    pub(super) async fn allocate_pages(&self, extent: ExtentId) -> bool {
+        self.allocate_below(extent, META_EXTENT_BYTES).await
     }
 
     /// Whether a full device has room for an extent more.
@@ -124,7 +140,7 @@ impl<M: Machine> Space<M> {
             if self.group_has_free(group) && self.load_group(group).await.is_ok() {
                 let Some(extent) = self.unbacked_in(group) else { continue };
                 self.hold(extent);
-                let has_room = self.allocate_below(extent).await;
+                let has_room = self.allocate_below(extent, self.media.extent_bytes).await;
                 self.let_go(extent);
                 return has_room;
             }

@@ -145,6 +145,9 @@ impl<M: Machine> Space<M> {
         self.tally(info, taken.count_zeros() as u32);
         info.taken = Some(taken);
         info.loaded = true;
+        drop((groups, tree));
+        // Its metadata may have free pages.
+        self.trim_kept();
         Ok(())
     }
 
@@ -159,6 +162,15 @@ impl<M: Machine> Space<M> {
             }
         }
         Ok(())
+    }
+
+    /// Whether an extent of a group that was read may be taken.
+    pub(super) fn is_free(&self, extent: ExtentId) -> bool {
+        let (group, slot) = place(extent);
+        let groups = self.groups.borrow();
+        groups
+            .get(group as usize)
+            .is_some_and(|info| !info.closed && info.taken.as_ref().is_some_and(|taken| !taken[slot]))
     }
 
     pub(crate) fn is_loaded(&self, extent: ExtentId) -> bool {

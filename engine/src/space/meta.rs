@@ -10,7 +10,7 @@ use plimsoll_hardware::Machine;
 
 use super::group::place;
 use super::{Figure, See, Space};
-use crate::format::{ExtentId, META_PAGES_PER_EXTENT, PageAddr, PageRef};
+use crate::format::{ExtentId, GROUP_EXTENTS, META_PAGES_PER_EXTENT, PageAddr, PageRef};
 
 /// Metadata extents that were seen, and what the checkpoint under way changes in them.
 #[derive(Default)]
@@ -92,8 +92,13 @@ impl MetaPages {
         place(extent).0 >= self.second_side
     }
 
+    /// First extent that is for second copies.
+    pub(super) fn border(&self) -> ExtentId {
+        ExtentId(self.second_side * GROUP_EXTENTS)
+    }
+
     fn open_on(&self, second: bool) -> Option<ExtentId> {
-        let border = ExtentId(self.second_side * crate::format::GROUP_EXTENTS);
+        let border = self.border();
         match second {
             true => self.open.range(border..).next(),
             false => self.open.range(..border).next(),
@@ -192,9 +197,15 @@ impl<M: Machine> Space<M> {
                     free = self.meta.borrow().free_on(second);
                     continue;
                 }
-                let mut extent = self.take_for_meta(from, end, second).await;
+                let mut extent = self.take_kept(Some(second));
+                if extent.is_none() {
+                    extent = self.take_for_meta(from, end, second).await;
+                }
                 if extent.is_none() {
                     // That side is full; the two copies still never share an extent.
+                    extent = self.take_kept(None);
+                }
+                if extent.is_none() {
                     extent = self.take_for_meta(0, groups, second).await;
                 }
                 let Some(extent) = extent else {
@@ -206,7 +217,7 @@ impl<M: Machine> Space<M> {
                     };
                 };
                 // Whoever relies on the page must not be the first to find that there is no room for it.
-                if !self.allocate_below(extent).await {
+                if !self.allocate_pages(extent).await {
                     self.let_go(extent);
                     self.note_full();
                     continue;
@@ -217,6 +228,8 @@ impl<M: Machine> Space<M> {
                 }
                 meta.learn(extent, 0);
                 meta.fresh.insert(extent);
+                drop(meta);
+                self.trim_kept();
                 free += u64::from(META_PAGES_PER_EXTENT);
             }
         }
@@ -292,6 +305,7 @@ impl<M: Machine> Space<M> {
             self.drop_meta(extent);
             self.let_go(extent);
         }
+        self.trim_kept();
         // What was kept for pages may be had again.
         self.ledger.eased.notify();
     }

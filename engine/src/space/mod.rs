@@ -14,6 +14,7 @@ mod figures;
 mod forecast;
 mod full;
 mod group;
+mod kept;
 mod lanes;
 mod ledger;
 mod meta;
@@ -28,6 +29,7 @@ pub(crate) use epoch::{EpochGuard, Epochs};
 pub(crate) use figures::{Figure, See};
 pub(crate) use forecast::{Figures, Forecast};
 pub use forecast::{HORIZON_MAX, HORIZON_MIN, HORIZONS_MAX, HorizonError, Horizons};
+pub(crate) use full::META_EXTENT_BYTES;
 pub(crate) use lanes::Lanes;
 pub(crate) use ledger::{Account, Ledger, Tenant, Terms};
 pub(crate) use meta::{MetaPages, NoMetaSpace};
@@ -36,12 +38,16 @@ pub(crate) use threshold::Levels as Watch;
 pub use threshold::{LEVELS_MAX, ThresholdError, Thresholds};
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::Duration;
 
 use plimsoll_hardware::Machine;
 
 use crate::event::Shortage;
-use crate::format::{GROUP_EXTENTS, Group, LEAF_WORDS, META_PAGES_PER_EXTENT, OvercommitLimit, TreeRoot, VdiskId};
+use crate::format::{
+    ExtentId, GROUP_EXTENTS, Group, LEAF_WORDS, META_PAGES_PER_EXTENT, OvercommitLimit, TreeRoot, VdiskId,
+};
 use crate::media::Media;
 use crate::tree::{Loader, PageCounts, Tree};
 use group::{GroupInfo, resize_group};
@@ -81,8 +87,12 @@ pub(crate) struct Space<M: Machine> {
     out_of_reach: Cell<u64>,
     /// Some device is full below.
     some_full: Cell<bool>,
-    /// A checkpoint waits because of that.
-    starved: Cell<bool>,
+    /// Since when a checkpoint waits because of that.
+    starved: Cell<Option<Duration>>,
+    /// Free extents that are set apart for metadata.
+    kept: RefCell<BTreeSet<ExtentId>>,
+    /// Extents by which the bounds of metadata go: a device counts once it has joined.
+    joined: Cell<u64>,
 }
 
 impl<M: Machine> Space<M> {
@@ -110,7 +120,9 @@ impl<M: Machine> Space<M> {
             lost_groups: Cell::new(0),
             out_of_reach: Cell::new(0),
             some_full: Cell::new(false),
-            starved: Cell::new(false),
+            starved: Cell::new(None),
+            kept: RefCell::default(),
+            joined: Cell::new(0),
         };
         space.resize();
         space
@@ -132,9 +144,13 @@ impl<M: Machine> Space<M> {
         drop(groups);
         self.close_leaving();
         self.note_full();
-        let total = sizes.iter().map(|&size| u64::from(size)).sum();
+        let total: u64 = sizes.iter().map(|&size| u64::from(size)).sum();
+        let joining: u64 =
+            self.media.drives().iter().filter(|drive| drive.is_joining()).map(|drive| drive.extents()).sum();
         self.total.set(total);
-        self.reserve_pages.set(reserve_pages(total));
+        self.joined.set(total - joining);
+        self.reserve_pages.set(reserve_pages(total - joining));
+        self.trim_kept();
         self.lanes.borrow_mut().resize(&self.media);
         self.ledger.eased.notify();
         self.filling.reached.notify();
@@ -143,7 +159,7 @@ impl<M: Machine> Space<M> {
 
     /// Most dirty metadata pages that may gather before a checkpoint has to write them.
     pub(crate) fn dirty_max(&self) -> usize {
-        dirty_max(self.total.get())
+        dirty_max(self.joined.get())
     }
 
     /// Extents that are used or may be: all but the free ones of devices that are leaving.
@@ -183,8 +199,7 @@ impl<M: Machine> Space<M> {
     /// Extents kept for metadata beyond the pages already free in metadata extents.
     pub(crate) fn reserved(&self) -> u64 {
         let free = self.meta.borrow().free_pages();
-        // Each of the two copies may leave an extent partly used.
-        self.reserve_pages.get().saturating_sub(free).div_ceil(u64::from(META_PAGES_PER_EXTENT)) + 2
+        extents_for(self.reserve_pages.get().saturating_sub(free))
     }
 
     /// Extents for data that nobody has and nobody was granted; they may be promised to somebody.
@@ -281,6 +296,16 @@ fn margin(dirty: usize) -> u64 {
 /// A sixteenth of the extents as dirty pages, 32 to 16,384 (64 MiB): large pools gather many changes per page written.
 fn dirty_max(total: u64) -> usize {
     (total / 16).clamp(32, 16_384) as usize
+}
+
+/// Extents of the reserve of a pool of so many that has no metadata yet.
+pub(crate) fn reserve_extents(total: u64) -> u64 {
+    extents_for(reserve_pages(total))
+}
+
+/// Extents for so many pages in two copies, each of which may leave one partly used.
+fn extents_for(pages: u64) -> u64 {
+    pages.div_ceil(u64::from(META_PAGES_PER_EXTENT)) + 2
 }
 
 /// What checkpoints need at worst: two copies of every dirty page written anew while the old ones still count, and of as many

@@ -12,14 +12,16 @@ use plimsoll_hardware::{Device, IoError, Machine};
 
 use super::range::Piece;
 use super::ticket::Asked;
-use super::wait_for_space::Need;
+use super::wait_for_space::{Need, RoomFor};
 use super::{Store, VdiskCore};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::event::Shortage;
 use crate::format::{Blocks, ExtentId, VirtualExtent};
 
+/// A flush takes so long at most when a pool is closed without a last checkpoint: its ring may be full as well.
+const LAST_FLUSH_MAX: Duration = Duration::from_secs(5);
 /// Between two questions whether there is room again.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// When devices that are full may be asked again.
 #[derive(Default)]
@@ -47,7 +49,7 @@ impl<M: Machine> Store<M> {
             None if of.iter().any(|(at, blocks)| vdisk.needs_extent(*at, *blocks)) => return Ok(()),
             None => {}
         }
-        let need = Need { room: true, ..self.need(vdisk, parts, Shortage::DeviceFull, bytes) };
+        let need = Need { room: RoomFor::Blocks(of), ..self.need(vdisk, parts, Shortage::DeviceFull, bytes) };
         self.hold(vdisk, need, asked).await.map(drop)
     }
 
@@ -55,6 +57,24 @@ impl<M: Machine> Store<M> {
     fn is_stuck(&self, vdisk: &VdiskCore, at: VirtualExtent, blocks: Blocks) -> bool {
         let Some(Ok(word)) = vdisk.mapping.peek(at) else { return false };
         word.is_mapped() && !word.valid().contains(blocks) && self.is_on_full(word.extent())
+    }
+
+    /// What is still in the way of a write that found no room, or whose record none.
+    pub(super) fn lacks_room(&self, vdisk: &VdiskCore, room: &RoomFor) -> Option<Shortage> {
+        match room {
+            RoomFor::Nothing => None,
+            RoomFor::Checkpoint => self.space.is_starved().then_some(Shortage::DeviceFull),
+            RoomFor::Blocks(of) if of.iter().any(|(at, blocks)| self.is_stuck(vdisk, *at, *blocks)) => {
+                self.space.stuck()
+            }
+            RoomFor::Blocks(of) => {
+                let words = of.iter().filter_map(|(at, _)| vdisk.mapping.peek(*at)?.ok());
+                words
+                    .into_iter()
+                    .any(|word| word.is_mapped() && self.is_on_full(word.extent()))
+                    .then_some(Shortage::DeviceFull)
+            }
+        }
     }
 
     fn is_on_full(&self, extent: ExtentId) -> bool {
@@ -70,7 +90,7 @@ impl<M: Machine> Store<M> {
         };
         match Box::pin(self.relocate(vdisk, at, &leaves)).await {
             Ok(_) => {}
-            Err(Error::OutOfSpace { .. } | Error::Device(IoError::NoSpace { .. })) => return Ok(false),
+            Err(error) if error.is_want_of_space() => return Ok(false),
             Err(error) => return Err(error),
         }
         if let Some(extent) = before.get() {
@@ -81,13 +101,13 @@ impl<M: Machine> Store<M> {
     }
 
     /// Waits until devices that are full may be asked again.
-    pub(super) async fn until_next_look(&self) {
+    pub(crate) async fn until_next_look(&self) {
         let left = self.next_look.0.get().saturating_sub(self.media.machine.now());
         self.media.machine.sleep(left).await;
     }
 
     /// Asks the devices that are full whether they have room, unless that was just done; answers whether one has.
-    pub(super) async fn look_for_room(&self) -> bool {
+    pub(crate) async fn look_for_room(&self) -> bool {
         let now = self.media.machine.now();
         if now < self.next_look.0.get() {
             return false;
@@ -109,15 +129,15 @@ impl<M: Machine> Store<M> {
     /// is in its journal has to do.
     pub(crate) async fn starve(self: &Rc<Self>) -> bool {
         if self.closing.get() {
+            // So that a journal which only outlives the process is not all there is of what was answered.
+            let (flush, late) = (self.journal.flush(), self.media.machine.sleep(LAST_FLUSH_MAX));
+            select(pin!(flush), pin!(late)).await;
             return false;
         }
         let eased = self.space.ledger.eased.changed();
         if !self.space.is_starved() {
             self.space.set_starved(true);
-            for disk in self.media.disks().iter().filter(|disk| disk.is_full()) {
-                let path = disk.device.geometry().path.clone();
-                self.media.trouble.note(&path.clone(), &IoError::NoSpace { path });
-            }
+            self.note_full_devices();
             // Who waits for this checkpoint may want to know.
             self.checkpoint.done.notify();
         }
@@ -127,10 +147,31 @@ impl<M: Machine> Store<M> {
         true
     }
 
+    /// Has it told which devices have no room, where that is more than a write's concern.
+    pub(crate) fn note_full_devices(&self) {
+        for disk in self.media.disks().iter().filter(|disk| disk.is_full()) {
+            let path = disk.device.geometry().path.clone();
+            self.media.trouble.note(&path.clone(), &IoError::NoSpace { path });
+        }
+    }
+
     /// Ends when a checkpoint finds no room for its pages.
     pub(crate) async fn starved(&self) {
         while !self.space.is_starved() {
             self.checkpoint.done.changed().await;
+        }
+    }
+
+    /// Ends when a checkpoint has found no room for so long, of the time since this call.
+    pub(super) async fn starved_for(&self, time: Duration) {
+        let began = self.media.machine.now();
+        loop {
+            self.starved().await;
+            let waited = self.media.machine.now().saturating_sub(began);
+            match time.saturating_sub(self.space.starved_for().min(waited)) {
+                Duration::ZERO => return,
+                left => self.media.machine.sleep(left).await,
+            }
         }
     }
 

@@ -101,8 +101,7 @@ impl<M: Machine> Store<M> {
     pub(super) async fn change_means(self: &Rc<Self>, wanted: &[Wanted]) -> Result<(Permit<M>, Room<M>)> {
         let leaves: BTreeSet<u64> = wanted.iter().map(|wanted| wanted.at.leaf()).collect();
         let room = self.room(self.change_pages(leaves.len(), wanted.len())).await?;
-        let permit = self.journal.reserve(CHANGE_BYTES * wanted.len()).await;
-        Ok((permit.map_err(|failure| self.journal_failed(failure))?, room))
+        Ok((self.permit(CHANGE_BYTES * wanted.len()).await?, room))
     }
 
     /// Does what is wanted by a write of `length` bytes at `offset`, at one instant. Answers also which of it had to be refused; these

@@ -112,7 +112,7 @@ impl<M: Machine> Store<M> {
             self.write_parts(vdisk, &parts, data.clone(), &asked, false).await?;
         }
         if durable {
-            self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
+            self.flush_journal().await?;
         }
         Ok(())
     }

@@ -33,7 +33,7 @@ impl<M: Machine> Store<M> {
         count(&self.counters.discards, 1);
         self.discard_unchecked(vdisk, offset, length).await?;
         if durable || vdisk.write_through.get() {
-            self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
+            self.flush_journal().await?;
         }
         Ok(())
     }
@@ -80,8 +80,7 @@ impl<M: Machine> Store<M> {
         // Each extent may be in another group.
         let groups = (end.0 - first.0).min(leaves as u64 * LEAF_WORDS as u64).min(self.space.group_count());
         let room = self.room(leaves * 3 + 8 + groups as usize).await?;
-        let permit = self.journal.reserve(CHANGE_BYTES).await;
-        let mut permit = permit.map_err(|failure| self.journal_failed(failure))?;
+        let mut permit = self.permit(CHANGE_BYTES).await?;
         loop {
             for leaf in self.present_leaves(vdisk, first, end) {
                 let loaded = vdisk.mapping.load_leaf(&self.media, &self.cache, leaf).await;

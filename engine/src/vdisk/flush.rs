@@ -13,7 +13,7 @@ impl<M: Machine> Store<M> {
         self.still_there(vdisk)?;
         self.writable()?;
         count(&self.counters.flushes, 1);
-        self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
+        self.flush_journal().await?;
         // What was discarded before is available, and shows, when this is answered.
         self.release_freed();
         Ok(())

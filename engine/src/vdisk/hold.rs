@@ -12,7 +12,7 @@
 //! own. So does a new time, counted from when they began to wait.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Waker;
@@ -21,7 +21,7 @@ use futures_util::future::{Either, select};
 use plimsoll_hardware::Machine;
 
 use super::ticket::{Ticket, WriteOptions};
-use super::wait_for_space::Need;
+use super::wait_for_space::{Need, RoomFor};
 use super::{Store, VdiskCore};
 use crate::event::Shortage;
 use crate::format::{Blocks, OnFull, VdiskId, VirtualExtent};
@@ -165,7 +165,7 @@ impl Waiter {
 
     /// Whether there is nothing any more that it would have to wait for, whatever has room.
     pub(super) fn lacks_nothing(&self) -> bool {
-        !self.need.room && self.lacking() == 0
+        matches!(self.need.room, RoomFor::Nothing) && self.lacking() == 0
     }
 
     /// Whether writes of its vdisk fail instead of waiting by now.
@@ -223,7 +223,7 @@ impl<M: Machine> Store<M> {
     fn grant_what_can_be(&self) {
         let waiting: Vec<_> =
             self.holds.waiters.borrow().iter().filter(|waiter| waiter.granted.get().is_none()).cloned().collect();
-        let (mut pool_is_short, mut vdisks, mut tenants) = (0, Vec::new(), Vec::new());
+        let (mut pool_is_short, mut vdisks, mut tenants) = (0, BTreeSet::new(), BTreeSet::new());
         let mut lack_of_pool = Shortage::PoolFull;
         for waiter in waiting {
             let (account, extents) = (&waiter.vdisk.mapping.account, waiter.lacking());
@@ -239,8 +239,10 @@ impl<M: Machine> Store<M> {
             let shortage = match pool_is_short > 0 && account.unfilled() < extents {
                 _ if behind => Some(waiter.need.shortage),
                 true => Some(lack_of_pool),
-                false if extents == 0 => self.space.stuck(),
-                false => self.space.shortage(account, extents),
+                false => {
+                    let shortage = (extents > 0).then(|| self.space.shortage(account, extents)).flatten();
+                    shortage.or_else(|| self.lacks_room(&waiter.vdisk, &waiter.need.room))
+                }
             };
             match shortage {
                 None => {
@@ -264,7 +266,7 @@ impl<M: Machine> Store<M> {
                         Shortage::VdiskQuota => {}
                         Shortage::TenantQuota => tenants.extend(tenant),
                     }
-                    vdisks.push(waiter.vdisk.id);
+                    vdisks.insert(waiter.vdisk.id);
                 }
             }
         }

@@ -22,10 +22,11 @@ use plimsoll_hardware::{Durability, Frozen, IoError, Machine};
 use super::plan::Refused;
 use super::relocate::{Hold, Relocated};
 use super::ticket::Asked;
-use super::wait_for_space::{Grant, Need};
+use super::wait_for_space::{Grant, Need, RoomFor};
 use super::write::InFlight;
 use super::{Store, VdiskCore, count};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::event::Shortage;
 use crate::format::{Blocks, ExtentId, GROUP_EXTENTS, Leaf, Record, VirtualExtent, Word, remap_record_bytes};
 use crate::journal::{Gate, Permit};
 use crate::mapping::Packing;
@@ -87,12 +88,11 @@ impl<M: Machine> Store<M> {
         let words = |packing: &Packing| packing.guests.len() + packing.owners.len();
         let groups = plan.iter().map(words).sum::<usize>().min(self.space.group_count() as usize);
         let _room = self.room(PAGES + groups).await?;
-        let permit = self.journal.reserve(plan.iter().map(|packing| remap_record_bytes(words(packing))).sum()).await;
-        let mut permit = permit.map_err(|failure| self.journal_failed(failure))?;
+        let mut permit = self.permit(plan.iter().map(|packing| remap_record_bytes(words(packing))).sum()).await?;
         let mut packings = self.board(vdisk, leaf, plan).await?;
         // What is free in a host now must be free in every state that a start can come to, and nothing on its way there.
         packings.iter_mut().for_each(Remapping::look_for_room);
-        self.journal.confirm_all().await.map_err(|failure| self.journal_failed(failure))?;
+        self.confirm_all().await?;
         self.settle_overwrites(vdisk).await?;
         let (mut freed, mut failed) = (0, None);
         for packing in &mut packings {
@@ -105,7 +105,7 @@ impl<M: Machine> Store<M> {
                 }
             }
         }
-        self.journal.confirm_all().await.map_err(|failure| self.journal_failed(failure))?;
+        self.confirm_all().await?;
         self.release_freed();
         match failed {
             Some(error) if freed == 0 => Err(error),
@@ -153,8 +153,7 @@ impl<M: Machine> Store<M> {
         from: ExtentId,
     ) -> Result<Relocated> {
         let _room = self.room(PAGES).await?;
-        let permit = self.journal.reserve(remap_record_bytes(16)).await;
-        let mut permit = permit.map_err(|failure| self.journal_failed(failure))?;
+        let mut permit = self.permit(remap_record_bytes(16)).await?;
         let mut riders = Vec::new();
         for at in self.named_by(vdisk, leaf, from) {
             let Some(hold) = self.claim_whole(vdisk, at, &|word| word.extent() == from).await? else { continue };
@@ -182,8 +181,7 @@ impl<M: Machine> Store<M> {
         loop {
             self.writable()?;
             let _room = self.room(PAGES).await?;
-            let permit = self.journal.reserve(remap_record_bytes(1)).await;
-            let mut permit = permit.map_err(|failure| self.journal_failed(failure))?;
+            let mut permit = self.permit(remap_record_bytes(1)).await?;
             let Some(hold) = self.claim_whole(vdisk, at, &Word::is_packed).await? else { return Ok(()) };
             let shortage = match self.take_extent(vdisk, at, (asked, grant.as_ref())).await {
                 Ok(extent) => {
@@ -191,18 +189,30 @@ impl<M: Machine> Store<M> {
                     let (leaf, goal, used) = (at.leaf(), Goal::Own, Some(&own.used));
                     let riders = vec![Rider { hold, lay: Lay::Alone }];
                     let mut remapping = Remapping { store: self, vdisk, leaf, riders, to: extent, goal, used };
-                    if remapping.run(&mut permit).await?.is_some() {
-                        count(&self.counters.unpacked_extents, 1);
+                    match remapping.run(&mut permit).await {
+                        // It is as it was.
+                        Err(Error::Device(IoError::NoSpace { .. })) => {
+                            self.space.note_full_at([extent]);
+                            Shortage::DeviceFull
+                        }
+                        done => {
+                            if done?.is_some() {
+                                count(&self.counters.unpacked_extents, 1);
+                            }
+                            return Ok(());
+                        }
                     }
-                    return Ok(());
                 }
-                Err(Refused::Short(shortage)) => shortage,
+                Err(Refused::Short(shortage)) => {
+                    drop(hold);
+                    shortage
+                }
                 Err(Refused::Failed(error)) => return Err(error),
                 Err(Refused::Packed(_)) => continue,
             };
             // Who waits for space has nothing that others could need.
-            drop((hold, permit, _room, grant.take()));
-            let need = Need { of: vec![(at, Blocks::ALL)], bytes: bytes as u64, shortage, room: false };
+            drop((permit, _room, grant.take()));
+            let need = Need { of: vec![(at, Blocks::ALL)], bytes: bytes as u64, shortage, room: RoomFor::Nothing };
             grant = Some(self.hold(vdisk, need, asked).await?);
         }
     }
@@ -326,7 +336,7 @@ impl<M: Machine> Remapping<'_, M> {
         }
         contents.sort_by_key(|(place, _)| *place);
         while let Gate::Closed(batch) = store.journal.gate(self.to, places(&contents)) {
-            store.journal.confirm(batch).await.map_err(|failure| store.journal_failed(failure))?;
+            store.confirm(batch).await?;
         }
         // No `await` up to the writes: as long as they are under way, what they are written to is nobody else's.
         let located = store.media.locate(self.to).filter(|_| self.has_room(words));

@@ -226,14 +226,13 @@ impl<M: Machine> Store<M> {
         }
         let freed = self.space.quarantine.borrow().waits_for();
         let moved = self.space.moved.borrow().waits_for();
-        let done = match (freed, moved) {
+        match (freed, moved) {
             (None, None) => return Ok(false),
-            (Some(sequence), _) if sequence > self.journal.durable() => self.journal.flush().await,
-            (_, Some(sequence)) if sequence > self.journal.confirmed() => self.journal.confirm(sequence).await,
+            (Some(sequence), _) if sequence > self.journal.durable() => self.flush_journal().await?,
+            (_, Some(sequence)) if sequence > self.journal.confirmed() => self.confirm(sequence).await?,
             // Only operations in flight keep it; none of them waits for space.
             _ => return Ok(self.space.epochs.wait().await),
-        };
-        done.map_err(|failure| self.journal_failed(failure))?;
+        }
         // Nothing is released here when whoever waited for the same flush was faster, or when operations in flight keep it
         // still. Either way the record is safe now, and it is worth looking again.
         self.release_freed();

@@ -93,8 +93,7 @@ impl<M: Machine> Store<M> {
             return self.relocate_packed(vdisk, at.leaf(), word.extent()).await;
         }
         let _room = self.room(PAGES).await?;
-        let permit = self.journal.reserve(MOVE_RECORD_BYTES).await;
-        let mut permit = permit.map_err(|failure| self.journal_failed(failure))?;
+        let mut permit = self.permit(MOVE_RECORD_BYTES).await?;
         let own = |word: Word| !word.is_packed() && leaves(word.extent());
         let Some(mut hold) = self.claim_whole(vdisk, at, &own).await? else { return Ok(Relocated::Nothing) };
         let mut target = self.take_target(vdisk, at).await?;

@@ -33,15 +33,23 @@ impl<M: Machine> Store<M> {
     /// Waits until `pages` more pages may become dirty. More than half of all that may is counted as half: one such change at
     /// a time is within the slack of the reserve.
     pub(crate) async fn room(self: &Rc<Self>, pages: usize) -> Result<Room<M>> {
+        self.writable()?;
+        match self.room_at_once(pages) {
+            Some(room) => Ok(room),
+            None => self.unless_starved(self.wait_for_room(pages)).await,
+        }
+    }
+
+    async fn wait_for_room(self: &Rc<Self>, pages: usize) -> Result<Room<M>> {
         loop {
-            self.writable()?;
-            if let Some(room) = self.room_at_once(pages) {
-                return Ok(room);
-            }
             self.request_checkpoint();
             self.checkpoint.done.changed().await;
             if let Some(error) = self.journal.failure() {
                 return Err(self.journal_failed(JournalFailed(error)));
+            }
+            self.writable()?;
+            if let Some(room) = self.room_at_once(pages) {
+                return Ok(room);
             }
         }
     }
@@ -63,8 +71,7 @@ impl<M: Machine> Store<M> {
         self.writable()?;
         let means = pin!(async {
             let room = self.room(pages_for(pieces)).await?;
-            let permit = self.journal.reserve(MAP_RECORD_BYTES * pieces).await;
-            Ok((permit.map_err(|failure| self.journal_failed(failure))?, room))
+            Ok((self.permit(MAP_RECORD_BYTES * pieces).await?, room))
         });
         match select(means, pin!(self.starved())).await {
             Either::Left((means, _)) => means.map(Some),

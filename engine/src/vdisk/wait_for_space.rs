@@ -32,8 +32,17 @@ pub(super) struct Need {
     pub(super) of: Vec<(VirtualExtent, Blocks)>,
     pub(super) bytes: u64,
     pub(super) shortage: Shortage,
-    /// It needs room below as well: for blocks of an extent that it has, or for a checkpoint that would make way for it.
-    pub(super) room: bool,
+    /// What needs room below the devices as well.
+    pub(super) room: RoomFor,
+}
+
+/// What a write needs room for below the devices, beside extents.
+pub(super) enum RoomFor {
+    Nothing,
+    /// The checkpoint that would make way for its record.
+    Checkpoint,
+    /// Blocks of extents that are its vdisk's.
+    Blocks(Vec<(VirtualExtent, Blocks)>),
 }
 
 impl Need {

@@ -9,20 +9,19 @@
 
 use std::rc::Rc;
 
-use futures_util::future::join_all;
 use plimsoll_hardware::{Durability, Frozen, IoError, Machine};
 
+use super::last_look::{Plan, submit};
 use super::plan::{ClaimGuard, Refused, Turn};
 use super::range::{Piece, pieces};
 use super::ticket::{Asked, WriteOptions};
-use super::wait_for_space::{Grant, Need};
+use super::wait_for_space::{Grant, Need, RoomFor};
 use super::{Store, VdiskCore, count};
 use crate::error::{Error, Result};
 use crate::event::Shortage;
 use crate::format::{Blocks, ExtentId, Record, VirtualExtent, Word};
-use crate::journal::{Gate, Permit};
-use crate::mapping::{LostRange, apply_map};
-use crate::media::Drive;
+use crate::journal::Permit;
+use crate::mapping::apply_map;
 use crate::space::EpochGuard;
 
 /// Dirty pages that a piece may cause: a leaf, the nodes above it, a group and its node, a table page and its node.
@@ -31,15 +30,6 @@ const PAGES_PER_PIECE: usize = 8;
 /// Dirty pages that a write of so many pieces may cause: beyond the second, pieces share all but their group.
 pub(super) fn pages_for(pieces: usize) -> usize {
     PAGES_PER_PIECE * pieces.min(2) + pieces
-}
-
-/// One device write.
-struct Io<D> {
-    drive: Rc<Drive<D>>,
-    offset: u64,
-    data: Frozen,
-    /// Where `data` lies in the request, when it is a part of it.
-    from: Option<u64>,
 }
 
 /// Keeps the epoch open for good when a write is abandoned.
@@ -60,21 +50,6 @@ enum Lack {
     Checkpoint,
     /// The word of this one shares its extent.
     OwnExtent(VirtualExtent),
-}
-
-/// What a look at all words, just before submitting, comes to.
-enum Plan<D> {
-    Go(Vec<Io<D>>),
-    /// A word is not in memory.
-    Load(VirtualExtent),
-    /// Something has no contents yet, or changed since it was claimed.
-    Claim,
-    /// Overwrites of what the blocks held before a discard may be in flight until this epoch is over.
-    Settle(u64),
-    /// Blocks must be confirmed before they are overwritten.
-    Confirm(u64),
-    /// An extent is being copied elsewhere and may not be overwritten for a moment.
-    Held,
 }
 
 impl<M: Machine> Store<M> {
@@ -101,15 +76,14 @@ impl<M: Machine> Store<M> {
                 return Ok(result?);
             }
             if let Some(first) = self.first_write(vdisk, offset, length) {
-                self.count_write(length);
                 match Box::pin(self.write_first(vdisk, first, data.clone())).await {
+                    // The long way finds another place, or waits.
                     Err(Error::Device(IoError::NoSpace { .. })) => {}
-                    done => return done,
+                    done => {
+                        self.count_write(length);
+                        return done;
+                    }
                 }
-                // The long way finds another place, or waits.
-                let asked = Asked::new(how, Some((offset, length)));
-                let parts: Vec<Piece> = pieces(offset, length, self.media.extent_bytes).collect();
-                return Box::pin(self.write_parts(vdisk, &parts, data, &asked, false)).await;
             }
         }
         // Boxed, as the one above, so that the future of every write need not be as large: it is moved several times.
@@ -164,11 +138,9 @@ impl<M: Machine> Store<M> {
         let mut means = None;
         let ios = loop {
             self.still_within(vdisk, asked)?;
-            match self.plan(vdisk, parts, &claims, &data)? {
+            match self.plan(vdisk, parts, &claims, &data, means.is_some())? {
                 Plan::Go(ios) => break ios,
-                Plan::Confirm(batch) => {
-                    self.journal.confirm(batch).await.map_err(|failure| self.journal_failed(failure))?;
-                }
+                Plan::Confirm(batch) => self.confirm(batch).await?,
                 Plan::Held => vdisk.mapping.watches.released.changed().await,
                 Plan::Settle(epoch) => {
                     if !self.space.epochs.until_over(epoch).await {
@@ -185,15 +157,15 @@ impl<M: Machine> Store<M> {
                     claims.iter_mut().for_each(|claim| drop(claim.take()));
                     let mut grant = None;
                     loop {
-                        if means.is_none() {
+                        let needs_means = means.is_none() && self.needs_record(vdisk, parts);
+                        if needs_means {
                             means = self.means(parts.len()).await?;
                         }
-                        let lack = match means {
-                            Some(_) => {
-                                let turn = (asked, grant.as_ref());
-                                self.claim_all(vdisk, parts, &mut claims, &data, turn).await?
-                            }
-                            None => Some(Lack::Checkpoint),
+                        let lack = if needs_means && means.is_none() {
+                            Some(Lack::Checkpoint)
+                        } else {
+                            let turn = (asked, grant.as_ref());
+                            self.claim_all(vdisk, parts, &mut claims, &data, turn).await?
                         };
                         let Some(lack) = lack else { break };
                         // Who waits for space has nothing that others could need.
@@ -228,7 +200,7 @@ impl<M: Machine> Store<M> {
             self.outlast(sequence).await?;
         }
         if durable && !direct {
-            self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
+            self.flush_journal().await?;
         }
         Ok(true)
     }
@@ -248,11 +220,21 @@ impl<M: Machine> Store<M> {
                 self.hold(vdisk, need, asked).await.map(Some)
             }
             Lack::Checkpoint => {
-                let need = Need { room: true, ..self.need(vdisk, parts, Shortage::DeviceFull, bytes) };
+                let need = Need { room: RoomFor::Checkpoint, ..self.need(vdisk, parts, Shortage::DeviceFull, bytes) };
                 self.hold(vdisk, need, asked).await.map(Some)
             }
             Lack::OwnExtent(at) => Box::pin(self.unpack(vdisk, at, bytes, asked)).await.map(|()| None),
         }
+    }
+
+    /// Whether some block gets its first contents, as far as is known. What is only claimed because a device writes larger sectors than the
+    /// vdisk has changes no word, and needs room for none.
+    fn needs_record(&self, vdisk: &VdiskCore, parts: &[Piece]) -> bool {
+        let block_bytes = self.media.block_bytes();
+        parts.iter().any(|part| {
+            let word = vdisk.mapping.peek(part.at).and_then(Result::ok);
+            word.is_none_or(|word| !word.valid().contains(part.blocks(block_bytes)))
+        })
     }
 
     /// Claims every piece in order; answers what is lacking for that, with some claims taken.
@@ -280,7 +262,7 @@ impl<M: Machine> Store<M> {
         let block_bytes = self.media.block_bytes();
         let all = parts.iter().map(|part| (part.at, part.blocks(block_bytes)));
         let of = all.filter(|&(at, blocks)| vdisk.needs_extent(at, blocks)).collect();
-        Need { of, bytes: bytes as u64, shortage, room: false }
+        Need { of, bytes: bytes as u64, shortage, room: RoomFor::Nothing }
     }
 
     /// Its vdisk's size may be cut, or it may be deleted, whenever something is waited for.
@@ -295,136 +277,12 @@ impl<M: Machine> Store<M> {
         }
     }
 
-    /// Looks everything up at this instant.
-    fn plan(
-        &self,
-        vdisk: &VdiskCore,
-        parts: &[Piece],
-        claims: &[Option<ClaimGuard<M>>],
-        data: &Frozen,
-    ) -> Result<Plan<M::Device>> {
-        let block_bytes = self.media.block_bytes();
-        let mut ios = Vec::with_capacity(1);
-        for (piece, claim) in parts.iter().zip(claims) {
-            let Some(found) = vdisk.mapping.peek(piece.at) else { return Ok(Plan::Load(piece.at)) };
-            let word = found.map_err(|lost| self.damaged(vdisk, lost))?;
-            let touched = piece.blocks(block_bytes);
-            if word.is_mapped() && self.media.locate(word.extent()).is_none() {
-                return Err(self.damaged(vdisk, LostRange { first: piece.at, count: 1 }));
-            }
-            let extent = match claim {
-                // Packed before it was claimed: unless it is as it was, all must start again.
-                Some(claim) if claim.packed && !(word.is_packed() && word.valid().contains(touched)) => {
-                    return Ok(Plan::Claim);
-                }
-                Some(claim) => {
-                    // An edge that was read and then discarded, or is to be zeros and was written: start again.
-                    let same = claim.edges.iter().all(|edge| word.contents().has(edge.block) == edge.was_valid);
-                    let same = same && word.filled().without(touched) == claim.backdrop_blocks();
-                    let partial = touched.without(piece.whole_blocks(block_bytes));
-                    let mut covered = partial.without(word.valid()).iter();
-                    let edges_known = covered.all(|block| claim.edges.iter().any(|edge| edge.block == block));
-                    match claim.extent {
-                        Some(extent) if same && edges_known => {
-                            claim.new.set(touched.with(word.filled()).without(word.valid()));
-                            extent
-                        }
-                        _ => return Ok(Plan::Claim),
-                    }
-                }
-                None if self.blocks_to_claim(vdisk, piece, word.valid()).is_empty() => word.extent(),
-                None => return Ok(Plan::Claim),
-            };
-            let settling = vdisk.mapping.settling.borrow().get(&piece.at).copied();
-            if let Some(epoch) = settling
-                && !word.valid().contains(touched)
-                && !self.space.epochs.is_over(epoch)
-            {
-                return Ok(Plan::Settle(epoch));
-            }
-            // Where its blocks lie; also those without contents yet.
-            let lie = if word.is_packed() { word } else { Word::mapped(extent, Blocks::ALL) };
-            // Also blocks without contents: those they had before a discard may still need their proof.
-            if let Gate::Closed(batch) = self.journal.gate(extent, lie.places(touched.with(word.filled()))) {
-                return Ok(Plan::Confirm(batch));
-            }
-            match claim {
-                // Who copies an extent has claimed it: a claim of ours is not held up.
-                Some(_) => vdisk.mapping.watches.hit(piece.at),
-                None if vdisk.mapping.watches.pass(piece.at) => {}
-                None => return Ok(Plan::Held),
-            }
-            if !self.add_ios(&mut ios, piece, claim.as_ref(), lie, data) {
-                return Err(self.damaged(vdisk, LostRange { first: piece.at, count: 1 }));
-            }
-        }
-        Ok(Plan::Go(ios))
-    }
-
-    /// The device writes of one piece; its middle is joined to that of the piece before where they touch. `false`: no device
-    /// has the extent.
-    fn add_ios(
-        &self,
-        ios: &mut Vec<Io<M::Device>>,
-        piece: &Piece,
-        claim: Option<&ClaimGuard<M>>,
-        lie: Word,
-        data: &Frozen,
-    ) -> bool {
-        let Some((drive, start)) = self.media.locate(lie.extent()) else { return false };
-        let (block_bytes, extent_bytes) = (self.media.block_bytes(), self.media.extent_bytes);
-        let (mut from, mut until) = (piece.offset, piece.offset + piece.length);
-        if let Some((blocks, backdrop)) = claim.and_then(|claim| claim.backdrop.as_ref()) {
-            for run in blocks.runs() {
-                let (from, until) = (u64::from(run.start) * block_bytes, u64::from(run.end) * block_bytes);
-                let data = backdrop.slice(from as usize..until as usize);
-                ios.push(Io { drive: drive.clone(), offset: start + from, data, from: None });
-            }
-        }
-        for edge in claim.iter().flat_map(|claim| &claim.edges) {
-            let edge_start = u64::from(edge.block) * block_bytes;
-            if edge_start <= from {
-                from = (edge_start + block_bytes).min(until);
-            } else {
-                until = edge_start;
-            }
-            for (place, _) in lie.parts(edge_start, block_bytes, extent_bytes) {
-                let data = edge.contents.clone();
-                ios.push(Io { drive: drive.clone(), offset: start + place, data, from: None });
-            }
-        }
-        if from >= until {
-            return true;
-        }
-        let runs = piece.runs(from, until, block_bytes).flat_map(|(from, length)| {
-            let mut source = piece.from + from - piece.offset;
-            lie.parts(from, length, extent_bytes).map(move |(place, length)| {
-                source += length;
-                (source - length, place, length)
-            })
-        });
-        for (source, place, length) in runs {
-            if let Some(last) = ios.last_mut()
-                && let Some(before) = last.from
-                && Rc::ptr_eq(&last.drive, &drive)
-                && last.offset + last.data.len() as u64 == start + place
-                && before + last.data.len() as u64 == source
-            {
-                last.data = data.slice(before as usize..(source + length) as usize);
-                continue;
-            }
-            let slice = data.slice(source as usize..(source + length) as usize);
-            ios.push(Io { drive: drive.clone(), offset: start + place, data: slice, from: Some(source) });
-        }
-        true
-    }
-
     /// Waits until a record of batch `sequence` outlasts our process; 0 is none.
     pub(super) async fn outlast(&self, sequence: u64) -> Result<()> {
         if self.journal.has_tail() || sequence == 0 {
             return Ok(());
         }
-        Box::pin(self.journal.write_out(sequence)).await.map_err(|failure| self.journal_failed(failure))
+        Box::pin(self.write_out(sequence)).await
     }
 
     /// Makes the new contents of a claimed piece the vdisk's. Answers the batch of the record, 0 when none was needed.
@@ -486,15 +344,4 @@ impl<M: Machine> Store<M> {
         }
         hasher.finalize()
     }
-}
-
-async fn submit<D: plimsoll_hardware::Device>(
-    ios: Vec<Io<D>>,
-    durability: Durability,
-) -> std::result::Result<(), plimsoll_hardware::IoError> {
-    if let [io] = &ios[..] {
-        return io.drive.write(io.offset, io.data.clone(), durability).await;
-    }
-    let writes = ios.iter().map(|io| io.drive.write(io.offset, io.data.clone(), durability));
-    join_all(writes).await.into_iter().collect()
 }

@@ -27,7 +27,7 @@ impl<M: Machine> Store<M> {
             Zeroes::Unmap => self.zero_within(vdisk, offset, length, options, true).await?,
         }
         if options.fua || vdisk.write_through.get() {
-            self.journal.flush().await.map_err(|failure| self.journal_failed(failure))?;
+            self.flush_journal().await?;
         }
         Ok(())
     }

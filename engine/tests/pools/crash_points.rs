@@ -2,12 +2,15 @@
 //! power loss the legal survivals of the writes in the air are tried. Afterwards the operation happened or it did not. An
 //! operation ends when the job that it began has: what a deletion or a cut gives back is stopped everywhere too.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::support::{Seen, assert_clean, create, filled, is_full, live, look, open, vdisk, world};
+use crate::support::{
+    Seen, assert_clean, create, failing, filled, full::fill, is_full, live, look, open, vdisk, with, world,
+};
 use futures_util::future::join;
 use plimsoll_engine::{
-    Error, JobState, OnFull, PatternSpec, PatternUse, Pool, ReclaimSpec, VdiskPolicy, VdiskState, Zeroes,
+    Error, JobState, OnFull, PatternSpec, PatternUse, Pool, ReclaimSpec, Vdisk, VdiskPolicy, VdiskState, Zeroes,
 };
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
@@ -16,6 +19,7 @@ const DISKS: usize = 2;
 /// Where the vdisk has a fill, and of what.
 const FILL: u64 = 384 << 10;
 const PATTERN: u8 = 0xA5;
+const EXTENT: u64 = 64 << 10;
 
 /// How much of an operation is all or nothing.
 #[derive(Clone, Copy, PartialEq)]
@@ -53,8 +57,14 @@ enum Operation {
     BesideDataOverFill,
     Reclaim,
     Patterns,
-    HeldAndResumed,
-    HeldAndExpired,
+    HeldUntilQuota,
+    HeldUntilDevice,
+    HeldUntilGrowth,
+    HeldUntilDiscard,
+    HeldUntilDelete,
+    HeldUntilReclaim,
+    ExpiredAtQuota,
+    ExpiredInFullPool,
 }
 
 use Operation::*;
@@ -63,10 +73,20 @@ impl Operation {
     fn unit(self) -> Unit {
         match self {
             FirstWrite | PartialFirstWrite | WriteAhead | Open => Unit::Block,
-            ZerosOver | PatternOver | Mixed | DataOverFill | BesideDataOverFill | HeldAndResumed => Unit::Block,
+            ZerosOver | PatternOver | Mixed | DataOverFill | BesideDataOverFill | HeldUntilQuota => Unit::Block,
             Overwrite | OverwriteFresh => Unit::Sector,
+            _ if self.is_relief() => Unit::Block,
             _ => Unit::Whole,
         }
+    }
+
+    fn is_in_full_pool(self) -> bool {
+        self.is_relief() || self == ExpiredInFullPool
+    }
+
+    /// A write is held until the operation makes room for it.
+    fn is_relief(self) -> bool {
+        matches!(self, HeldUntilDevice | HeldUntilGrowth | HeldUntilDiscard | HeldUntilDelete | HeldUntilReclaim)
     }
 }
 
@@ -130,33 +150,35 @@ async fn perform(operation: Operation, pool: &Pool<SimMachine>, m: &SimMachine) 
             a.write(FILL + 8192, filled(m, 7, 4096).await, false).await?;
             a.write(FILL + (60 << 10), filled(m, 8, 4096).await, false).await?;
         }
-        Reclaim => {
-            pool.reclaim("a", ReclaimSpec::default()).await?;
-            while pool.reclaim_info("a")?.is_some_and(|info| info.running) {
-                m.sleep(Duration::from_micros(100)).await;
-            }
-        }
+        Reclaim => reclaim(pool, m, "a").await?,
         Patterns => {
             pool.set_pattern(2, PatternUse::Disabled).await?;
             pool.remove_pattern(2).await?;
             pool.add_pattern(PatternSpec::Unit(vec![3, 4]), PatternUse::OwnOnly).await?;
         }
-        HeldAndResumed => {
+        HeldUntilQuota => {
             let backed = a.info().backed_bytes;
             pool.set_vdisk_policy("a", held_at(backed, Duration::from_secs(5))).await?;
-            let relief = async {
-                m.sleep(Duration::from_millis(1)).await;
-                assert_eq!(pool.info().held_writes, 1);
-                pool.set_vdisk_policy("a", held_at(2 * backed, Duration::from_secs(5))).await
-            };
-            let (held, relief) = join(a.write(448 << 10, filled(m, 7, 64 << 10).await, false), relief).await;
-            held?;
-            relief?;
+            let more = held_at(backed + 4 * EXTENT, Duration::from_secs(5));
+            held_until(pool, m, &a, pool.set_vdisk_policy("a", more)).await?;
         }
-        HeldAndExpired => {
-            pool.set_vdisk_policy("a", held_at(a.info().backed_bytes, Duration::from_millis(2))).await?;
-            let refused = a.write(448 << 10, filled(m, 7, 64 << 10).await, false).await;
-            assert!(matches!(refused, Err(Error::QuotaExceeded { .. })), "{refused:?}");
+        HeldUntilDevice => held_until(pool, m, &a, pool.add_device(m.open(1), false)).await?,
+        HeldUntilGrowth => held_until(pool, m, &a, pool.grow_device(first_device(pool))).await?,
+        HeldUntilDiscard => {
+            let hog = pool.vdisk("hog")?;
+            held_until(pool, m, &a, hog.discard(0, 16 * EXTENT, false)).await?;
+        }
+        HeldUntilDelete => held_until(pool, m, &a, pool.delete_vdisk("hog")).await?,
+        HeldUntilReclaim => held_until(pool, m, &a, reclaim(pool, m, "worthless")).await?,
+        ExpiredAtQuota | ExpiredInFullPool => {
+            let quota = if operation == ExpiredAtQuota { a.info().backed_bytes } else { 1 << 30 };
+            pool.set_vdisk_policy("a", held_at(quota, Duration::from_millis(2))).await?;
+            let refused = a.write(128 << 10, filled(m, 7, 256 << 10).await, false).await;
+            match operation {
+                ExpiredAtQuota => assert!(matches!(refused, Err(Error::QuotaExceeded { .. })), "{refused:?}"),
+                _ => assert!(matches!(refused, Err(Error::OutOfSpace { .. })), "{refused:?}"),
+            }
+            assert_eq!(pool.info().counters.held_writes, 1);
         }
         Open => {}
     }
@@ -165,6 +187,61 @@ async fn perform(operation: Operation, pool: &Pool<SimMachine>, m: &SimMachine) 
     }
     jobs_end(pool, m).await;
     Ok(())
+}
+
+/// Writes four extents, and makes room for them as `relief` says once they wait for it.
+async fn held_until<T>(
+    pool: &Pool<SimMachine>,
+    m: &SimMachine,
+    a: &Vdisk<SimMachine>,
+    relief: impl Future<Output = plimsoll_engine::Result<T>>,
+) -> plimsoll_engine::Result<()> {
+    let relief = async {
+        m.sleep(Duration::from_millis(20)).await;
+        assert_eq!(pool.info().held_writes, 1, "there is room already");
+        relief.await
+    };
+    let (held, relief) = join(a.write(128 << 10, filled(m, 7, 256 << 10).await, false), relief).await;
+    held.and(relief.map(drop))
+}
+
+async fn reclaim(pool: &Pool<SimMachine>, m: &SimMachine, name: &str) -> plimsoll_engine::Result<()> {
+    pool.reclaim(name, ReclaimSpec::default()).await?;
+    while pool.reclaim_info(name)?.is_some_and(|info| info.running) {
+        m.sleep(Duration::from_micros(100)).await;
+    }
+    Ok(())
+}
+
+/// Takes all the space there is, and leaves something that gives some of it back.
+async fn fill_up(pool: &Pool<SimMachine>, m: &SimMachine) {
+    for name in ["worthless", "hog"] {
+        pool.create_vdisk(with(name, failing())).await.expect("a vdisk");
+    }
+    pool.set_detection("worthless", Some(false), Some(false)).await.expect("a change");
+    let worthless = pool.vdisk("worthless").expect("a vdisk");
+    worthless.write(0, filled(m, 0, 16 * EXTENT as usize).await, false).await.expect("a write");
+    fill(pool, m, "hog").await;
+}
+
+/// Takes all that there is, and what checkpoints leave, until there is nothing any more.
+async fn top_up(pool: &Pool<SimMachine>, m: &SimMachine) {
+    let (hog, data) = (pool.vdisk("hog").expect("a vdisk"), filled(m, 7, EXTENT as usize).await);
+    let mut extent = hog.info().backed_bytes / EXTENT;
+    for _ in 0..20 {
+        loop {
+            match hog.write(extent * EXTENT, data.clone(), false).await {
+                Ok(()) => extent += 1,
+                Err(Error::OutOfSpace { .. }) => break,
+                Err(error) => panic!("extent {extent}: {error}"),
+            }
+        }
+        m.sleep(Duration::from_millis(30)).await;
+        if pool.info().available_bytes == 0 {
+            return;
+        }
+    }
+    panic!("it never fills: {:?}", pool.info());
 }
 
 /// Writes that need more wait.
@@ -212,6 +289,9 @@ fn prepared(operation: Operation) -> SimWorld {
                 a.write((block * 16) << 10, filled(&m, byte, 16 << 10).await, false).await.expect("a write");
             }
         }
+        if operation.is_in_full_pool() {
+            fill_up(&pool, &m).await;
+        }
         a.flush().await.expect("a flush");
         a.write(64 << 10, filled(&m, 3, 4096).await, false).await.expect("a write");
         if operation != Open {
@@ -219,7 +299,7 @@ fn prepared(operation: Operation) -> SimWorld {
         }
     });
     world.crash(CrashKind::Process);
-    if matches!(operation, GrowDevice | GrowLastDevice) {
+    if matches!(operation, GrowDevice | GrowLastDevice | HeldUntilGrowth) {
         world.extend(usize::from(operation == GrowLastDevice), 9 << 20);
     }
     world
@@ -256,7 +336,14 @@ fn stopped(world: &SimWorld, operation: Operation, stop: u64) -> bool {
         return ended.is_some();
     }
     let inner = machine.clone();
-    let pool = machine.run(async move { open(&inner, DISKS).await }).done();
+    let ready = async move {
+        let pool = open(&inner, DISKS).await;
+        if operation.is_in_full_pool() {
+            top_up(&pool, &inner).await;
+        }
+        pool
+    };
+    let pool = machine.run(ready).done();
     machine.crash_after_ops(stop);
     let ended = machine.run(async move { perform(operation, &pool, &m).await.expect("the operation") });
     ended.unless_crashed().is_some()
@@ -268,11 +355,22 @@ fn assert_allowed(operation: Operation, before: &Seen, after: &Seen, found: &See
     }
     assert!(operation.unit() != Unit::Whole, "{when}: neither before nor after");
     let sectors = if operation.unit() == Unit::Block { 8 } else { 1 };
-    let [before, after, found] = [before, after, found].map(|seen| &seen["a"].1);
-    for (index, found) in found.chunks(sectors).enumerate() {
-        let range = index * sectors..index * sectors + found.len();
-        let allowed = *found == before[range.clone()] || *found == after[range.clone()];
-        assert!(allowed, "{when}: sectors {range:?} hold {found:?}");
+    for name in before.keys().chain(after.keys()).collect::<BTreeSet<_>>() {
+        let [before, after, found] = [before, after, found].map(|seen| seen.get(name).map(|seen| &seen.1[..]));
+        let Some(found) = found else {
+            assert!(before.is_none() || after.is_none(), "{when}: {name} is gone");
+            continue;
+        };
+        for (index, found) in found.chunks(sectors).enumerate() {
+            let range = index * sectors..index * sectors + found.len();
+            let allowed = [before, after].into_iter().flatten().any(|known| *found == known[range.clone()]);
+            assert!(allowed, "{when}: sectors {range:?} of {name} hold {found:?}");
+        }
+    }
+    // What was held is nowhere but in the room that was made.
+    if operation.is_relief() && found["a"] != before["a"] {
+        let others = |seen: &Seen| Seen::from_iter(seen.clone().into_iter().filter(|(name, _)| name != "a"));
+        assert_eq!(others(found), others(after), "{when}: a held write is there before there was room for it");
     }
 }
 
@@ -351,6 +449,12 @@ enumerated! {
     data_beside_data_over_a_fill_never_takes_the_fill_away: BesideDataOverFill;
     a_reclaim_changes_nothing_that_is_seen: Reclaim;
     patterns_are_added_and_removed_or_not: Patterns;
-    a_held_write_that_goes_on_is_all_or_nothing_per_block: HeldAndResumed;
-    a_held_write_that_comes_to_its_bound_changes_nothing: HeldAndExpired;
+    a_write_held_until_its_quota_is_raised_is_all_or_nothing_per_block: HeldUntilQuota;
+    a_write_held_until_a_device_is_added_is_all_or_nothing_per_block: HeldUntilDevice;
+    a_write_held_until_a_device_grows_is_all_or_nothing_per_block: HeldUntilGrowth;
+    a_write_held_until_a_discard_is_all_or_nothing_per_block_and_never_there_without_it: HeldUntilDiscard;
+    a_write_held_until_a_delete_is_all_or_nothing_per_block_and_never_there_without_it: HeldUntilDelete;
+    a_write_held_until_a_reclaim_is_all_or_nothing_per_block: HeldUntilReclaim;
+    a_write_held_at_its_quota_to_its_bound_changes_nothing: ExpiredAtQuota;
+    a_write_held_in_a_full_pool_to_its_bound_changes_nothing: ExpiredInFullPool;
 }

@@ -24,6 +24,7 @@ mod reclaim;
 mod regressions;
 mod regressions_devices;
 mod regressions_space;
+mod reserve;
 mod settings;
 mod smoke;
 mod support;

@@ -147,8 +147,8 @@ fn first_writes_under_way_when_the_first_device_with_a_cache_comes_survive_power
 #[test]
 fn a_device_that_goes_while_a_start_reads_the_journal_voids_crash_memory_at_that_moment() {
     let mut cut_short = 0;
-    for moment in 0..40 {
-        let world = world(moment, 1, 16);
+    for seed in 0..80 {
+        let (moment, world) = (seed % 40, world(seed, 1, 16));
         live(&world, |m| async move {
             let pool = create(&m).await;
             pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");

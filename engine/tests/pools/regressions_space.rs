@@ -225,3 +225,35 @@ async fn fill_again(vdisk: &plimsoll_engine::Vdisk<SimMachine>, data: &plimsoll_
         }
     }
 }
+
+#[test]
+fn a_packed_word_that_finds_its_new_extent_without_room_below_is_held_as_any_other() {
+    let world = &world(11, 1, 64);
+    live(world, |m| async move {
+        let pool = create(&m).await;
+        let policy = VdiskPolicy { on_full: OnFull::Hold(Duration::from_secs(600)), ..VdiskPolicy::default() };
+        pool.create_vdisk(with("v", policy)).await.expect("a vdisk");
+        let v = pool.vdisk("v").expect("a vdisk");
+        for extent in 0..32 {
+            v.write(extent * full::EXTENT, filled(&m, 7, full::BLOCK).await, false).await.expect("a write");
+        }
+        pool.compact().expect("a job");
+        m.sleep(Duration::from_secs(5)).await;
+        assert!(v.info().backed_bytes <= 8 * full::EXTENT, "they are packed");
+        // What has its blocks in the file is taken first.
+        for extent in 64..128 {
+            v.write(extent * full::EXTENT, filled(&m, 8, full::EXTENT as usize).await, false).await.expect("a write");
+        }
+        world.set_room(0, Some(0));
+        let beside = full::write(&pool, &m, "v", 8192, 9);
+        let mut beside = pin!(beside);
+        let waited = matches!(select(beside.as_mut(), pin!(m.sleep(Duration::from_secs(5)))).await, Either::Right(_));
+        assert!(waited, "it was answered");
+        assert_eq!((pool.info().held_writes, full::byte_at(&pool, &m, "v", 0).await), (1, 7));
+        world.set_room(0, None);
+        beside.await.expect("there is room");
+        assert_eq!(full::byte_at(&pool, &m, "v", 0).await, 7);
+        assert_eq!(full::byte_at(&pool, &m, "v", 8192).await, 9);
+        assert_clean(&pool, "after it has its own extent").await;
+    });
+}

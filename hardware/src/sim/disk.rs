@@ -140,6 +140,11 @@ impl Disk {
         self.sequence += 1;
     }
 
+    /// Lets its file system have room for so many bytes more, rounded down to pages; none: for all.
+    pub(super) fn set_room(&mut self, bytes: Option<u64>) {
+        self.room = bytes.map(|bytes| bytes / PAGE);
+    }
+
     /// Takes room for the pages of a range that have none; answers for how many of its bytes, from its start, there is some.
     pub(super) fn occupy(&mut self, offset: u64, length: u64) -> u64 {
         let mut room = self.room.unwrap_or(u64::MAX);

@@ -56,7 +56,7 @@ impl SimWorld {
     /// Lets `disk` be a file in a file system that has room for so many bytes more, rounded down to pages of 4 KiB; none: for all.
     /// Writes and [`crate::Device::allocate`] take it for pages that have none; what is discarded or zeroed gives none back.
     pub fn set_room(&self, disk: usize, bytes: Option<u64>) {
-        self.core.borrow_mut().disks[disk].room = bytes.map(|bytes| bytes / super::pages::PAGE);
+        self.core.borrow_mut().disks[disk].set_room(bytes);
     }
 
     /// Takes `disk` away until the next boot or [`SimWorld::heal`]; half the time its cache loses power with it.

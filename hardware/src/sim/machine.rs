@@ -78,6 +78,13 @@ impl SimMachine {
         }
     }
 
+    /// Lets the disk at `index` have so much room, as [`super::SimWorld::set_room`] does.
+    pub fn set_room(&self, index: usize, bytes: Option<u64>) {
+        if !self.life.dead() {
+            self.life.core.borrow_mut().disks[index].set_room(bytes);
+        }
+    }
+
     /// Polls `future` and the spawned tasks until it ends or the machine crashes or hangs.
     pub fn run<F: Future>(&self, future: F) -> Outcome<F::Output> {
         let life = &*self.life;

@@ -1,8 +1,9 @@
 //! A listener as the appliance is one: it keeps what was told over all lives, and nothing may be told twice, or be over that never began.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use plimsoll_engine::{AlarmState, FiredLevel, SpaceEvent, SubjectKey};
+use plimsoll_engine::{AlarmState, FiredLevel, Shortage, SpaceEvent, SubjectKey};
 use plimsoll_hardware::Machine;
 
 use super::session::Session;
@@ -17,13 +18,25 @@ pub fn listen(session: &Rc<Session>) {
     session.pool.arm(&told);
     let listener = session.clone();
     session.machine.spawn(async move {
+        let mut held_below = BTreeSet::new();
         loop {
             let events = listener.ask(listener.pool.events()).await;
             if events.is_empty() {
                 return;
             }
             let alarms = &mut listener.state.borrow_mut().alarms;
+            let tally = &mut *listener.tally.borrow_mut();
             for event in &events {
+                match event {
+                    SpaceEvent::Exhausted { vdisk, cause: Shortage::DeviceFull, held: true, .. } => {
+                        tally.held_below += 1;
+                        held_below.insert(vdisk.uuid);
+                    }
+                    SpaceEvent::Resumed { vdisk, writes, .. } if held_below.remove(&vdisk.uuid) => {
+                        tally.resumed_below += writes;
+                    }
+                    _ => {}
+                }
                 assert!(is_news(alarms, event), "told already, or never begun: {event:?}; it was told: {alarms:?}");
                 alarms.apply(event);
             }

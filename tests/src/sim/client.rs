@@ -4,8 +4,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use plimsoll_engine::{Error, Ticket, WriteOptions, Zeroes};
-use plimsoll_hardware::Machine;
+use plimsoll_hardware::{IoError, Machine};
 
+use super::decide::is_kept;
 use super::model::{Change, Ended, Existence, Op};
 use super::pattern::{SECTOR, fill, repeat};
 use super::session::Session;
@@ -17,6 +18,14 @@ struct Place {
     name: String,
     from: u64,
     until: u64,
+}
+
+/// An operation that was asked for.
+pub struct Asked {
+    /// For the model.
+    pub op: Op,
+    /// When, in virtual time.
+    pub since: Duration,
 }
 
 /// Does `ops` things, one after the other.
@@ -78,16 +87,27 @@ fn place(session: &Session, max: u64) -> Option<Place> {
     (from < until).then(|| Place { vdisk: disk.serial, name: disk.name.clone(), from, until })
 }
 
+/// Tells the model that an operation begins.
+fn begin(session: &Session, vdisk: u16, change: Change, from: u64, until: u64) -> Asked {
+    Asked { op: session.state.borrow_mut().model.begin(vdisk, change, from, until), since: session.machine.now() }
+}
+
 /// What an answer means to the model.
 fn ended(session: &Session, op: &Op, result: Result<(), Error>, durable: bool) -> Ended {
     match result {
         Ok(()) => Ended::Done { durable },
+        // What could be overwritten may have been before room was found missing.
+        Err(Error::OutOfSpace { .. } | Error::QuotaExceeded { .. } | Error::Cancelled)
+            if session.room.was_short() && op.change != Change::Discard =>
+        {
+            Ended::Failed
+        }
         Err(Error::OutOfSpace { needed, .. }) if matches!(op.change, Change::Write | Change::Zeros) => {
-            keeps_reservation(session, op.vdisk, needed);
+            keeps_reservation(session, op, needed);
             Ended::Refused
         }
         Err(Error::QuotaExceeded { needed, .. }) if matches!(op.change, Change::Write | Change::Zeros) => {
-            keeps_reservation(session, op.vdisk, needed / session.setup.extent);
+            keeps_reservation(session, op, needed / session.setup.extent);
             Ended::Refused
         }
         // Given up while it was held: it is never applied.
@@ -109,10 +129,11 @@ fn ended(session: &Session, op: &Op, result: Result<(), Error>, durable: bool) -
     }
 }
 
-/// A vdisk is never refused what it has reserved.
-fn keeps_reservation(session: &Session, vdisk: u16, needed: u64) {
-    let name = session.state.borrow().model.disks.get(&vdisk).map(|disk| disk.name.clone());
-    let Some(handle) = name.and_then(|name| session.vdisk(&name)) else { return };
+/// A vdisk is never refused what it has reserved, as far as that was not decided just now.
+fn keeps_reservation(session: &Session, op: &Op, needed: u64) {
+    let state = session.state.borrow();
+    let Some(disk) = state.model.disks.get(&op.vdisk) else { return };
+    let (Some(_), Some(handle)) = (disk.decided.since(op.began), session.vdisk(&disk.name)) else { return };
     let info = handle.info();
     assert!(
         session.setup.faults.is_some() || needed * session.setup.extent > info.reserved_bytes,
@@ -136,8 +157,14 @@ fn is_write_through(session: &Session, vdisk: u16) -> bool {
 }
 
 /// Tells the model the end of `op`.
-fn end(session: &Session, op: &Op, result: Result<(), Error>, durable: bool) {
-    let full = matches!(result, Err(Error::OutOfSpace { .. } | Error::QuotaExceeded { .. }));
+fn end(session: &Session, asked: &Asked, result: Result<(), Error>, durable: bool) {
+    let op = &asked.op;
+    let is_full = |error: &&Error| {
+        matches!(error, Error::OutOfSpace { .. } | Error::QuotaExceeded { .. } | Error::Device(IoError::NoSpace { .. }))
+    };
+    let refused = result.as_ref().err().filter(is_full);
+    is_kept(session, asked, refused);
+    let full = refused.is_some();
     let ended = ended(session, op, result, durable);
     let alone = session.state.borrow_mut().model.end(op, ended);
     assert!(
@@ -164,8 +191,8 @@ pub async fn write_at(session: &Session, vdisk: u16, name: &str, from: u64, unti
     let mut buffer = session.machine.buffers().alloc((until - from) as usize).await;
     let Some(handle) = session.vdisk(name) else { return false };
     let fua = session.below(8) == 0;
-    let op = session.state.borrow_mut().model.begin(vdisk, Change::Write, from, until);
-    fill(&mut buffer, vdisk, from / SECTOR, op.id);
+    let asked = begin(session, vdisk, Change::Write, from, until);
+    fill(&mut buffer, vdisk, from / SECTOR, asked.op.id);
     let ticket = (session.below(8) == 0).then(Ticket::default);
     if let Some(ticket) = ticket.clone() {
         // Whoever sent it loses patience, or is gone.
@@ -178,7 +205,7 @@ pub async fn write_at(session: &Session, vdisk: u16, name: &str, from: u64, unti
     let how = WriteOptions { fua, ticket, ..WriteOptions::default() };
     let result = session.ask(handle.write_with(from, buffer.freeze(), &how)).await;
     let good = result.is_ok();
-    end(session, &op, result, fua || is_write_through(session, vdisk));
+    end(session, &asked, result, fua || is_write_through(session, vdisk));
     good
 }
 
@@ -191,9 +218,9 @@ async fn write_same(session: &Session, place: &Place, change: Change) {
         Change::Repeat => repeat(&mut buffer),
         _ => buffer.fill(0),
     }
-    let op = session.state.borrow_mut().model.begin(place.vdisk, change, place.from, place.until);
+    let asked = begin(session, place.vdisk, change, place.from, place.until);
     let result = session.ask(handle.write(place.from, buffer.freeze(), fua)).await;
-    end(session, &op, result, fua || is_write_through(session, place.vdisk));
+    end(session, &asked, result, fua || is_write_through(session, place.vdisk));
 }
 
 async fn zeroes(session: &Session) {
@@ -204,9 +231,9 @@ async fn zeroes(session: &Session) {
         _ => (Zeroes::Unmap, Change::Unmap),
     };
     let fua = session.below(8) == 0;
-    let op = session.state.borrow_mut().model.begin(place.vdisk, change, place.from, place.until);
+    let asked = begin(session, place.vdisk, change, place.from, place.until);
     let result = session.ask(handle.write_zeroes(place.from, place.until - place.from, how, fua)).await;
-    end(session, &op, result, fua || is_write_through(session, place.vdisk));
+    end(session, &asked, result, fua || is_write_through(session, place.vdisk));
 }
 
 async fn discard(session: &Session) {
@@ -217,9 +244,9 @@ async fn discard(session: &Session) {
     }
     let Some(handle) = session.vdisk(&place.name) else { return };
     let fua = session.below(8) == 0;
-    let op = session.state.borrow_mut().model.begin(place.vdisk, Change::Discard, place.from, place.until);
+    let asked = begin(session, place.vdisk, Change::Discard, place.from, place.until);
     let result = session.ask(handle.discard(place.from, place.until - place.from, fua)).await;
-    end(session, &op, result, fua || is_write_through(session, place.vdisk));
+    end(session, &asked, result, fua || is_write_through(session, place.vdisk));
 }
 
 async fn read(session: &Session) {

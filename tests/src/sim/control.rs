@@ -1,12 +1,12 @@
 //! Clients that make, resize and delete vdisks, change the pool's devices, and ask for a check.
 
+use std::rc::Rc;
 use std::time::Duration;
 
-use plimsoll_engine::{
-    CreateVdisk, Error, OnFull, OvercommitLimit, PatternSpec, PatternUse, PoolPolicy, ReclaimSpec, VdiskPolicy,
-};
+use plimsoll_engine::{CreateVdisk, Error, PatternSpec, PatternUse, ReclaimSpec};
 use plimsoll_hardware::Machine;
 
+use super::decide::{Decided, vdisk_policy};
 use super::model::{Disk, Existence};
 use super::pattern::UNIT;
 use super::session::Session;
@@ -14,8 +14,8 @@ use super::trace::say;
 use super::window::Window;
 
 /// Does one thing.
-pub async fn run(session: &Session) {
-    match session.below(26) {
+pub async fn run(session: &Rc<Session>) {
+    match session.below(29) {
         0..6 => create(session).await,
         6..10 => delete(session).await,
         10..14 => resize(session).await,
@@ -23,10 +23,10 @@ pub async fn run(session: &Session) {
         15 => super::members::add(session).await,
         16..21 if !session.setup.silent_damage() => super::members::run(session).await,
         21 => pattern(session).await,
-        22 => detect(session).await,
-        23 => reclaim(session).await,
-        24 => compact(session),
-        25 => limit(session).await,
+        22 => reclaim(session).await,
+        23 => compact(session),
+        24..28 => super::decide::run(session).await,
+        28 => super::room::run_out(session),
         _ => create(session).await,
     }
 }
@@ -53,7 +53,7 @@ pub async fn create(session: &Session) {
             _ => 1 << (30 + random.below(25)),
         };
         let write_through = random.below(8) == 0;
-        let policy = policy(session.setup.extent, size, random);
+        let policy = vdisk_policy(session.setup.extent, size, random);
         let windows = windows(session.setup.windows, size, session.setup.block(), random);
         let disk = Disk {
             serial,
@@ -68,6 +68,8 @@ pub async fn create(session: &Session) {
             users: 0,
             exclusive: true,
             lax: false,
+            decided: Decided::new(policy.clone()),
+            had: 0,
         };
         state.model.disks.insert(serial, disk);
         (serial, CreateVdisk { name, size, sector: sector as u32, write_through, policy })
@@ -86,19 +88,6 @@ pub async fn create(session: &Session) {
         }
         Err(error) => session.bear("a create", error),
     }
-}
-
-/// What may be promised to a vdisk, and how long its writes wait for space.
-fn policy(extent: u64, size: u64, random: &mut plimsoll_hardware::sim::Random) -> VdiskPolicy {
-    let on_full = match random.below(4) {
-        0 => OnFull::Fail,
-        1 => OnFull::default(),
-        _ => OnFull::Hold(Duration::from_millis(2 + random.below(200))),
-    };
-    let reservation = if random.below(6) == 0 { (1 + random.below(8)) * extent } else { 0 }.min(size);
-    let quota = (random.below(6) == 0).then(|| (1 + random.below(12)) * extent + reservation);
-    let tenant = (random.below(3) == 0).then(|| format!("t{}", random.below(2)));
-    VdiskPolicy { on_full, reservation, quota, tenant, ..VdiskPolicy::default() }
 }
 
 /// Stretches of up to 192 KiB in a vdisk, some beside the borders of mapping pages, the first at its start.
@@ -126,7 +115,7 @@ fn windows(count: usize, size: u64, block: u64, random: &mut plimsoll_hardware::
 }
 
 /// A vdisk for a change of its own: nobody else may touch it when `alone`.
-fn pick(session: &Session, alone: bool) -> Option<(u16, String)> {
+pub fn pick(session: &Session, alone: bool) -> Option<(u16, String)> {
     let state = &mut *session.state.borrow_mut();
     let ready: Vec<u16> = state
         .model
@@ -165,19 +154,6 @@ async fn pattern(session: &Session) {
     }
 }
 
-/// Changes what writes to a vdisk are looked through for.
-async fn detect(session: &Session) {
-    let Some((serial, name)) = pick(session, false) else { return };
-    let (zeros, patterns) = (session.below(3) != 0, session.below(3) != 0);
-    let result = session.ask(session.pool.set_detection(&name, Some(zeros), Some(patterns))).await;
-    if let Some(disk) = session.state.borrow_mut().model.disks.get_mut(&serial) {
-        disk.exclusive = false;
-    }
-    if let Err(error) = result {
-        session.bear("a change of detection", &error);
-    }
-}
-
 /// Begins, pauses or resumes a reclaim, of a whole vdisk or of its first window.
 async fn reclaim(session: &Session) {
     let Some((serial, name)) = pick(session, false) else { return };
@@ -204,28 +180,6 @@ async fn reclaim(session: &Session) {
     match result {
         Ok(()) | Err(Error::Busy { .. } | Error::NotFound { .. } | Error::InvalidArgument(_)) => {}
         Err(error) => session.bear("a reclaim", &error),
-    }
-}
-
-/// Sets the quota of a tenant, or what the pool may promise, also below what is in use.
-async fn limit(session: &Session) {
-    let extent = session.setup.extent;
-    if session.below(2) == 0 {
-        let tenant = format!("t{}", session.below(2));
-        let quota = (session.below(3) != 0).then(|| session.below(40) * extent);
-        say(|| format!("quota of {tenant}: {quota:?}"));
-        return session.pool.set_tenant_quota(&tenant, quota);
-    }
-    let limit = match session.below(3) {
-        0 => None,
-        1 => Some(OvercommitLimit::Bytes(session.below(1 << 32))),
-        _ => Some(OvercommitLimit::Ratio(1000 + session.below(1 << 20))),
-    };
-    let policy = PoolPolicy { overcommit_limit: limit, ..session.pool.policy() };
-    let result = session.ask(session.pool.set_policy(policy)).await;
-    say(|| format!("overcommit limit {limit:?}: {result:?}"));
-    if let Err(error) = result {
-        session.bear("a change of policy", &error);
     }
 }
 
@@ -314,6 +268,6 @@ async fn resize(session: &Session) {
 impl Session {
     /// Waits for a while of virtual time.
     pub async fn pause(&self) {
-        self.machine.sleep(std::time::Duration::from_millis(1)).await;
+        self.machine.sleep(Duration::from_millis(1)).await;
     }
 }

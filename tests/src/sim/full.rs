@@ -3,6 +3,7 @@
 use plimsoll_engine::{CreateVdisk, Error, OnFull, VdiskPolicy};
 
 use super::client::write_at;
+use super::decide::Decided;
 use super::model::{Disk, Existence};
 use super::session::Session;
 use super::window::Window;
@@ -19,6 +20,7 @@ pub async fn fill(session: &Session) {
     // So much of each extent that no two have room in one; or so little that a pool which is short of space puts them together.
     let thin = session.below(3) == 0;
     let length = if thin { block } else { 9 * block };
+    let failing = VdiskPolicy { on_full: OnFull::Fail, ..VdiskPolicy::default() };
     let (serial, name) = {
         let model = &mut session.state.borrow_mut().model;
         let serial = model.serial();
@@ -37,12 +39,13 @@ pub async fn fill(session: &Session) {
             users: 0,
             exclusive: true,
             lax: false,
+            decided: Decided::new(failing.clone()),
+            had: 0,
         };
         model.disks.insert(serial, disk);
         (serial, name)
     };
-    let policy = VdiskPolicy { on_full: OnFull::Fail, ..VdiskPolicy::default() };
-    let spec = CreateVdisk { name: name.clone(), size, sector: 4096, write_through: false, policy };
+    let spec = CreateVdisk { name: name.clone(), size, sector: 4096, write_through: false, policy: failing };
     match session.ask(session.pool.create_vdisk(spec)).await {
         Ok(_) => {}
         // A limit may have been set below what is promised.

@@ -9,7 +9,7 @@ use plimsoll_hardware::sim::{CrashKind, FaultKind, Outcome, Random, SimMachine, 
 
 use super::session::{Session, State};
 use super::setup::Setup;
-use super::{client, trace, verify};
+use super::{client, decide, trace, verify};
 
 /// A pool between two lives, or in one.
 pub struct Image {
@@ -57,7 +57,12 @@ impl Image {
         world.set_trace(trace::on());
         trace::say(|| format!("{setup:?}"));
         setup.allow_faults(&world);
-        let state = Rc::new(RefCell::new(State { model: Default::default(), alarms: Default::default(), random }));
+        let state = Rc::new(RefCell::new(State {
+            model: Default::default(),
+            pool: Default::default(),
+            alarms: Default::default(),
+            random,
+        }));
         Image { world, setup: Rc::new(setup), state, made: false, closed: false, nameless_loss: Cell::new(false) }
     }
 
@@ -119,7 +124,16 @@ impl Image {
         assert!(info.read_only.is_none(), "the pool is read-only after a start: {info:?}");
         assert!(!self.closed || info.recovery.clean, "a pool that was closed was not clean: {:?}", info.recovery);
         let machine = machine.clone();
-        let session = Rc::new(Session { machine, pool, state, setup, broken: Cell::new(false) });
+        let session = Rc::new(Session {
+            machine,
+            pool,
+            state,
+            setup,
+            broken: Cell::new(false),
+            room: Default::default(),
+            grower: Default::default(),
+            tally: Default::default(),
+        });
         ended(session.machine.run(compare(session.clone())), "the comparison after a start")?;
         super::alarms::listen(&session);
         Some(session)
@@ -127,6 +141,9 @@ impl Image {
 
     /// Lets clients work; `None` when the machine stopped.
     pub fn work(&mut self, session: &Rc<Session>, work: Work) -> Option<()> {
+        if session.below(3) == 0 {
+            super::room::run_out(session);
+        }
         let shared = session.clone();
         let run = session.machine.run(async move {
             shared.all(work.clients, async move |session| client::run(session, work.ops).await).await;
@@ -140,9 +157,11 @@ impl Image {
 
 /// What is done when the clients have gone. Answers whether the pool was closed.
 async fn end(session: &Rc<Session>, ending: u64) -> bool {
+    decide::stop_growing(session).await;
     if session.broken.get() {
         return false;
     }
+    super::room::settle(session).await;
     match ending {
         0 => verify::figures(session).await,
         1 => super::full::fill(session).await,

@@ -30,6 +30,16 @@ pub struct Tally {
     pub reclaims: u64,
     /// Bytes that came free because extents were put together.
     pub packed: u64,
+    /// Decisions for vdisks and the pool.
+    pub decisions: u64,
+    /// How often the pool has grown by itself.
+    pub grown: u64,
+    /// How often there was no room below the devices any more.
+    pub full_below: u64,
+    /// Vdisks whose writes were held for that, and those whose writes went on.
+    pub held_below: u64,
+    /// See `held_below`.
+    pub resumed_below: u64,
 }
 
 impl Tally {
@@ -44,6 +54,7 @@ impl Tally {
             self.evacuations += u64::from(job.kind == "device-evacuate");
             self.reclaims += u64::from(job.kind == "reclaim");
         }
+        self.add(&session.tally.borrow());
     }
 
     /// Adds what another seed did.
@@ -57,6 +68,11 @@ impl Tally {
         self.evacuations += other.evacuations;
         self.reclaims += other.reclaims;
         self.packed += other.packed;
+        self.decisions += other.decisions;
+        self.grown += other.grown;
+        self.full_below += other.full_below;
+        self.held_below += other.held_below;
+        self.resumed_below += other.resumed_below;
     }
 }
 

@@ -1,21 +1,23 @@
 //! Deterministic simulation of a whole pool: a random workload on a simulated machine that crashes, compared with a model of
 //! what may be there.
 //!
-//! A seed decides everything: [`setup`] the world, [`client`] and [`control`] the work, the machine the interleaving, the
-//! faults and what a crash leaves. [`model`] knows, for every sector, all values that are allowed; [`verify`] compares
-//! after every start and runs the engine's own check; [`alarms`] listens to what it tells; [`life`] goes through the lives
-//! of one image; [`runner`] runs many seeds. [`damage`] has a pool of its own.
+//! A seed decides everything: [`setup`] the world, [`client`] and [`control`] the work, [`decide`] what is promised, [`room`] what there is
+//! below the devices, the machine the interleaving, the faults and what a crash leaves. [`model`] knows, for every sector, all values that
+//! are allowed; [`verify`] compares after every start and runs the engine's own check; [`alarms`] listens to what it tells; [`life`] goes
+//! through the lives of one image; [`runner`] runs many seeds. [`damage`] has a pool of its own.
 
 pub mod alarms;
 pub mod client;
 pub mod control;
 pub mod damage;
+pub mod decide;
 pub mod full;
 pub mod image;
 pub mod life;
 pub mod members;
 pub mod model;
 pub mod pattern;
+pub mod room;
 pub mod runner;
 pub mod sector;
 pub mod session;

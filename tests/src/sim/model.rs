@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use plimsoll_engine::VdiskPolicy;
+
+use super::decide::Decided;
 use super::pattern::REPEATED;
 use super::sector::{Moment, NEVER};
 use super::trace::say;
@@ -95,6 +98,10 @@ pub struct Disk {
     pub exclusive: bool,
     /// Some of it is, or was, looked through for what need not be stored: zeros may have space or not.
     pub lax: bool,
+    /// What was decided for it.
+    pub decided: Decided<VdiskPolicy>,
+    /// Bytes behind it when that was, which it may have whatever its quota.
+    pub had: u64,
 }
 
 /// The whole of it.

@@ -4,11 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use plimsoll_engine::{AlarmState, Error, Pool, Vdisk};
+use plimsoll_engine::{AlarmState, Error, Pool, PoolPolicy, Vdisk};
 use plimsoll_hardware::sim::{Random, SimMachine};
 use plimsoll_hardware::{IoError, Machine};
 
+use super::decide::Decided;
+use super::life::Tally;
 use super::model::Model;
+use super::room::{self, Room};
 use super::setup::Setup;
 
 /// What outlives a life: the model and the tester's own chance.
@@ -16,6 +19,8 @@ use super::setup::Setup;
 pub struct State {
     /// What may be there.
     pub model: Model,
+    /// What was decided for the pool.
+    pub pool: Decided<PoolPolicy>,
     /// What was told of space in all lives.
     pub alarms: AlarmState,
     /// Chance of its own, so that the engine's draws do not change the workload.
@@ -34,6 +39,23 @@ pub struct Session {
     pub setup: Rc<Setup>,
     /// Something failed that only a new start can mend; nothing more is demanded of this life.
     pub broken: Cell<bool>,
+    /// What there is below the devices.
+    pub room: Room,
+    /// Growth by itself.
+    pub grower: Grower,
+    /// What was done.
+    pub tally: RefCell<Tally>,
+}
+
+/// How far growth by itself is.
+#[derive(Default)]
+pub struct Grower {
+    /// It waits until as much is in use as was decided, or grows.
+    pub waits: Cell<bool>,
+    /// It grows.
+    pub grows: Cell<bool>,
+    /// It is not to grow any more.
+    pub over: Cell<bool>,
 }
 
 impl Session {
@@ -47,12 +69,15 @@ impl Session {
         self.state.borrow_mut().random.below(bound)
     }
 
-    /// Notes an error that only faults can bring about.
+    /// Notes an error that only faults can bring about, or want of room below the devices.
     ///
     /// # Panics
-    /// When there are no faults.
+    /// When there are none.
     #[track_caller]
     pub fn bear(&self, what: &str, error: &Error) {
+        if room::excuses(self, error) {
+            return;
+        }
         let faults = self.setup.faults.is_some();
         assert!(faults, "{what} failed on sound devices: {error} [{}]", error.code());
         match error {

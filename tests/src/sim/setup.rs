@@ -23,6 +23,8 @@ pub struct Setup {
     pub clients: usize,
     /// Memory for the mapping is as small as it can be.
     pub small_cache: bool,
+    /// Devices are files, whose file system may be full for a while.
+    pub files: bool,
     /// Bytes of each device of the world.
     pub sizes: Vec<u64>,
 }
@@ -68,6 +70,7 @@ impl Setup {
             lives: 8,
             clients: 1 + random.below(6) as usize,
             small_cache: random.below(3) == 0,
+            files: !faulty && random.below(3) == 0,
             sizes,
         };
         (setup, world)

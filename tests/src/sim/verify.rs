@@ -28,6 +28,7 @@ pub async fn everything(session: &Session) {
 /// Which vdisks are there, and how large.
 fn existence(session: &Session) {
     let infos = session.pool.vdisks();
+    session.state.borrow_mut().pool.settle(session.pool.policy(), "the pool");
     let model: &mut Model = &mut session.state.borrow_mut().model;
     let mut known = BTreeSet::new();
     model.disks.retain(|_, disk| {
@@ -48,6 +49,10 @@ fn existence(session: &Session) {
         let expected = (disk.size, disk.sector, disk.write_through);
         let found = (info.size, u64::from(info.sector), info.write_through);
         assert_eq!(found, expected, "vdisk {} has another size, sector or caching", disk.name);
+        disk.decided.settle(info.policy.clone(), &disk.name);
+        let allowed = disk.decided.policy.quota.map_or(u64::MAX, |quota| quota.max(disk.had));
+        assert!(info.backed_bytes <= allowed, "vdisk {} has more than its quota, {allowed}: {info:?}", disk.name);
+        disk.had = info.backed_bytes;
         true
     });
     for info in infos.iter().filter(|info| info.state != VdiskState::Deleting) {

@@ -140,3 +140,52 @@ fn a_write_that_finds_no_room_fails_as_no_space_and_a_restart_finds_everything()
     assert!(client.read(written * MIB, MIB as u32).expect("a read") == contents(written));
     promised.daemon.assert_clean("tank");
 }
+
+#[test]
+fn room_that_others_have_taken_is_a_finding_and_room_that_is_made_ends_it_without_a_write() {
+    let mut promised = Promised::new();
+    let mut client = promised.connect();
+    promised.fill(&mut client);
+    let of_vdisk = |promised: &Promised| {
+        let status = promised.daemon.json(&["status"]);
+        let findings = status["findings"].as_array().expect("findings").clone();
+        findings.iter().any(|finding| finding["object"] == "tank/v")
+    };
+    assert!(of_vdisk(&promised));
+    let pool = promised.pool();
+    let figure = |name: &str| pool[name].as_u64().unwrap_or_else(|| panic!("{name} of {pool:#}"));
+    assert!(figure("available_below_bytes") < figure("available_bytes").min(8 * MIB), "{pool:#}");
+    promised.daemon.kill9();
+    promised.daemon.restart();
+    assert!(of_vdisk(&promised), "as long as there is no room");
+    promised.make_room();
+    assert!(!of_vdisk(&promised));
+    assert!(
+        promised.pool()["available_below_bytes"].as_u64().is_some_and(|bytes| bytes >= 15 * MIB),
+        "{:#}",
+        promised.pool()
+    );
+}
+
+#[test]
+fn a_device_joins_for_good_while_the_file_system_of_the_state_is_full() {
+    let mut daemon = Daemon::start(&["--bare"]);
+    assert!(daemon.terminate().success());
+    let _mount = Tmpfs::on(&daemon.state_dir(), 16 * MIB);
+    daemon.restart();
+    let device = |folder: &str| {
+        let folder = daemon.folder().join(folder);
+        fs::create_dir(&folder).expect("make a folder");
+        let path = folder.join("device.img");
+        File::create_new(&path).and_then(|file| file.set_len(128 * MIB)).expect("make a file");
+        path
+    };
+    let (first, second) = (device("first"), device("second"));
+    daemon.done(&["pool", "create", "tank", "--device", text(&first)]);
+    fs::write(daemon.state_dir().join("ballast"), vec![1; 16 * MIB as usize]).expect_err("it is full");
+    daemon.done(&["pool", "add-device", "tank", "--device", text(&second)]);
+    daemon.kill9();
+    daemon.restart();
+    let pool = daemon.json(&["pool", "show", "tank"]);
+    assert_eq!((&pool["state"], pool["devices"].as_array().map(Vec::len)), (&"online".into(), Some(2)), "{pool:#}");
+}

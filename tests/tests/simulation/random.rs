@@ -27,10 +27,15 @@ fn whatever_happens_the_pool_holds_what_it_promised() {
         tally.packed >> 10,
         tally.ahead
     );
+    println!(
+        "simulation: {} decisions, {} times grown by itself, {} times without room below, {} vdisks held for that, {} writes went on",
+        tally.decisions, tally.grown, tally.full_below, tally.held_below, tally.resumed_below
+    );
     assert!(tally.cycles > 0, "nothing was run");
     // In fewer some may not happen.
     if tally.cycles >= 10_000 {
         let done = [tally.held, tally.refused, tally.evacuations, tally.reclaims, tally.packed, tally.ahead];
+        let done = [&done[..], &[tally.decisions, tally.grown, tally.held_below, tally.resumed_below]].concat();
         assert!(done.iter().all(|&count| count > 0), "something was never done: {tally:?}");
     }
     assert!(report.failures.is_empty(), "{} seeds failed; each says how to replay it", report.failures.len());

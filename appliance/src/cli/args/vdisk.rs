@@ -117,6 +117,14 @@ pub(super) fn bound(text: &str) -> Result<Size, SizeError> {
     if text == "none" { Ok(Size::Exact(0)) } else { text.parse() }
 }
 
+/// As [`bound`]: a quota of nothing is surely not meant to be none.
+fn quota(text: &str) -> Result<Size, String> {
+    match bound(text).map_err(|error| error.to_string())? {
+        Size::Exact(0) if text != "none" => Err("nothing at all cannot be a quota; none is no bound".to_owned()),
+        size => Ok(size),
+    }
+}
+
 fn own_pattern(text: &str) -> Result<u16, String> {
     match text {
         "none" => Ok(0),
@@ -142,7 +150,7 @@ pub(in crate::cli) struct VdiskPromises {
     #[arg(long, value_name = "SIZE|none", allow_hyphen_values = true, value_parser = bound)]
     pub(in crate::cli) reservation: Option<Size>,
     /// Physical space that it may not exceed, in whole extents; none is no bound
-    #[arg(long, value_name = "SIZE|none", allow_hyphen_values = true, value_parser = bound)]
+    #[arg(long, value_name = "SIZE|none", allow_hyphen_values = true, value_parser = quota)]
     pub(in crate::cli) quota: Option<Size>,
     /// Shares of its size at which events rise: 70%,85%,95%, off or default
     #[arg(long, value_name = "LEVELS", allow_hyphen_values = true)]
@@ -166,7 +174,7 @@ pub(in crate::cli) enum Tenant {
         pool: String,
         /// Physical space that its vdisks there may not exceed together, in whole extents; none is no bound, and forgets a tenant that
         /// has no vdisks
-        #[arg(long, value_name = "SIZE|none", allow_hyphen_values = true, required_unless_present = "thresholds", value_parser = bound)]
+        #[arg(long, value_name = "SIZE|none", allow_hyphen_values = true, required_unless_present = "thresholds", value_parser = quota)]
         quota: Option<Size>,
         /// Shares of its quota at which events rise: 70%,85%,95%, off or default
         #[arg(long, value_name = "LEVELS", allow_hyphen_values = true)]

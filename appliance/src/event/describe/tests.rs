@@ -185,12 +185,14 @@ fn times_are_written_for_people() {
 
 #[test]
 fn who_is_short_of_space_is_told_what_could_be_reclaimed_when_that_is_known() {
-    use plimsoll_engine::Reclaimable;
+    use plimsoll_engine::{Reclaimable, Surveyed};
+
+    use crate::reclaimable;
 
     let found =
         Reclaimable { zero_bytes: 12 << 30, whole_bytes: 12 << 30, margin_bytes: 1 << 30, ..Reclaimable::default() };
     let surveyed = Surveyed { total: found, vdisks: [("db1".to_owned(), found)].into() };
-    let known = || Some((surveyed.clone(), 100 << 30));
+    let known = || reclaimable::could("tank", &surveyed, 100 << 30);
     let threshold = |rising| SpaceEvent::Threshold {
         subject: Subject::Pool,
         measure: Measure::Physical,
@@ -209,7 +211,13 @@ fn who_is_short_of_space_is_told_what_could_be_reclaimed_when_that_is_known() {
         assert!(advice.ends_with(could), "{advice}");
         assert_advice_can_be_followed(&advice);
     }
-    // The rest is as ever, and all of it where nobody has looked.
+    for described in describe_all("tank", &short, || Some(reclaimable::not_known("tank"))) {
+        let advice = described.advice.unwrap();
+        let expected = "; what could be reclaimed is not known yet, and then shown by plimsoll space --pool tank.";
+        assert!(advice.ends_with(expected), "{advice}");
+        assert_advice_can_be_followed(&advice);
+    }
+    // The rest is as ever, and all of it where nothing could.
     let plain = |events: &[SpaceEvent]| events.iter().map(|event| describe("tank", event)).collect::<Vec<_>>();
     assert_eq!(describe_all("tank", &short, || None), plain(&short));
     // It would not help, or is not needed: nobody even asks.

@@ -8,10 +8,16 @@ use crate::model::{Health, HealthFinding};
 use crate::policy::overcommit_limit_text;
 use crate::units::{counted, iec};
 
-/// All of a pool's.
-pub(super) fn findings(pool: &Pool<Handle>, info: &PoolInfo) -> Vec<HealthFinding> {
+/// Of what a file system has, the engine leaves at least the last to metadata: where there is no more, it gives nothing to data.
+const METADATA_BYTES: u64 = 8 << 20;
+
+/// All of a pool's. `below`: so much of what is available there is room for, and a device where there is no more.
+pub(super) fn findings(pool: &Pool<Handle>, info: &PoolInfo, below: Option<(u64, String)>) -> Vec<HealthFinding> {
     let (vdisks, tenants, name) = (pool.vdisks(), pool.tenants(), &info.name);
-    let without: Vec<_> = vdisks.iter().filter(|vdisk| vdisk.exhausted_since.is_some()).collect();
+    let room = below.as_ref().map_or(info.available_bytes, |(bytes, _)| bytes.saturating_sub(METADATA_BYTES));
+    let is_without =
+        |vdisk: &&VdiskInfo| vdisk.exhausted_since.is_some() && !would_find_space(info, room, &tenants, vdisk);
+    let without: Vec<_> = vdisks.iter().filter(is_without).collect();
     let mut findings: Vec<_> = without.iter().take(VDISKS_MAX).map(|vdisk| exhausted(info, &tenants, vdisk)).collect();
     let more = without.len().saturating_sub(VDISKS_MAX) as u64;
     if more > 0 {
@@ -28,8 +34,24 @@ pub(super) fn findings(pool: &Pool<Handle>, info: &PoolInfo) -> Vec<HealthFindin
     }
     findings.extend(tenants.iter().filter_map(|tenant| tenant_over_quota(name, tenant)));
     findings.extend(over_promised(info));
-    findings.extend(info.starved.as_deref().map(|device| starved(name, device)));
+    findings.extend(match (&info.starved, below) {
+        (Some(device), _) => Some(starved(name, device)),
+        (None, below) => below.map(|(bytes, device)| promised_below(info, bytes, &device)),
+    });
     findings
+}
+
+/// Whether a write would go through by now to a vdisk of which none waits: nobody has tried, so the engine does not know yet.
+fn would_find_space(info: &PoolInfo, room: u64, tenants: &[TenantInfo], vdisk: &VdiskInfo) -> bool {
+    let one = u64::from(info.extent_bytes);
+    let fits = |used: u64, quota: Option<u64>| quota.is_none_or(|quota| used + one <= quota);
+    let tenant = tenants.iter().find(|tenant| vdisk.policy.tenant.as_ref() == Some(&tenant.name));
+    vdisk.held_writes == 0
+        && info.starved.is_none()
+        // What is reserved of a pool is not reserved of the file systems below it.
+        && (room >= one || vdisk.reserved_bytes >= one && vdisk.shortage != Some(Shortage::DeviceFull))
+        && fits(vdisk.backed_bytes, vdisk.policy.quota)
+        && tenant.is_none_or(|tenant| fits(tenant.used_bytes, tenant.quota_bytes))
 }
 
 fn finding(health: Health, object: &str, reason: String, advice: String) -> HealthFinding {
@@ -113,6 +135,18 @@ fn over_promised(info: &PoolInfo) -> Option<HealthFinding> {
          --pool {pool}"
     );
     Some(finding(Health::Warning, pool, reason, advice))
+}
+
+/// A pool that has more than there is room for.
+fn promised_below(info: &PoolInfo, bytes: u64, device: &str) -> HealthFinding {
+    let (pool, has) = (&info.name, iec(info.available_bytes));
+    let health = if bytes < METADATA_BYTES { Health::Critical } else { Health::Warning };
+    let room = iec(bytes);
+    let reason = format!(
+        "pool {pool} has {has} available, and room for {room} of that: the file system of {device} has no more"
+    );
+    let advice = format!("free space there, or: plimsoll pool add-device {pool} --device PATH");
+    finding(health, pool, reason, advice)
 }
 
 /// A checkpoint that has space in the pool, and none behind it.

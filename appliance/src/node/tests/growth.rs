@@ -1,9 +1,7 @@
 //! Spares: whose they are, when they are taken, and that a refused request changes nothing. Checklist 0.17.
 
-use std::os::fd::AsRawFd;
-
-use rustix::fs::{MemfdFlags, SealFlags};
-
+use super::failing::with_failing;
+use super::kept::{make_room, take_room};
 use super::*;
 use crate::model::GrowthChange;
 
@@ -157,15 +155,13 @@ fn of_growing_by_itself_what_is_not_named_stays_as_it_is() {
 fn of_a_pool_whose_growth_cannot_be_remembered_the_policy_stays_as_well() {
     with_node(|node, dir| async move {
         pool_on(&node, &dir, "tank").await;
-        // The state cannot be written now.
-        let new = dir.join("state.json.new");
-        std::fs::create_dir(&new).unwrap();
+        take_room(&dir);
         let request = SetPool { thresholds: Some("60%".into()), ..set_growth(growing(&[], Some(192 * MIB))) };
         let problem = node.set_pool("tank", request.clone()).await.unwrap_err();
         assert!(problem.detail.contains("state cannot be kept") && problem.hint.is_some(), "{problem:?}");
         let pool = node.pool_view("tank").unwrap();
         assert_eq!((pool.growth, pool.thresholds.as_deref()), (None, Some("default")));
-        std::fs::remove_dir(&new).unwrap();
+        make_room(&dir);
         let pool = node.set_pool("tank", request).await.unwrap();
         assert_eq!((pool.growth.is_some(), pool.thresholds.as_deref()), (true, Some("60%")));
     });
@@ -173,16 +169,8 @@ fn of_a_pool_whose_growth_cannot_be_remembered_the_policy_stays_as_well() {
 
 #[test]
 fn of_a_pool_that_refuses_its_policy_the_growth_stays_as_well() {
-    let dir = tempfile::tempdir().unwrap();
-    let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
-    let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
-    let device = rustix::fs::memfd_create("device", MemfdFlags::ALLOW_SEALING).unwrap();
-    rustix::fs::ftruncate(&device, 128 * MIB).unwrap();
-    let path = format!("/proc/{}/fd/{}", std::process::id(), device.as_raw_fd());
-    reactor.block_on(async {
-        create(&node, "tank", vec![path], &[]).await.unwrap();
-        // From now on every write fails.
-        rustix::fs::fcntl_add_seals(&device, SealFlags::WRITE).unwrap();
+    with_failing(|node, device| async move {
+        device.fail();
         let request = SetPool { thresholds: Some("60%".into()), ..set_growth(growing(&[], Some(192 * MIB))) };
         node.set_pool("tank", request).await.unwrap_err();
         assert_eq!(node.pool_view("tank").unwrap().growth, None);

@@ -1,16 +1,13 @@
 //! What could come back is shown wherever space is, and told to who is short of it (2.01, 2.06, 4.46).
 
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use plimsoll_hardware::{Machine as _, Reactor, ReactorConfig};
-use rustix::fs::{MemfdFlags, SealFlags};
+use plimsoll_hardware::Machine as _;
 
-use super::{MIB, tank, with_node};
+use super::failing::with_failing;
+use super::{MIB, tank, vdisk, with_node};
 use crate::cli::hints::assert_advice_can_be_followed;
-use crate::model::{
-    BeginReclaim, CreatePool, CreateVdisk, SetPool, SetVdisk, SpaceReport, SpaceView, VdiskPolicyChange,
-};
+use crate::model::{BeginReclaim, SetPool, SetVdisk, SpaceReport, SpaceView, VdiskPolicyChange};
 use crate::name::VdiskName;
 use crate::node::Node;
 
@@ -91,9 +88,7 @@ fn what_could_be_reclaimed_of_a_tenant_is_that_of_its_vdisks_together() {
     with_node(|node, dir| async move {
         plain(&node, &dir).await;
         for name in ["b", "c"] {
-            let (sector_bytes, write_cache, policy) = (None, None, VdiskPolicyChange::default());
-            let vdisk = CreateVdisk { name: name.into(), designated_bytes: 1 << 30, sector_bytes, write_cache, policy };
-            node.create_vdisk("tank", vdisk).await.unwrap();
+            node.create_vdisk("tank", vdisk(name)).await.unwrap();
         }
         for (name, tenant, mib) in [("a", "acme", 8), ("b", "acme", 4), ("c", "beta", 2)] {
             let policy = VdiskPolicyChange { tenant: Some(tenant.into()), ..VdiskPolicyChange::default() };
@@ -112,20 +107,10 @@ fn what_could_be_reclaimed_of_a_tenant_is_that_of_its_vdisks_together() {
 
 #[test]
 fn a_pool_that_is_read_only_refuses_the_plans_as_well() {
-    let dir = tempfile::tempdir().unwrap();
-    let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
-    let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
-    let device = rustix::fs::memfd_create("device", MemfdFlags::ALLOW_SEALING).unwrap();
-    rustix::fs::ftruncate(&device, 128 * MIB).unwrap();
-    let devices = vec![format!("/proc/{}/fd/{}", std::process::id(), device.as_raw_fd())];
-    reactor.block_on(async {
-        let name = "tank".to_owned();
-        let pool = CreatePool { name, devices, extent_bytes: None, force: Vec::new(), buffered: true };
-        node.create_pool(pool).await.unwrap();
+    with_failing(|node, device| async move {
         node.plan_survey_pool("tank").unwrap();
         node.plan_compact_pool("tank").unwrap();
-        // From now on every write fails.
-        rustix::fs::fcntl_add_seals(&device, SealFlags::WRITE).unwrap();
+        device.fail();
         let request = SetPool { thresholds: Some("60%".into()), ..SetPool::default() };
         node.set_pool("tank", request).await.unwrap_err();
         let pairs = [

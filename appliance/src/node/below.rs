@@ -1,0 +1,117 @@
+//! What the file systems under the files of a pool have room for: a sparse file promises what others may have taken. Nothing tells of that,
+//! so it is looked at when somebody asks for figures, in a thread that may hang with a file system that does not answer.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+
+use plimsoll_engine::{DeviceInfo, DeviceState, PoolInfo};
+use uuid::Uuid;
+
+use super::Node;
+
+/// Blocks of a file are counted in this unit, whatever its file system's are (stat(2)).
+const STAT_BLOCK_BYTES: u64 = 512;
+
+/// The devices of the open pools that take more space.
+pub(super) type Asked = Vec<(Uuid, Vec<DeviceInfo>)>;
+
+/// Where there is less room below a pool than it has free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Below {
+    /// Bytes that data and metadata can still get.
+    pub(super) room_bytes: u64,
+    /// A device whose file system lacks room.
+    pub(super) path: String,
+}
+
+impl Node {
+    /// What [`look`] is to look at.
+    pub(super) fn asked_below(&self) -> Asked {
+        let takes_more = |device: &DeviceInfo| device.state == DeviceState::InUse;
+        let open = self.open_pools().into_iter().map(|pool| pool.info());
+        open.map(|info| (info.uuid, info.devices.into_iter().filter(takes_more).collect())).collect()
+    }
+
+    /// What [`look`] has found.
+    pub(super) fn set_below(&self, found: BTreeMap<Uuid, Below>) {
+        self.0.below.replace(found);
+    }
+
+    /// What of a pool's available space its file systems have room for, and a device without; `None` where that is all of it.
+    pub(super) fn available_below(&self, info: &PoolInfo) -> Option<(u64, String)> {
+        let below = self.0.below.borrow().get(&info.uuid).cloned()?;
+        let room_bytes = below.room_bytes.saturating_sub(info.metadata_reserve_bytes);
+        (room_bytes < info.available_bytes).then_some((room_bytes, below.path))
+    }
+}
+
+/// Looks at the file systems of pools. Blocks.
+pub(super) fn look(asked: Asked) -> BTreeMap<Uuid, Below> {
+    asked.into_iter().filter_map(|(pool, devices)| Some((pool, below(&devices)?))).collect()
+}
+
+fn below(devices: &[DeviceInfo]) -> Option<Below> {
+    let free: u64 = devices.iter().map(free_bytes).sum();
+    // What the files of each file system may still ask of it, what it has, and one of the files.
+    let mut systems: BTreeMap<u64, (u64, u64, &str)> = BTreeMap::new();
+    for device in devices {
+        let Some((system, unbacked, left)) = of_file(device) else { continue };
+        systems.entry(system).or_insert((0, left, &device.path)).0 += unbacked;
+    }
+    let lacking = systems.values().map(|(unbacked, left, path)| (unbacked.saturating_sub(*left), *path));
+    let (missing, path) = lacking.filter(|(missing, _)| *missing > 0).reduce(|one, other| (one.0 + other.0, one.1))?;
+    Some(Below { room_bytes: free.saturating_sub(missing), path: path.to_owned() })
+}
+
+fn free_bytes(device: &DeviceInfo) -> u64 {
+    device.extent_bytes_total.saturating_sub(device.used_bytes)
+}
+
+/// Of a device that is a file: its file system, what its free extents may still ask of that, and what that has for users. `None` for a
+/// block device, and where nobody knows a bound.
+fn of_file(device: &DeviceInfo) -> Option<(u64, u64, u64)> {
+    let file = std::fs::metadata(&device.path).ok().filter(std::fs::Metadata::is_file)?;
+    let system = rustix::fs::statvfs(&device.path).ok().filter(|system| system.f_blocks > 0)?;
+    let unbacked = device.size_bytes.saturating_sub(file.blocks() * STAT_BLOCK_BYTES);
+    Some((file.dev(), unbacked.min(free_bytes(device)), system.f_bavail.saturating_mul(system.f_frsize)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(path: &str, size_bytes: u64, used_bytes: u64) -> DeviceInfo {
+        DeviceInfo {
+            uuid: Uuid::from_u128(1),
+            path: path.to_owned(),
+            index: 0,
+            size_bytes,
+            volatile_cache: false,
+            rotational: false,
+            extent_bytes_total: size_bytes,
+            used_bytes,
+            has_journal: true,
+            state: DeviceState::InUse,
+        }
+    }
+
+    #[test]
+    fn room_is_what_the_files_have_already_and_what_their_file_system_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |name: &str, bytes: u64| {
+            let path = dir.path().join(name);
+            std::fs::File::create_new(&path).and_then(|file| file.set_len(bytes)).unwrap();
+            path.display().to_string()
+        };
+        let small = make("small.img", 1 << 20);
+        assert_eq!(below(&[device(&small, 1 << 20, 0)]), None, "there is room for that");
+        let system = rustix::fs::statvfs(dir.path()).unwrap();
+        let all = system.f_blocks * system.f_frsize;
+        let huge = make("huge.img", 2 * all);
+        let found = below(&[device(&small, 1 << 20, 0), device(&huge, 2 * all, all)]).unwrap();
+        assert!(found.room_bytes <= all && found.path == small, "{found:?}");
+        // What it has no extents for is nothing that it asks for.
+        assert_eq!(below(&[device(&huge, 2 * all, 2 * all)]), None);
+        assert_eq!(below(&[device("/dev/null", 2 * all, 0)]), None, "no file");
+    }
+}
