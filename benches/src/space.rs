@@ -1,9 +1,9 @@
 //! What promises and events cost a first write, and how soon held writes go on.
 //!
 //! Cost: first writes to a device of memory with nothing decided (A), and with reservation, quota, tenant, levels and times to full
-//! in force and somebody listening (B); and these against the bare device, where they must reach what first writes must. Resume: many writes of many vdisks wait in a full pool; space comes; how long until each is
-//! answered, from the moment that whoever made the space was answered, and from when it asked; beside it, how long as many writes take
-//! the bare device.
+//! in force and somebody listening (B); and these against the bare device, where they must reach what first writes must. Resume: many
+//! writes of many vdisks wait in a full pool; space comes; how long until each is answered, from the moment that whoever made the space
+//! was answered, and from when it asked; beside it, how long as many writes take the bare device.
 
 use std::cell::RefCell;
 use std::error::Error;

@@ -77,11 +77,7 @@ impl Replies {
         hash.update(&body);
         let request = Request::from_parts(parts, Body::from(body));
         let once = self.once(key, hash.finalize(), request, next);
-        let begun = match asker() {
-            Some(asker) => tokio::spawn(asked_by(asker, once)),
-            None => tokio::spawn(once),
-        };
-        match begun.await {
+        match tokio::spawn(asked_by(asker(), once)).await {
             Ok(response) => response,
             Err(_) => Problem::new("internal", "the request ended badly").into_response(),
         }

@@ -11,7 +11,7 @@ use crate::node::asked_by;
 /// As a layer of axum, outside of all that goes on when a client goes away.
 pub(super) async fn known(request: Request, next: Next) -> Response {
     let waiting = Arc::new(());
-    asked_by(Arc::downgrade(&waiting), next.run(request)).await
+    asked_by(Some(Arc::downgrade(&waiting)), next.run(request)).await
 }
 
 #[cfg(test)]

@@ -21,17 +21,17 @@ const LOOK_TIME_MAX: Duration = Duration::from_secs(1);
 pub(crate) type Asker = Weak<()>;
 
 tokio::task_local! {
-    static ASKER: Asker;
+    static ASKER: Option<Asker>;
 }
 
-/// Does `work` for somebody who may stop waiting: what it asks of a node begins only while they do.
-pub(crate) fn asked_by<T>(asker: Asker, work: impl Future<Output = T>) -> impl Future<Output = T> {
+/// Does `work` for somebody who may stop waiting, if for anybody: what it asks of a node begins only while they do.
+pub(crate) fn asked_by<T>(asker: Option<Asker>, work: impl Future<Output = T>) -> impl Future<Output = T> {
     ASKER.scope(asker, work)
 }
 
 /// Who asked for what the present task does. The daemon itself always waits, and is nobody.
 pub(crate) fn asker() -> Option<Asker> {
-    ASKER.try_with(Clone::clone).ok()
+    ASKER.try_with(Clone::clone).ok().flatten()
 }
 
 /// Refuses to begin what nobody waits for any more.
@@ -107,12 +107,8 @@ impl NodeLink {
                     still_wanted()?;
                     task.await
                 };
-                let answer = match asker {
-                    Some(asker) => asked_by(asker, begin).await,
-                    None => begin.await,
-                };
                 // Nobody waits any more when the request was given up; the work itself is done all the same.
-                let _ = reply.send(answer);
+                let _ = reply.send(asked_by(asker, begin).await);
             });
         });
         let gone = || Problem::new("closing", "the daemon is stopping").hint("start it again: plimsoll serve");

@@ -18,14 +18,7 @@ impl Node {
     /// # Errors
     /// `state-no-space`, `state-not-kept`.
     pub(super) async fn remember(&self, change: impl FnOnce(&mut State)) -> Answer<()> {
-        let _turn = self.0.saving.lock().await;
-        let mut state = self.0.state.borrow().clone();
-        change(&mut state);
-        if *self.0.state.borrow() != state || self.unkept().is_some() {
-            self.save(&state).await?;
-            self.0.state.replace(state);
-        }
-        Ok(())
+        self.keep(change, false).await
     }
 
     /// Takes over what is so already. What cannot be made durable is tried again until it can, and is a finding meanwhile.
@@ -33,6 +26,18 @@ impl Node {
     /// # Errors
     /// As of [`Node::remember`]: it is in force, and a restart may not know it.
     pub(super) async fn note(&self, change: impl FnOnce(&mut State)) -> Answer<()> {
+        let kept = self.keep(change, true).await;
+        if let Err(problem) = &kept
+            && self.0.unkept.replace(Some(problem.clone())).is_none()
+        {
+            tracing::error!(reason = problem.detail, "what has changed cannot be kept; trying again");
+            self.keep_trying();
+        }
+        kept
+    }
+
+    /// Makes a changed state durable, and that of memory, which it becomes in any case if it `is_so` already.
+    async fn keep(&self, change: impl FnOnce(&mut State), is_so: bool) -> Answer<()> {
         let _turn = self.0.saving.lock().await;
         let mut state = self.0.state.borrow().clone();
         change(&mut state);
@@ -40,12 +45,8 @@ impl Node {
             return Ok(());
         }
         let saved = self.save(&state).await;
-        self.0.state.replace(state);
-        if let Err(problem) = &saved
-            && self.0.unkept.replace(Some(problem.clone())).is_none()
-        {
-            tracing::error!(reason = problem.detail, "what has changed cannot be kept; trying again");
-            self.keep_trying();
+        if is_so || saved.is_ok() {
+            self.0.state.replace(state);
         }
         saved
     }

@@ -92,58 +92,62 @@ impl<M: Machine> MoveOut<M> {
             while store.space.is_starved() && self.goes_on() {
                 store.media.machine.sleep(REST_MAX).await;
             }
-            if store.closing.get() {
-                return Ok(false);
-            }
-            self.leaving()?;
-            if store.space.is_some_full() {
-                store.look_for_room().await;
-            }
-            let pass = match self.pass().await {
+            match self.round(&mut idle).await {
+                Ok(None) => {}
+                Ok(Some(emptied)) => return Ok(emptied),
                 Err(error) if error.is_want_of_space() => {
-                    self.rest_without_room().await;
-                    continue;
+                    self.job.wait_for(Some(self.no_room(self.member.taken(store))));
+                    store.media.machine.sleep(REST_MAX).await;
                 }
-                pass => pass?,
-            };
-            if store.closing.get() {
-                return Ok(false);
-            }
-            self.leaving()?;
-            match self.settle().await {
-                Err(error) if error.is_want_of_space() => {
-                    self.rest_without_room().await;
-                    continue;
-                }
-                settled => settled?,
-            }
-            let left = self.member.taken(store);
-            self.job.progress(self.gone());
-            if left == 0 {
-                match self.leaving()? {
-                    Standing::Leaving { remove: true } => match self.let_go().await {
-                        Err(error) if error.is_want_of_space() => {
-                            self.rest_without_room().await;
-                            continue;
-                        }
-                        done => return done,
-                    },
-                    _ => return Ok(true),
-                }
-            }
-            self.job.wait_for((pass.full && pass.moved == 0).then(|| self.no_room(left)));
-            idle = if pass.moved > 0 || pass.full { 0 } else { idle + 1 };
-            if let Some(error) = pass.failure.filter(|_| idle > 1) {
-                return Err(self.unmovable(pass.failed, &error));
-            }
-            if idle > IDLE_PASSES_MAX {
-                return Err(self.stuck(left));
-            }
-            if pass.moved == 0 {
-                let rest = Duration::from_millis(10 << idle.min(7));
-                store.media.machine.sleep(if pass.full { REST_MAX } else { rest.min(REST_MAX) }).await;
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Moves what can be moved now. Answers how all of it ends, as [`MoveOut::run`] does, when it has; a round that moved nothing rests,
+    /// the longer the more there were of these (`idle`).
+    async fn round(&self, idle: &mut u32) -> Result<Option<bool>> {
+        let store = &self.store;
+        if !self.still_leaves()? {
+            return Ok(Some(false));
+        }
+        if store.space.is_some_full() {
+            store.look_for_room().await;
+        }
+        let pass = self.pass().await?;
+        if !self.still_leaves()? {
+            return Ok(Some(false));
+        }
+        self.settle().await?;
+        let left = self.member.taken(store);
+        self.job.progress(self.gone());
+        if left == 0 {
+            return match self.leaving()? {
+                Standing::Leaving { remove: true } => self.let_go().await.map(Some),
+                _ => Ok(Some(true)),
+            };
+        }
+        self.job.wait_for((pass.full && pass.moved == 0).then(|| self.no_room(left)));
+        *idle = if pass.moved > 0 || pass.full { 0 } else { *idle + 1 };
+        if let Some(error) = pass.failure.filter(|_| *idle > 1) {
+            return Err(self.unmovable(pass.failed, &error));
+        }
+        if *idle > IDLE_PASSES_MAX {
+            return Err(self.stuck(left));
+        }
+        if pass.moved == 0 {
+            let rest = Duration::from_millis(10 << (*idle).min(7));
+            store.media.machine.sleep(if pass.full { REST_MAX } else { rest.min(REST_MAX) }).await;
+        }
+        Ok(None)
+    }
+
+    /// Fails as [`MoveOut::leaving`]; `false`: the pool is closing.
+    fn still_leaves(&self) -> Result<bool> {
+        if self.store.closing.get() {
+            return Ok(false);
+        }
+        self.leaving().map(|_| true)
     }
 
     /// Makes what was moved so, and gives the journal other places.
@@ -155,11 +159,6 @@ impl<M: Machine> MoveOut<M> {
             store.move_rings(&self.member).await?;
         }
         Ok(())
-    }
-
-    async fn rest_without_room(&self) {
-        self.job.wait_for(Some(self.no_room(self.member.taken(&self.store))));
-        self.store.media.machine.sleep(REST_MAX).await;
     }
 
     /// Fails when somebody has decided that the device stays.

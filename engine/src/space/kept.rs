@@ -26,6 +26,10 @@ impl<M: Machine> Space<M> {
     /// Sets extents apart as far as some are missing and there is room for them, not many at a time; answers whether any was. It may have
     /// to be asked again.
     pub(crate) async fn keep_reserve(&self) -> bool {
+        // Most of the times that something has eased: no group need be read for that.
+        if self.kept_short() == 0 {
+            return false;
+        }
         let (mut gained, mut passed_over) = (false, 0);
         for extent in self.candidates((self.kept_short() as usize).min(KEPT_AT_ONCE) + PASSED_OVER_MAX).await {
             if self.kept_short() == 0 || passed_over == PASSED_OVER_MAX {

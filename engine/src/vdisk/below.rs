@@ -16,7 +16,7 @@ use super::wait_for_space::{Need, RoomFor};
 use super::{Store, VdiskCore};
 use crate::error::Result;
 use crate::event::Shortage;
-use crate::format::{Blocks, ExtentId, VirtualExtent};
+use crate::format::{Blocks, ExtentId, VirtualExtent, Word};
 
 /// A flush takes so long at most when a pool is closed without a last checkpoint: its ring may be full as well.
 const LAST_FLUSH_MAX: Duration = Duration::from_secs(5);
@@ -55,8 +55,13 @@ impl<M: Machine> Store<M> {
 
     /// Whether `blocks` are to go to an extent of a full device that is the vdisk's already, without all of them.
     fn is_stuck(&self, vdisk: &VdiskCore, at: VirtualExtent, blocks: Blocks) -> bool {
-        let Some(Ok(word)) = vdisk.mapping.peek(at) else { return false };
-        word.is_mapped() && !word.valid().contains(blocks) && self.is_on_full(word.extent())
+        self.on_full(vdisk, at).is_some_and(|word| !word.valid().contains(blocks))
+    }
+
+    /// The word of an extent of a full device.
+    fn on_full(&self, vdisk: &VdiskCore, at: VirtualExtent) -> Option<Word> {
+        let word = vdisk.mapping.peek(at)?.ok()?;
+        (word.is_mapped() && self.is_on_full(word.extent())).then_some(word)
     }
 
     /// What is still in the way of a write that found no room, or whose record none.
@@ -68,11 +73,7 @@ impl<M: Machine> Store<M> {
                 self.space.stuck()
             }
             RoomFor::Blocks(of) => {
-                let words = of.iter().filter_map(|(at, _)| vdisk.mapping.peek(*at)?.ok());
-                words
-                    .into_iter()
-                    .any(|word| word.is_mapped() && self.is_on_full(word.extent()))
-                    .then_some(Shortage::DeviceFull)
+                of.iter().any(|(at, _)| self.on_full(vdisk, *at).is_some()).then_some(Shortage::DeviceFull)
             }
         }
     }

@@ -19,9 +19,6 @@ const STARVED_MAX: Duration = Duration::from_secs(20);
 impl<M: Machine> Store<M> {
     /// Waits until `bytes` of records have room in one batch.
     pub(crate) async fn permit(self: &Rc<Self>, bytes: usize) -> Result<Permit<M>> {
-        if let Some(permit) = self.journal.reserve_at_once(bytes) {
-            return Ok(permit);
-        }
         self.unless_starved(self.of_journal(self.journal.reserve(bytes))).await
     }
 

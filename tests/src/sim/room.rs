@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use plimsoll_engine::{Error, Shortage};
-use plimsoll_hardware::sim::SimMachine;
 use plimsoll_hardware::{IoError, Machine};
 
 use super::session::Session;
@@ -61,13 +60,9 @@ pub fn run_out(session: &Rc<Session>) {
 fn come_back(session: &Session) {
     if session.room.is_short.replace(false) {
         say(|| "there is room again".to_owned());
-        give(&session.machine, session.setup.devices);
+        (0..=session.setup.devices).for_each(|disk| session.machine.set_room(disk, None));
         session.room.back.set(session.machine.now());
     }
-}
-
-fn give(machine: &SimMachine, devices: usize) {
-    (0..=devices).for_each(|disk| machine.set_room(disk, None));
 }
 
 /// Whether an error may be for want of room. What a check would look at is not written while there is none.

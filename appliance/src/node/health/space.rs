@@ -8,13 +8,13 @@ use crate::model::{Health, HealthFinding};
 use crate::policy::overcommit_limit_text;
 use crate::units::{counted, iec};
 
-/// Of what a file system has, the engine leaves at least the last to metadata: where there is no more, it gives nothing to data.
-const METADATA_BYTES: u64 = 8 << 20;
+/// Of what is available, so much in a file system is as good as nothing: others may take it at any moment.
+const SCARCE_BYTES: u64 = 8 << 20;
 
 /// All of a pool's. `below`: so much of what is available there is room for, and a device where there is no more.
 pub(super) fn findings(pool: &Pool<Handle>, info: &PoolInfo, below: Option<(u64, String)>) -> Vec<HealthFinding> {
     let (vdisks, tenants, name) = (pool.vdisks(), pool.tenants(), &info.name);
-    let room = below.as_ref().map_or(info.available_bytes, |(bytes, _)| bytes.saturating_sub(METADATA_BYTES));
+    let room = below.as_ref().map_or(info.available_bytes, |(bytes, _)| bytes.saturating_sub(SCARCE_BYTES));
     let is_without =
         |vdisk: &&VdiskInfo| vdisk.exhausted_since.is_some() && !would_find_space(info, room, &tenants, vdisk);
     let without: Vec<_> = vdisks.iter().filter(is_without).collect();
@@ -140,7 +140,7 @@ fn over_promised(info: &PoolInfo) -> Option<HealthFinding> {
 /// A pool that has more than there is room for.
 fn promised_below(info: &PoolInfo, bytes: u64, device: &str) -> HealthFinding {
     let (pool, has) = (&info.name, iec(info.available_bytes));
-    let health = if bytes < METADATA_BYTES { Health::Critical } else { Health::Warning };
+    let health = if bytes < SCARCE_BYTES { Health::Critical } else { Health::Warning };
     let room = iec(bytes);
     let reason = format!(
         "pool {pool} has {has} available, and room for {room} of that: the file system of {device} has no more"

@@ -112,7 +112,7 @@ fn what_has_not_begun_when_its_client_goes_away_is_not_done() {
         let second = AddDevice { path, force: Vec::new(), buffered: true };
         for goes in [true, false] {
             let client = Arc::new(());
-            let mut asked = pin!(asked_by(Arc::downgrade(&client), node.add_device("tank", second.clone())));
+            let mut asked = pin!(asked_by(Some(Arc::downgrade(&client)), node.add_device("tank", second.clone())));
             let turn = node.turn().await.unwrap();
             assert!(asked.as_mut().now_or_never().is_none(), "somebody else has the turn");
             let waits = (!goes).then_some(client);
