@@ -1,33 +1,12 @@
 //! Devices that are files in a file system that is full, whatever the pool has left of them: writes are held as for any want of space.
 //! What becomes of metadata is in `reserve`. Checklist 0.05-0.09, 0.24.
 
-use std::pin::Pin;
-use std::time::Duration;
-
-use crate::support::{assert_clean, create, failing, filled, live, with, world};
-use futures_util::future::{Either, join, select};
-use plimsoll_engine::{AlarmState, CreatePool, Error, OnFull, Pool, Shortage, SpaceEvent, VdiskPolicy};
+use crate::support::below::{BLOCK, EXTENT, SECOND, Writing, byte_at, holding, until_held, waits, write};
+use crate::support::{assert_clean, create, failing, live, with, world};
+use futures_util::future::join;
+use plimsoll_engine::{AlarmState, CreatePool, Error, Pool, Shortage, SpaceEvent, VdiskPolicy};
 use plimsoll_hardware::sim::SimMachine;
 use plimsoll_hardware::{IoError, Machine};
-
-const EXTENT: u64 = 65_536;
-const BLOCK: u64 = 4096;
-const SECOND: Duration = Duration::from_secs(1);
-
-async fn write(pool: &Pool<SimMachine>, m: &SimMachine, offset: u64, byte: u8, length: u64) -> Result<(), Error> {
-    pool.vdisk("v")?.write(offset, filled(m, byte, length as usize).await, false).await
-}
-
-async fn byte_at(pool: &Pool<SimMachine>, m: &SimMachine, offset: u64) -> u8 {
-    let buffer = m.buffers().alloc(BLOCK as usize).await;
-    let bytes = pool.vdisk("v").expect("a vdisk").read(offset, buffer).await.expect("a read");
-    assert!(bytes.iter().all(|byte| *byte == bytes[0]), "bytes of two writes at {offset}");
-    bytes[0]
-}
-
-fn holding(seconds: u64) -> VdiskPolicy {
-    VdiskPolicy { on_full: OnFull::Hold(Duration::from_secs(seconds)), ..VdiskPolicy::default() }
-}
 
 /// A pool on the first disk with `v`, of which the first eight extents are written.
 async fn pool_with(m: &SimMachine, policy: VdiskPolicy) -> Pool<SimMachine> {
@@ -39,24 +18,6 @@ async fn pool_with(m: &SimMachine, policy: VdiskPolicy) -> Pool<SimMachine> {
     assert_clean(&pool, "by a checkpoint").await;
     pool.arm(&AlarmState::default());
     pool
-}
-
-/// Whether `future` is not done within so many seconds; it goes on.
-async fn waits<F: Future + Unpin>(m: &SimMachine, future: &mut F, seconds: u64) -> bool {
-    matches!(select(future, std::pin::pin!(m.sleep(Duration::from_secs(seconds)))).await, Either::Right(_))
-}
-
-type Writing<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>;
-
-/// Writes extent after extent from `extent` on, until one is held: a few may be there whose blocks the file has. Answers that one.
-async fn until_held<'a>(pool: &'a Pool<SimMachine>, m: &'a SimMachine, extent: &mut u64, byte: u8) -> Writing<'a> {
-    loop {
-        let mut next: Writing<'a> = Box::pin(write(pool, m, *extent * EXTENT, byte, EXTENT));
-        if waits(m, &mut next, 1).await {
-            return next;
-        }
-        *extent += 1;
-    }
 }
 
 fn is_exhausted(event: &SpaceEvent, held: bool) -> bool {
@@ -72,7 +33,7 @@ fn a_write_is_held_while_the_file_system_is_full_and_goes_through_when_it_has_ro
         world.set_room(0, Some(EXTENT / 2));
         // The last of what there is, then none; also in the middle of an extent.
         let mut extent = 8;
-        let first = until_held(&pool, &m, &mut extent, 20).await;
+        let first = until_held(&pool, &m, 1, &mut extent, 20).await;
         let more =
             [1, 2].map(|more| -> Writing<'_> { Box::pin(write(&pool, &m, (extent + more) * EXTENT, 20, EXTENT)) });
         let mut all = Box::pin(futures_util::future::join_all(std::iter::once(first).chain(more)));
@@ -112,7 +73,7 @@ fn a_write_that_found_no_room_fails_as_no_space_at_its_bound_or_at_once() {
         let pool = pool_with(&m, holding(5)).await;
         write(&pool, &m, 8 * EXTENT, 1, BLOCK).await.expect("a first write");
         world.set_room(0, Some(0));
-        drop(until_held(&pool, &m, &mut 10, 1).await);
+        drop(until_held(&pool, &m, 1, &mut 10, 1).await);
         let no_space = |result| matches!(result, Err(Error::Device(IoError::NoSpace { path })) if path == "disk0");
         // A new extent, and blocks that an extent of its own has not.
         for offset in [9 * EXTENT, 8 * EXTENT + BLOCK] {
@@ -175,7 +136,7 @@ fn a_device_that_is_added_or_space_that_is_freed_lets_held_writes_go_on() {
         }
         world.set_room(0, Some(0));
         let mut first = 300;
-        let held = until_held(&pool, &m, &mut first, 5).await;
+        let held = until_held(&pool, &m, 1, &mut first, 5).await;
         // The file keeps the blocks of what is discarded.
         let freed = m.now();
         let v = pool.vdisk("v").expect("a vdisk");
@@ -185,7 +146,7 @@ fn a_device_that_is_added_or_space_that_is_freed_lets_held_writes_go_on() {
         assert!(m.now() - freed < SECOND, "{:?}", m.now() - freed);
         // All of that, and then a block of an extent that the device has no other of.
         let mut extent = first + 1;
-        let mut held = until_held(&pool, &m, &mut extent, 6).await;
+        let mut held = until_held(&pool, &m, 1, &mut extent, 6).await;
         let mut other = Box::pin(write(&pool, &m, 400 * EXTENT, 7, BLOCK));
         assert!(waits(&m, &mut other, 1).await);
         let added = m.now();

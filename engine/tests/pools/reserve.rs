@@ -2,36 +2,18 @@
 //! Where it has lost them nobody waits without bound. Checklist 0.05, 0.09, 0.24, 2.29.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::time::Duration;
 
+use crate::support::below::{BLOCK, EXTENT, SECOND, byte_at, holding, until_held, waits, write};
 use crate::support::{assert_clean, create, failing, filled, is_full, live, open, vdisk, with, world};
 use futures_util::future::{Either, join_all, select};
-use plimsoll_engine::{
-    AlarmState, CreatePool, Error, Evacuate, OnFull, Pool, Shortage, SpaceEvent, VdiskPolicy, identify,
-};
+use plimsoll_engine::{AlarmState, CreatePool, Error, Evacuate, Pool, Shortage, SpaceEvent, VdiskPolicy, identify};
 use plimsoll_hardware::sim::{CrashKind, SimDiskSpec, SimMachine, SimWorld};
 use plimsoll_hardware::{Device, IoError, Machine};
 use proptest::prelude::*;
 
-const EXTENT: u64 = 65_536;
-const BLOCK: u64 = 4096;
-const SECOND: Duration = Duration::from_secs(1);
-
-async fn write(pool: &Pool<SimMachine>, m: &SimMachine, offset: u64, byte: u8, length: u64) -> Result<(), Error> {
-    pool.vdisk("v")?.write(offset, filled(m, byte, length as usize).await, false).await
-}
-
-async fn byte_at(pool: &Pool<SimMachine>, m: &SimMachine, offset: u64) -> u8 {
-    let buffer = m.buffers().alloc(BLOCK as usize).await;
-    let bytes = pool.vdisk("v").expect("a vdisk").read(offset, buffer).await.expect("a read");
-    assert!(bytes.iter().all(|byte| *byte == bytes[0]), "bytes of two writes at {offset}");
-    bytes[0]
-}
-
-fn holding(seconds: u64) -> VdiskPolicy {
-    VdiskPolicy { on_full: OnFull::Hold(Duration::from_secs(seconds)), ..VdiskPolicy::default() }
-}
+/// Extents of a vdisk that a leaf covers.
+const LEAF: u64 = 512;
 
 /// What `future` comes to, which must not take so many seconds.
 async fn within<F: Future>(m: &SimMachine, seconds: u64, what: &str, future: F) -> F::Output {
@@ -42,31 +24,13 @@ async fn within<F: Future>(m: &SimMachine, seconds: u64, what: &str, future: F) 
     }
 }
 
-/// Whether `future` is not done within so many seconds; it goes on.
-async fn waits<F: Future + Unpin>(m: &SimMachine, future: &mut F, seconds: u64) -> bool {
-    matches!(select(future, std::pin::pin!(m.sleep(Duration::from_secs(seconds)))).await, Either::Right(_))
-}
-
-type Writing<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + 'a>>;
-
-/// Writes an extent of leaf after leaf from `leaf` on, until one is held: a few may be there whose blocks the file has. Answers that one.
-async fn until_held<'a>(pool: &'a Pool<SimMachine>, m: &'a SimMachine, leaf: &mut u64, byte: u8) -> Writing<'a> {
-    loop {
-        let mut next: Writing<'a> = Box::pin(write(pool, m, *leaf * 512 * EXTENT, byte, EXTENT));
-        if waits(m, &mut next, 1).await {
-            return next;
-        }
-        *leaf += 1;
-    }
-}
-
 /// A pool on the first disk with `v`, each of whose first `extents` leaves has one extent.
 async fn pool_with(m: &SimMachine, extents: u64) -> Pool<SimMachine> {
     let pool = create(m).await;
     let policy = holding(3600);
     pool.create_vdisk(plimsoll_engine::CreateVdisk { policy, ..vdisk("v", 1 << 40) }).await.expect("a vdisk");
     for leaf in 0..extents {
-        write(&pool, m, leaf * 512 * EXTENT, 1, EXTENT).await.expect("a first write");
+        write(&pool, m, leaf * LEAF * EXTENT, 1, EXTENT).await.expect("a first write");
     }
     pool.arm(&AlarmState::default());
     pool
@@ -94,12 +58,12 @@ fn without_any_room_everything_but_first_writes_goes_on_over_many_checkpoints() 
     live(world, |m| async move {
         let pool = pool_with(&m, 400).await;
         world.set_room(0, Some(0));
-        let held = until_held(&pool, &m, &mut 600, 7).await;
+        let held = until_held(&pool, &m, LEAF, &mut 600, 7).await;
         let v = pool.vdisk("v").expect("a vdisk");
         let before = pool.info().counters.checkpoints;
         for round in 0..3000u64 {
             // A block of each leaf by turns, so that each time another page is dirty.
-            let at = round * 7 % 400 * 512 * EXTENT;
+            let at = round * 7 % 400 * LEAF * EXTENT;
             let block = round / 400 % 15 * BLOCK;
             within(&m, 10, "a discard", v.discard(at + block, BLOCK, false)).await.expect("a discard");
             within(&m, 10, "an overwrite", write(&pool, &m, at + 15 * BLOCK, 5, BLOCK)).await.expect("an overwrite");
@@ -121,15 +85,15 @@ fn without_any_room_everything_but_first_writes_goes_on_over_many_checkpoints() 
         let pool = open(&m, 1).await;
         assert!(pool.info().recovery.clean, "{:?}", pool.info().recovery);
         let mut leaf = 700;
-        let held = until_held(&pool, &m, &mut leaf, 8).await;
+        let held = until_held(&pool, &m, LEAF, &mut leaf, 8).await;
         let v = pool.vdisk("v").expect("a vdisk");
         for leaf in 0..200 {
-            within(&m, 10, "a discard", v.discard(leaf * 512 * EXTENT, 512 * EXTENT, true)).await.expect("a discard");
+            within(&m, 10, "a discard", v.discard(leaf * LEAF * EXTENT, 512 * EXTENT, true)).await.expect("a discard");
         }
         within(&m, 60, "adding a device", pool.add_device(m.open(1), false)).await.expect("a device is added");
         held.await.expect("a held write goes on");
-        assert_eq!(byte_at(&pool, &m, leaf * 512 * EXTENT).await, 8);
-        assert_eq!([byte_at(&pool, &m, 0).await, byte_at(&pool, &m, 399 * 512 * EXTENT + 15 * BLOCK).await], [0, 5]);
+        assert_eq!(byte_at(&pool, &m, leaf * LEAF * EXTENT).await, 8);
+        assert_eq!([byte_at(&pool, &m, 0).await, byte_at(&pool, &m, 399 * LEAF * EXTENT + 15 * BLOCK).await], [0, 5]);
         assert_clean(&pool, "with a new device").await;
     });
 }
@@ -188,7 +152,7 @@ fn sparse_pool(world: &SimWorld, leaves: u64) {
 async fn starve(pool: &Pool<SimMachine>, m: &SimMachine) -> u64 {
     let v = pool.vdisk("v").expect("a vdisk");
     for leaf in 0.. {
-        match within(m, 25, "a discard", v.discard(leaf * 512 * EXTENT, BLOCK, false)).await {
+        match within(m, 25, "a discard", v.discard(leaf * LEAF * EXTENT, BLOCK, false)).await {
             Ok(()) => {}
             Err(Error::Device(IoError::NoSpace { path })) if path == "disk0" => return leaf,
             Err(error) => panic!("discard {leaf}: {error}"),
@@ -209,14 +173,14 @@ fn a_pool_that_lost_the_blocks_of_its_reserve_tells_and_nobody_waits_without_bou
             let events = pool.events().await;
             let full = |event: &SpaceEvent| matches!(event, SpaceEvent::DeviceErrors { device, full: true, .. } if device == "disk0");
             assert!(events.iter().any(full), "{events:?}");
-            let mut held = Box::pin(write(&pool, &m, 600 * 512 * EXTENT, 7, EXTENT));
+            let mut held = Box::pin(write(&pool, &m, 600 * LEAF * EXTENT, 7, EXTENT));
             assert!(waits(&m, &mut held, 2).await, "there is no room");
             assert_eq!(pool.vdisk("v").expect("a vdisk").info().shortage, Some(Shortage::DeviceFull));
             let discarded = starve(&pool, &m).await;
             assert_eq!(pool.info().starved.as_deref(), Some("disk0"));
             let v = pool.vdisk("v").expect("a vdisk");
             for byte in 1..=100 {
-                write(&pool, &m, 399 * 512 * EXTENT, byte, BLOCK).await.expect("an overwrite");
+                write(&pool, &m, 399 * LEAF * EXTENT, byte, BLOCK).await.expect("an overwrite");
                 within(&m, 5, "a flush", v.flush()).await.expect("a flush");
             }
             let checked = pool.check().await.expect_err("what a check would look at is not there");
@@ -224,7 +188,7 @@ fn a_pool_that_lost_the_blocks_of_its_reserve_tells_and_nobody_waits_without_bou
             // The file has these blocks, but what says that they have contents again finds room for a few only.
             let mut leaf = 0;
             let again = loop {
-                let mut next = Box::pin(write(&pool, &m, leaf * 512 * EXTENT, 1, BLOCK));
+                let mut next = Box::pin(write(&pool, &m, leaf * LEAF * EXTENT, 1, BLOCK));
                 leaf += 1;
                 match select(&mut next, std::pin::pin!(m.sleep(2 * SECOND))).await {
                     Either::Left((written, _)) => written.expect("there is room for its record"),
@@ -266,10 +230,10 @@ fn a_pool_that_lost_the_blocks_of_its_reserve_tells_and_nobody_waits_without_bou
             let pool = within(&m, 60, "a start", open(&m, 2)).await;
             assert_eq!(pool.read_only(), None, "after {end}");
             for leaf in discarded {
-                assert_eq!(byte_at(&pool, &m, leaf * 512 * EXTENT).await, 0, "after {end}: leaf {leaf}");
-                assert_eq!(byte_at(&pool, &m, leaf * 512 * EXTENT + BLOCK).await, 1, "after {end}: leaf {leaf}");
+                assert_eq!(byte_at(&pool, &m, leaf * LEAF * EXTENT).await, 0, "after {end}: leaf {leaf}");
+                assert_eq!(byte_at(&pool, &m, leaf * LEAF * EXTENT + BLOCK).await, 1, "after {end}: leaf {leaf}");
             }
-            assert_eq!(byte_at(&pool, &m, 399 * 512 * EXTENT).await, 100, "after {end}");
+            assert_eq!(byte_at(&pool, &m, 399 * LEAF * EXTENT).await, 100, "after {end}");
             world.set_room(0, None);
             m.sleep(2 * SECOND).await;
             assert_clean(&pool, end).await;
@@ -288,7 +252,7 @@ fn flushes_and_overwrites_have_room_in_a_journal_that_has_none_for_records() {
             pool.set_vdisk_policy("v", failing()).await.expect("a policy");
             let v = pool.vdisk("v").expect("a vdisk");
             for leaf in 0..20 {
-                v.discard((100 + leaf) * 512 * EXTENT, BLOCK, false).await.expect("a discard");
+                v.discard((100 + leaf) * LEAF * EXTENT, BLOCK, false).await.expect("a discard");
             }
             pool.check().await.expect_err("a checkpoint starves");
             for block in 0..shift {
@@ -322,13 +286,13 @@ fn an_overwrite_of_parts_of_a_devices_sector_needs_no_checkpoint() {
         starve(&pool, &m).await;
         let v = pool.vdisk("v").expect("a vdisk");
         let sector = filled(&m, 9, 512).await;
-        let all = (0..64).map(|sector_at| v.write(399 * 512 * EXTENT + sector_at * 512, sector.clone(), false));
+        let all = (0..64).map(|sector_at| v.write(399 * LEAF * EXTENT + sector_at * 512, sector.clone(), false));
         for done in within(&m, 5, "overwrites", join_all(all)).await {
             done.expect("an overwrite");
         }
-        assert_eq!(byte_at(&pool, &m, 399 * 512 * EXTENT + BLOCK).await, 9);
+        assert_eq!(byte_at(&pool, &m, 399 * LEAF * EXTENT + BLOCK).await, 9);
         // A sector of a block without contents needs a record.
-        v.discard(399 * 512 * EXTENT, BLOCK, false).await.expect_err("a discard needs one, too");
+        v.discard(399 * LEAF * EXTENT, BLOCK, false).await.expect_err("a discard needs one, too");
     });
 }
 

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use crate::support::below::holding;
 use crate::support::{assert_clean, create, failing, filled, live, vdisk, with, world};
 use futures_util::future::{join, join_all, join3};
 use plimsoll_engine::{
-    AlarmState, CreateVdisk, Error, OnFull, OvercommitLimit, PatternSpec, PatternUse, Pool, PoolPolicy, ReclaimSpec,
+    AlarmState, CreateVdisk, Error, OvercommitLimit, PatternSpec, PatternUse, Pool, PoolPolicy, ReclaimSpec,
     SpaceEvent, Ticket, VdiskPolicy, WriteOptions, Zeroes,
 };
 use plimsoll_hardware::Machine;
@@ -13,10 +14,6 @@ use plimsoll_hardware::sim::SimMachine;
 
 const EXTENT: u64 = 65_536;
 const BLOCK: usize = 4096;
-
-fn holding(seconds: u64) -> VdiskPolicy {
-    VdiskPolicy { on_full: OnFull::Hold(Duration::from_secs(seconds)), ..VdiskPolicy::default() }
-}
 
 async fn write(pool: &Pool<SimMachine>, m: &SimMachine, name: &str, offset: u64, bytes: usize) -> Result<(), Error> {
     pool.vdisk(name)?.write(offset, filled(m, 1, bytes).await, false).await

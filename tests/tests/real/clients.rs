@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use crate::files::text;
 use plimsoll_tests::daemon::Daemon;
 use plimsoll_tests::nbd_client::{Address, NbdClient, Options, flags};
 use plimsoll_tests::random::{Random, count, seed};
@@ -52,10 +53,6 @@ fn image(path: &Path, size: u64, seed: u64) {
         let data: Vec<u8> = (0..MIB / 8).flat_map(|_| random.word().to_le_bytes()).collect();
         file.write_all_at(&data, start).expect("write the image");
     }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path in UTF-8")
 }
 
 #[test]

@@ -2,10 +2,11 @@
 //! Checklist 0.04, 2.11.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::files::{file, text};
 use plimsoll_tests::daemon::Daemon;
 use plimsoll_tests::load::oracle::Promise;
 use plimsoll_tests::load::{End, Worker};
@@ -18,16 +19,6 @@ const MIB: u64 = 1 << 20;
 const USAGE: i32 = 2;
 const NOT_FOUND: i32 = 3;
 const CONFLICT: i32 = 4;
-
-fn file(folder: &Path, name: &str, bytes: u64) -> PathBuf {
-    let path = folder.join(name);
-    File::create_new(&path).and_then(|file| file.set_len(bytes)).expect("make a file");
-    path
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path in UTF-8")
-}
 
 fn create<'a>(pool: &'a str, path: &'a str) -> [&'a str; 5] {
     ["pool", "create", pool, "--device", path]

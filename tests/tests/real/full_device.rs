@@ -2,9 +2,9 @@
 //! as there is room, with everything that it had. Checklist 0.05-0.07, 0.24.
 
 use std::fs::{self, File};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::files::text;
 use plimsoll_tests::daemon::Daemon;
 use plimsoll_tests::nbd_client::{Address, Kind, NbdClient, Options};
 use plimsoll_tests::root::Tmpfs;
@@ -13,10 +13,6 @@ const MIB: u64 = 1 << 20;
 /// What is waited for takes a fraction of this.
 const PATIENCE: Duration = Duration::from_secs(60);
 const ENOSPC: u32 = 28;
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path in UTF-8")
-}
 
 /// What a mebibyte of the vdisk holds.
 fn contents(number: u64) -> Vec<u8> {

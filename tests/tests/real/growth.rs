@@ -2,10 +2,11 @@
 //! Checklist 0.04, 0.17, 0.22.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::files::{file, text};
 use plimsoll_tests::daemon::Daemon;
 use plimsoll_tests::load::oracle::Promise;
 use plimsoll_tests::load::{End, Worker};
@@ -20,16 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const USAGE: i32 = 2;
 const CONFLICT: i32 = 4;
 const FULL: i32 = 7;
-
-fn file(folder: &Path, name: &str, bytes: u64) -> PathBuf {
-    let path = folder.join(name);
-    File::create_new(&path).and_then(|file| file.set_len(bytes)).expect("make a file");
-    path
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path in UTF-8")
-}
 
 fn connect(daemon: &Daemon, name: &str) -> NbdClient {
     NbdClient::connect(&Address::Unix(daemon.nbd_socket()), name, Options::default()).expect("connect")

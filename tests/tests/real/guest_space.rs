@@ -1,12 +1,11 @@
 //! Linux guests in a pool that fills up: held while it grows, stopped by their emulator, giving zeros and patterns back.
 //! Checklist 0.05, 0.07, 0.09, 0.21-0.23, 2.08, 2.29, 2.30, 2.51, 2.53, 2.54.
 
-use std::fs::File;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::files::{file, text};
 use plimsoll_tests::daemon::Daemon;
 use plimsoll_tests::guest::{Disk, Guest, Monitor};
 use serde_json::Value;
@@ -18,21 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const STEADY_MEBIBYTES: u64 = 8;
 const BEATS: u64 = 3 * STEADY_MEBIBYTES;
 
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path in UTF-8")
-}
-
-fn file(daemon: &Daemon, name: &str, bytes: u64) -> PathBuf {
-    let path = daemon.folder().join(name);
-    File::create_new(&path).and_then(|file| file.set_len(bytes)).expect("make a file");
-    path
-}
-
 /// A daemon with a pool `tank` of so many MiB, and its TCP port.
 fn tank(mebibytes: u64) -> (Daemon, u16) {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
     let daemon = Daemon::start(&["--bare", "--nbd-listen", &format!("127.0.0.1:{port}")]);
-    let path = file(&daemon, "a.img", mebibytes * MIB);
+    let path = file(daemon.folder(), "a.img", mebibytes * MIB);
     daemon.done(&["pool", "create", "tank", "--device", text(&path)]);
     (daemon, port)
 }
@@ -42,7 +31,7 @@ fn vdisk(daemon: &Daemon, name: &str, on_full: &str) {
 }
 
 fn grow(daemon: &Daemon, mebibytes: u64) {
-    let path = file(daemon, "b.img", mebibytes * MIB);
+    let path = file(daemon.folder(), "b.img", mebibytes * MIB);
     daemon.done(&["pool", "add-device", "tank", "--device", text(&path)]);
 }
 

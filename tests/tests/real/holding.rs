@@ -5,10 +5,10 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::files::{file, text};
 use plimsoll_tests::daemon::Daemon;
 use plimsoll_tests::nbd_client::{Address, Kind, NbdClient, Options, Reply};
 use serde_json::Value;
@@ -22,16 +22,6 @@ const LONG: &str = "hold(10m)";
 /// An error number of the protocol.
 const ENOSPC: u32 = 28;
 
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path in UTF-8")
-}
-
-fn file(daemon: &Daemon, name: &str, mebibytes: u64) -> PathBuf {
-    let path = daemon.folder().join(name);
-    File::create_new(&path).and_then(|file| file.set_len(mebibytes * MIB)).expect("make a file");
-    path
-}
-
 /// A pool `tank` in which a vdisk `hog` takes what it gets.
 struct Tank {
     daemon: Daemon,
@@ -42,7 +32,7 @@ struct Tank {
 impl Tank {
     fn new() -> Self {
         let daemon = Daemon::start(&["--bare"]);
-        let path = file(&daemon, "a.img", 64);
+        let path = file(daemon.folder(), "a.img", 64 * MIB);
         daemon.done(&["pool", "create", "tank", "--device", text(&path)]);
         let tank = Self { daemon, next: Cell::new(0) };
         tank.vdisk("hog", &["--on-full", "fail"]);
@@ -84,7 +74,7 @@ impl Tank {
     }
 
     fn grow(&self, mebibytes: u64) {
-        let path = file(&self.daemon, "more.img", mebibytes);
+        let path = file(self.daemon.folder(), "more.img", mebibytes * MIB);
         self.daemon.done(&["pool", "add-device", "tank", "--device", text(&path)]);
     }
 

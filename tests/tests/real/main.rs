@@ -6,6 +6,7 @@ mod clients;
 mod devices;
 mod fault_disk;
 mod faults;
+mod files;
 mod forecast;
 mod full_device;
 mod growth;

@@ -10,6 +10,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use crate::files::text;
 use plimsoll_tests::daemon::{self, Daemon};
 use plimsoll_tests::nbd_client::{Address, NbdClient, Options};
 use serde_json::{Value, json};
@@ -25,10 +26,6 @@ const CONFLICT: i32 = 4;
 const REFUSED: i32 = 5;
 const UNREACHABLE: i32 = 6;
 const DEGRADED: i32 = 8;
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path in UTF-8")
-}
 
 /// A pool `tank` in a file.
 fn with_pool() -> (Daemon, PathBuf) {

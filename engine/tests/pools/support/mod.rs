@@ -1,6 +1,7 @@
 //! What the tests of whole pools share: small worlds, vdisks full of known bytes, and a look at all of them.
 #![allow(unreachable_pub, reason = "what several modules use")]
 
+pub mod below;
 pub mod contents;
 pub mod full;
 
