@@ -2,6 +2,7 @@
 //!
 //! 1. *Cut*: the pending batch is sealed and, at that very instant, the dirty pages are shared (not copied) and called clean.
 //! 2. Leaves, then nodes, of every tree go to new places, twice; what they replace is released, not yet free.
+//!    Where a place has no room below its device the page goes to another one, and the nodes above it are sealed anew.
 //! 3. META records of this generation say which metadata pages are in use once the root stands; a second cut makes them
 //!    and all pages durable.
 //! 4. The root is written and flushed. Until that moment the old root and its journal are whole; from it on the new one is.
@@ -110,6 +111,7 @@ impl<M: Machine> Store<M> {
             vdisk.mapping.tree.borrow_mut().prune();
         }
         self.space.settle_meta(&changes);
+        self.space.set_starved(false);
         self.checkpoint.floor.set(self.counts.dirty.get());
         self.journal.release(start.position);
         count(&self.counters.checkpoints, 1);
@@ -220,19 +222,31 @@ impl<M: Machine> Store<M> {
         drop(writes);
         // Nodes that became dirty since the cut are sealed too, with the leaves of the cut.
         loop {
-            let pages = tree.borrow().dirty_pages();
-            if self.space.can_place(pages) {
-                break;
+            loop {
+                let pages = tree.borrow().dirty_pages();
+                if self.space.can_place(pages) {
+                    break;
+                }
+                self.make_places(pages).await?;
             }
-            self.make_places(pages).await?;
+            let mut sealer = Collector { space: &self.space, generation, pages: Vec::new() };
+            let root = tree.borrow_mut().seal_nodes(&mut sealer);
+            let mut without_room = Vec::new();
+            for (reference, bytes) in sealer.pages {
+                match self.write_copies(&reference, &bytes).await {
+                    Err(IoError::NoSpace { .. }) => without_room.push(reference),
+                    // What else fails is not tried elsewhere: the place is in the parent already.
+                    done => done?,
+                }
+            }
+            if without_room.is_empty() {
+                return Ok(root);
+            }
+            let mut tree = tree.borrow_mut();
+            for node in tree.pages().into_iter().filter(|page| without_room.contains(&page.reference)) {
+                tree.soil(node.first, node.level());
+            }
         }
-        let mut sealer = Collector { space: &self.space, generation, pages: Vec::new() };
-        let root = tree.borrow_mut().seal_nodes(&mut sealer);
-        for (reference, bytes) in sealer.pages {
-            // A node's place is in its parent already, so it is this place or none.
-            self.write_copies(&reference, &bytes).await?;
-        }
-        Ok(root)
     }
 
     async fn write_leaf<P: Payload>(
@@ -253,6 +267,7 @@ impl<M: Machine> Store<M> {
             let reference = PageRef::seal(P::TYPE, places, generation, summary, bytes);
             match self.write_copies(&reference, bytes).await {
                 Ok(()) => return Ok(reference),
+                Err(IoError::NoSpace { .. }) => self.space.retract_page(&reference),
                 Err(error) if tried == PLACES_MAX || matches!(error, IoError::Gone { .. }) => return Err(error),
                 Err(error) => {
                     tracing::warn!(%error, "a metadata page is written to another place");
@@ -268,10 +283,7 @@ impl<M: Machine> Store<M> {
     async fn make_places(self: &Rc<Self>, pages: u64) -> std::result::Result<(), IoError> {
         loop {
             match self.space.prepare_meta(pages).await {
-                Ok(()) => {
-                    self.space.set_starved(false);
-                    return Ok(());
-                }
+                Ok(()) => return Ok(()),
                 Err(NoMetaSpace::DeviceFull) if self.starve().await => {}
                 Err(NoMetaSpace::DeviceFull) => return Err(IoError::NoSpace { path: self.full_device_path() }),
                 Err(NoMetaSpace::AllTaken) => return Err(self.no_meta_space()),
@@ -279,6 +291,10 @@ impl<M: Machine> Store<M> {
         }
     }
 
+    /// Writes a page to both of its places.
+    ///
+    /// # Errors
+    /// `NoSpace` when there is no room for one of them below its device: no page is placed there again while that is so.
     async fn write_copies(self: &Rc<Self>, reference: &PageRef, bytes: &[u8]) -> std::result::Result<(), IoError> {
         let mut page = self.media.buffers().alloc(PAGE_BYTES).await;
         page.copy_from_slice(bytes);
@@ -286,22 +302,22 @@ impl<M: Machine> Store<M> {
         let twice = |at: PageAddr| {
             let page = page.clone();
             async move {
-                loop {
-                    match self.media.write_page(at, page.clone()).await {
-                        // The device may remap a bad sector at the second attempt.
-                        Err(IoError::Failed { .. }) => return self.media.write_page(at, page).await,
-                        // The extent was taken when nothing was allocated yet, or its file system has no means for that.
-                        Err(IoError::NoSpace { .. }) if self.starve().await => {}
-                        done => {
-                            self.space.set_starved(false);
-                            return done;
-                        }
-                    }
+                let mut written = self.media.write_page(at, page.clone()).await;
+                if matches!(written, Err(IoError::Failed { .. })) {
+                    // The device may remap a bad sector at the second attempt.
+                    written = self.media.write_page(at, page).await;
                 }
+                if matches!(written, Err(IoError::NoSpace { .. })) {
+                    // The file has lost blocks of this extent, or its file system has no means for keeping any.
+                    self.space.shut_place(at);
+                }
+                written
             }
         };
         let (first, second) = join(twice(reference.a), twice(reference.b)).await;
-        first.and(second)
+        first.and(second)?;
+        self.space.set_starved(false);
+        Ok(())
     }
 
     async fn append_meta(self: &Rc<Self>, generation: u64, changes: &[(ExtentId, u16)]) -> Result<u64> {
@@ -364,7 +380,11 @@ impl<M: Machine> Sealer for Collector<'_, M> {
     }
 
     fn release(&mut self, reference: &PageRef) {
-        self.space.release_page(reference);
+        match reference.generation == self.generation {
+            // Of this very checkpoint: there was no room for it, or for a page that it names.
+            true => self.space.retract_page(reference),
+            false => self.space.release_page(reference),
+        }
     }
 
     fn write(&mut self, reference: &PageRef, page: Box<[u8]>) {

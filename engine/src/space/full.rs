@@ -55,6 +55,9 @@ impl<M: Machine> Space<M> {
         for (index, info) in self.groups.borrow_mut().iter_mut().enumerate() {
             info.full = full.iter().any(|range| range.contains(&(index as u64)));
         }
+        let groups = self.groups.borrow();
+        let is_full = |extent| groups.get(place(extent).0 as usize).is_some_and(|info| info.full);
+        self.meta.borrow_mut().reopen(is_full);
     }
 
     /// As [`Space::note_full`], when writes to these extents found no room: they are not taken for having their blocks again.

@@ -33,6 +33,8 @@ pub(crate) struct MetaPages {
     second_side: u64,
     /// Groups of devices that are leaving: no page is placed there.
     closed: Vec<std::ops::Range<u64>>,
+    /// Extents of full devices where a page found no room: none is placed there either.
+    shut: BTreeSet<ExtentId>,
 }
 
 impl MetaPages {
@@ -62,8 +64,24 @@ impl MetaPages {
         self.divide(self.second_side);
     }
 
+    /// Leaves out an extent until its device has room again.
+    fn shut(&mut self, extent: ExtentId) {
+        self.shut.insert(extent);
+        self.divide(self.second_side);
+    }
+
+    /// Offers the extents again whose devices are not full any more.
+    pub(super) fn reopen(&mut self, is_full: impl Fn(ExtentId) -> bool) {
+        let shut = self.shut.len();
+        self.shut.retain(|extent| is_full(*extent));
+        if self.shut.len() < shut {
+            self.divide(self.second_side);
+        }
+    }
+
+    /// Whether no page is placed in an extent.
     fn is_closed(&self, extent: ExtentId) -> bool {
-        self.closed.iter().any(|range| range.contains(&place(extent).0))
+        self.shut.contains(&extent) || self.closed.iter().any(|range| range.contains(&place(extent).0))
     }
 
     /// Counts the free pages of an extent, and lets them be taken, unless it is left out.
@@ -118,6 +136,17 @@ impl MetaPages {
         self.free_pages[side] -= 1;
         self.touched.insert(extent);
         page
+    }
+
+    /// Makes a page that was taken free again.
+    fn put_back(&mut self, extent: ExtentId, page: u32) {
+        let Some(used) = self.used.get_mut(&extent) else { unreachable!("extent {} is not metadata", extent.0) };
+        *used &= !(1 << page);
+        if !self.is_closed(extent) {
+            let side = self.side(extent);
+            self.free_pages[side] += 1;
+            self.open.insert(extent);
+        }
     }
 
     /// Shows the free pages of both sides, beside those of the extents.
@@ -226,6 +255,8 @@ impl<M: Machine> Space<M> {
                 if !second && meta.is_second(extent) {
                     elsewhere += u64::from(META_PAGES_PER_EXTENT);
                 }
+                // Its blocks are there now.
+                meta.shut.remove(&extent);
                 meta.learn(extent, 0);
                 meta.fresh.insert(extent);
                 drop(meta);
@@ -268,6 +299,21 @@ impl<M: Machine> Space<M> {
                 meta.releasing.push(place);
             }
         }
+    }
+
+    /// Gives back the places of a page that this checkpoint placed and nothing names.
+    pub(crate) fn retract_page(&self, reference: &PageRef) {
+        let mut meta = self.meta.borrow_mut();
+        for (extent, page) in [reference.a, reference.b].into_iter().filter_map(|at| self.media.extent_of(at)) {
+            meta.put_back(extent, page);
+        }
+    }
+
+    /// A page found no room at its place below the device.
+    pub(crate) fn shut_place(&self, at: PageAddr) {
+        let Some((extent, _)) = self.media.extent_of(at) else { return };
+        self.note_full_at([extent]);
+        self.meta.borrow_mut().shut(extent);
     }
 
     /// The pages in use of every extent that this checkpoint changes, as they are once it stands.

@@ -7,9 +7,12 @@ use plimsoll_hardware::sim::{SimDiskSpec, SimMachine, SimWorld};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::{Account, EpochGuard, Epochs, Quarantine, Rest, Space};
+use super::{Account, EpochGuard, Epochs, NoMetaSpace, Quarantine, Rest, Space};
 use crate::event::Shortage;
-use crate::format::{DeviceSlot, ExtentId, Standing, TreeRoot, VdiskId, VirtualExtent};
+use crate::format::{
+    DeviceSlot, ExtentId, META_PAGES_PER_EXTENT, PAGE_BYTES, PageRef, PageType, Standing, TreeRoot, VdiskId,
+    VirtualExtent,
+};
 use crate::media::{Disk, Drive, Media};
 
 /// Space of `extents` extents on one simulated disk; nothing is read or written.
@@ -207,6 +210,60 @@ fn lots_leave_quarantine_in_order_and_only_when_durable() {
     assert_eq!(quarantine.release(5, &epochs), [ExtentId(1), ExtentId(2)]);
     assert_eq!((quarantine.extents(), quarantine.waits_for()), (1, Some(6)));
     assert_eq!(quarantine.release(6, &epochs), [ExtentId(3)]);
+}
+
+#[test]
+fn what_moves_takes_no_blocks_of_a_full_device_that_the_metadata_reserve_or_a_grant_lacks() {
+    let (_world, machine) = machine();
+    let done = machine.run(async {
+        let space = space(&machine, 1024);
+        space.load_group(0).await.expect("nothing is lost");
+        machine.set_room(0, Some(0));
+        let drive = space.media.drive_at(0).expect("a device");
+        drive.allocate(0, 4096).await.expect_err("there is no room");
+        space.note_full();
+        let backed = |count| (0..count).for_each(|extent| space.set_backed(ExtentId(extent), true));
+        let reserve = space.kept_short();
+        backed(reserve);
+        assert!(reserve > 0 && space.available() > 0);
+        assert_eq!(space.take_for_move(VdiskId(0), VirtualExtent(0)).await, None, "the reserve lacks it");
+        backed(reserve + 1);
+        let account = Account::new(VdiskId(1), 0);
+        space.ledger.grant(&account, 1);
+        assert_eq!(space.take_for_move(VdiskId(0), VirtualExtent(0)).await, None, "it was granted");
+        backed(reserve + 2);
+        space.set_starved(true);
+        assert_eq!(space.take_for_move(VdiskId(0), VirtualExtent(0)).await, None, "a checkpoint lacks it");
+        space.set_starved(false);
+        assert!(space.take_for_move(VdiskId(0), VirtualExtent(0)).await.is_some());
+        assert_eq!(space.take_for_move(VdiskId(0), VirtualExtent(0)).await, None, "there was one");
+    });
+    done.done();
+}
+
+#[test]
+fn where_a_page_found_no_room_none_is_placed_until_the_device_has_some() {
+    let (_world, machine) = machine();
+    let done = machine.run(async {
+        let space = space(&machine, 2048);
+        space.prepare_meta(4).await.expect("there is room");
+        let free = || space.meta.borrow().free_pages();
+        let (prepared, places) = (free(), space.place_page().expect("there is room"));
+        let reference = PageRef::seal(PageType::Node, places, 1, 0, &[0; PAGE_BYTES]);
+        let drive = space.media.drive_at(0).expect("a device");
+        machine.set_room(0, Some(0));
+        drive.allocate(1 << 20, 4096).await.expect_err("there is no room");
+        space.shut_place(reference.a);
+        space.retract_page(&reference);
+        assert_eq!(free(), prepared - u64::from(META_PAGES_PER_EXTENT), "the extent of the other copy is left");
+        assert!(!space.can_place(1), "two copies would share an extent");
+        assert_eq!(space.prepare_meta(1).await, Err(NoMetaSpace::DeviceFull));
+        machine.set_room(0, None);
+        drive.try_again();
+        space.note_full();
+        assert_eq!((free(), space.can_place(4)), (prepared, true));
+    });
+    done.done();
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod fill;
 mod full;
 mod hold;
 mod hold_ends;
+mod lost_blocks;
 mod many;
 mod messages;
 mod promises;

@@ -1,40 +1,16 @@
 //! The metadata reserve has its blocks in the files that devices are: in a file system that is full, everything but first writes goes on.
-//! Where it has lost them nobody waits without bound. Checklist 0.05, 0.09, 0.24, 2.29.
+//! What becomes of a pool that has lost them is in `lost_blocks`. Checklist 0.05, 0.09, 0.24, 2.29.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use crate::support::below::{BLOCK, EXTENT, SECOND, byte_at, holding, until_held, waits, write};
-use crate::support::{assert_clean, create, failing, filled, is_full, live, open, vdisk, with, world};
-use futures_util::future::{Either, join_all, select};
-use plimsoll_engine::{AlarmState, CreatePool, Error, Evacuate, Pool, Shortage, SpaceEvent, VdiskPolicy, identify};
-use plimsoll_hardware::sim::{CrashKind, SimDiskSpec, SimMachine, SimWorld};
-use plimsoll_hardware::{Device, IoError, Machine};
+use crate::support::below::{
+    BLOCK, EXTENT, LEAF, SECOND, byte_at, holding, pool_with, until_held, waits, within, write,
+};
+use crate::support::{assert_clean, create, failing, is_full, live, open, vdisk, with, world};
+use plimsoll_engine::{CreatePool, Error, Pool, VdiskPolicy, identify};
+use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
+use plimsoll_hardware::{IoError, Machine};
 use proptest::prelude::*;
-
-/// Extents of a vdisk that a leaf covers.
-const LEAF: u64 = 512;
-
-/// What `future` comes to, which must not take so many seconds.
-async fn within<F: Future>(m: &SimMachine, seconds: u64, what: &str, future: F) -> F::Output {
-    let late = std::pin::pin!(m.sleep(Duration::from_secs(seconds)));
-    match select(std::pin::pin!(future), late).await {
-        Either::Left((done, _)) => done,
-        Either::Right(_) => panic!("{what} takes more than {seconds} seconds"),
-    }
-}
-
-/// A pool on the first disk with `v`, each of whose first `extents` leaves has one extent.
-async fn pool_with(m: &SimMachine, extents: u64) -> Pool<SimMachine> {
-    let pool = create(m).await;
-    let policy = holding(3600);
-    pool.create_vdisk(plimsoll_engine::CreateVdisk { policy, ..vdisk("v", 1 << 40) }).await.expect("a vdisk");
-    for leaf in 0..extents {
-        write(&pool, m, leaf * LEAF * EXTENT, 1, EXTENT).await.expect("a first write");
-    }
-    pool.arm(&AlarmState::default());
-    pool
-}
 
 #[test]
 fn a_device_is_added_to_a_fresh_pool_in_a_full_file_system() {
@@ -56,7 +32,7 @@ fn a_device_is_added_to_a_fresh_pool_in_a_full_file_system() {
 fn without_any_room_everything_but_first_writes_goes_on_over_many_checkpoints() {
     let world = &world(2, 2, 64);
     live(world, |m| async move {
-        let pool = pool_with(&m, 400).await;
+        let pool = pool_with(&m, holding(3600), 400, LEAF).await;
         world.set_room(0, Some(0));
         let held = until_held(&pool, &m, LEAF, &mut 600, 7).await;
         let v = pool.vdisk("v").expect("a vdisk");
@@ -119,180 +95,6 @@ fn a_pool_is_not_made_where_its_reserve_has_no_room() {
         let mut held = Box::pin(write(&pool, &m, 0, 1, EXTENT));
         assert!(waits(&m, &mut held, 2).await, "what was said is all that it needs");
         assert_clean(&pool, "without room for data").await;
-    });
-}
-
-/// Label, roots and journal at either end of a device of 64 MiB.
-const ENDS: u64 = (64 + 256) << 10;
-
-/// Takes the blocks of all pages of zeros from the file, as a sparse copy of it does.
-async fn make_sparse(world: &SimWorld, m: &SimMachine) {
-    let device = m.open(0);
-    // Not of the journal, without which no start can write.
-    let (from, end) = (ENDS / BLOCK, (device.geometry().size - ENDS) / BLOCK);
-    for page in from..end {
-        if world.read_raw(0, page * BLOCK, BLOCK).iter().all(|byte| *byte == 0) {
-            device.write_zeroes(page * BLOCK, BLOCK).await.expect("zeros");
-        }
-    }
-    device.flush().await.expect("a flush");
-}
-
-/// A pool that was copied sparsely to a file system which is full now: its reserve has no blocks.
-fn sparse_pool(world: &SimWorld, leaves: u64) {
-    live(world, |m| async move {
-        let pool = pool_with(&m, leaves).await;
-        pool.close().await.expect("a close");
-        make_sparse(world, &m).await;
-        world.set_room(0, Some(0));
-    });
-}
-
-/// Discards until that finds no room for what it has to write down; answers how many went.
-async fn starve(pool: &Pool<SimMachine>, m: &SimMachine) -> u64 {
-    let v = pool.vdisk("v").expect("a vdisk");
-    for leaf in 0.. {
-        match within(m, 25, "a discard", v.discard(leaf * LEAF * EXTENT, BLOCK, false)).await {
-            Ok(()) => {}
-            Err(Error::Device(IoError::NoSpace { path })) if path == "disk0" => return leaf,
-            Err(error) => panic!("discard {leaf}: {error}"),
-        }
-    }
-    unreachable!("dirty pages are bounded")
-}
-
-#[test]
-fn a_pool_that_lost_the_blocks_of_its_reserve_tells_and_nobody_waits_without_bound() {
-    for end in ["room", "close", "kill", "power"] {
-        let world = &world(4, 2, 64);
-        sparse_pool(world, 400);
-        let discarded = live(world, |m| async move {
-            let pool = open(&m, 1).await;
-            pool.arm(&AlarmState::default());
-            m.sleep(SECOND).await;
-            let events = pool.events().await;
-            let full = |event: &SpaceEvent| matches!(event, SpaceEvent::DeviceErrors { device, full: true, .. } if device == "disk0");
-            assert!(events.iter().any(full), "{events:?}");
-            let mut held = Box::pin(write(&pool, &m, 600 * LEAF * EXTENT, 7, EXTENT));
-            assert!(waits(&m, &mut held, 2).await, "there is no room");
-            assert_eq!(pool.vdisk("v").expect("a vdisk").info().shortage, Some(Shortage::DeviceFull));
-            let discarded = starve(&pool, &m).await;
-            assert_eq!(pool.info().starved.as_deref(), Some("disk0"));
-            let v = pool.vdisk("v").expect("a vdisk");
-            for byte in 1..=100 {
-                write(&pool, &m, 399 * LEAF * EXTENT, byte, BLOCK).await.expect("an overwrite");
-                within(&m, 5, "a flush", v.flush()).await.expect("a flush");
-            }
-            let checked = pool.check().await.expect_err("what a check would look at is not there");
-            assert!(matches!(checked, Error::Busy { .. }), "{checked}");
-            // The file has these blocks, but what says that they have contents again finds room for a few only.
-            let mut leaf = 0;
-            let again = loop {
-                let mut next = Box::pin(write(&pool, &m, leaf * LEAF * EXTENT, 1, BLOCK));
-                leaf += 1;
-                match select(&mut next, std::pin::pin!(m.sleep(2 * SECOND))).await {
-                    Either::Left((written, _)) => written.expect("there is room for its record"),
-                    Either::Right(_) => break next,
-                }
-                assert!(leaf < discarded, "all records had room");
-            };
-            assert_eq!(pool.info().held_writes, 2);
-            let device = pool.info().devices[0].uuid;
-            let leaving = within(&m, 5, "a refusal", pool.remove_device(device, Evacuate::default())).await;
-            assert!(matches!(leaving, Err(Error::Busy { .. })), "{leaving:?}");
-            assert!(matches!(pool.evacuation_plan(device).await, Err(Error::Busy { .. })));
-            assert_eq!(pool.read_only(), None);
-            match end {
-                "room" => {
-                    // For a checkpoint, and not for all of the reserve behind it.
-                    world.set_room(0, Some(1 << 20));
-                    within(&m, 5, "a record", again)
-                        .await
-                        .expect("what needs no extent goes on once a checkpoint stands");
-                    world.set_room(0, None);
-                    within(&m, 5, "a held write", held).await.expect("a held write goes on");
-                    assert_clean(&pool, "with room").await;
-                }
-                "close" => {
-                    let closed = within(&m, 10, "a close", pool.close()).await;
-                    let error = closed.expect_err("there is no room for the last checkpoint");
-                    assert!(matches!(&error, Error::ClosedFull { path, .. } if path == "disk0"), "{error}");
-                    drop((held, again));
-                }
-                _ => drop((held, again)),
-            }
-            leaf..discarded
-        });
-        if end == "power" || end == "kill" {
-            world.crash(if end == "power" { CrashKind::Power } else { CrashKind::Process });
-        }
-        live(world, |m| async move {
-            let pool = within(&m, 60, "a start", open(&m, 2)).await;
-            assert_eq!(pool.read_only(), None, "after {end}");
-            for leaf in discarded {
-                assert_eq!(byte_at(&pool, &m, leaf * LEAF * EXTENT).await, 0, "after {end}: leaf {leaf}");
-                assert_eq!(byte_at(&pool, &m, leaf * LEAF * EXTENT + BLOCK).await, 1, "after {end}: leaf {leaf}");
-            }
-            assert_eq!(byte_at(&pool, &m, 399 * LEAF * EXTENT).await, 100, "after {end}");
-            world.set_room(0, None);
-            m.sleep(2 * SECOND).await;
-            assert_clean(&pool, end).await;
-            pool.close().await.expect("a close");
-        });
-    }
-}
-
-#[test]
-fn flushes_and_overwrites_have_room_in_a_journal_that_has_none_for_records() {
-    for shift in 0..3 {
-        let world = &world(6, 1, 64);
-        sparse_pool(world, 400);
-        live(world, |m| async move {
-            let pool = open(&m, 1).await;
-            pool.set_vdisk_policy("v", failing()).await.expect("a policy");
-            let v = pool.vdisk("v").expect("a vdisk");
-            for leaf in 0..20 {
-                v.discard((100 + leaf) * LEAF * EXTENT, BLOCK, false).await.expect("a discard");
-            }
-            pool.check().await.expect_err("a checkpoint starves");
-            for block in 0..shift {
-                v.discard(block * BLOCK, BLOCK, true).await.expect("a discard");
-            }
-            // Each page of the journal that is begun brings its end nearer: with the record of a first write, then with its proof's.
-            let mut rounds = 0;
-            while v.discard(8 * BLOCK, BLOCK, false).await.is_ok()
-                && write(&pool, &m, 8 * BLOCK, 2, BLOCK).await.is_ok()
-            {
-                within(&m, 5, "a flush", v.flush()).await.expect("a flush");
-                within(&m, 5, "an overwrite", write(&pool, &m, 8 * BLOCK, 3, BLOCK)).await.expect("an overwrite");
-                rounds += 1;
-            }
-            assert!((5..100).contains(&rounds), "the journal is not full after {rounds} rounds");
-            within(&m, 5, "a flush", v.flush()).await.expect("a flush");
-            world.set_room(0, None);
-            m.sleep(2 * SECOND).await;
-            assert_clean(&pool, "with room").await;
-        });
-    }
-}
-
-#[test]
-fn an_overwrite_of_parts_of_a_devices_sector_needs_no_checkpoint() {
-    let disk = SimDiskSpec { logical_block: 4096, ..SimDiskSpec::new("disk0", 64 << 20) };
-    let world = &SimWorld::new(5, vec![disk]);
-    sparse_pool(world, 400);
-    live(world, |m| async move {
-        let pool = open(&m, 1).await;
-        starve(&pool, &m).await;
-        let v = pool.vdisk("v").expect("a vdisk");
-        let sector = filled(&m, 9, 512).await;
-        let all = (0..64).map(|sector_at| v.write(399 * LEAF * EXTENT + sector_at * 512, sector.clone(), false));
-        for done in within(&m, 5, "overwrites", join_all(all)).await {
-            done.expect("an overwrite");
-        }
-        assert_eq!(byte_at(&pool, &m, 399 * LEAF * EXTENT + BLOCK).await, 9);
-        // A sector of a block without contents needs a record.
-        v.discard(399 * LEAF * EXTENT, BLOCK, false).await.expect_err("a discard needs one, too");
     });
 }
 
