@@ -10,9 +10,8 @@ use std::time::Duration;
 use futures_util::future::select;
 use plimsoll_hardware::{Device, IoError, Machine};
 
-use super::range::Piece;
-use super::ticket::Asked;
 use super::wait_for_space::{Need, RoomFor};
+use super::write::Parts;
 use super::{Store, VdiskCore};
 use crate::error::Result;
 use crate::event::Shortage;
@@ -32,15 +31,9 @@ impl<M: Machine> Store<M> {
     ///
     /// # Errors
     /// Those of [`Store::hold`], and of moving what is behind a part.
-    pub(super) async fn outlast_full(
-        self: &Rc<Self>,
-        vdisk: &Rc<VdiskCore>,
-        parts: &[Piece],
-        bytes: usize,
-        asked: &Asked<'_>,
-    ) -> Result<()> {
-        let block_bytes = self.media.block_bytes();
-        let of: Vec<_> = parts.iter().map(|part| (part.at, part.blocks(block_bytes))).collect();
+    pub(super) async fn outlast_full(self: &Rc<Self>, parts: &Parts<'_>) -> Result<()> {
+        let (vdisk, block_bytes) = (parts.vdisk, self.media.block_bytes());
+        let of: Vec<_> = parts.pieces.iter().map(|piece| (piece.at, piece.blocks(block_bytes))).collect();
         let stuck = of.iter().find(|(at, blocks)| self.is_stuck(vdisk, *at, *blocks)).map(|(at, _)| *at);
         match stuck {
             Some(at) if self.space.stuck().is_none() && self.move_off_full(vdisk, at).await? => return Ok(()),
@@ -49,8 +42,8 @@ impl<M: Machine> Store<M> {
             None if of.iter().any(|(at, blocks)| vdisk.needs_extent(*at, *blocks)) => return Ok(()),
             None => {}
         }
-        let need = Need { room: RoomFor::Blocks(of), ..self.need(vdisk, parts, Shortage::DeviceFull, bytes) };
-        self.hold(vdisk, need, asked).await.map(drop)
+        let need = Need { room: RoomFor::Blocks(of), ..self.need(parts, Shortage::DeviceFull) };
+        self.hold(vdisk, need, parts.asked).await.map(drop)
     }
 
     /// Whether `blocks` are to go to an extent of a full device that is the vdisk's already, without all of them.

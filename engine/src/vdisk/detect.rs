@@ -17,6 +17,7 @@ use plimsoll_hardware::{Frozen, Machine};
 use super::change::{Judged, Wanted};
 use super::range::{Piece, pieces};
 use super::ticket::{Asked, WriteOptions};
+use super::write::Parts;
 use super::{Store, VdiskCore, count};
 use crate::error::Result;
 use crate::format::{Blocks, Detection, PatternId};
@@ -92,7 +93,7 @@ impl<M: Machine> Store<M> {
         if !parts.is_empty() {
             // With nothing else to do it may be durable by itself.
             let alone = durable && wanted.is_empty();
-            self.write_parts(vdisk, &parts, data.clone(), &asked, alone).await?;
+            self.write_parts(&Parts { vdisk, pieces: &parts, data: data.clone(), asked: &asked, fua: alone }).await?;
         }
         while !wanted.is_empty() {
             let (freed, refused) = self.change_scattered(vdisk, (offset, length), &wanted).await?;
@@ -109,7 +110,7 @@ impl<M: Machine> Store<M> {
                 parts.extend(sorted.data(block_bytes));
                 wanted.extend(sorted.wanted());
             }
-            self.write_parts(vdisk, &parts, data.clone(), &asked, false).await?;
+            self.write_parts(&Parts { vdisk, pieces: &parts, data: data.clone(), asked: &asked, fua: false }).await?;
         }
         if durable {
             self.flush_journal().await?;

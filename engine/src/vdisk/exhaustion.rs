@@ -71,7 +71,7 @@ impl<M: Machine> Store<M> {
     /// A write found no space; it waits, or not.
     pub(super) fn note_exhausted(&self, vdisk: &VdiskCore, need: &Need, held: bool) {
         vdisk.episode.lacked.set(need.extents());
-        vdisk.episode.lacks(need.shortage);
+        vdisk.episode.lacks(need.shortage.get());
         vdisk.episode.supplied.set(false);
         if vdisk.exhausted.get().is_some() || !vdisk.ready.get() {
             return;
@@ -83,8 +83,8 @@ impl<M: Machine> Store<M> {
         self.alarms.raise(SpaceEvent::Exhausted {
             vdisk: vdisk.event_name(),
             needed_bytes: need.extents() * self.media.extent_bytes,
-            cause: need.shortage,
-            device: (need.shortage == Shortage::DeviceFull).then(|| self.full_device_path()),
+            cause: need.shortage.get(),
+            device: (need.shortage.get() == Shortage::DeviceFull).then(|| self.full_device_path()),
             held,
         });
     }

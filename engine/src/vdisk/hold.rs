@@ -137,7 +137,7 @@ impl HoldQueue {
     pub(super) fn lack_before(&self, vdisk: &VdiskCore) -> Shortage {
         let waiters = self.waiters.borrow();
         let own = waiters.iter().find(|waiter| waiter.vdisk.id == vdisk.id);
-        own.map_or(Shortage::PoolFull, |waiter| waiter.need.shortage)
+        own.map_or(Shortage::PoolFull, |waiter| waiter.need.shortage.get())
     }
 
     /// Whether a write of `vdisk` that may wait has to, because others came first. One that would fail instead takes what is there.
@@ -189,7 +189,7 @@ impl<M: Machine> Store<M> {
         number: u64,
         how: &'a WriteOptions,
     ) -> Place<'a, M> {
-        let (queue, shortage, ticket) = (&self.holds, need.shortage, how.ticket.as_ref());
+        let (queue, shortage, ticket) = (&self.holds, need.shortage.get(), how.ticket.as_ref());
         let (bytes, memory) = (need.bytes, need.memory());
         let waiter = Rc::new(Waiter {
             number,
@@ -223,7 +223,7 @@ impl<M: Machine> Store<M> {
     fn grant_what_can_be(&self) {
         let waiting: Vec<_> =
             self.holds.waiters.borrow().iter().filter(|waiter| waiter.granted.get().is_none()).cloned().collect();
-        let (mut pool_is_short, mut vdisks, mut tenants) = (0, BTreeSet::new(), BTreeSet::new());
+        let (mut pool_is_short, mut vdisks, mut tenants) = (0, BTreeMap::new(), BTreeSet::new());
         let mut lack_of_pool = Shortage::PoolFull;
         for waiter in waiting {
             let (account, extents) = (&waiter.vdisk.mapping.account, waiter.lacking());
@@ -234,40 +234,42 @@ impl<M: Machine> Store<M> {
                 continue;
             }
             let tenant = account.tenant().map(|tenant| tenant.name.clone());
-            let behind = vdisks.contains(&waiter.vdisk.id)
-                || (account.unfilled() < extents && tenant.as_ref().is_some_and(|name| tenants.contains(name)));
+            let behind = vdisks.get(&waiter.vdisk.id).copied().or_else(|| {
+                let of_tenant = tenant.as_ref().is_some_and(|name| tenants.contains(name));
+                (of_tenant && account.unfilled() < extents).then_some(Shortage::TenantQuota)
+            });
             let shortage = match pool_is_short > 0 && account.unfilled() < extents {
-                _ if behind => Some(waiter.need.shortage),
+                _ if behind.is_some() => behind,
                 true => Some(lack_of_pool),
                 false => {
                     let shortage = (extents > 0).then(|| self.space.shortage(account, extents)).flatten();
                     shortage.or_else(|| self.lacks_room(&waiter.vdisk, &waiter.need.room))
                 }
             };
-            match shortage {
-                None => {
-                    self.space.ledger.grant(account, extents);
-                    self.space.note_filling();
-                    waiter.granted.set(Some(extents));
-                    waiter.wake();
-                }
-                Some(_) if waiter.is_to_fail() => {
-                    waiter.refused.set(true);
-                    waiter.wake();
-                }
-                Some(_) if behind => {}
-                Some(shortage) => {
-                    waiter.vdisk.episode.lacks(shortage);
-                    match shortage {
-                        Shortage::PoolFull | Shortage::Reserved | Shortage::DeviceFull => {
-                            pool_is_short += 1;
-                            lack_of_pool = shortage;
-                        }
-                        Shortage::VdiskQuota => {}
-                        Shortage::TenantQuota => tenants.extend(tenant),
+            let Some(shortage) = shortage else {
+                self.space.ledger.grant(account, extents);
+                self.space.note_filling();
+                waiter.granted.set(Some(extents));
+                waiter.wake();
+                continue;
+            };
+            waiter.need.shortage.set(shortage);
+            if behind.is_none() {
+                waiter.vdisk.episode.lacks(shortage);
+            }
+            if waiter.is_to_fail() {
+                waiter.refused.set(true);
+                waiter.wake();
+            } else if behind.is_none() {
+                match shortage {
+                    Shortage::PoolFull | Shortage::Reserved | Shortage::DeviceFull => {
+                        pool_is_short += 1;
+                        lack_of_pool = shortage;
                     }
-                    vdisks.insert(waiter.vdisk.id);
+                    Shortage::VdiskQuota => {}
+                    Shortage::TenantQuota => tenants.extend(tenant),
                 }
+                vdisks.insert(waiter.vdisk.id, shortage);
             }
         }
         self.holds.short_of_pool.set(pool_is_short);

@@ -212,7 +212,8 @@ impl<M: Machine> Store<M> {
             };
             // Who waits for space has nothing that others could need.
             drop((permit, _room, grant.take()));
-            let need = Need { of: vec![(at, Blocks::ALL)], bytes: bytes as u64, shortage, room: RoomFor::Nothing };
+            let (of, shortage) = (vec![(at, Blocks::ALL)], Cell::new(shortage));
+            let need = Need { of, bytes: bytes as u64, shortage, room: RoomFor::Nothing };
             grant = Some(self.hold(vdisk, need, asked).await?);
         }
     }

@@ -31,7 +31,8 @@ pub(super) struct Need {
     /// What its extents are for, as far as is known; somebody else's write may have brought one meanwhile.
     pub(super) of: Vec<(VirtualExtent, Blocks)>,
     pub(super) bytes: u64,
-    pub(super) shortage: Shortage,
+    /// By the last look.
+    pub(super) shortage: Cell<Shortage>,
     /// What needs room below the devices as well.
     pub(super) room: RoomFor,
 }
@@ -216,7 +217,7 @@ impl<M: Machine> Store<M> {
         let extent = self.media.extent_bytes;
         let account = &vdisk.mapping.account;
         let (pool, needed) = (self.identity.name.clone(), need.extents());
-        let (holder, used, quota) = match (need.shortage, account.tenant()) {
+        let (holder, used, quota) = match (need.shortage.get(), account.tenant()) {
             (Shortage::VdiskQuota, _) => {
                 (format!("vdisk {pool}/{}", vdisk.name()), account.in_use(), account.quota().unwrap_or(0))
             }

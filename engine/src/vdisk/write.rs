@@ -7,12 +7,13 @@
 //!
 //! Dropping a write's future while the device is writing leaks its extents until the pool is opened again: drive it to its end.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use plimsoll_hardware::{Durability, Frozen, IoError, Machine};
 
 use super::last_look::{Plan, submit};
-use super::plan::{ClaimGuard, Refused, Turn};
+use super::plan::{ClaimGuard, Refused};
 use super::range::{Piece, pieces};
 use super::ticket::{Asked, WriteOptions};
 use super::wait_for_space::{Grant, Need, RoomFor};
@@ -41,6 +42,17 @@ impl Drop for InFlight {
             epoch.abandon();
         }
     }
+}
+
+/// Parts of a request that are written together, one in each extent at most.
+pub(super) struct Parts<'a> {
+    pub(super) vdisk: &'a Rc<VdiskCore>,
+    pub(super) pieces: &'a [Piece],
+    /// That of all the request.
+    pub(super) data: Frozen,
+    pub(super) asked: &'a Asked<'a>,
+    /// They are durable when they are answered, if this or their vdisk says so.
+    pub(super) fua: bool,
 }
 
 /// What a write lacks to claim its pieces.
@@ -106,39 +118,26 @@ impl<M: Machine> Store<M> {
         fua: bool,
     ) -> Result<()> {
         self.count_write(data.len() as u64);
-        let parts: Vec<Piece> = pieces(offset, data.len() as u64, self.media.extent_bytes).collect();
-        self.write_parts(vdisk, &parts, data, asked, fua).await
+        let pieces: Vec<Piece> = pieces(offset, data.len() as u64, self.media.extent_bytes).collect();
+        self.write_parts(&Parts { vdisk, pieces: &pieces, data, asked, fua }).await
     }
 
-    /// As [`Store::write_pieces`], of parts of a request; one in each extent at most.
-    pub(super) async fn write_parts(
-        self: &Rc<Self>,
-        vdisk: &Rc<VdiskCore>,
-        parts: &[Piece],
-        data: Frozen,
-        asked: &Asked<'_>,
-        fua: bool,
-    ) -> Result<()> {
-        while !self.try_parts(vdisk, parts, data.clone(), asked, fua).await? {
-            self.outlast_full(vdisk, parts, data.len(), asked).await?;
+    /// As [`Store::write_pieces`], of parts of a request.
+    pub(super) async fn write_parts(self: &Rc<Self>, parts: &Parts<'_>) -> Result<()> {
+        while !self.try_parts(parts).await? {
+            self.outlast_full(parts).await?;
         }
         Ok(())
     }
 
     /// As [`Store::write_parts`]; `false`: a device had no room, and nothing is changed.
-    async fn try_parts(
-        self: &Rc<Self>,
-        vdisk: &Rc<VdiskCore>,
-        parts: &[Piece],
-        data: Frozen,
-        asked: &Asked<'_>,
-        fua: bool,
-    ) -> Result<bool> {
-        let mut claims: Vec<Option<ClaimGuard<M>>> = parts.iter().map(|_| None).collect();
+    async fn try_parts(self: &Rc<Self>, parts: &Parts<'_>) -> Result<bool> {
+        let Parts { vdisk, pieces, data, asked, fua } = parts;
+        let mut claims: Vec<Option<ClaimGuard<M>>> = pieces.iter().map(|_| None).collect();
         let mut means = None;
         let ios = loop {
             self.still_within(vdisk, asked)?;
-            match self.plan(vdisk, parts, &claims, &data, means.is_some())? {
+            match self.plan(vdisk, pieces, &claims, data, means.is_some())? {
                 Plan::Go(ios) => break ios,
                 Plan::Confirm(batch) => self.confirm(batch).await?,
                 Plan::Held => vdisk.mapping.watches.released.changed().await,
@@ -157,27 +156,26 @@ impl<M: Machine> Store<M> {
                     claims.iter_mut().for_each(|claim| drop(claim.take()));
                     let mut grant = None;
                     loop {
-                        let needs_means = means.is_none() && self.needs_record(vdisk, parts);
+                        let needs_means = means.is_none() && self.needs_record(parts);
                         if needs_means {
-                            means = self.means(parts.len()).await?;
+                            means = self.means(pieces.len()).await?;
                         }
                         let lack = if needs_means && means.is_none() {
                             Some(Lack::Checkpoint)
                         } else {
-                            let turn = (asked, grant.as_ref());
-                            self.claim_all(vdisk, parts, &mut claims, &data, turn).await?
+                            self.claim_all(parts, &mut claims, grant.as_ref()).await?
                         };
                         let Some(lack) = lack else { break };
                         // Who waits for space has nothing that others could need.
                         claims.iter_mut().for_each(|claim| drop(claim.take()));
                         drop((means.take(), grant.take()));
-                        grant = self.supply(vdisk, parts, lack, data.len(), asked).await?;
+                        grant = self.supply(parts, lack).await?;
                         self.still_within(vdisk, asked)?;
                     }
                 }
             }
         };
-        let durable = fua || vdisk.write_through.get();
+        let durable = *fua || vdisk.write_through.get();
         let direct = durable && means.is_none() && !self.journal.has_undurable();
         let durability = if direct { Durability::Fua } else { Durability::Cached };
         let mut in_flight = InFlight(Some(self.space.epochs.enter()));
@@ -194,7 +192,7 @@ impl<M: Machine> Store<M> {
         if let Some((mut permit, _room)) = means {
             let mut sequence = 0;
             for claim in claims.iter_mut().flatten() {
-                sequence = self.publish_claim(vdisk, claim, &mut permit, &data).await?.max(sequence);
+                sequence = self.publish_claim(vdisk, claim, &mut permit, data).await?.max(sequence);
             }
             drop((claims, epoch));
             self.outlast(sequence).await?;
@@ -206,48 +204,36 @@ impl<M: Machine> Store<M> {
     }
 
     /// Gets a write what it lacks, or waits for it.
-    async fn supply(
-        self: &Rc<Self>,
-        vdisk: &Rc<VdiskCore>,
-        parts: &[Piece],
-        lack: Lack,
-        bytes: usize,
-        asked: &Asked<'_>,
-    ) -> Result<Option<Grant<M>>> {
-        match lack {
-            Lack::Space(shortage) => {
-                let need = self.need(vdisk, parts, shortage, bytes);
-                self.hold(vdisk, need, asked).await.map(Some)
+    async fn supply(self: &Rc<Self>, parts: &Parts<'_>, lack: Lack) -> Result<Option<Grant<M>>> {
+        let need = match lack {
+            Lack::Space(shortage) => self.need(parts, shortage),
+            Lack::Checkpoint => Need { room: RoomFor::Checkpoint, ..self.need(parts, Shortage::DeviceFull) },
+            Lack::OwnExtent(at) => {
+                return Box::pin(self.unpack(parts.vdisk, at, parts.data.len(), parts.asked)).await.map(|()| None);
             }
-            Lack::Checkpoint => {
-                let need = Need { room: RoomFor::Checkpoint, ..self.need(vdisk, parts, Shortage::DeviceFull, bytes) };
-                self.hold(vdisk, need, asked).await.map(Some)
-            }
-            Lack::OwnExtent(at) => Box::pin(self.unpack(vdisk, at, bytes, asked)).await.map(|()| None),
-        }
+        };
+        self.hold(parts.vdisk, need, parts.asked).await.map(Some)
     }
 
     /// Whether some block gets its first contents, as far as is known. What is only claimed because a device writes larger sectors than the
     /// vdisk has changes no word, and needs room for none.
-    fn needs_record(&self, vdisk: &VdiskCore, parts: &[Piece]) -> bool {
+    fn needs_record(&self, parts: &Parts<'_>) -> bool {
         let block_bytes = self.media.block_bytes();
-        parts.iter().any(|part| {
-            let word = vdisk.mapping.peek(part.at).and_then(Result::ok);
-            word.is_none_or(|word| !word.valid().contains(part.blocks(block_bytes)))
+        parts.pieces.iter().any(|piece| {
+            let word = parts.vdisk.mapping.peek(piece.at).and_then(Result::ok);
+            word.is_none_or(|word| !word.valid().contains(piece.blocks(block_bytes)))
         })
     }
 
     /// Claims every piece in order; answers what is lacking for that, with some claims taken.
     async fn claim_all(
         self: &Rc<Self>,
-        vdisk: &Rc<VdiskCore>,
-        parts: &[Piece],
+        parts: &Parts<'_>,
         claims: &mut [Option<ClaimGuard<M>>],
-        data: &Frozen,
-        turn: Turn<'_, M>,
+        grant: Option<&Grant<M>>,
     ) -> Result<Option<Lack>> {
-        for (part, claim) in parts.iter().zip(claims) {
-            *claim = match self.claim(vdisk, *part, data, turn).await {
+        for (piece, claim) in parts.pieces.iter().zip(claims) {
+            *claim = match self.claim(parts.vdisk, *piece, &parts.data, (parts.asked, grant)).await {
                 Ok(claim) => claim,
                 Err(Refused::Short(shortage)) => return Ok(Some(Lack::Space(shortage))),
                 Err(Refused::Packed(at)) => return Ok(Some(Lack::OwnExtent(at))),
@@ -258,11 +244,11 @@ impl<M: Machine> Store<M> {
     }
 
     /// Extents that a write of `parts` needs, as far as is known.
-    pub(super) fn need(&self, vdisk: &VdiskCore, parts: &[Piece], shortage: Shortage, bytes: usize) -> Need {
+    pub(super) fn need(&self, parts: &Parts<'_>, shortage: Shortage) -> Need {
         let block_bytes = self.media.block_bytes();
-        let all = parts.iter().map(|part| (part.at, part.blocks(block_bytes)));
-        let of = all.filter(|&(at, blocks)| vdisk.needs_extent(at, blocks)).collect();
-        Need { of, bytes: bytes as u64, shortage, room: RoomFor::Nothing }
+        let all = parts.pieces.iter().map(|piece| (piece.at, piece.blocks(block_bytes)));
+        let of = all.filter(|&(at, blocks)| parts.vdisk.needs_extent(at, blocks)).collect();
+        Need { of, bytes: parts.data.len() as u64, shortage: Cell::new(shortage), room: RoomFor::Nothing }
     }
 
     /// Its vdisk's size may be cut, or it may be deleted, whenever something is waited for.

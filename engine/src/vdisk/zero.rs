@@ -7,6 +7,7 @@ use plimsoll_hardware::buffer::BUFFER_MAX;
 
 use super::range::{Piece, pieces};
 use super::ticket::{Asked, WriteOptions};
+use super::write::Parts;
 use super::{Store, VdiskCore, Zeroes};
 use crate::error::Result;
 
@@ -83,7 +84,7 @@ impl<M: Machine> Store<M> {
             let Some(longest) = parts.iter().map(|part| part.length).max() else { return Ok(()) };
             self.count_write(parts.iter().map(|part| part.length).sum());
             let zeros = self.media.buffers().zeroed(longest as usize).await.freeze();
-            let result = self.write_parts(vdisk, &parts, zeros, asked, false).await;
+            let result = self.write_parts(&Parts { vdisk, pieces: &parts, data: zeros, asked, fua: false }).await;
             let is_fill = |part: &Piece| matches!(vdisk.mapping.peek(part.at), Some(Ok(word)) if word.is_fill());
             if result.is_ok() || !spares_fills || !parts.iter().any(is_fill) {
                 return result;

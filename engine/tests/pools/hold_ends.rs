@@ -35,6 +35,36 @@ fn a_held_write_fails_as_no_space_at_its_bound_and_not_before() {
 }
 
 #[test]
+fn held_writes_fail_by_what_they_lack_at_their_end() {
+    let holding = OnFull::Hold(Duration::from_secs(10));
+    // A quota, or none, before and after, and what is decided then.
+    for (seed, before, after, on_full) in
+        [(31, Some(EXTENT), None, holding), (32, None, Some(EXTENT), holding), (33, Some(EXTENT), None, OnFull::Fail)]
+    {
+        live(&world(seed, 1, 16), |m| async move {
+            let policy = VdiskPolicy { quota: before, on_full: holding, ..VdiskPolicy::default() };
+            let pool = full_pool(&m, policy).await;
+            // The second one is behind the first.
+            let held = join(write(&pool, &m, "v", EXTENT, 2), write(&pool, &m, "v", 2 * EXTENT, 2));
+            let decided = async {
+                m.sleep(Duration::from_secs(2)).await;
+                let policy = VdiskPolicy { quota: after, on_full, ..VdiskPolicy::default() };
+                pool.set_vdisk_policy("v", policy).await.expect("a policy");
+            };
+            let ((first, second), ()) = join(held, decided).await;
+            for failed in [first, second] {
+                match after.is_some() {
+                    true => assert!(matches!(failed, Err(Error::QuotaExceeded { .. })), "{failed:?}"),
+                    false => assert!(matches!(failed, Err(Error::OutOfSpace { .. })), "{failed:?}"),
+                }
+            }
+            let lacks = if after.is_some() { Shortage::VdiskQuota } else { Shortage::PoolFull };
+            assert_eq!(pool.vdisk("v").expect("a vdisk").info().shortage, Some(lacks));
+        });
+    }
+}
+
+#[test]
 fn all_parts_of_a_request_are_held_for_one_time_together() {
     live(&world(21, 1, 64), |m| async move {
         let hold = VdiskPolicy { on_full: OnFull::Hold(Duration::from_secs(10)), ..VdiskPolicy::default() };
