@@ -71,7 +71,7 @@ impl<M: Machine> Store<M> {
             running.end(match work.run().await {
                 Ok(true) => JobState::Done,
                 // Closing: the next start goes on.
-                Ok(false) | Err(Error::Closing(_)) => JobState::Running,
+                Ok(false) => JobState::Running,
                 Err(Error::Cancelled) => JobState::Cancelled,
                 Err(error) => JobState::Failed(error.to_string()),
             });
@@ -88,13 +88,11 @@ impl<M: Machine> MoveOut<M> {
     async fn run(&self) -> Result<bool> {
         let (store, mut idle) = (&self.store, 0u32);
         loop {
-            // While checkpoints starve the device may still be kept, or another one be added.
-            while store.space.is_starved() && self.goes_on() {
-                store.media.machine.sleep(REST_MAX).await;
-            }
             match self.round(&mut idle).await {
                 Ok(None) => {}
                 Ok(Some(emptied)) => return Ok(emptied),
+                // Whatever a close took away from it.
+                Err(_) if store.closing.get() => return Ok(false),
                 Err(error) if error.is_want_of_space() => {
                     self.job.wait_for(Some(self.no_room(self.member.taken(store))));
                     store.media.machine.sleep(REST_MAX).await;
@@ -150,10 +148,10 @@ impl<M: Machine> MoveOut<M> {
         self.leaving().map(|_| true)
     }
 
-    /// Makes what was moved so, and gives the journal other places.
+    /// Makes what was moved so, and gives the journal other places; not without bound, because the device may be kept meanwhile.
     async fn settle(&self) -> Result<()> {
         let store = &self.store;
-        store.after_checkpoint().await?;
+        store.unless_starved(store.after_checkpoint()).await?;
         store.release_freed();
         if self.member.journal_copies(store) > 0 {
             store.move_rings(&self.member).await?;

@@ -10,6 +10,7 @@ mod crash_points;
 mod cut_off;
 mod damage;
 mod detect;
+mod evacuate_full;
 mod failures;
 mod features;
 mod figures;
