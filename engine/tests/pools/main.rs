@@ -28,6 +28,7 @@ mod regressions_devices;
 mod regressions_space;
 mod reserve;
 mod settings;
+mod shrink;
 mod smoke;
 mod support;
 mod survey;
