@@ -399,3 +399,56 @@ fn a_daemon_with_somebody_who_watches_events_stops_at_once() {
     watch.kill().expect("it lives");
     watch.wait().expect("it ends");
 }
+
+/// Writes bytes that are neither zeros nor a pattern to the start of an export, over NBD.
+fn store(daemon: &Daemon, export: &str, bytes: u32) {
+    let mut nbd = UnixStream::connect(daemon.state.path().join("nbd.sock")).expect("NBD is served");
+    nbd.read_exact(&mut [0; 18]).expect("a greeting");
+    let name = u32::try_from(export.len()).expect("a short name").to_be_bytes();
+    // Fixed newstyle, no zeroes; the option EXPORT_NAME.
+    let choice = [&3_u32.to_be_bytes()[..], b"IHAVEOPT", &1_u32.to_be_bytes(), &name, export.as_bytes()].concat();
+    nbd.write_all(&choice).expect("it reads");
+    nbd.read_exact(&mut [0; 10]).expect("the export");
+    let mut write = [&0x2560_9513_u32.to_be_bytes()[..], &[0, 0, 0, 1], &[0; 16], &bytes.to_be_bytes()].concat();
+    write.extend((0..bytes).map(|at| (at % 251) as u8 | 1));
+    nbd.write_all(&write).expect("it reads");
+    let mut answer = [0; 16];
+    nbd.read_exact(&mut answer).expect("an answer");
+    assert_eq!(answer[4..8], [0; 4], "the write failed");
+}
+
+#[test]
+fn a_reclaim_that_is_resumed_is_waited_for_like_one_that_begins() {
+    let daemon = Daemon::start();
+    let device = daemon.file("a.img");
+    daemon.says(&["pool", "create", "tank", "--device", &device, "--buffered"]);
+    daemon.says(&["vdisk", "create", "tank/a", "--size", "1G"]);
+    store(&daemon, "tank/a", 4 << 20);
+    // Of four stretches all but the first wait a second each: it does not end by itself before it is paused.
+    daemon.says(&["reclaim", "tank/a", "--rate", "1M", "--no-wait"]);
+    daemon.says(&["reclaim", "tank/a", "--pause"]);
+    let said = daemon.says(&["reclaim", "tank/a", "--resume", "--wait"]);
+    assert!(said.contains("of tank/a looked through"), "{said}");
+    let shown = daemon.json(&["reclaim", "tank/a", "--show"]);
+    assert_eq!(
+        (&shown["running"], &shown["paused"], &shown["done_pct"]),
+        (&false.into(), &false.into(), &100.0.into())
+    );
+    assert_eq!(daemon.json(&["job", "show", shown["job"].as_str().unwrap()])["state"], "done");
+    assert!(daemon.says(&["reclaim", "tank/a", "--show"]).contains("counted since the pool was opened"));
+}
+
+#[test]
+fn the_embedded_pool_says_what_to_do_where_its_file_system_has_no_direct_io() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    std::os::unix::fs::symlink("/proc/self/comm", state.path().join("tank.img")).expect("a link");
+    let output = Command::new(PROGRAM).arg("--state-dir").arg(state.path()).arg("serve").output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    let hint = said.lines().find_map(|line| line.strip_prefix("hint: ")).expect("a hint");
+    let command = hint.split(" goes through").next().expect("a command");
+    assert!(command.ends_with("serve --buffered") && command.starts_with(PROGRAM), "{said}");
+    // It is a command that can be given, and comes further: what is there has no bytes.
+    let output = Command::new("sh").args(["-c", command]).output().expect("it runs");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("[too-small]"), "{output:?}");
+}

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::args::{DryRun, Wait};
 use super::client::Request;
 use super::confirm::confirm;
-use super::job::watch_answer;
+use super::job::{watch, watch_answer};
 use super::pool::with;
 use super::render::steps;
 use super::run::Context;
@@ -21,6 +21,9 @@ use crate::units::{Size, iec, quoted};
 
 /// Bytes of text that ranges are read from: 500,000 of them at 128 bytes a line.
 const RANGES_TEXT_MAX: u64 = 64_000_000;
+
+/// Below how one stands: after a restart it goes on where it was, and what it gave back before that is not known any more.
+const COUNTED_SINCE: &str = "\nscanned, zero, pattern and freed bytes are counted since the pool was opened\n";
 
 #[derive(Debug, Args)]
 pub(super) struct Reclaim {
@@ -58,7 +61,8 @@ pub(super) struct Reclaim {
 pub(super) fn run(cx: &Context<'_>, args: Reclaim) -> Answer<()> {
     let at = format!("{}/reclaim", target(&args.vdisk));
     if args.show {
-        return cx.render.object(&cx.client.get(&at)?);
+        cx.render.object(&cx.client.get(&at)?)?;
+        return cx.render.below(|_| COUNTED_SINCE.to_owned());
     }
     if args.pause || args.resume {
         let to = with(&at, args.how.dry_run);
@@ -67,7 +71,11 @@ pub(super) fn run(cx: &Context<'_>, args: Reclaim) -> Answer<()> {
             return cx.render.plan(&answer);
         }
         let word = if args.pause { "paused" } else { "resumed" };
-        return cx.render.changed(&format!("reclaim of {} {word}", args.vdisk), &answer);
+        let job = answer.get("job").and_then(Value::as_str).filter(|_| args.resume && args.wait.or(Wait::by_default()));
+        let Some(job) = job else {
+            return cx.render.changed(&format!("reclaim of {} {word}", args.vdisk), &answer);
+        };
+        return ended(cx, &args, &watch(&cx.client, job)?);
     }
     let request = request(cx, &args)?;
     let send = |dry_run: bool| cx.client.send(Request::new("POST", &with(&at, dry_run)).body(&request)?);
@@ -83,8 +91,12 @@ pub(super) fn run(cx: &Context<'_>, args: Reclaim) -> Answer<()> {
     if !args.wait.or(Wait::by_default()) {
         return cx.render.changed(&format!("reclaim of {} begun", args.vdisk), &job);
     }
-    let job = watch_answer(&cx.client, &job)?;
-    let result = cx.client.get(&at)?;
+    ended(cx, &args, &watch_answer(&cx.client, &job)?)
+}
+
+/// Says what the reclaim came to whose job was waited for.
+fn ended(cx: &Context<'_>, args: &Reclaim, job: &Value) -> Answer<()> {
+    let result = cx.client.get(&format!("{}/reclaim", target(&args.vdisk)))?;
     let paused = job.get("state").and_then(Value::as_str) == Some("paused");
     let what = outcome(&args.vdisk.to_string(), &result, args.worthless, paused);
     cx.render.changed(&what, &result)

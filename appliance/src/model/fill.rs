@@ -115,6 +115,8 @@ pub struct SetReclaim {
 pub struct ReclaimView {
     /// POOL/VDISK.
     pub name: String,
+    /// Its job; null when that is so old that it was forgotten.
+    pub job: Option<String>,
     /// It goes on.
     pub running: bool,
     /// It waits to be resumed.
@@ -129,10 +131,10 @@ pub struct ReclaimView {
     pub done_pct: f64,
     /// Bytes read since the pool was opened, by whole extents; holes are not read.
     pub scanned_bytes: u64,
-    /// Bytes of zeros that are not stored any more; of anything, when it was worthless.
+    /// Bytes of zeros that are not stored any more, since the pool was opened; of anything, when it was worthless.
     pub zero_bytes: u64,
-    /// Bytes that are stored by the number of a pattern now.
+    /// Bytes that are stored by the number of a pattern now, since the pool was opened.
     pub pattern_bytes: u64,
-    /// Bytes of the pool that came free.
+    /// Bytes of the pool that came free, since the pool was opened.
     pub freed_bytes: u64,
 }

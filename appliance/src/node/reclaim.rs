@@ -106,7 +106,7 @@ impl Node {
             Problem::new("not-found", format!("nothing of {name} was reclaimed since its pool was opened"))
                 .hint(format!("plimsoll reclaim {name}"))
         };
-        Ok(view(&pool.info().name, &known.ok_or_else(none)?))
+        Ok(view(&pool, &known.ok_or_else(none)?))
     }
 
     /// Makes a reclaim wait, or go on.
@@ -188,9 +188,14 @@ fn spec(request: BeginReclaim) -> Answer<ReclaimSpec> {
     Ok(ReclaimSpec { ranges, worthless: request.worthless, rate })
 }
 
-fn view(pool: &str, info: &ReclaimInfo) -> ReclaimView {
+fn view(pool: &Pool<Handle>, info: &ReclaimInfo) -> ReclaimView {
+    let pool_name = pool.info().name;
+    let name = format!("{pool_name}/{}", info.vdisk);
+    let jobs = pool.jobs();
+    let job = jobs.iter().rev().find(|job| job.kind == "reclaim" && job.object == name);
     ReclaimView {
-        name: format!("{pool}/{}", info.vdisk),
+        job: job.map(|job| super::jobs::view(&pool_name, job).id),
+        name,
         running: info.running,
         paused: info.paused,
         rate_bytes: (info.rate > 0).then_some(info.rate),
