@@ -141,6 +141,9 @@ pub(super) struct Serve {
     /// Make no embedded pool
     #[arg(long)]
     pub(super) bare: bool,
+    /// Have the embedded pool go through the page cache, where its file system refuses direct I/O
+    #[arg(long, conflicts_with_all = ["bare", "config"])]
+    pub(super) buffered: bool,
     /// Serve NBD at this address instead of loopback port 10809; may be given several times
     #[arg(long, value_name = "ADDR:PORT")]
     pub(super) nbd_listen: Vec<SocketAddr>,

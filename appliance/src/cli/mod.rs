@@ -65,6 +65,7 @@ fn serve_with(global: &args::Global, options: Serve) -> Result<ExitCode, Problem
         state_dir: global.state_dir.clone(),
         config: options.config,
         bare: options.bare,
+        buffered: options.buffered,
         nbd_listen: options.nbd_listen,
     })?;
     Ok(ExitCode::SUCCESS)

@@ -21,8 +21,11 @@ const SHARE_OF_FREE_PCT: u64 = 80;
 /// Sizes are rounded down to this.
 const ROUND_BYTES: u64 = 64 << 20;
 
-/// Makes what is not there yet. Answers what was made, in lines for people.
-pub(super) async fn embedded(node: &Node) -> Answer<Vec<String>> {
+/// Makes what is not there yet, through the page cache if that is allowed. Answers what was made, in lines for people.
+///
+/// # Errors
+/// `no-direct-io` when it is not allowed and the file system has nothing else: the page cache is nobody's choice but the operator's.
+pub(super) async fn embedded(node: &Node, buffered: bool) -> Answer<Vec<String>> {
     if node.embedded_made() || !node.pools().is_empty() {
         return Ok(Vec::new());
     }
@@ -30,12 +33,13 @@ pub(super) async fn embedded(node: &Node) -> Answer<Vec<String>> {
     let device = path.to_string_lossy().into_owned();
     let mut made = Vec::new();
     if path.exists() {
-        node.import_pool(ImportPool { paths: vec![device.clone()], name: None, buffered: false }).await?;
+        let import = ImportPool { paths: vec![device.clone()], name: None, buffered };
+        node.import_pool(import).await.map_err(|problem| with_a_way_out(problem, node.dir()))?;
         made.push(format!("found pool {POOL} in {device}"));
     } else {
         let (bytes, free) = sparse_file(&path)?;
-        let buffered = create(node, &device).await?;
-        let cache = if buffered { ", through the page cache because its file system has no direct I/O" } else { "" };
+        create(node, &device, buffered).await?;
+        let cache = if buffered { ", through the page cache" } else { "" };
         made.push(format!("made pool {POOL}: {device}, a sparse file of {}{cache}", iec(bytes)));
         if bytes > free / 100 * SHARE_OF_FREE_PCT {
             made.push(format!("  that is the least a pool needs; only {} are free in its file system", iec(free)));
@@ -57,29 +61,29 @@ pub(super) async fn embedded(node: &Node) -> Answer<Vec<String>> {
     Ok(made)
 }
 
-async fn create(node: &Node, device: &str) -> Answer<bool> {
-    let request = |buffered| CreatePool {
-        name: POOL.to_owned(),
-        devices: vec![device.to_owned()],
-        extent_bytes: None,
-        force: Vec::new(),
-        buffered,
-    };
-    let (created, buffered) = match node.create_pool(request(false)).await {
-        Err(problem) if problem.code == "no-direct-io" => {
-            tracing::warn!(device, "no direct I/O here, the page cache is used");
-            (node.create_pool(request(true)).await, true)
-        }
-        created => (created, false),
-    };
-    if let Err(problem) = created {
+async fn create(node: &Node, device: &str, buffered: bool) -> Answer<()> {
+    let (name, devices) = (POOL.to_owned(), vec![device.to_owned()]);
+    let request = CreatePool { name, devices, extent_bytes: None, force: Vec::new(), buffered };
+    let created = node.create_pool(request).await;
+    if created.is_err() {
         // The next start is to try again, not to find an empty file.
         if let Err(error) = std::fs::remove_file(device) {
             tracing::warn!(device, %error, "the file of the embedded pool stays");
         }
-        return Err(problem);
     }
-    Ok(buffered)
+    created.map(drop).map_err(|problem| with_a_way_out(problem, node.dir()))
+}
+
+/// Where there is no direct I/O: a command that works here, by the name that this program was called by.
+fn with_a_way_out(problem: Problem, dir: &Path) -> Problem {
+    if problem.code != "no-direct-io" {
+        return problem;
+    }
+    let program = std::env::args().next().unwrap_or_else(|| "plimsoll".to_owned());
+    problem.hint(format!(
+        "{program} --state-dir {0} serve --buffered goes through the page cache; or name a directory of another file system",
+        dir.display()
+    ))
 }
 
 /// Makes the file; answers its size and what was free.
@@ -97,4 +101,63 @@ fn sparse_file(path: &Path) -> Answer<(u64, u64)> {
     let make = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.set_len(bytes);
     make().map_err(cannot)?;
     Ok((bytes, free))
+}
+
+#[cfg(test)]
+mod tests {
+    use plimsoll_hardware::{Reactor, ReactorConfig};
+
+    use super::*;
+    use crate::cli::hints::assert_advice_can_be_followed;
+
+    /// A regular file whose file system has no direct I/O, and which cannot be removed.
+    const NOT_DIRECT: &str = "/proc/self/comm";
+
+    fn with_node<F: Future<Output = ()>>(dir: &Path, work: impl FnOnce(Node) -> F) {
+        let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
+        let node = Node::new(reactor.handle(), dir, None).unwrap();
+        reactor.block_on(async {
+            node.open_known_pools().await;
+            work(node.clone()).await;
+            node.close().await.unwrap();
+        });
+    }
+
+    #[track_caller]
+    fn assert_a_way_out(problem: &Problem, dir: &Path) {
+        assert_eq!((problem.code.as_str(), problem.exit_code()), ("no-direct-io", 4));
+        assert!(problem.detail.contains("refuses direct I/O"), "{problem:?}");
+        let hint = problem.hint.clone().unwrap();
+        let command = format!("--state-dir {} serve --buffered", dir.display());
+        assert!(hint.contains(&command), "{hint}");
+        assert_advice_can_be_followed(&format!("plimsoll {command}"));
+    }
+
+    #[test]
+    fn the_page_cache_is_not_taken_by_itself_where_there_is_no_direct_io() {
+        let dir = tempfile::tempdir().unwrap();
+        with_node(dir.path(), async |node| {
+            assert_a_way_out(&create(&node, NOT_DIRECT, false).await.unwrap_err(), dir.path());
+            // With the page cache it comes as far as that there is nothing in this file.
+            assert_eq!(create(&node, NOT_DIRECT, true).await.unwrap_err().code, "too-small");
+            assert!(node.pools().is_empty() && !node.embedded_made());
+            std::os::unix::fs::symlink(NOT_DIRECT, dir.path().join(FILE)).unwrap();
+            assert_a_way_out(&embedded(&node, false).await.unwrap_err(), dir.path());
+        });
+    }
+
+    #[test]
+    fn what_was_made_to_go_through_the_page_cache_does_so_for_good() {
+        let dir = tempfile::tempdir().unwrap();
+        with_node(dir.path(), async |node| {
+            let made = embedded(&node, true).await.unwrap().join(" ");
+            assert!(made.contains("made pool tank") && made.contains("through the page cache"), "{made}");
+        });
+        let state = std::fs::read_to_string(dir.path().join("state.json")).unwrap();
+        assert!(state.contains(r#""buffered": true"#), "{state}");
+        with_node(dir.path(), async |node| {
+            assert_eq!(embedded(&node, false).await.unwrap(), Vec::<String>::new());
+            assert_eq!(node.pools().first().map(|pool| pool.state), Some(crate::model::PoolState::Online));
+        });
+    }
 }

@@ -35,6 +35,8 @@ pub struct ServeOptions {
     pub config: Option<PathBuf>,
     /// `--bare`: no embedded pool.
     pub bare: bool,
+    /// `--buffered`: the embedded pool may go through the page cache.
+    pub buffered: bool,
     /// `--nbd-listen`, instead of loopback port 10809.
     pub nbd_listen: Vec<SocketAddr>,
 }
@@ -127,7 +129,7 @@ async fn start(
     let mut lines = vec![format!("plimsoll {}, state in {}", env!("CARGO_PKG_VERSION"), node.dir().display())];
     let embed = !options.bare && options.config.is_none();
     if embed {
-        lines.extend(embedded(node).await?);
+        lines.extend(embedded(node, options.buffered).await?);
     }
     let notes = bound.serve(node, config.nbd_limits(), raise_limit());
     let _inside = runtime.enter();

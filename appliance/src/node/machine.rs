@@ -124,7 +124,9 @@ pub(crate) fn cannot_open(path: &str, error: &OpenError) -> Problem {
     };
     match code {
         "permission" => problem.hint(format!("ls -l {path}; run plimsoll as a user who may write to it")),
-        "no-direct-io" => problem.hint("choose another file system, or say --buffered"),
+        "no-direct-io" => {
+            problem.hint("choose another file system, or say --buffered (in a configuration: buffered = true)")
+        }
         _ => problem,
     }
 }

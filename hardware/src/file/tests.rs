@@ -63,6 +63,26 @@ async fn exercise(handle: &Handle, device: &FileDevice) -> Outcome {
     Ok(())
 }
 
+/// A regular file that may be written and whose file system has no direct I/O, wherever the tests run.
+const NOT_DIRECT: &str = "/proc/self/comm";
+
+#[test]
+fn a_file_system_without_direct_io_is_named_and_refused_unless_the_page_cache_is_allowed() -> Outcome {
+    let reactor = reactor(64)?;
+    let handle = reactor.handle();
+    reactor.block_on(async {
+        let refused =
+            handle.open_device(Path::new(NOT_DIRECT), OpenOptions::default()).await.err().expect("no direct I/O");
+        assert!(matches!(&refused, OpenError::NoDirectIo { path } if path == Path::new(NOT_DIRECT)), "{refused:?}");
+        assert!(refused.to_string().contains(NOT_DIRECT) && refused.to_string().contains("buffered=yes"), "{refused}");
+        // It is opened then, and found to be empty.
+        let buffered = OpenOptions { buffered: true, ..OpenOptions::default() };
+        let empty = handle.open_device(Path::new(NOT_DIRECT), buffered).await.err().expect("no bytes");
+        assert!(matches!(empty, OpenError::Empty { .. }), "{empty:?}");
+        Ok(())
+    })
+}
+
 #[test]
 fn a_file_on_disk_and_one_in_memory_keep_what_was_written() -> Outcome {
     for directory in [tempfile::tempdir()?, tempfile::tempdir_in("/dev/shm")?] {
