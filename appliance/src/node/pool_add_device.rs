@@ -13,11 +13,18 @@ impl Node {
     ///
     /// # Errors
     /// By what is wrong with the path; `in-use` when it is a spare of another pool, unless `force` has `spare`, or holds something,
-    /// unless it has `foreign`. Nothing is written then. The engine's reasons. `state-no-space`, `state-not-kept` when the device has
-    /// joined, and where it is could not be made durable.
+    /// unless it has `foreign`; `state-no-space`, `state-not-kept` when there is no room for remembering where it is. Nothing is written
+    /// then. The engine's reasons. `state-no-space`, `state-not-kept` too when the device has joined, and that room was lost meanwhile.
     pub async fn add_device(&self, name: &str, request: AddDevice) -> Answer<PoolView> {
         let _turn = self.turn().await?;
         let path = request.path.clone();
+        self.room_to_remember().await.map_err(|problem| Problem {
+            detail: format!(
+                "{path} was not added to pool {name}: a restart might not find it, because {}",
+                problem.detail
+            ),
+            ..problem
+        })?;
         self.add_in_turn(name, request).await?;
         match self.unkept() {
             None => self.pool_view(name),
@@ -31,7 +38,8 @@ impl Node {
         }
     }
 
-    /// The same, by somebody who has the turn. What could not be made durable is left to [`Node::note`].
+    /// The same, by somebody who has the turn and needs the space now, whether that can be made durable or not: that is left to
+    /// [`Node::note`].
     pub(super) async fn add_in_turn(&self, name: &str, request: AddDevice) -> Answer<()> {
         let pool = self.pool(name)?;
         let force = Force::of(&request.force)?;

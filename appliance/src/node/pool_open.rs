@@ -1,6 +1,6 @@
 //! Opening the pools that are known, at the start and when an unavailable one is tried again.
 
-use plimsoll_engine::{OpenPool, Pool};
+use plimsoll_engine::{Error, OpenPool, Pool};
 use plimsoll_hardware::reactor::Handle;
 use uuid::Uuid;
 
@@ -8,6 +8,9 @@ use super::scan::{Found, missing};
 use super::state::PoolRecord;
 use super::{Node, Slot};
 use crate::problem::{Answer, Problem};
+
+/// Of a device that a pool knows and nobody here does.
+const JOINED_UNKEPT: &str = "; it is not known here where that is: it joined when the state could not be kept";
 
 impl Node {
     /// Opens all known pools. One that cannot be opened is listed as unavailable with the reason; the others serve.
@@ -32,18 +35,30 @@ impl Node {
             return Err(missing(&record.name, &found, record.devices.len()));
         }
         let failed: String = found.failed.iter().map(|problem| format!("; {}", problem.detail)).collect();
-        let pool = self.open_whole(record.uuid, &all, found).await.map_err(|problem| match problem.code.as_str() {
-            "device-missing" => Problem { detail: problem.detail.clone() + &failed, ..problem },
-            _ => problem,
+        let opened = self.open_whole(record.uuid, &all, found).await;
+        let pool = opened.map_err(|error| match error {
+            Error::DeviceMissing { device, .. } => {
+                let is_known = record.devices.iter().any(|known| known.uuid == device);
+                let problem = Problem::from(error);
+                let detail = problem.detail.clone() + if is_known { "" } else { JOINED_UNKEPT } + &failed;
+                let problem = Problem { detail, ..problem };
+                if is_known { problem } else { problem.hint("plimsoll pool import PATH, with the path of that device") }
+            }
+            error => error.into(),
         })?;
         self.adopt_as(record, pool).await
     }
 
     /// Opens a pool on devices that were found at `paths`; where the pool itself knows of more than the labels at hand do, and than is
     /// remembered, these are looked for everywhere.
-    pub(super) async fn open_whole(&self, pool: Uuid, paths: &[String], found: Found) -> Answer<Pool<Handle>> {
+    pub(super) async fn open_whole(
+        &self,
+        pool: Uuid,
+        paths: &[String],
+        found: Found,
+    ) -> plimsoll_engine::Result<Pool<Handle>> {
         match self.open_found(found).await {
-            Err(problem) if problem.code == "device-missing" => {
+            Err(Error::DeviceMissing { .. }) => {
                 let found = self.find_devices(Some(pool), paths, usize::MAX).await;
                 self.open_found(found).await
             }
@@ -52,7 +67,7 @@ impl Node {
     }
 
     /// Opens a pool on devices that were found. The engine names what is missing.
-    async fn open_found(&self, found: Found) -> Answer<Pool<Handle>> {
+    async fn open_found(&self, found: Found) -> plimsoll_engine::Result<Pool<Handle>> {
         let options = OpenPool { inspect: false, cache_bytes: self.0.cache_bytes };
         let pool = Pool::open(self.machine(), options, found.devices.into_values().collect()).await?;
         let info = pool.info();

@@ -162,10 +162,14 @@ impl State {
     /// # Errors
     /// `state-no-space`, `state-not-kept` with the system's words; the former state is then still in place.
     pub fn save(&self, dir: &Path) -> Answer<()> {
+        self.save_with(dir, |dir| File::open(dir)?.sync_all())
+    }
+
+    fn save_with(&self, dir: &Path, sync_directory: impl Fn(&Path) -> io::Result<()>) -> Answer<()> {
         let write = || {
             write_new(dir, encode(self)?)?;
             put_in_place(&dir.join(NEW), &dir.join(FILE))?;
-            let durable = File::open(dir)?.sync_all();
+            let durable = sync_directory(dir);
             if durable.is_err() {
                 // Either may be the state that a power loss leaves: neither is written over.
                 fs::remove_file(dir.join(NEW))?;
@@ -339,6 +343,24 @@ mod tests {
         fs::remove_file(dir.path().join(NEW)).unwrap();
         fs::create_dir(dir.path().join(NEW)).unwrap();
         assert_eq!(State::default().save(dir.path()).unwrap_err().code, "state-not-kept");
+    }
+
+    #[test]
+    fn after_a_directory_that_could_not_be_synced_neither_state_is_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        sample().save(dir.path()).unwrap();
+        // Both are open as what a power loss may leave finds them.
+        let [mut old, mut new] = [FILE, NEW].map(|name| File::open(dir.path().join(name)).unwrap());
+        let failed = State::default().save_with(dir.path(), |_| Err(io::Error::other("the disk is gone")));
+        assert_eq!(failed.unwrap_err().code, "state-not-kept");
+        State { embedded_made: true, ..State::default() }.save(dir.path()).unwrap();
+        let read = |file: &mut File| {
+            let mut bytes = Vec::new();
+            io::Read::read_to_end(file, &mut bytes).unwrap();
+            decode(&bytes).unwrap()
+        };
+        assert_eq!((read(&mut old), read(&mut new)), (sample(), State::default()));
+        assert!(State::load(dir.path()).unwrap().embedded_made);
     }
 
     #[test]

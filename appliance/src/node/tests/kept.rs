@@ -7,9 +7,10 @@ use futures_util::FutureExt as _;
 
 use super::growth::{add, create, set_growth};
 use super::*;
-use crate::model::PoolState;
+use crate::model::{ImportPool, PoolState};
 use crate::node::asked_by;
 use crate::node::below::Below;
+use crate::node::state::{ExportRecord, State};
 
 /// From now on the state finds no space.
 pub(super) fn take_room(dir: &Path) {
@@ -26,6 +27,87 @@ fn devices(node: &Node) -> usize {
     node.pool_view("tank").unwrap().devices.len()
 }
 
+/// Adds a device as a pool does that grows by itself, which waits for nothing.
+async fn join_unkept(node: &Node, path: &str) {
+    let request = AddDevice { path: path.to_owned(), force: Vec::new(), buffered: true };
+    node.add_in_turn("tank", request).await.unwrap();
+    assert_eq!(node.unkept().map(|problem| problem.code).as_deref(), Some("state-no-space"));
+}
+
+#[test]
+fn a_device_is_not_added_by_hand_when_the_state_has_no_room_for_it() {
+    with_node(|node, dir| async move {
+        tank(&node, &dir).await;
+        // More than one unit of the file, so that the next state may not fit into what the last but one had.
+        let exports = (0..200).map(|number| ExportRecord {
+            name: format!("tank/{number}"),
+            vdisk: uuid::Uuid::from_u128(number),
+            hidden: true,
+            read_only: false,
+        });
+        node.remember(|state| state.exports.extend(exports)).await.unwrap();
+        let path = file(&dir, "second.img", 64 * MIB);
+        let second = AddDevice { path: path.clone(), force: Vec::new(), buffered: true };
+        take_room(&dir);
+        let problem = node.add_device("tank", second.clone()).await.unwrap_err();
+        assert_eq!((problem.code.as_str(), problem.exit_code()), ("state-no-space", 7));
+        assert!(problem.detail.contains(&format!("{path} was not added to pool tank")), "{problem:?}");
+        assert_eq!((devices(&node), node.unkept()), (1, None));
+        assert!(std::fs::read(&path).unwrap().iter().all(|byte| *byte == 0), "it was written to");
+        make_room(&dir);
+        node.add_device("tank", second).await.unwrap();
+        assert_eq!(devices(&node), 2);
+    });
+}
+
+#[test]
+fn a_device_that_joined_elsewhere_and_could_not_be_noted_is_asked_for_and_brings_the_pool_back() {
+    let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = file(elsewhere.path(), "second.img", 64 * MIB);
+    for life in 0..2 {
+        let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
+        let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
+        reactor.block_on(async {
+            if life == 0 {
+                tank(&node, dir.path()).await;
+                take_room(dir.path());
+                join_unkept(&node, &path).await;
+            } else {
+                make_room(dir.path());
+                node.open_known_pools().await;
+                let pool = node.pool_view("tank").unwrap();
+                let reason = pool.reason.unwrap_or_default();
+                assert!(reason.contains("it joined when the state could not be kept"), "{reason}");
+                let import = |paths, name| ImportPool { paths, name, buffered: true };
+                let problem = node.import_pool(import(Vec::new(), Some("tank".into()))).await.unwrap_err();
+                assert!(problem.detail.contains("it joined when") && problem.hint.unwrap().contains("import PATH"));
+                let pool = node.import_pool(import(vec![path.clone()], None)).await.unwrap();
+                assert_eq!((pool.state, pool.devices.len()), (PoolState::Online, 2));
+                let known = node.0.state.borrow().pools[0].devices.iter().any(|device| device.path == path);
+                assert!(known && node.unkept().is_none());
+            }
+            node.close().await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn what_is_decided_while_something_is_unkept_is_not_said_to_be_kept_before_all_is() {
+    with_node(|node, dir| async move {
+        tank(&node, &dir).await;
+        take_room(&dir);
+        let noted = node.note(|state| state.embedded_made = true).await;
+        assert_eq!(code(noted).as_deref(), Some("state-no-space"));
+        // Nothing new, and yet not what a restart would find.
+        let again = node.remember(|state| state.embedded_made = true).await;
+        assert_eq!(code(again).as_deref(), Some("state-no-space"));
+        assert!(node.embedded_made() && !State::load(&dir).unwrap().embedded_made);
+        make_room(&dir);
+        node.remember(|_| ()).await.unwrap();
+        assert_eq!((node.unkept(), State::load(&dir).unwrap().embedded_made), (None, true));
+    });
+}
+
 #[test]
 fn a_device_that_joined_serves_also_after_a_restart_when_it_could_not_be_noted() {
     let dir = tempfile::tempdir().unwrap();
@@ -37,10 +119,7 @@ fn a_device_that_joined_serves_also_after_a_restart_when_it_could_not_be_noted()
                 tank(&node, dir.path()).await;
                 take_room(dir.path());
                 let path = file(dir.path(), "second.img", 64 * MIB);
-                let second = AddDevice { path: path.clone(), force: Vec::new(), buffered: true };
-                let problem = node.add_device("tank", second).await.unwrap_err();
-                assert_eq!((problem.code.as_str(), problem.exit_code()), ("state-no-space", 7));
-                assert!(problem.detail.contains(&format!("{path} has joined pool tank")), "{problem:?}");
+                join_unkept(&node, &path).await;
                 assert_eq!(node.pool_on(&path).as_deref(), Some("tank"), "nobody may take it");
             } else {
                 node.open_known_pools().await;
