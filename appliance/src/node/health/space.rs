@@ -14,7 +14,7 @@ const SCARCE_BYTES: u64 = 8 << 20;
 /// All of a pool's. `below`: so much of what is available there is room for, and a device where there is no more.
 pub(super) fn findings(pool: &Pool<Handle>, info: &PoolInfo, below: Option<(u64, String)>) -> Vec<HealthFinding> {
     let (vdisks, tenants, name) = (pool.vdisks(), pool.tenants(), &info.name);
-    let room = below.as_ref().map_or(info.available_bytes, |(bytes, _)| bytes.saturating_sub(SCARCE_BYTES));
+    let room = below.as_ref().map_or(info.available_bytes, |(bytes, _)| *bytes);
     let is_without =
         |vdisk: &&VdiskInfo| vdisk.exhausted_since.is_some() && !would_find_space(info, room, &tenants, vdisk);
     let without: Vec<_> = vdisks.iter().filter(is_without).collect();

@@ -10,6 +10,7 @@ use crate::model::{
     AddDevice, BeginReclaim, Health, HealthFinding, JobState, LeaveDevice, SetPool, SetTenant, VdiskPolicyChange,
 };
 use crate::node::Node;
+use crate::node::below::Below;
 use crate::problem::Problem;
 
 const EXTENT: u64 = 65_536;
@@ -58,6 +59,27 @@ fn a_vdisk_whose_tenant_is_at_its_quota_is_told_so_and_not_of_its_own_quota_or_t
             found(&status.findings, "tank/a", "its tenant acme has 64 KiB of its quota of 64 KiB in pool tank");
         assert_eq!((finding.health, status.findings.len()), (Health::Critical, 1));
         assert!(finding.advice.contains("tenant set acme") && !finding.advice.contains("add-device"), "{finding}");
+    });
+}
+
+#[test]
+fn a_vdisk_is_without_space_only_when_the_file_systems_below_have_no_room_for_an_extent() {
+    with_node(|node, dir| async move {
+        let a = tank(&node, &dir).await;
+        let short = VdiskPolicyChange { on_full: Some("hold(1s)".into()), ..quota(EXTENT) };
+        node.set_vdisk(&a, set(short), None).await.unwrap();
+        write(&node, 0, 4096).await.unwrap();
+        write(&node, EXTENT, 4096).await.unwrap_err();
+        node.set_vdisk(&a, set(quota(64 * MIB)), None).await.unwrap();
+        assert_eq!(node.status().health, Health::Ok, "nobody has tried again, and it would go through");
+        let info = node.pool("tank").unwrap().info();
+        let is_without = |room: u64| {
+            let room_bytes = room + info.metadata_reserve_bytes;
+            node.set_below([(info.uuid, Below { room_bytes, path: "/srv/tank.img".into() })].into());
+            node.status().findings.iter().any(|finding| finding.object == "tank/a")
+        };
+        // What metadata keeps is taken off once, and nothing else is.
+        assert_eq!([EXTENT, EXTENT - 1, 0].map(is_without), [false, true, true]);
     });
 }
 
