@@ -50,7 +50,8 @@ pub(super) fn look(asked: Asked) -> BTreeMap<Uuid, Below> {
     asked.into_iter().filter_map(|(pool, devices)| Some((pool, below(&devices)?))).collect()
 }
 
-fn below(devices: &[DeviceInfo]) -> Option<Below> {
+/// Where these devices have less room below them than they have free. Blocks.
+pub(super) fn below(devices: &[DeviceInfo]) -> Option<Below> {
     let free: u64 = devices.iter().map(free_bytes).sum();
     // What the files of each file system may still ask of it, what it has, and one of the files.
     let mut systems: BTreeMap<u64, (u64, u64, &str)> = BTreeMap::new();

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use plimsoll_engine::{DeviceState, Evacuate, EvacuationPlan, Pool};
+use plimsoll_engine::{DeviceInfo, DeviceState, Evacuate, EvacuationPlan, Pool};
 use plimsoll_hardware::reactor::Handle;
 use uuid::Uuid;
 
+use super::below::{Below, below};
 use super::machine::{absolute, same_file};
 use super::{Node, by_uuid_prefix, uuid_prefix};
 use crate::model::{JobView, LeaveDevice, Plan, PoolView};
@@ -62,12 +63,19 @@ impl Node {
         let (pool, device) = self.member(name, &request.device)?;
         let rate = pace(&request)?.rate;
         let plan = pool.evacuation_plan(device).await?;
-        let pool = pool.info().name;
+        let info = pool.info();
         if plan.missing_bytes > 0 {
             let EvacuationPlan { device, needed_bytes: needed, free_bytes: free, missing_bytes: missing, .. } = plan;
-            return Err(plimsoll_engine::Error::WouldNotFit { pool, device, needed, free, missing }.into());
+            return Err(plimsoll_engine::Error::WouldNotFit { pool: info.name, device, needed, free, missing }.into());
         }
-        Ok(described(&pool, &plan, rate, remove))
+        let stays = |other: &DeviceInfo| other.uuid != device && other.state == DeviceState::InUse;
+        let others: Vec<_> = info.devices.into_iter().filter(stays).collect();
+        let mut room = self.blocking(move || below(&others)).await?;
+        if let Some(room) = &mut room {
+            // What metadata keeps is nobody else's.
+            room.room_bytes = room.room_bytes.saturating_sub(info.metadata_reserve_bytes);
+        }
+        Ok(described(&info.name, &plan, rate, remove, room))
     }
 
     /// What [`Node::cancel_evacuation`] would do.
@@ -133,7 +141,8 @@ fn pace(request: &LeaveDevice) -> Answer<Evacuate> {
     }
 }
 
-fn described(pool: &str, plan: &EvacuationPlan, rate: Option<u64>, remove: bool) -> Plan {
+/// `room`: what of the free space there is room for below the other devices, where that is not all.
+fn described(pool: &str, plan: &EvacuationPlan, rate: Option<u64>, remove: bool, room: Option<Below>) -> Plan {
     let pace = rate.map_or_else(String::new, |rate| {
         let time = duration_text(Duration::from_secs(plan.needed_bytes / rate));
         format!(" at {} a second, so {time} at least", iec(rate))
@@ -143,6 +152,14 @@ fn described(pool: &str, plan: &EvacuationPlan, rate: Option<u64>, remove: bool)
         iec(plan.needed_bytes),
         plan.device
     )];
+    let free = room.as_ref().map_or(plan.free_bytes, |room| room.room_bytes.min(plan.free_bytes));
+    if let Some(room) = room.filter(|_| free < plan.needed_bytes) {
+        let (fits, missing) = (iec(free), iec(plan.needed_bytes - free));
+        steps.push(format!(
+            "wait there for room: below the other devices is some for {fits} of that, {missing} are missing (df -h {})",
+            room.path
+        ));
+    }
     match plan.journal_copies {
         0 => {}
         1 => steps.push("move one of the journal's two copies".to_owned()),
@@ -151,6 +168,27 @@ fn described(pool: &str, plan: &EvacuationPlan, rate: Option<u64>, remove: bool)
     if remove {
         steps.push(format!("let {} go and wipe its labels", plan.device));
     }
-    steps.push(format!("leave {} free there", iec(plan.free_bytes.saturating_sub(plan.needed_bytes))));
+    steps.push(format!("leave {} free there", iec(free.saturating_sub(plan.needed_bytes))));
     Plan { steps, needs_bytes: Some(plan.needed_bytes), ..Plan::of([]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_counts_the_room_below_the_devices_that_stay() {
+        const MIB: u64 = 1 << 20;
+        let (needed_bytes, free_bytes, device) = (40 * MIB, 100 * MIB, "/dev/a".to_owned());
+        let plan = EvacuationPlan { device, needed_bytes, free_bytes, missing_bytes: 0, journal_copies: 0 };
+        let steps = |room: Option<u64>| {
+            let room = room.map(|mib| Below { room_bytes: mib * MIB, path: "/srv/b.img".into() });
+            described("tank", &plan, None, false, room).steps
+        };
+        let moved = "move 40 MiB of data and metadata from /dev/a to the other devices of pool tank";
+        assert_eq!(steps(None), [moved, "leave 60 MiB free there"]);
+        assert_eq!(steps(Some(50)), [moved, "leave 10 MiB free there"]);
+        let waits = "wait there for room: below the other devices is some for 8 MiB of that, 32 MiB are missing (df -h /srv/b.img)";
+        assert_eq!(steps(Some(8)), [moved, waits, "leave 0 B free there"]);
+    }
 }
