@@ -35,7 +35,7 @@ impl<'a> Render<'a> {
         match self.format() {
             Format::Name => print_on(&(name_of(&value) + "\n")),
             Format::Csv => {
-                let all = table::EVENT.normal.to_vec();
+                let all = [table::EVENT.normal, table::EVENT.below].concat();
                 print_on(&csv(std::slice::from_ref(&value), if chosen.is_empty() { &all } else { &chosen }, false))
             }
             _ => print_on(&line(&value)),
@@ -63,8 +63,8 @@ impl<'a> Render<'a> {
         }
         let fields: Vec<&str> = match (chosen.is_empty(), self.format()) {
             (false, _) => chosen.clone(),
-            (true, Format::Wide) => [columns.normal, columns.wide].concat(),
-            (true, _) => columns.normal.to_vec(),
+            (true, Format::Wide) => [columns.normal, columns.below, columns.wide].concat(),
+            (true, _) => [columns.normal, columns.below].concat(),
         };
         let headings = !self.global.no_headings;
         match self.format() {
@@ -83,7 +83,7 @@ impl<'a> Render<'a> {
             Format::Csv => print(&csv(&items, &fields, headings)),
             // What somebody asks for by its name is shown as it is.
             Format::Table if chosen.is_empty() => {
-                print(&table::short_list(&items, &fields, headings, self.global.bytes))
+                print(&table::list_with_sentences(&items, columns, headings, self.global.bytes))
             }
             Format::Table | Format::Wide => print(&table::list(&items, &fields, headings, self.global.bytes)),
         }

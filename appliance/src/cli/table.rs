@@ -1,14 +1,19 @@
 //! Tables for people: which fields of an object are shown, and how a value is written.
 
+use std::time::Duration;
+
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::Value;
 
 use super::filter::{found, text};
+use crate::event::time;
 use crate::units::{cut, iec};
 
-/// Fields of a kind of object: those of a table, and those that `-o wide` adds.
+/// Fields of a kind of object: those of a table, those of its sentences, which stand below its line, and those that `-o wide` adds, where
+/// all of them are columns.
 pub(super) struct Columns {
     pub(super) normal: &'static [&'static str],
+    pub(super) below: &'static [&'static str],
     pub(super) wide: &'static [&'static str],
 }
 
@@ -24,6 +29,7 @@ pub(super) const POOL: Columns = Columns {
         "overcommit_ratio",
         "vdisks",
     ],
+    below: &[],
     wide: &[
         "metadata_bytes",
         "reserved_bytes",
@@ -38,6 +44,7 @@ pub(super) const POOL: Columns = Columns {
 };
 pub(super) const VDISK: Columns = Columns {
     normal: &["name", "state", "designated_bytes", "backed_bytes", "backed_pct", "clients"],
+    below: &[],
     wide: &[
         "tenant",
         "vm",
@@ -65,6 +72,7 @@ pub(super) const SPACE: Columns = Columns {
         "reclaimable_bytes",
         "reclaimed_bytes",
     ],
+    below: &[],
     wide: &[
         "tenant",
         "vm",
@@ -91,28 +99,38 @@ pub(super) const PROMISED: [&str; 8] = [
 ];
 pub(super) const TENANT: Columns = Columns {
     normal: &["name", "pool", "used_bytes", "quota_bytes", "used_pct", "vdisks", "designated_bytes"],
+    below: &[],
     wide: &["reservation_bytes", "reserved_bytes", "reclaimable_bytes", "thresholds"],
 };
-pub(super) const EXPORT: Columns =
-    Columns { normal: &["name", "protocol", "visible", "read_only", "clients"], wide: &["implicit", "uris"] };
+pub(super) const EXPORT: Columns = Columns {
+    normal: &["name", "protocol", "visible", "read_only", "clients"],
+    below: &[],
+    wide: &["implicit", "uris"],
+};
 pub(super) const DEVICE: Columns = Columns {
     normal: &["path", "kind", "size_bytes", "pool", "holds", "users"],
+    below: &[],
     wide: &["model", "rotational", "read_only"],
 };
-pub(super) const JOB: Columns =
-    Columns { normal: &["id", "kind", "object", "state", "done", "total", "unit", "done_pct"], wide: &["problem"] };
+pub(super) const JOB: Columns = Columns {
+    normal: &["id", "kind", "object", "state", "done", "total", "unit", "done_pct"],
+    below: &[],
+    wide: &["problem"],
+};
 pub(super) const EVENT: Columns = Columns {
-    normal: &["seq", "time", "severity", "kind", "object", "cause", "advice"],
+    normal: &["seq", "time", "severity", "kind", "object"],
+    below: &["cause", "advice"],
     wide: &["vm", "acknowledged_at", "acknowledged_by"],
 };
 pub(super) const WEBHOOK: Columns = Columns {
     normal: &["name", "url", "severity", "state", "delivered_seq", "last_seq", "failures", "error"],
+    below: &[],
     wide: &["given_up", "retry_at", "created_at"],
 };
 pub(super) const PATTERN: Columns =
-    Columns { normal: &["name", "use", "unit_bytes", "unit_hex", "vdisks"], wide: &["created_at"] };
+    Columns { normal: &["name", "use", "unit_bytes", "unit_hex", "vdisks"], below: &[], wide: &["created_at"] };
 pub(super) const FINDING: Columns =
-    Columns { normal: &["kind", "loss", "vdisk", "offset_bytes", "length_bytes", "message"], wide: &[] };
+    Columns { normal: &["kind", "loss", "vdisk", "offset_bytes", "length_bytes", "message"], below: &[], wide: &[] };
 
 /// How a field is written for people.
 pub(super) fn human(field: &str, value: &Value, exact: bool) -> String {
@@ -126,6 +144,10 @@ pub(super) fn human(field: &str, value: &Value, exact: bool) -> String {
                 _ => iec(number.as_u64().unwrap_or(0)),
             }
         }
+        Value::Number(number) if field.ends_with("_seconds") => {
+            let duration = number.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+            duration.map_or_else(|| number.to_string(), time)
+        }
         Value::Number(number) if field.ends_with("_pct") => format!("{:.1} %", number.as_f64().unwrap_or(0.0)),
         Value::Number(number) if field.ends_with("_ratio") => format!("{:.2}", number.as_f64().unwrap_or(0.0)),
         Value::Object(object) => match object.get("detail") {
@@ -137,7 +159,36 @@ pub(super) fn human(field: &str, value: &Value, exact: bool) -> String {
 }
 
 /// Fields that can be long, and how much of them a table shows; `-o wide` and `show` have all.
-const SHORTENED: [(&str, usize); 2] = [("cause", 60), ("unit_hex", 32)];
+const SHORTENED: [(&str, usize); 1] = [("unit_hex", 32)];
+
+/// Columns of a terminal that sentences are broken for, and how far they are moved to the right.
+const SENTENCE_COLUMNS: (usize, usize) = (100, 6);
+
+/// A list as a table in which nothing is long, with sentences below the line of what they are about.
+pub(super) fn list_with_sentences(items: &[Value], columns: &Columns, headings: bool, exact: bool) -> String {
+    let table = short_list(items, columns.normal, headings, exact);
+    let mut lines = table.lines();
+    let mut text: String = lines.by_ref().take(usize::from(headings)).map(|line| format!("{line}\n")).collect();
+    for (item, line) in items.iter().zip(lines) {
+        text += &format!("{line}\n");
+        let sentences = columns.below.iter().filter_map(|field| found(item, field)?.as_str());
+        sentences.for_each(|sentence| text += &broken(sentence));
+    }
+    text
+}
+
+/// A sentence in lines, moved to the right.
+fn broken(sentence: &str) -> String {
+    let (columns, indent) = SENTENCE_COLUMNS;
+    let mut lines: Vec<String> = Vec::new();
+    for word in sentence.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= columns => *line += &format!(" {word}"),
+            _ => lines.push(" ".repeat(indent) + word),
+        }
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
 
 /// A list as a table in which nothing is long.
 pub(super) fn short_list(items: &[Value], fields: &[&str], headings: bool, exact: bool) -> String {
@@ -222,7 +273,8 @@ pub(super) fn object(value: &Value, exact: bool) -> String {
 
 fn heading(field: &str) -> String {
     let field = field.rsplit('.').next().unwrap_or(field);
-    let short = field.strip_suffix("_bytes").or_else(|| field.strip_suffix("_at")).unwrap_or(field);
+    let unit = ["_bytes", "_seconds", "_at"].iter().find_map(|unit| field.strip_suffix(unit));
+    let short = unit.unwrap_or(field);
     short.replace("_bytes_", "_").replace("_pct", " %").replace('_', " ").to_uppercase()
 }
 
@@ -274,6 +326,37 @@ tank/web       512 B   100.0 %       10  yes
         let expected = format!("tank/1  {}...\n", &digits[..29]);
         assert_eq!(short_list(&items, &fields, false, false), expected);
         assert_eq!(list(&items, &fields, false, false), format!("tank/1  {digits}\n"));
+    }
+
+    #[test]
+    fn what_events_say_stands_below_their_line_as_a_whole_and_fits_a_terminal() {
+        let advice = "Only 5 GiB are left: add a device now (plimsoll pool add-device tank --device PATH), and create no more vdisks.";
+        let event = |seq: u64, cause: &str, advice: Option<&str>| {
+            json!({"seq": seq, "time": "2026-11-26T16:24:05.123Z", "severity": "critical", "kind": "limit-exceeded-cleared",
+                "object": "tank", "cause": cause, "advice": advice})
+        };
+        let items = [event(9, "tank is full", Some(advice)), event(10, "it is over", None)];
+        let expected = "\
+SEQ  TIME                      SEVERITY  KIND                    OBJECT
+  9  2026-11-26T16:24:05.123Z  critical  limit-exceeded-cleared  tank
+      tank is full
+      Only 5 GiB are left: add a device now (plimsoll pool add-device tank --device PATH), and
+      create no more vdisks.
+ 10  2026-11-26T16:24:05.123Z  critical  limit-exceeded-cleared  tank
+      it is over
+";
+        assert_eq!(list_with_sentences(&items, &EVENT, true, false), expected);
+        assert!(expected.lines().all(|line| line.len() <= 100));
+        assert_eq!(list_with_sentences(&items[1..], &EVENT, false, false).lines().count(), 2);
+        assert_eq!(list_with_sentences(&[], &EVENT, true, false).lines().count(), 1);
+    }
+
+    #[test]
+    fn times_are_in_units_that_people_read() {
+        let value = json!({"time_to_full_seconds": 7500.25, "age_seconds": 40, "x_seconds": -1.0, "y_seconds": null});
+        let expected = "time_to_full_seconds  2 h 5 min\nage_seconds           40 s\nx_seconds             -1.0\ny_seconds             -\n";
+        assert_eq!(object(&value, false), expected);
+        assert_eq!(list(&[value], &["time_to_full_seconds"], true, false), "TIME TO FULL\n   2 h 5 min\n");
     }
 
     #[test]

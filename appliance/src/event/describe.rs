@@ -7,7 +7,7 @@ use plimsoll_engine::{HORIZON_MAX, Level, Limit, Measure, Shortage, SpaceEvent, 
 
 use super::NewEvent;
 use crate::model::Severity;
-use crate::units::iec;
+use crate::units::{counted, iec};
 
 /// A level of so much of the total is critical, a lower one a warning.
 pub const CRITICAL_PCT: f64 = 95.0;
@@ -25,20 +25,20 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
             exhausted(pool, vdisk, *needed_bytes, (*cause, device.as_deref()), *held)
         }
         SpaceEvent::Resumed { vdisk, lasted, writes, expired, expired_bytes } => {
-            let failed = match expired {
-                0 => String::new(),
-                1 => format!(", 1 write of {} failed meanwhile", iec(*expired_bytes)),
-                _ => format!(", {expired} writes of {} failed meanwhile", iec(*expired_bytes)),
-            };
+            let went = (*writes > 0).then(|| format!("{} went through", held(*writes)));
+            let needed = iec(*expired_bytes);
+            let failed = (*expired > 0)
+                .then(|| format!("{} that needed {needed} of space failed meanwhile", counted(*expired, "write")));
+            let writes_said = [went, failed].into_iter().flatten().collect::<Vec<_>>().join(", ");
+            let writes_said = if writes_said.is_empty() { writes_said } else { format!("; {writes_said}") };
             of_vdisk(Severity::Info, "vdisk-resumed", pool, vdisk)
                 .figure("lasted_seconds", lasted.map(seconds))
                 .figure("writes", *writes)
                 .figure("expired_writes", *expired)
                 .figure("expired_bytes", *expired_bytes)
                 .cause(format!(
-                    "space is there again{}; {} went through{failed}",
+                    "space is there again{}{writes_said}",
                     lasted.map_or(String::new(), |lasted| format!(" after {}", time(lasted))),
-                    held(*writes)
                 ))
         }
         SpaceEvent::HoldExpired { vdisk, held_for, writes, needed_bytes } => {
@@ -47,7 +47,7 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
                 .figure("writes", *writes)
                 .figure("needed_bytes", *needed_bytes)
                 .cause(format!(
-                    "{} of {} failed as \"no space\" after {}; those that follow are counted by vdisk-resumed",
+                    "{} that needed {} of space failed as \"no space\" after {}; those that follow are counted by vdisk-resumed",
                     held(*writes),
                     iec(*needed_bytes),
                     time(*held_for)
@@ -118,8 +118,9 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
 /// called when the first needs it: thousands of vdisks may be short of space at once.
 pub fn describe_all(pool: &str, events: &[SpaceEvent], could: impl FnOnce() -> Option<String>) -> Vec<NewEvent> {
     let could = LazyCell::new(could);
-    let described = events.iter().map(|event| {
-        let described = describe(pool, event);
+    let described = events.chunk_by(clear_together).map(|events| {
+        let event = &events[0];
+        let described = if events.len() == 1 { describe(pool, event) } else { cleared_together(pool, events) };
         let could = if reclaiming_helps(event) { could.as_ref() } else { None };
         match (could, &described.advice) {
             (Some(could), Some(advice)) => {
@@ -130,6 +131,51 @@ pub fn describe_all(pool: &str, events: &[SpaceEvent], could: impl FnOnce() -> O
         }
     });
     described.collect()
+}
+
+/// Whether one change has cleared two levels of the same object, both of which its use is below now.
+fn clear_together(one: &SpaceEvent, next: &SpaceEvent) -> bool {
+    let below = |event: &SpaceEvent| match event {
+        SpaceEvent::Threshold { subject, measure, level, used_bytes, total_bytes, rising: false } => {
+            let (used, total) = (*used_bytes, *total_bytes);
+            (used_pct(used, total) < pct_of(*level, total)).then(|| (subject.key(), *measure, used, total))
+        }
+        _ => None,
+    };
+    below(one).is_some_and(|one| below(next) == Some(one))
+}
+
+/// Several levels of one object, by one event of the lowest of them that names all.
+fn cleared_together(pool: &str, events: &[SpaceEvent]) -> NewEvent {
+    let level_of = |event: &SpaceEvent| match event {
+        SpaceEvent::Threshold { level, total_bytes, .. } => (pct_of(*level, *total_bytes), words_of(*level)),
+        _ => unreachable!("only levels are cleared together"),
+    };
+    let mut levels: Vec<_> = events.iter().map(|event| (level_of(event), event)).collect();
+    levels.sort_by(|((one, _), _), ((other, _), _)| one.total_cmp(other));
+    let event = describe(pool, levels[0].1);
+    let said: Vec<&str> = levels.iter().map(|((_, said), _)| said.as_str()).collect();
+    let (all, one) = (said.join(", "), format!("is below {}", said[0]));
+    let cause = event.cause.as_ref().map(|cause| cause.replacen(&one, &format!("is below all of {all}"), 1));
+    NewEvent { cause, ..event }.detail("levels", all)
+}
+
+fn used_pct(used: u64, total: u64) -> f64 {
+    if total == 0 { 0.0 } else { 100.0 * used as f64 / total as f64 }
+}
+
+fn pct_of(level: Level, total: u64) -> f64 {
+    match level {
+        Level::Percent(percent) => f64::from(percent),
+        Level::Bytes(bytes) => 100.0 * bytes as f64 / total.max(1) as f64,
+    }
+}
+
+fn words_of(level: Level) -> String {
+    match level {
+        Level::Percent(percent) => format!("{percent} %"),
+        Level::Bytes(bytes) => iec(bytes),
+    }
 }
 
 fn reclaiming_helps(event: &SpaceEvent) -> bool {
@@ -148,11 +194,8 @@ fn threshold(
     (used, total): (u64, u64),
     rising: bool,
 ) -> NewEvent {
-    let used_pct = if total == 0 { 0.0 } else { 100.0 * used as f64 / total as f64 };
-    let (level_pct, said) = match level {
-        Level::Percent(percent) => (f64::from(percent), format!("{percent} %")),
-        Level::Bytes(bytes) => (100.0 * bytes as f64 / total.max(1) as f64, iec(bytes)),
-    };
+    let used_pct = used_pct(used, total);
+    let (level_pct, said) = (pct_of(level, total), words_of(level));
     let severity = match measure {
         _ if !rising => Severity::Info,
         // A vdisk that is all backed harms nobody by that.

@@ -105,6 +105,12 @@ impl Node {
             ));
         }
         let limit = policy.grow_file_to_bytes.unwrap_or(u64::MAX);
+        if let Some(file) = last_file(pool)?.filter(|file| limit < file.found_bytes) {
+            let (path, has, limit) = (file.path, iec(file.found_bytes), iec(limit));
+            return refuse(format!(
+                "{path} has {has} already: it cannot grow to {limit}, and files are never made smaller"
+            ));
+        }
         if let Some(step) = policy.step_bytes.filter(|step| !(STEP_BYTES_MIN.min(limit)..=limit).contains(step)) {
             return refuse(format!(
                 "a file cannot grow by {} at a time; {} to {} make sense",

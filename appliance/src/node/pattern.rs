@@ -33,8 +33,9 @@ impl Node {
     /// `invalid-argument` for a unit that cannot be one, `exists`.
     pub async fn add_pattern(&self, pool: &str, request: AddPattern) -> Answer<PatternView> {
         let pool = self.pool(pool)?;
-        let added = pool.add_pattern(spec(&request)?, used(request.used)).await?;
-        let view = view(&pool.info().name, &added);
+        let name = pool.info().name;
+        let added = pool.add_pattern(spec(&name, &request)?, used(request.used)).await;
+        let view = view(&name, &added.map_err(|error| refused(&name, error))?);
         tracing::info!(pattern = view.name, bytes = view.unit_bytes, "pattern added");
         Ok(view)
     }
@@ -45,14 +46,19 @@ impl Node {
     /// As [`Node::add_pattern`], as far as that can be known.
     pub fn plan_add_pattern(&self, pool: &str, request: &AddPattern) -> Answer<Plan> {
         let pool = self.pool(pool)?;
-        let what = match spec(request)? {
+        let (name, known) = (pool.info().name, pool.patterns().len() as u64);
+        let what = match spec(&name, request)? {
             PatternSpec::Random => "64 random bytes".to_owned(),
             PatternSpec::Unit(unit) => {
-                pool.check_pattern(&unit)?;
+                pool.check_pattern(&unit).map_err(|error| refused(&name, error))?;
+                let repeats = |known: &&PatternInfo| unit.chunks(known.unit.len()).all(|chunk| chunk == known.unit);
+                if let Some(known) = pool.patterns().iter().find(repeats) {
+                    let known = format!("{} of pool {name}", known.number);
+                    return Err(refused(&name, engine::Error::Exists { kind: "pattern", name: known }));
+                }
                 counted(unit.len() as u64, "byte")
             }
         };
-        let (name, known) = (pool.info().name, pool.patterns().len() as u64);
         let used = words(request.used);
         Ok(Plan::of([format!(
             "add a pattern of {what}, {used}, to pool {name}, which has {}",
@@ -134,21 +140,46 @@ fn used(used: PatternUse) -> engine::PatternUse {
     }
 }
 
-fn spec(request: &AddPattern) -> Answer<PatternSpec> {
-    match (&request.unit_hex, request.random) {
-        (None, true) => Ok(PatternSpec::Random),
-        (Some(digits), false) => Ok(PatternSpec::Unit(bytes_of(digits)?)),
-        _ => Err(Problem::new("invalid-argument", "a pattern has either a unit or is random")
-            .hint("plimsoll pattern add POOL --text WORD | --hex DIGITS | --file FILE | --random")),
+/// What can be said instead of a unit that was refused.
+fn example(pool: &str) -> String {
+    format!("plimsoll pattern add {pool} --text PLIMSOLL | --hex DIGITS | --file FILE | --random")
+}
+
+/// Why the engine refused a pattern, with a command of ours.
+fn refused(pool: &str, error: engine::Error) -> Problem {
+    let is_there = matches!(error, engine::Error::Exists { .. });
+    let problem = Problem::from(error);
+    match &problem.hint {
+        _ if is_there => problem.hint(format!("plimsoll pattern list {pool}")),
+        Some(advice) if advice.contains("plimsoll") => problem,
+        Some(advice) => {
+            let hint = format!("{advice}: {}", example(pool));
+            problem.hint(hint)
+        }
+        None if problem.code == "invalid-argument" => problem.hint(example(pool)),
+        None => problem,
     }
 }
 
-fn bytes_of(digits: &str) -> Answer<Vec<u8>> {
-    let wrong = || Problem::new("invalid-argument", "the unit is not an even number of hexadecimal digits");
-    if !digits.is_ascii() || !digits.len().is_multiple_of(2) {
-        return Err(wrong());
+fn spec(pool: &str, request: &AddPattern) -> Answer<PatternSpec> {
+    match (&request.unit_hex, request.random) {
+        (None, true) => Ok(PatternSpec::Random),
+        (Some(digits), false) => match bytes_of(digits) {
+            Some(unit) => Ok(PatternSpec::Unit(unit)),
+            None => {
+                let detail = "the unit is not an even number of hexadecimal digits, two for each byte";
+                Err(Problem::new("invalid-argument", detail).hint(example(pool)))
+            }
+        },
+        _ => Err(Problem::new("invalid-argument", "a pattern has either a unit or is random").hint(example(pool))),
     }
-    let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).map_err(|_| wrong());
+}
+
+fn bytes_of(digits: &str) -> Option<Vec<u8>> {
+    if !digits.is_ascii() || !digits.len().is_multiple_of(2) {
+        return None;
+    }
+    let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).ok();
     (0..digits.len()).step_by(2).map(byte).collect()
 }
 

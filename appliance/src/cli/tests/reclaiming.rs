@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::super::client::{Client, Request};
+use super::super::hints::assert_advice_can_be_followed;
 use super::super::job::watch_answer;
 use super::Daemon;
 use crate::api;
@@ -21,14 +22,23 @@ fn patterns_are_added_and_removed_and_a_vdisk_is_reclaimed() {
         (&json!("tank/1"), &json!("everywhere"), &json!(4))
     );
     assert_eq!(daemon.send("POST", patterns, json!({"unit_hex": "706c696d706c696d"})), Err("exists".into()));
-    for wrong in [
-        json!({}),
-        json!({"unit_hex": ""}),
-        json!({"unit_hex": "0"}),
-        json!({"unit_hex": "00"}),
-        json!({"unit_hex": "xy"}),
+    let (long, odd) = ("a5".repeat(4097), "a5b6c7");
+    for (wrong, code) in [
+        (json!({}), "invalid-argument"),
+        (json!({"unit_hex": ""}), "invalid-argument"),
+        (json!({"unit_hex": "0"}), "invalid-argument"),
+        (json!({"unit_hex": "00"}), "invalid-argument"),
+        (json!({"unit_hex": "xy"}), "invalid-argument"),
+        (json!({"unit_hex": odd}), "invalid-argument"),
+        (json!({"unit_hex": long}), "invalid-argument"),
+        (json!({"unit_hex": "706c696d"}), "exists"),
     ] {
-        assert_eq!(daemon.send("POST", patterns, wrong.clone()), Err("invalid-argument".into()), "{wrong}");
+        for at in [patterns.to_owned(), format!("{patterns}?dry_run=true")] {
+            let problem = Client::new(dir.path()).send(Request::new("POST", &at).body(&wrong).unwrap()).unwrap_err();
+            assert_eq!(problem.code, code, "{at}: {wrong}");
+            let hint = problem.hint.unwrap_or_else(|| panic!("{wrong}: {}", problem.detail));
+            assert_advice_can_be_followed(&hint);
+        }
     }
     let own = daemon.send("POST", patterns, json!({"random": true, "use": "own-only"})).unwrap();
     daemon.send("POST", "/api/v1/pools/tank/vdisks", json!({"name": "a", "designated_bytes": 1 << 30})).unwrap();

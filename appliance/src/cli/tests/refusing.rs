@@ -59,6 +59,64 @@ fn what_makes_no_sense_is_refused_with_its_code() {
 }
 
 #[test]
+fn sizes_and_ranges_of_nothing_misaligned_or_beyond_the_end_are_refused_and_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    daemon.make_pool(dir.path());
+    let (vdisks, large) = ("/api/v1/pools/tank/vdisks", "/api/v1/pools/tank/vdisks/large");
+    let size = 1_u64 << 30;
+    daemon.send("POST", vdisks, json!({"name": "small", "designated_bytes": size})).unwrap();
+    daemon.send("POST", vdisks, json!({"name": "large", "designated_bytes": size, "sector_bytes": 4096})).unwrap();
+    let before = daemon.get(vdisks);
+    let refuse = |method, target: &str, body: &Value, words: &str| {
+        for target in [target.to_owned(), format!("{target}?dry_run=true")] {
+            let answer = Client::new(dir.path()).send(Request::new(method, &target).body(body).unwrap());
+            let problem = answer.expect_err(&format!("{method} {target} {body}"));
+            assert_eq!((problem.code.as_str(), problem.exit_code()), ("invalid-argument", 2), "{body}");
+            assert!(problem.detail.contains(words), "{target} {body}: {}", problem.detail);
+        }
+        assert_eq!(daemon.get(vdisks), before, "{method} {target} {body}");
+    };
+    for (bytes, words) in [
+        (0, "0"),
+        (size + 512, "4096"),
+        (1, "4096"),
+        ((16 << 50) + 4096, "16 PiB"),
+        (u64::MAX - 4095, "16 PiB"),
+        (u64::MAX, "4096"),
+    ] {
+        for discard_tail in [false, true] {
+            refuse("PATCH", large, &json!({"designated_bytes": bytes, "discard_tail": discard_tail}), words);
+        }
+    }
+    refuse("PATCH", &format!("{vdisks}/small"), &json!({"designated_bytes": size - 1}), "512");
+    let reclaim = format!("{large}/reclaim");
+    for worthless in [false, true] {
+        for (ranges, words) in [
+            (json!([]), "no range"),
+            (json!([[0, 0]]), "no bytes"),
+            (json!([[size, 0]]), "no bytes"),
+            (json!([[512, 4096]]), "4096 bytes"),
+            (json!([[0, 512]]), "4096 bytes"),
+            (json!([[0, size + 4096]]), "ends at byte 1073741824"),
+            (json!([[size, 4096]]), "ends at byte 1073741824"),
+            (json!([[u64::MAX - 4095, 4096]]), "ends at byte 1073741824"),
+            (json!([[0, 8192], [4096, 8192]]), "overlaps range 1"),
+            (json!([[0, 4096], [8192, 0]]), "range 2 of tank/large"),
+        ] {
+            let range = |range: &Value| json!({"offset_bytes": range[0], "length_bytes": range[1]});
+            let ranges: Vec<Value> = ranges.as_array().unwrap().iter().map(range).collect();
+            refuse("POST", &reclaim, &json!({"ranges": ranges, "worthless": worthless}), words);
+        }
+    }
+    refuse("POST", &reclaim, &json!({"rate_bytes": 1}), "1 B a second");
+    for negative in [json!({"ranges": [{"offset_bytes": -4096, "length_bytes": 4096}]}), json!({"rate_bytes": -1})] {
+        assert_eq!(daemon.send("POST", &reclaim, negative).map(|_| ()), Err("invalid-request".to_owned()));
+    }
+    assert_eq!(daemon.client.get(&reclaim).unwrap_err().code, "not-found", "one was begun");
+}
+
+#[test]
 fn a_request_that_is_sent_twice_with_one_key_is_done_once() {
     let dir = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(dir.path());

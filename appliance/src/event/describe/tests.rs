@@ -141,7 +141,7 @@ fn held_writes_that_failed_are_counted_at_the_end() {
     assert_eq!(
         event.cause.as_deref(),
         Some(
-            "space is there again after 2 h 5 min; 1 held write went through, 1000 writes of 1.5 GiB failed meanwhile"
+            "space is there again after 2 h 5 min; 1 held write went through, 1000 writes that needed 1.5 GiB of space failed meanwhile"
         )
     );
     assert_eq!((&event.figures["lasted_seconds"], &event.figures["expired_writes"]), (&7500.0.into(), &1000.into()));
@@ -149,6 +149,47 @@ fn held_writes_that_failed_are_counted_at_the_end() {
     let event = describe("tank", &resumed(None));
     assert!(event.cause.unwrap().starts_with("space is there again; 1 held write"));
     assert!(event.figures["lasted_seconds"].is_null());
+    // None went through, and none had to: nothing is counted that was not.
+    let of = |writes, expired| {
+        let event = SpaceEvent::Resumed { vdisk: vdisk(), lasted: None, writes, expired, expired_bytes: expired << 16 };
+        describe("tank", &event).cause.unwrap()
+    };
+    assert_eq!(of(0, 0), "space is there again");
+    assert_eq!(of(0, 1), "space is there again; 1 write that needed 64 KiB of space failed meanwhile");
+    assert_eq!(of(2, 0), "space is there again; 2 held writes went through");
+    let (held_for, needed_bytes) = (Duration::from_secs(20), 65_536);
+    let failed = describe("tank", &SpaceEvent::HoldExpired { vdisk: vdisk(), held_for, writes: 1, needed_bytes });
+    let expected =
+        "1 held write that needed 64 KiB of space failed as \"no space\" after 20 s; those that follow are counted";
+    assert!(failed.cause.as_ref().unwrap().starts_with(expected), "{:?}", failed.cause);
+}
+
+#[test]
+fn levels_that_one_change_has_cleared_are_told_together_and_no_others() {
+    let of = |subject: Subject, level, used_bytes, rising| {
+        let (measure, total_bytes) = (Measure::Physical, 100 << 30);
+        SpaceEvent::Threshold { subject, measure, level, used_bytes, total_bytes, rising }
+    };
+    let fell = |percent| of(Subject::Pool, Level::Percent(percent), 50 << 30, false);
+    let told = |events: &[SpaceEvent]| describe_all("tank", events, || None);
+    let all = told(&[fell(95), of(Subject::Pool, Level::Bytes(80 << 30), 50 << 30, false), fell(70)]);
+    let [one] = &all[..] else { panic!("{all:?}") };
+    assert_eq!(
+        one.cause.as_deref(),
+        Some("pool tank is below all of 70 %, 80 GiB, 95 % of the pool's space: 50 GiB of 100 GiB are used")
+    );
+    assert_eq!((&one.figures["level_pct"], &one.details["levels"]), (&70.into(), &"70 %, 80 GiB, 95 %".into()));
+    assert_eq!((one.kind.as_str(), one.severity), ("pool-threshold-cleared", Severity::Info));
+    let apart = [
+        of(Subject::Pool, Level::Percent(40), 50 << 30, false), // no threshold any more
+        fell(70),
+        of(Subject::Pool, Level::Percent(85), 40 << 30, false), // another change
+        of(Subject::Tenant("acme".into()), Level::Percent(85), 40 << 30, false),
+        of(Subject::Pool, Level::Percent(30), 40 << 30, true),
+        of(Subject::Pool, Level::Percent(35), 40 << 30, true),
+    ];
+    let plain: Vec<_> = apart.iter().map(|event| describe("tank", event)).collect();
+    assert_eq!(told(&apart), plain);
 }
 
 #[test]

@@ -177,3 +177,20 @@ fn of_a_pool_that_refuses_its_policy_the_growth_stays_as_well() {
         node.close().await.unwrap_err();
     });
 }
+
+#[test]
+fn a_file_is_not_to_grow_to_less_than_it_has() {
+    with_node(|node, dir| async move {
+        tank(&node, &dir).await;
+        let grow = |bytes| set_growth(growing(&[], Some(bytes)));
+        for bytes in [0, 1, 64 * MIB, 128 * MIB - 1] {
+            let planned = node.plan_set_pool("tank", grow(bytes)).await;
+            assert_eq!(code(planned).as_deref(), Some("invalid-argument"), "{bytes}");
+            let problem = node.set_pool("tank", grow(bytes)).await.unwrap_err();
+            assert!(problem.detail.contains("tank.img has 128 MiB already"), "{problem:?}");
+        }
+        assert!(node.pool_view("tank").unwrap().growth.is_none());
+        // What it has already is a limit that makes sense: no further.
+        node.set_pool("tank", grow(128 * MIB)).await.unwrap();
+    });
+}
