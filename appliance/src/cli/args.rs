@@ -347,7 +347,12 @@ mod tests {
         ] {
             assert_eq!(parse(line).err().map(|error| error.exit_code()), Some(2), "{line}");
         }
-        let error = parse("plimsoll vdsk list").unwrap_err().to_string();
-        assert!(error.contains("vdisk"), "{error}");
+        for (line, known) in
+            [("plimsoll vdsk list", "vdisk"), ("plimsoll foo", "pool"), ("plimsoll pool creat", "create")]
+        {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(&format!("exists: '{known}'")), "{error}");
+        }
     }
 }

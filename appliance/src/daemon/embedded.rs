@@ -104,16 +104,16 @@ fn sparse_file(path: &Path) -> Answer<(u64, u64)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use plimsoll_hardware::{Reactor, ReactorConfig};
 
     use super::*;
     use crate::cli::hints::assert_advice_can_be_followed;
 
     /// A regular file whose file system has no direct I/O, and which cannot be removed.
-    const NOT_DIRECT: &str = "/proc/self/comm";
+    pub(in crate::daemon) const NOT_DIRECT: &str = "/proc/self/comm";
 
-    fn with_node<F: Future<Output = ()>>(dir: &Path, work: impl FnOnce(Node) -> F) {
+    pub(in crate::daemon) fn with_node<F: Future<Output = ()>>(dir: &Path, work: impl FnOnce(Node) -> F) {
         let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
         let node = Node::new(reactor.handle(), dir, None).unwrap();
         reactor.block_on(async {
