@@ -423,11 +423,18 @@ fn a_reclaim_that_is_resumed_is_waited_for_like_one_that_begins() {
     let device = daemon.file("a.img");
     daemon.says(&["pool", "create", "tank", "--device", &device, "--buffered"]);
     daemon.says(&["vdisk", "create", "tank/a", "--size", "1G"]);
-    store(&daemon, "tank/a", 4 << 20);
-    // Of four stretches all but the first wait a second each: it does not end by itself before it is paused.
+    store(&daemon, "tank/a", 8 << 20);
+    // Of eight stretches all but the first wait a second each, or half of one: it does not end by itself before it is paused.
+    daemon.says(&["reclaim", "tank/a", "--rate", "1M", "--no-wait"]);
+    // Nothing is begun by that: it is a pace for the one that goes on.
+    assert_eq!(
+        daemon.says(&["reclaim", "tank/a", "--rate", "2M", "--no-wait"]),
+        "reclaim of tank/a has another pace\n"
+    );
+    assert_eq!(daemon.json(&["reclaim", "tank/a", "--show"])["rate_bytes"], 2 << 20);
     daemon.says(&["reclaim", "tank/a", "--rate", "1M", "--no-wait"]);
     daemon.says(&["reclaim", "tank/a", "--pause"]);
-    let said = daemon.says(&["reclaim", "tank/a", "--resume", "--wait"]);
+    let said = daemon.says(&["reclaim", "tank/a", "--resume", "--rate", "4M", "--wait"]);
     assert!(said.contains("of tank/a looked through"), "{said}");
     let shown = daemon.json(&["reclaim", "tank/a", "--show"]);
     assert_eq!(

@@ -41,7 +41,7 @@ async fn begin(
     .await
 }
 
-/// Make a reclaim wait, or let it go on.
+/// Make a reclaim wait, let it go on, or change its pace.
 #[utoipa::path(patch, path = "/pools/{pool}/vdisks/{vdisk}/reclaim", tag = "vdisk", operation_id = "reclaim_set",
     params(At, How), request_body = SetReclaim,
     responses((status = 200, body = ReclaimView), (status = "default", body = Problem)))]
@@ -53,9 +53,9 @@ async fn set(
 ) -> Answer<Change<ReclaimView>> {
     node.call(move |node| async move {
         if how.dry_run {
-            return node.plan_pause_reclaim(&at.into(), request.paused).map(Change::Planned);
+            return node.plan_set_reclaim(&at.into(), request).map(Change::Planned);
         }
-        node.pause_reclaim(&at.into(), request.paused).await.map(Change::Done)
+        node.set_reclaim(&at.into(), request).await.map(Change::Done)
     })
     .await
 }

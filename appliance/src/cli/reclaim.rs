@@ -37,14 +37,14 @@ pub(super) struct Reclaim {
     /// Give up a reclaim that is paused, and begin from the start
     #[arg(long)]
     anew: bool,
-    /// Read at most so much in a second, whole MiB
+    /// Read at most so much in a second, whole MiB; of one that goes on, from now on
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     rate: Option<Size>,
     /// Make the reclaim that goes on wait
     #[arg(long, conflicts_with_all = ["ranges", "rate", "anew", "resume", "show"])]
     pause: bool,
     /// Let it go on
-    #[arg(long, conflicts_with_all = ["ranges", "rate", "anew", "show"])]
+    #[arg(long, conflicts_with_all = ["ranges", "anew", "show"])]
     resume: bool,
     /// Only show how it stands
     #[arg(long, conflicts_with_all = ["ranges", "rate", "anew"])]
@@ -64,18 +64,8 @@ pub(super) fn run(cx: &Context<'_>, args: Reclaim) -> Answer<()> {
         cx.render.object(&cx.client.get(&at)?)?;
         return cx.render.below(|_| COUNTED_SINCE.to_owned());
     }
-    if args.pause || args.resume {
-        let to = with(&at, args.how.dry_run);
-        let answer = cx.client.send(Request::new("PATCH", &to).body(&SetReclaim { paused: args.pause })?)?;
-        if args.how.dry_run {
-            return cx.render.plan(&answer);
-        }
-        let word = if args.pause { "paused" } else { "resumed" };
-        let job = answer.get("job").and_then(Value::as_str).filter(|_| args.resume && args.wait.or(Wait::by_default()));
-        let Some(job) = job else {
-            return cx.render.changed(&format!("reclaim of {} {word}", args.vdisk), &answer);
-        };
-        return ended(cx, &args, &watch(&cx.client, job)?);
+    if args.pause || args.resume || goes_on(cx, &args, &at)? {
+        return set(cx, &args, &at);
     }
     let request = request(cx, &args)?;
     let send = |dry_run: bool| cx.client.send(Request::new("POST", &with(&at, dry_run)).body(&request)?);
@@ -92,6 +82,43 @@ pub(super) fn run(cx: &Context<'_>, args: Reclaim) -> Answer<()> {
         return cx.render.changed(&format!("reclaim of {} begun", args.vdisk), &job);
     }
     ended(cx, &args, &watch_answer(&cx.client, &job)?)
+}
+
+/// Whether a pace is meant for a reclaim that goes on.
+fn goes_on(cx: &Context<'_>, args: &Reclaim, at: &str) -> Answer<bool> {
+    if args.rate.is_none() || args.ranges.is_some() || args.anew {
+        return Ok(false);
+    }
+    match cx.client.get(at) {
+        Ok(known) => Ok(known["running"] == true && known["paused"] == false),
+        Err(problem) if problem.code == "not-found" => Ok(false),
+        Err(problem) => Err(problem),
+    }
+}
+
+/// Changes a reclaim, and waits for one that goes on then.
+fn set(cx: &Context<'_>, args: &Reclaim, at: &str) -> Answer<()> {
+    let paused = (args.pause || args.resume).then_some(args.pause);
+    let request = SetReclaim { paused, rate_bytes: rate(args)? };
+    let answer = cx.client.send(Request::new("PATCH", &with(at, args.how.dry_run)).body(&request)?)?;
+    if args.how.dry_run {
+        return cx.render.plan(&answer);
+    }
+    let word = match paused {
+        Some(true) => "paused",
+        Some(false) => "resumed",
+        None => "has another pace",
+    };
+    let job = answer.get("job").and_then(Value::as_str).filter(|_| !args.pause && args.wait.or(Wait::by_default()));
+    match job {
+        Some(job) => ended(cx, args, &watch(&cx.client, job)?),
+        None => cx.render.changed(&format!("reclaim of {} {word}", args.vdisk), &answer),
+    }
+}
+
+fn rate(args: &Reclaim) -> Answer<Option<u64>> {
+    let rate = args.rate.map(|size| size.exact()).transpose();
+    rate.map_err(|error| Problem::new("invalid-argument", error.to_string()))
 }
 
 /// Says what the reclaim came to whose job was waited for.
@@ -119,8 +146,7 @@ fn outcome(vdisk: &str, result: &Value, worthless: bool, paused: bool) -> String
 }
 
 fn request(cx: &Context<'_>, args: &Reclaim) -> Answer<BeginReclaim> {
-    let rate = args.rate.map(|size| size.exact()).transpose();
-    let rate_bytes = rate.map_err(|error| Problem::new("invalid-argument", error.to_string()))?;
+    let rate_bytes = rate(args)?;
     let ranges = match &args.ranges {
         None => None,
         Some(path) => {

@@ -102,12 +102,16 @@ pub struct BeginReclaim {
     pub anew: bool,
 }
 
-/// A change to a reclaim.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+/// A change to a reclaim that goes on or is paused.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetReclaim {
     /// It waits, or goes on.
-    pub paused: bool,
+    #[serde(default)]
+    pub paused: Option<bool>,
+    /// Bytes read in a second at most, whole MiB; 0: no limit.
+    #[serde(default)]
+    pub rate_bytes: Option<u64>,
 }
 
 /// How the last reclaim of a vdisk stands.

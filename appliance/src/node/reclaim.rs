@@ -7,7 +7,7 @@ use plimsoll_hardware::{Handle, Machine};
 
 use super::Node;
 use super::pool_list::percent;
-use crate::model::{BeginReclaim, JobView, Plan, RANGES_ADVICE, RANGES_MAX, ReclaimView};
+use crate::model::{BeginReclaim, JobView, Plan, RANGES_ADVICE, RANGES_MAX, ReclaimView, SetReclaim};
 use crate::name::VdiskName;
 use crate::policy::{RATE_BYTES_MAX, duration_text};
 use crate::problem::{Answer, Problem};
@@ -95,6 +95,54 @@ impl Node {
         Ok(Plan::of([format!("{word} the reclaim of {vdisk}, {}", progress(&known))]))
     }
 
+    /// What [`Node::set_reclaim`] would do.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn plan_set_reclaim(&self, name: &VdiskName, request: SetReclaim) -> Answer<Plan> {
+        let mut plan = Plan::of([]);
+        if let Some(rate) = request.rate_bytes {
+            check_pace(rate)?;
+            let (pool, info) = self.find_vdisk(name)?;
+            let vdisk = format!("{}/{}", pool.info().name, info.name);
+            let known = pool.reclaim_info(&info.name)?.filter(|known| known.running || known.paused);
+            let known = known.ok_or_else(|| {
+                Problem::new("not-found", format!("no reclaim of {vdisk} goes on or is paused"))
+                    .hint(format!("plimsoll reclaim {vdisk} --rate SIZE"))
+            })?;
+            let (now, before) = (pace(rate), pace(known.rate));
+            plan.steps.push(format!("have the reclaim of {vdisk} read {now} instead of {before}"));
+        }
+        if let Some(paused) = request.paused {
+            plan.steps.extend(self.plan_pause_reclaim(name, paused)?.steps);
+        }
+        if plan.steps.is_empty() {
+            return Err(Problem::new(
+                "invalid-argument",
+                "of a reclaim its pace can be changed, and whether it is paused",
+            )
+            .hint(format!("plimsoll reclaim {name} --pause | --resume | --rate SIZE")));
+        }
+        Ok(plan)
+    }
+
+    /// Changes a reclaim that goes on or is paused: its pace, then whether it waits.
+    ///
+    /// # Errors
+    /// `not-found` for the vdisk, and when there is none to be changed so; `invalid-argument` for a pace that cannot be, and when nothing
+    /// is to be changed.
+    pub async fn set_reclaim(&self, name: &VdiskName, request: SetReclaim) -> Answer<ReclaimView> {
+        self.plan_set_reclaim(name, request)?;
+        let (pool, info) = self.find_vdisk(name)?;
+        if let Some(rate) = request.rate_bytes {
+            pool.set_reclaim_rate(&info.name, rate).await?;
+        }
+        match request.paused {
+            Some(paused) => self.pause_reclaim(name, paused).await,
+            None => self.reclaim(name),
+        }
+    }
+
     /// How the last reclaim of a vdisk stands.
     ///
     /// # Errors
@@ -157,7 +205,9 @@ fn none_under_way(pool: &Pool<Handle>, vdisk: &str, anew: bool) -> Answer<Option
             format!("plimsoll reclaim {object} --resume; or give it up: plimsoll reclaim {object} --anew"),
         ),
         (false, _) => {
-            ("busy", "goes on", format!("plimsoll reclaim {object} --show; or plimsoll reclaim {object} --pause"))
+            let change =
+                format!("plimsoll reclaim {object} --pause; for another pace: plimsoll reclaim {object} --rate SIZE");
+            ("busy", "goes on", format!("plimsoll reclaim {object} --show; {change}"))
         }
     };
     Err(Problem::new(code, format!("a reclaim of {object} {state}, {}", progress(&known))).hint(hint))
@@ -167,15 +217,24 @@ fn progress(known: &ReclaimInfo) -> String {
     format!("{} of {} done", iec(known.done_bytes), iec(known.total_bytes))
 }
 
+fn check_pace(rate: u64) -> Answer<()> {
+    if rate <= RATE_BYTES_MAX && rate.is_multiple_of(RATE_UNIT_BYTES) {
+        return Ok(());
+    }
+    let (rate, unit, most) = (iec(rate), iec(RATE_UNIT_BYTES), iec(RATE_BYTES_MAX));
+    let detail = format!(
+        "{rate} a second cannot be the pace of a reclaim: whole MiB from {unit} to {most} can, and 0, no limit"
+    );
+    Err(Problem::new("invalid-argument", detail).hint("say --rate 200M"))
+}
+
+fn pace(rate: u64) -> String {
+    if rate == 0 { "as fast as it goes".to_owned() } else { format!("at most {} a second", iec(rate)) }
+}
+
 fn spec(request: BeginReclaim) -> Answer<ReclaimSpec> {
     let rate = request.rate_bytes.unwrap_or(0);
-    if rate > RATE_BYTES_MAX || !rate.is_multiple_of(RATE_UNIT_BYTES) {
-        let (rate, unit, most) = (iec(rate), iec(RATE_UNIT_BYTES), iec(RATE_BYTES_MAX));
-        let detail = format!(
-            "{rate} a second cannot be the pace of a reclaim: whole MiB from {unit} to {most} can, and 0, no limit"
-        );
-        return Err(Problem::new("invalid-argument", detail).hint("say --rate 200M"));
-    }
+    check_pace(rate)?;
     let count = request.ranges.as_ref().map_or(0, Vec::len);
     if count > RANGES_MAX {
         let detail = format!("{count} ranges are more than one reclaim takes, {RANGES_MAX}");

@@ -62,6 +62,8 @@ pub struct ReclaimInfo {
 /// A reclaim in memory.
 pub(crate) struct Reclaim {
     pub(super) spec: ReclaimSpec,
+    /// What the spec said, until it is changed.
+    rate: Cell<u64>,
     /// One for all of its life, paused or not.
     pub(super) job: Rc<Job>,
     pub(super) progress: Progress,
@@ -84,6 +86,7 @@ pub(crate) struct Reclaim {
 impl Reclaim {
     pub(super) fn new(spec: ReclaimSpec, job: Rc<Job>, total: u64, done: u64) -> Rc<Self> {
         let reclaim = Reclaim {
+            rate: Cell::new(spec.rate),
             spec,
             job,
             progress: Progress::default(),
@@ -114,20 +117,27 @@ impl Reclaim {
     /// What an entry says of it: nothing when it is over, or of ranges, which are not kept.
     pub(super) fn state(&self) -> Option<ReclaimState> {
         let (cursor, paused) = (self.done.get(), self.paused.get());
-        let state = ReclaimState { cursor, paused, rate_mib: (self.spec.rate / RATE_BYTES) as u32 };
+        let state = ReclaimState { cursor, paused, rate_mib: (self.rate.get() / RATE_BYTES) as u32 };
         (self.spec.ranges.is_none() && !self.over.get()).then_some(state)
     }
 
     /// Waits until another `bytes` may be read, or it is stirred.
     pub(super) async fn pace<M: Machine>(&self, machine: &M, bytes: u64) {
-        let rate = self.spec.rate;
-        if rate == 0 {
-            return;
-        }
-        let (now, slot) = (machine.now(), self.next.get().max(machine.now()));
-        self.next.set(slot + Duration::from_secs_f64(bytes as f64 / rate as f64));
-        if slot > now {
+        loop {
+            let rate = self.rate.get();
+            if rate == 0 {
+                return;
+            }
+            let (now, slot) = (machine.now(), self.next.get().max(machine.now()));
+            self.next.set(slot + Duration::from_secs_f64(bytes as f64 / rate as f64));
+            if slot <= now {
+                return;
+            }
             select(pin!(self.stirred.changed()), pin!(machine.sleep(slot - now))).await;
+            if self.rate.get() == rate {
+                return;
+            }
+            // Stirred by another rate: whoever waits goes by that one.
         }
     }
 }
@@ -219,6 +229,25 @@ impl<M: Machine> Pool<M> {
         Ok(store.start_reclaim(&vdisk, reclaim))
     }
 
+    /// Changes how many bytes a reclaim that goes on or is paused may read in a second: whole MiB; 0: as fast as it goes.
+    ///
+    /// # Errors
+    /// As [`Pool::pause_reclaim`]; `InvalidArgument` for a rate that cannot be.
+    pub async fn set_reclaim_rate(&self, vdisk: &str, rate: u64) -> Result<ReclaimInfo> {
+        check_rate(rate)?;
+        let vdisk = self.find(vdisk)?;
+        let reclaim = self.known_reclaim(&vdisk)?;
+        if !reclaim.running.get() && !reclaim.paused.get() {
+            return Err(self.no_reclaim(&vdisk, "that goes on or is paused"));
+        }
+        if reclaim.rate.replace(rate) != rate {
+            reclaim.next.set(Duration::ZERO);
+            reclaim.stirred.notify();
+        }
+        self.store.keep_reclaim(&vdisk).await?;
+        Ok(self.describe_reclaim(&vdisk, &reclaim))
+    }
+
     /// How the last reclaim of a vdisk stands; `None` when there was none since the pool was opened.
     ///
     /// # Errors
@@ -245,7 +274,7 @@ impl<M: Machine> Pool<M> {
             vdisk: vdisk.name(),
             running: reclaim.running.get(),
             paused: reclaim.paused.get(),
-            rate: reclaim.spec.rate,
+            rate: reclaim.rate.get(),
             done_bytes: reclaim.job.info().done,
             total_bytes: reclaim.total,
             scanned_bytes: progress.read.get(),
@@ -258,11 +287,7 @@ impl<M: Machine> Pool<M> {
     /// A spec that makes sense, its ranges in order and merged where they adjoin.
     fn checked_spec(&self, vdisk: &VdiskCore, spec: &ReclaimSpec) -> Result<ReclaimSpec> {
         let (size, sector) = (vdisk.size.get(), u64::from(vdisk.sector.get()));
-        if !spec.rate.is_multiple_of(RATE_BYTES) || spec.rate / RATE_BYTES > u64::from(u32::MAX) {
-            let problem =
-                format!("a rate of {} bytes a second is no whole number of MiB; say 1M, 2M, ... or 0", spec.rate);
-            return Err(Error::InvalidArgument(problem));
-        }
+        check_rate(spec.rate)?;
         let Some(ranges) = &spec.ranges else {
             if spec.worthless {
                 let problem = "that everything on a vdisk is worthless is said by a discard of all of it, not by a reclaim; name ranges";
@@ -309,4 +334,12 @@ impl<M: Machine> Pool<M> {
         }
         Ok(ReclaimSpec { ranges: Some(merged), ..*spec })
     }
+}
+
+fn check_rate(rate: u64) -> Result<()> {
+    if rate.is_multiple_of(RATE_BYTES) && rate / RATE_BYTES <= u64::from(u32::MAX) {
+        return Ok(());
+    }
+    let problem = format!("a rate of {rate} bytes a second is no whole number of MiB; say 1M, 2M, ... or 0");
+    Err(Error::InvalidArgument(problem))
 }

@@ -297,6 +297,34 @@ fn a_slow_reclaim_stops_when_it_is_told_to_and_not_when_it_may_read_again() {
 }
 
 #[test]
+fn a_reclaim_that_goes_on_takes_another_rate_at_once_and_for_good() {
+    let world = world(9, 1, 64);
+    live(&world, |m| async move {
+        let (pool, disk) = prepared(&m).await;
+        slow(&pool, &disk, &m, None).await;
+        let read = || pool.reclaim_info("a").expect("a vdisk").expect("a reclaim").scanned_bytes >> 20;
+        // 40 MiB, of which eight wait for their second each: these too go by the new rate, and not all at once.
+        let before = read();
+        pool.set_reclaim_rate("a", 4 << 20).await.expect("another rate");
+        m.sleep(Duration::from_millis(3900)).await;
+        assert!((before + 12..=before + 16).contains(&read()), "{before} MiB, and 3.9 s later {}", read());
+        disk.flush().await.expect("a flush");
+    });
+    world.crash(CrashKind::Power);
+    live(&world, |m| async move {
+        let pool = open(&m, 1).await;
+        assert_eq!(pool.pause_reclaim("a").await.expect("a pause").rate, 4 << 20);
+        ended(&pool, &m).await;
+        assert_eq!(pool.set_reclaim_rate("a", 0).await.expect("no limit").rate, 0);
+        pool.resume_reclaim("a").await.expect("it goes on");
+        ended(&pool, &m).await;
+        assert_eq!(pool.set_reclaim_rate("a", 0).await.err().map(|error| error.code()), Some("not-found"));
+        assert_clean(&pool, "in the end").await;
+        pool.close().await.expect("a close");
+    });
+}
+
+#[test]
 fn a_reclaim_has_one_job_however_often_it_is_paused() {
     alone(|m| async move {
         let (pool, disk) = prepared(&m).await;

@@ -7,7 +7,8 @@ use plimsoll_hardware::Machine as _;
 use super::{MIB, code, file, set, tank, with_node};
 use crate::cli::hints::assert_advice_can_be_followed;
 use crate::model::{
-    AddDevice, BeginReclaim, Health, HealthFinding, JobState, LeaveDevice, SetPool, SetTenant, VdiskPolicyChange,
+    AddDevice, BeginReclaim, Health, HealthFinding, JobState, LeaveDevice, SetPool, SetReclaim, SetTenant,
+    VdiskPolicyChange,
 };
 use crate::node::Node;
 use crate::node::below::Below;
@@ -202,6 +203,16 @@ fn a_reclaim_that_is_paused_is_given_up_only_when_that_is_said() {
             Some("plimsoll reclaim tank/a --show")
         );
         assert_eq!(code(node.begin_reclaim(&a, begin(true)).await).as_deref(), Some("busy"));
+        let rate = |rate_bytes| SetReclaim { rate_bytes: Some(rate_bytes), ..SetReclaim::default() };
+        let steps = node.plan_set_reclaim(&a, rate(2 * MIB)).unwrap().steps;
+        assert_eq!(steps, ["have the reclaim of tank/a read at most 2 MiB a second instead of at most 1 MiB a second"]);
+        assert_eq!(node.set_reclaim(&a, rate(2 * MIB)).await.unwrap().rate_bytes, Some(2 * MIB));
+        for wrong in [rate(1), rate(u64::MAX), SetReclaim::default()] {
+            let planned = node.plan_set_reclaim(&a, wrong).unwrap_err();
+            let refused = node.set_reclaim(&a, wrong).await.unwrap_err();
+            assert_eq!((&planned, refused.code.as_str()), (&refused, "invalid-argument"));
+        }
+        assert_eq!(node.reclaim(&a).unwrap().rate_bytes, Some(2 * MIB));
         node.pause_reclaim(&a, true).await.unwrap();
         while node.job(&first.id).unwrap().state == JobState::Running {
             node.machine().sleep(std::time::Duration::from_millis(5)).await;
