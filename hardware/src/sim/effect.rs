@@ -27,7 +27,7 @@ pub(super) enum Effect {
 impl Core {
     pub(super) fn read(&mut self, operations: &Slab<Operation>, slot: usize, buffer: &mut Buffer) -> Effect {
         let operation = &operations[slot];
-        let disk = &mut self.disks[operation.disk];
+        let disk = &self.disks[operation.disk];
         let (offset, length, block) = (operation.offset, operation.length, disk.block);
         if disk.gone {
             return Effect::Gone;
@@ -44,14 +44,11 @@ impl Core {
                 length: block,
                 ..operation.site(FaultKind::BitFlip)
             };
-            if self.faults.strikes(sector, &mut self.random) {
-                let (at, bit) = (sector.offset + self.random.below(block), self.random.below(8));
-                disk.pages.change(at / PAGE)[(at % PAGE) as usize] ^= 1 << bit;
-                let happening = Happening { what: "  bit flip", disk: operation.disk, offset: at, length: 1 };
-                self.trace.note(self.now, &happening);
+            if self.faults.flips(&self.disks, sector, &mut self.random) {
+                self.flip(sector);
             }
         }
-        disk.pages.read(offset, buffer);
+        self.disks[operation.disk].pages.read(offset, buffer);
         for (_, other) in operations {
             let (start, end) = (offset.max(other.offset), (offset + length).min(other.offset + other.length));
             if other.disk != operation.disk || start >= end {
@@ -72,6 +69,13 @@ impl Core {
             }
         }
         Effect::Good
+    }
+
+    /// Flips a bit of the sector at `site`.
+    pub(super) fn flip(&mut self, site: FaultSite) {
+        let (at, bit) = (site.offset + self.random.below(site.length), self.random.below(8));
+        self.disks[site.disk].pages.change(at / PAGE)[(at % PAGE) as usize] ^= 1 << bit;
+        self.trace.note(self.now, &Happening { what: "  bit flip", disk: site.disk, offset: at, length: 1 });
     }
 
     /// Everything but a read.
@@ -116,25 +120,21 @@ impl Core {
             disk.apply(offset, length, content, live, Standing::Cached);
             return Effect::Failed("an injected error");
         }
-        let (mut place, mut lands) = (offset, true);
         let standing = match operation.request {
             Request::Write { fua: true, .. } => Standing::Durable,
             _ => Standing::Cached,
         };
-        if matches!(operation.request, Request::Write { .. }) {
-            if struck(FaultKind::Lost, random) {
-                lands = false;
-            } else if struck(FaultKind::Misdirect, random) {
-                place = random.below(disk.size.saturating_sub(length) / disk.block + 1) * disk.block;
-                lands = faults.allowed(FaultSite { offset: place, ..operation.site(FaultKind::Misdirect) });
-            }
-            if place != offset || !lands {
-                let what = if lands { "  misdirected to" } else { "  lost" };
-                trace.note(*now, &Happening { what, disk: operation.disk, offset: place, length });
-            }
+        let place = match content {
+            Content::Data(data) => faults.landing(disks, operation.site(FaultKind::Misdirect), data, random),
+            _ => Some(offset),
+        };
+        let disk = &mut disks[operation.disk];
+        if place != Some(offset) {
+            let what = if place.is_some() { "  misdirected to" } else { "  lost" };
+            trace.note(*now, &Happening { what, disk: operation.disk, offset: place.unwrap_or(offset), length });
         }
-        if lands
-            && disk.room.is_some()
+        let Some(place) = place else { return Effect::Good };
+        if disk.room.is_some()
             && let Content::Data(bytes) = content
         {
             let fits = disk.occupy(place, length);
@@ -143,9 +143,7 @@ impl Core {
                 return Effect::Full;
             }
         }
-        if lands {
-            disk.apply(place, length, content, Survival::Kept, standing);
-        }
+        disk.apply(place, length, content, Survival::Kept, standing);
         Effect::Good
     }
 }

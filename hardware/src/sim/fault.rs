@@ -1,14 +1,17 @@
 //! What goes wrong with operations on simulated disks, how often, and where it must not.
 //!
-//! A fault strikes when its rate says so, the test's filter allows its place, and it would not leave a mirrored page
-//! without a good copy. Pages count as damaged until [`super::SimWorld::forget_damage`], even when they are rewritten: the
-//! rewrite may be lost in a crash.
+//! A fault strikes when its rate says so and the test's filter allows its place; a silent one only where it leaves a whole copy of what it
+//! spoils, if the test says what is kept twice (`twins`).
 
-use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use super::disk::Disk;
 use super::pages::PAGE;
 use super::random::Random;
+use super::twins::{Twins, Victim, whole_pages};
+
+/// Places that a misdirected write tries, where few are allowed.
+const TARGETS_MAX: u32 = 16;
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,7 +26,7 @@ pub enum FaultKind {
     FlushLie,
     /// A read finds a bit flipped, on the medium and for good.
     BitFlip,
-    /// A write succeeds and lands elsewhere. The filter is asked for both places.
+    /// A write succeeds and lands elsewhere. The filter is asked for both places; where none is allowed, it lands where it should.
     Misdirect,
     /// A write succeeds and lands nowhere.
     Lost,
@@ -117,22 +120,12 @@ pub struct FaultSite {
     pub kind: FaultKind,
 }
 
-/// Ranges of equal length that hold the same bytes. Of each page at least one copy is left undamaged.
-#[derive(Clone, Debug)]
-pub struct Mirror {
-    /// Disk and byte offset of each copy; the offsets are multiples of 4096.
-    pub copies: Vec<(usize, u64)>,
-    /// Bytes of each copy.
-    pub length: u64,
-}
-
 /// The faults of a world.
 #[derive(Clone, Default)]
 pub(super) struct Faults {
     pub(super) profile: FaultProfile,
     pub(super) filter: Option<Rc<dyn Fn(FaultSite) -> bool>>,
-    pub(super) mirrors: Vec<Mirror>,
-    pub(super) damaged: BTreeSet<(usize, u64)>,
+    pub(super) twins: Option<Twins>,
     counts: [u64; KINDS],
 }
 
@@ -144,44 +137,69 @@ impl Faults {
         struck
     }
 
-    /// Whether the filter and the mirrors let a fault happen at `site`; what it damages is remembered.
-    pub(super) fn allowed(&mut self, site: FaultSite) -> bool {
-        if self.filter.as_ref().is_some_and(|filter| !filter(site)) {
-            return false;
+    fn allowed(&self, site: FaultSite) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter(site))
+    }
+
+    /// As [`Faults::strikes`], for a bit of the sector at `site`.
+    pub(super) fn flips(&mut self, disks: &[Disk], site: FaultSite, random: &mut Random) -> bool {
+        random.chance(self.profile.bit_flip) && self.may_flip(disks, site)
+    }
+
+    /// Whether a bit of the sector at `site` may be flipped; it is, if so.
+    pub(super) fn may_flip(&mut self, disks: &[Disk], site: FaultSite) -> bool {
+        let page = site.offset / PAGE;
+        let spoiled = self.allowed(site)
+            && self.twins.as_mut().is_none_or(|twins| {
+                let contents = disks[site.disk].pages.get(page);
+                contents.is_some_and(|contents| {
+                    twins.spoil(disks, &[Victim { disk: site.disk, page, contents: &contents[..] }])
+                })
+            });
+        self.counts[FaultKind::BitFlip as usize] += u64::from(spoiled);
+        spoiled
+    }
+
+    /// Where a write of `data` lands that should land at `site`; `None` when it is lost.
+    pub(super) fn landing(&mut self, disks: &[Disk], site: FaultSite, data: &[u8], random: &mut Random) -> Option<u64> {
+        let at = |kind, offset| FaultSite { kind, offset, ..site };
+        let lost = at(FaultKind::Lost, site.offset);
+        if random.chance(self.profile.lost) && self.allowed(lost) && self.may_stray(disks, lost, data, None) {
+            self.counts[FaultKind::Lost as usize] += 1;
+            return None;
         }
-        match site.kind {
-            FaultKind::FlushError | FaultKind::FlushLie | FaultKind::Slow | FaultKind::Vanish => true,
-            _ => self.damage(site),
+        if random.chance(self.profile.misdirect) && self.allowed(at(FaultKind::Misdirect, site.offset)) {
+            let disk = &disks[site.disk];
+            for _ in 0..TARGETS_MAX {
+                let place = random.below(disk.size.saturating_sub(site.length) / disk.block + 1) * disk.block;
+                // Mostly over whole pages, as such a disk mixes up blocks.
+                let place = if random.below(4) == 0 { place } else { place / PAGE * PAGE };
+                let target = at(FaultKind::Misdirect, place);
+                if place != site.offset && self.allowed(target) && self.may_stray(disks, site, data, Some(place)) {
+                    self.counts[FaultKind::Misdirect as usize] += 1;
+                    return Some(place);
+                }
+            }
         }
+        Some(site.offset)
+    }
+
+    /// Whether a write may miss `site`, and what is at `place` be spoiled by it.
+    fn may_stray(&mut self, disks: &[Disk], site: FaultSite, data: &[u8], place: Option<u64>) -> bool {
+        let Some(twins) = &mut self.twins else { return true };
+        let Some(pages) = whole_pages(site.offset, site.length) else { return false };
+        let own = pages.zip(data.chunks_exact(PAGE as usize));
+        let mut victims: Vec<_> = own.map(|(page, contents)| Victim { disk: site.disk, page, contents }).collect();
+        let over = place.map_or(0..0, |place| place / PAGE..(place + site.length).div_ceil(PAGE));
+        for page in over {
+            let Some(contents) = disks[site.disk].pages.get(page) else { return false };
+            victims.push(Victim { disk: site.disk, page, contents: &contents[..] });
+        }
+        twins.spoil(disks, &victims)
     }
 
     /// How often faults of this kind struck.
     pub(super) fn count(&self, kind: FaultKind) -> u64 {
         self.counts[kind as usize]
-    }
-
-    fn damage(&mut self, site: FaultSite) -> bool {
-        if self.mirrors.is_empty() || site.length == 0 {
-            return true;
-        }
-        let pages = site.offset / PAGE..(site.offset + site.length).div_ceil(PAGE);
-        for page in pages.clone() {
-            for mirror in &self.mirrors {
-                for (own, (disk, offset)) in mirror.copies.iter().enumerate() {
-                    let first = offset / PAGE;
-                    if *disk != site.disk || page < first || page >= first + mirror.length.div_ceil(PAGE) {
-                        continue;
-                    }
-                    let twin_damaged = |(other, (disk, offset)): (usize, &(usize, u64))| {
-                        other != own && self.damaged.contains(&(*disk, offset / PAGE + page - first))
-                    };
-                    if mirror.copies.iter().enumerate().any(twin_damaged) {
-                        return false;
-                    }
-                }
-            }
-        }
-        self.damaged.extend(pages.map(|page| (site.disk, page)));
-        true
     }
 }

@@ -3,11 +3,13 @@
 use std::fmt::Write;
 
 use super::counters::Counters;
+use super::disk::Disk;
 use super::effect::vanish;
-use super::fault::{FaultKind, FaultProfile, FaultSite, Mirror};
-use super::pages::Pages;
+use super::fault::{FaultKind, FaultProfile, FaultSite};
+use super::pages::{PAGE, Pages};
 use super::random::Random;
-use super::survival::Survival;
+use super::survival::{Survival, Survivals};
+use super::twins::Twins;
 use super::world::SimWorld;
 
 /// Faults.
@@ -29,14 +31,28 @@ impl SimWorld {
         self.core.borrow_mut().faults.filter = Some(std::rc::Rc::new(filter));
     }
 
-    /// Faults leave at least one copy of each page of `mirror` alone.
-    pub fn add_mirror(&self, mirror: Mirror) {
-        self.core.borrow_mut().faults.mirrors.push(mirror);
+    /// Bit flips, and writes that are lost or misdirected, strike only pages that are kept twice by their contents, leave a whole copy of
+    /// each, and spare what they struck before. `is_kept_twice` is given the 4096 bytes of a page.
+    pub fn leave_a_copy(&self, is_kept_twice: impl Fn(&[u8]) -> bool + 'static) {
+        self.core.borrow_mut().faults.twins = Some(Twins::new(is_kept_twice));
     }
 
-    /// Counts every page as undamaged again, after a scrub.
-    pub fn forget_damage(&self) {
-        self.core.borrow_mut().faults.damaged.clear();
+    /// Bits flip on media that lie still, as [`FaultKind::BitFlip`], one in each of so many pages drawn, where that is allowed. Meant for
+    /// between a crash and a boot.
+    pub fn rot(&self, pages: u64) {
+        let core = &mut *self.core.borrow_mut();
+        let numbers =
+            |(disk, state): (usize, &Disk)| state.pages.present().map(|(page, _)| (disk, page)).collect::<Vec<_>>();
+        let present: Vec<_> = core.disks.iter().enumerate().flat_map(numbers).collect();
+        for _ in 0..pages {
+            let Some(&(disk, page)) = present.get(core.random.below(present.len() as u64) as usize) else { return };
+            let length = core.disks[disk].block;
+            let offset = page * PAGE + core.random.below(PAGE / length) * length;
+            let site = FaultSite { disk, offset, length, kind: FaultKind::BitFlip };
+            if core.faults.may_flip(&core.disks, site) {
+                core.flip(site);
+            }
+        }
     }
 
     /// How often faults of this kind struck.
@@ -163,6 +179,11 @@ impl SimWorld {
     /// Counts of one disk, over all lives.
     pub fn counters(&self, disk: usize) -> Counters {
         self.core.borrow().disks[disk].counters
+    }
+
+    /// What power loss left of the writes that it could take, in all lives.
+    pub fn survivals(&self) -> Survivals {
+        self.core.borrow().survivals
     }
 
     /// A word that is the same in two runs of one seed and program.

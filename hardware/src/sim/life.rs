@@ -20,7 +20,7 @@ use super::io::Operation;
 use super::memory::Region;
 use super::parts::Parts;
 use super::random::Random;
-use super::survival::CrashDamage;
+use super::survival::{CrashDamage, Survivals};
 use crate::BufferPool;
 
 /// What outlives a life. Cloned by a fork.
@@ -34,6 +34,7 @@ pub(super) struct Core {
     pub(super) faults: Faults,
     pub(super) trace: Trace,
     pub(super) damage: CrashDamage,
+    pub(super) survivals: Survivals,
     /// Lives so far.
     pub(super) lives: u64,
     /// When a disk last failed at something that may have taken with it what it had answered before.

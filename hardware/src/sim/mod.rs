@@ -27,15 +27,16 @@ mod random;
 mod survival;
 #[cfg(test)]
 mod tests;
+mod twins;
 mod undo;
 mod world;
 
 pub use counters::Counters;
 pub use device::SimDevice;
 pub use disk::SimDiskSpec;
-pub use fault::{FaultKind, FaultProfile, FaultSite, Mirror};
+pub use fault::{FaultKind, FaultProfile, FaultSite};
 pub use machine::{Outcome, SimMachine};
 pub use memory::SimCrashMemory;
 pub use random::Random;
-pub use survival::{CrashDamage, CrashKind, Survival};
+pub use survival::{CrashDamage, CrashKind, Survival, Survivals};
 pub use world::{PendingWrite, SimWorld};

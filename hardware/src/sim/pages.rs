@@ -45,6 +45,13 @@ impl Pages {
         self.chunks[(page / FAN) as usize].as_ref()?[(page % FAN) as usize].as_ref()
     }
 
+    /// The pages that are there, with their numbers.
+    pub(super) fn present(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let chunks = (0..).step_by(FAN as usize).zip(&self.chunks);
+        let pages = chunks.filter_map(|(first, chunk)| Some((first..).zip(chunk.as_ref()?.iter())));
+        pages.flatten().filter_map(|(page, contents)| Some((page, &contents.as_ref()?[..])))
+    }
+
     /// Whether the whole chunk of `page` is absent, and the first page behind that chunk.
     pub(super) fn chunk_absent(&self, page: u64) -> Option<u64> {
         self.chunks[(page / FAN) as usize].is_none().then_some((page / FAN + 1) * FAN)

@@ -78,6 +78,27 @@ impl Survival {
     }
 }
 
+/// Counts of what power loss left of writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Survivals {
+    /// Writes that it left whole.
+    pub kept: u64,
+    /// Writes that are gone.
+    pub dropped: u64,
+    /// Writes of which a part is there.
+    pub torn: u64,
+}
+
+impl Survivals {
+    pub(super) fn count(&mut self, survival: Survival) {
+        match survival {
+            Survival::Kept => self.kept += 1,
+            Survival::Dropped => self.dropped += 1,
+            Survival::Torn(_) | Survival::First(_) => self.torn += 1,
+        }
+    }
+}
+
 /// The manner of one crash.
 #[derive(Clone, Copy)]
 enum Manner {

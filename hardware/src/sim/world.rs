@@ -9,7 +9,7 @@ use super::fault::Faults;
 use super::life::{Core, Life};
 use super::machine::SimMachine;
 use super::random::Random;
-use super::survival::{CrashDamage, CrashKind, Draw, Survival};
+use super::survival::{CrashDamage, CrashKind, Draw, Survival, Survivals};
 use crate::buffer::BUFFER_MAX;
 
 /// A simulated world. One life of a process at a time runs in it.
@@ -43,6 +43,7 @@ impl SimWorld {
             faults: Faults::default(),
             trace: Trace::default(),
             damage: CrashDamage::Mixed,
+            survivals: Survivals::default(),
             lives: 0,
             loss_at: None,
             unheard: false,
@@ -87,7 +88,7 @@ impl SimWorld {
         self.stop();
         let mut core = self.core.borrow_mut();
         core.note(if kind == CrashKind::Power { "-- power loss --" } else { "-- process death --" });
-        let Core { disks, random, damage, memory, unheard, .. } = &mut *core;
+        let Core { disks, random, damage, survivals, memory, unheard, .. } = &mut *core;
         match kind {
             CrashKind::Process => {
                 disks.iter_mut().for_each(|disk| disk.settle(random));
@@ -103,7 +104,9 @@ impl SimWorld {
                 for disk in disks {
                     disk.lose(&mut |sectors| {
                         index += 1;
-                        draw.survival(index - 1, sectors, random)
+                        let survival = draw.survival(index - 1, sectors, random);
+                        survivals.count(survival);
+                        survival
                     });
                 }
             }

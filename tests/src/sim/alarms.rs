@@ -25,15 +25,14 @@ pub fn listen(session: &Rc<Session>) {
                 return;
             }
             let alarms = &mut listener.state.borrow_mut().alarms;
-            let tally = &mut *listener.tally.borrow_mut();
             for event in &events {
                 match event {
                     SpaceEvent::Exhausted { vdisk, cause: Shortage::DeviceFull, held: true, .. } => {
-                        tally.held_below += 1;
+                        listener.did("vdisks held for room below");
                         held_below.insert(vdisk.uuid);
                     }
                     SpaceEvent::Resumed { vdisk, writes, .. } if held_below.remove(&vdisk.uuid) => {
-                        tally.resumed_below += writes;
+                        listener.tally.borrow_mut().did("writes that went on with room below", *writes);
                     }
                     _ => {}
                 }

@@ -165,6 +165,16 @@ fn end(session: &Session, asked: &Asked, result: Result<(), Error>, durable: boo
     let refused = result.as_ref().err().filter(is_full);
     is_kept(session, asked, refused);
     let full = refused.is_some();
+    if result.is_ok() {
+        session.did(match op.change {
+            Change::Write => "writes",
+            Change::Repeat => "writes of the pattern",
+            Change::Blank => "writes of zeros",
+            Change::Zeros => "zeros stored",
+            Change::Unmap => "zeros by unmapping",
+            Change::Discard => "discards",
+        });
+    }
     let ended = ended(session, op, result, durable);
     let alone = session.state.borrow_mut().model.end(op, ended);
     assert!(
@@ -271,7 +281,7 @@ async fn read(session: &Session) {
         model.end_read(place.vdisk, began);
     }
     match result {
-        Ok(_) => {}
+        Ok(_) => session.did("reads"),
         Err(Error::NotFound { .. } | Error::InvalidRequest { .. }) if leaving => {}
         Err(error) => session.bear("a read", &error),
     }
@@ -287,7 +297,10 @@ async fn flush(session: &Session) {
     let Some(handle) = session.vdisk(&name) else { return };
     let began = session.state.borrow_mut().model.tick();
     match session.ask(handle.flush()).await {
-        Ok(()) => session.state.borrow_mut().model.flush_done(began),
+        Ok(()) => {
+            session.did("flushes");
+            session.state.borrow_mut().model.flush_done(began);
+        }
         Err(Error::NotFound { .. }) => {}
         Err(error) => session.bear("a flush", &error),
     }
@@ -319,6 +332,7 @@ async fn status(session: &Session) {
         return;
     }
     let Some(known) = disk.windows.iter().find(|known| known.start == window.0) else { return };
+    session.did("block statuses");
     let mut at = window.0;
     for range in ranges {
         for block in (at / window.2..(at + range.length).div_ceil(window.2)).map(|block| block * window.2) {

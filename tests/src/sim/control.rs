@@ -21,7 +21,7 @@ pub async fn run(session: &Rc<Session>) {
         10..14 => resize(session).await,
         14 => super::verify::check_online(session).await,
         15 => super::members::add(session).await,
-        16..21 if !session.setup.silent_damage() => super::members::run(session).await,
+        16..21 => super::members::run(session).await,
         21 => pattern(session).await,
         22 => reclaim(session).await,
         23 => compact(session),
@@ -79,6 +79,7 @@ pub async fn create(session: &Session) {
     say(|| format!("create ({}): {result:?}", spec.0));
     match &result {
         Ok(_) => {
+            session.did("vdisks created");
             if let Some(disk) = session.state.borrow_mut().model.disks.get_mut(&spec.0) {
                 (disk.existence, disk.exclusive) = (Existence::Certain, false);
             }
@@ -148,8 +149,9 @@ async fn pattern(session: &Session) {
     };
     say(|| format!("pattern {choice} of {known:?}: {result:?}"));
     match result {
+        Ok(()) => session.did("patterns changed"),
         // Others change them too, and it may be in use.
-        Ok(()) | Err(Error::Exists { .. } | Error::NotFound { .. } | Error::Busy { .. }) => {}
+        Err(Error::Exists { .. } | Error::NotFound { .. } | Error::Busy { .. }) => {}
         Err(error) => session.bear("a change of a pattern", &error),
     }
 }
@@ -178,7 +180,8 @@ async fn reclaim(session: &Session) {
         disk.exclusive = false;
     }
     match result {
-        Ok(()) | Err(Error::Busy { .. } | Error::NotFound { .. } | Error::InvalidArgument(_)) => {}
+        Ok(()) => session.did("reclaims asked for"),
+        Err(Error::Busy { .. } | Error::NotFound { .. } | Error::InvalidArgument(_)) => {}
         Err(error) => session.bear("a reclaim", &error),
     }
 }
@@ -187,8 +190,9 @@ async fn reclaim(session: &Session) {
 fn compact(session: &Session) {
     let result = session.pool.compact();
     say(|| format!("compaction: {result:?}"));
-    if let Err(error) = result {
-        session.bear("a compaction", &error);
+    match result {
+        Ok(_) => session.did("compactions asked for"),
+        Err(error) => session.bear("a compaction", &error),
     }
 }
 
@@ -201,7 +205,10 @@ async fn delete(session: &Session) {
     }
     say(|| format!("delete {name} ({serial})"));
     match session.ask(session.pool.delete_vdisk(&name)).await {
-        Ok(_) => drop(session.state.borrow_mut().model.disks.remove(&serial)),
+        Ok(_) => {
+            session.did("vdisks deleted");
+            session.state.borrow_mut().model.disks.remove(&serial);
+        }
         Err(error) => session.bear("a delete", &error),
     }
 }
@@ -236,6 +243,7 @@ async fn resize(session: &Session) {
         let Some(disk) = model.disks.get_mut(&serial) else { return };
         match result {
             Ok(_) => {
+                session.did("vdisks resized");
                 disk.size = size;
                 (disk.size_asked, disk.exclusive) = (None, false);
                 if size < old {

@@ -136,7 +136,7 @@ async fn vdisk(session: &Session) {
         Err(error) => return session.bear("a decision for a vdisk", &error),
     };
     let backed = session.vdisk(&name).map_or(0, |vdisk| vdisk.info().backed_bytes);
-    session.tally.borrow_mut().decisions += 1;
+    session.did("decisions");
     let state = &mut *session.state.borrow_mut();
     let now = state.model.tick();
     if let Some(disk) = state.model.disks.get_mut(&serial) {
@@ -188,7 +188,7 @@ async fn pool(session: &Session) {
     if let Err(error) = result {
         return session.bear("a decision for the pool", &error);
     }
-    session.tally.borrow_mut().decisions += 1;
+    session.did("decisions");
     let state = &mut *session.state.borrow_mut();
     let now = state.model.tick();
     state.pool.answer(true, now);
@@ -202,13 +202,14 @@ fn tenant(session: &Session) {
         ((random.below(3) != 0).then(|| random.below(40) * session.setup.extent), levels(random))
     };
     say(|| format!("quota of {tenant}: {quota:?}, told at {levels:?}"));
+    session.did("decisions for tenants");
     session.pool.set_tenant_quota(&tenant, quota);
     session.pool.set_tenant_levels(&tenant, levels).expect("levels that make sense");
 }
 
 /// The pool gets a device, or a larger one, once so much of it is in use.
 fn grow_by_itself(session: &Rc<Session>) {
-    if session.setup.silent_damage() || session.grower.waits.replace(true) {
+    if session.grower.waits.replace(true) {
         return;
     }
     let (percent, session) = (10 + session.below(60) as u8, session.clone());
@@ -221,7 +222,8 @@ fn grow_by_itself(session: &Rc<Session>) {
             let before = session.pool.info().physical_bytes;
             members::add(&session).await;
             members::grow_last(&session).await;
-            session.tally.borrow_mut().grown += u64::from(session.pool.info().physical_bytes > before);
+            let grown = session.pool.info().physical_bytes > before;
+            session.tally.borrow_mut().did("times grown by itself", u64::from(grown));
             session.grower.grows.set(false);
         }
         session.grower.waits.set(false);

@@ -75,6 +75,7 @@ pub async fn fill(session: &Session) {
         written += 1;
         assert!(thin || written < extents, "a pool gave out more space than it has: {:?}", session.pool.info());
     }
+    session.did("pools filled");
     if written > 0 {
         let at = session.below(written) * stride;
         let good = write_at(session, serial, &name, at, at + 4096).await;

@@ -23,6 +23,8 @@ pub struct Image {
     pub made: bool,
     /// The last life closed the pool.
     pub closed: bool,
+    /// How often devices may have dropped what they had answered, when the last start was compared.
+    losses: Cell<u64>,
     /// A device was gone before it could say which pool's it is, so nobody could disown that pool's crash memory.
     nameless_loss: Cell<bool>,
 }
@@ -37,6 +39,9 @@ pub struct Work {
     /// What is done in the end: 0 compares figures, 1 fills the pool, 2 closes it, others nothing.
     pub ending: u64,
 }
+
+/// Pages in which bits flip between two lives, at most.
+const ROTTEN_MAX: u64 = 3;
 
 impl Drop for Image {
     fn drop(&mut self) {
@@ -63,7 +68,15 @@ impl Image {
             alarms: Default::default(),
             random,
         }));
-        Image { world, setup: Rc::new(setup), state, made: false, closed: false, nameless_loss: Cell::new(false) }
+        Image {
+            world,
+            setup: Rc::new(setup),
+            state,
+            made: false,
+            closed: false,
+            losses: Cell::new(0),
+            nameless_loss: Cell::new(false),
+        }
     }
 
     /// The same pool on `world`, a copy of this one's, going its own way from here.
@@ -75,6 +88,7 @@ impl Image {
             state,
             made: self.made,
             closed: self.closed,
+            losses: self.losses.clone(),
             nameless_loss: Cell::new(false),
         }
     }
@@ -88,12 +102,22 @@ impl Image {
     pub fn stop(&self, power: bool) {
         let power = power || self.nameless_loss.take();
         self.world.crash(if power { CrashKind::Power } else { CrashKind::Process });
+        if self.setup.faults.is_some_and(|faults| faults.bit_flip > 0) {
+            self.world.rot(self.below(ROTTEN_MAX + 1));
+        }
         self.stopped(power);
     }
 
     /// The machine has stopped: for a crash that was chosen.
     pub fn stopped(&self, power: bool) {
-        self.state.borrow_mut().model.stop(power || self.setup.drops());
+        let dropped = self.losses_struck() != self.losses.get();
+        self.state.borrow_mut().model.stop(power || dropped);
+    }
+
+    /// How often devices may have dropped what they had answered: with a flush or a durable write that failed, or when they went away.
+    fn losses_struck(&self) -> u64 {
+        let kinds = [FaultKind::FlushError, FaultKind::WriteError, FaultKind::Vanish];
+        kinds.into_iter().map(|kind| self.world.faults_struck(kind)).sum()
     }
 
     /// Opens the pool and compares everything; `None` when the machine stopped, or faults got in the way.
@@ -135,6 +159,7 @@ impl Image {
             tally: Default::default(),
         });
         ended(session.machine.run(compare(session.clone())), "the comparison after a start")?;
+        self.losses.set(self.losses_struck());
         super::alarms::listen(&session);
         Some(session)
     }

@@ -7,73 +7,21 @@ use plimsoll_hardware::sim::SimMachine;
 
 use super::image::{Image, Work};
 use super::session::Session;
+use super::tally::Tally;
 use super::trace;
 
-/// What a seed did.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tally {
-    /// Crashes, each followed by a start and a comparison.
-    pub cycles: u64,
-    /// Starts that crashed, or that faults kept from coming about.
-    pub crashes_in_start: u64,
-    /// Clean closes.
-    pub closes: u64,
-    /// Batches of the journal that went out beside their data.
-    pub ahead: u64,
-    /// Writes that were held, and that were refused.
-    pub held: u64,
-    /// See `held`.
-    pub refused: u64,
-    /// Devices that were emptied.
-    pub evacuations: u64,
-    /// Reclaims that came to their end.
-    pub reclaims: u64,
-    /// Bytes that came free because extents were put together.
-    pub packed: u64,
-    /// Decisions for vdisks and the pool.
-    pub decisions: u64,
-    /// How often the pool has grown by itself.
-    pub grown: u64,
-    /// How often there was no room below the devices any more.
-    pub full_below: u64,
-    /// Vdisks whose writes were held for that, and those whose writes went on.
-    pub held_below: u64,
-    /// See `held_below`.
-    pub resumed_below: u64,
-}
-
-impl Tally {
-    /// Adds what was done in a life.
-    fn count(&mut self, session: &Session) {
-        let counters = session.pool.info().counters;
-        self.ahead += counters.journal_commits_ahead;
-        self.held += counters.held_writes;
-        self.refused += counters.refused_writes;
-        self.packed += counters.packed_bytes;
-        for job in session.pool.jobs().iter().filter(|job| job.state == JobState::Done) {
-            self.evacuations += u64::from(job.kind == "device-evacuate");
-            self.reclaims += u64::from(job.kind == "reclaim");
-        }
-        self.add(&session.tally.borrow());
+/// Adds what was done in a life.
+fn count(tally: &mut Tally, session: &Session) {
+    let counters = session.pool.info().counters;
+    tally.did("journal batches ahead of their data", counters.journal_commits_ahead);
+    tally.did("writes held", counters.held_writes);
+    tally.did("writes refused", counters.refused_writes);
+    tally.did("KiB packed", counters.packed_bytes >> 10);
+    for job in session.pool.jobs().iter().filter(|job| job.state == JobState::Done) {
+        tally.did("evacuations done", u64::from(job.kind == "device-evacuate"));
+        tally.did("reclaims done", u64::from(job.kind == "reclaim"));
     }
-
-    /// Adds what another seed did.
-    pub fn add(&mut self, other: &Tally) {
-        self.cycles += other.cycles;
-        self.crashes_in_start += other.crashes_in_start;
-        self.closes += other.closes;
-        self.ahead += other.ahead;
-        self.held += other.held;
-        self.refused += other.refused;
-        self.evacuations += other.evacuations;
-        self.reclaims += other.reclaims;
-        self.packed += other.packed;
-        self.decisions += other.decisions;
-        self.grown += other.grown;
-        self.full_below += other.full_below;
-        self.held_below += other.held_below;
-        self.resumed_below += other.resumed_below;
-    }
+    tally.add(&session.tally.borrow());
 }
 
 /// Starts that may crash before one is left in peace.
@@ -90,14 +38,15 @@ pub fn run(seed: u64) -> Tally {
     for _ in 0..image.setup.lives {
         let session = start(&mut image, &mut tally);
         work(&mut image, &session);
-        tally.closes += u64::from(image.closed);
-        tally.count(&session);
+        tally.did("clean closes", u64::from(image.closed));
+        count(&mut tally, &session);
         if trace::devices() {
             eprintln!("{}", image.world.trace());
             image.world.set_trace(true);
         }
         image.stop(image.below(2) == 0);
     }
+    tally.add_world(&image.world);
     tally
 }
 
@@ -131,7 +80,7 @@ fn start(image: &mut Image, tally: &mut Tally) -> Rc<Session> {
             image.made = true;
             return session;
         }
-        tally.crashes_in_start += 1;
+        tally.did("crashes inside a start", 1);
         image.closed = false;
         image.stop(image.below(2) == 0);
     }

@@ -18,17 +18,21 @@ pub async fn run(session: &Session) {
     let device = &devices[session.below(devices.len() as u64) as usize];
     let rate = [None, None, Some(4 << 20), Some(64 << 10)][session.below(4) as usize];
     let (what, result) = match session.below(10) {
-        8.. => ("grow", grow(session, device).await),
-        0..3 => ("evacuate", session.ask(session.pool.evacuate_device(device.uuid, Evacuate { rate })).await.map(drop)),
-        3..6 => ("remove", session.ask(session.pool.remove_device(device.uuid, Evacuate { rate })).await.map(drop)),
-        6 => ("keep", session.ask(session.pool.cancel_evacuation(device.uuid)).await),
-        _ => {
-            ("change the pace of", session.ask(session.pool.set_evacuation_rate(device.uuid, Evacuate { rate })).await)
-        }
+        8.. => ("devices grown", grow(session, device).await),
+        0..3 => (
+            "evacuations asked for",
+            session.ask(session.pool.evacuate_device(device.uuid, Evacuate { rate })).await.map(drop),
+        ),
+        3..6 => (
+            "removals asked for",
+            session.ask(session.pool.remove_device(device.uuid, Evacuate { rate })).await.map(drop),
+        ),
+        6 => ("devices kept", session.ask(session.pool.cancel_evacuation(device.uuid)).await),
+        _ => ("paces changed", session.ask(session.pool.set_evacuation_rate(device.uuid, Evacuate { rate })).await),
     };
-    say(|| format!("{what} {} at {rate:?}: {result:?}", device.path));
+    say(|| format!("{what}: {} at {rate:?}: {result:?}", device.path));
     match result {
-        Ok(()) => {}
+        Ok(()) => session.did(what),
         // The last one; no room; being added or let go by somebody else; gone since we looked.
         Err(Error::InvalidArgument(_) | Error::WouldNotFit { .. } | Error::Busy { .. } | Error::NotFound { .. }) => {}
         Err(error) => session.bear("a change of devices", &error),
@@ -62,9 +66,7 @@ pub async fn add(session: &Session) {
     let members = session.pool.info().devices;
     let free =
         (0..=session.setup.devices).find(|index| members.iter().all(|member| member.path != format!("disk{index}")));
-    let Some(index) = free.filter(|_| !session.setup.silent_damage() || members.len() == session.setup.devices) else {
-        return;
-    };
+    let Some(index) = free else { return };
     let device = session.machine.open(index);
     // An attempt that a crash has cut short leaves a label, and so does a device that was let go.
     let force = match identify(&session.machine, &device).await {
@@ -75,8 +77,9 @@ pub async fn add(session: &Session) {
     let result = session.ask(session.pool.add_device(device, force)).await;
     say(|| format!("add disk{index}: {result:?}"));
     match result {
+        Ok(()) => session.did("devices added"),
         // Somebody else was faster.
-        Ok(()) | Err(Error::Busy { .. }) => {}
+        Err(Error::Busy { .. }) => {}
         Err(error) => session.bear("adding a device", &error),
     }
 }

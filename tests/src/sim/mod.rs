@@ -4,7 +4,7 @@
 //! A seed decides everything: [`setup`] the world, [`client`] and [`control`] the work, [`decide`] what is promised, [`room`] what there is
 //! below the devices, the machine the interleaving, the faults and what a crash leaves. [`model`] knows, for every sector, all values that
 //! are allowed; [`verify`] compares after every start and runs the engine's own check; [`alarms`] listens to what it tells; [`life`] goes
-//! through the lives of one image; [`runner`] runs many seeds. [`damage`] has a pool of its own.
+//! through the lives of one image; [`runner`] runs many seeds, and [`tally`] says whether enough was done. [`damage`] has a pool of its own.
 
 pub mod alarms;
 pub mod client;
@@ -22,6 +22,7 @@ pub mod runner;
 pub mod sector;
 pub mod session;
 pub mod setup;
+pub mod tally;
 pub mod trace;
 pub mod verify;
 pub mod window;

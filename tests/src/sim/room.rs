@@ -47,7 +47,7 @@ pub fn run_out(session: &Rc<Session>) {
             session.machine.set_room(disk, Some(bytes));
         }
     }
-    session.tally.borrow_mut().full_below += 1;
+    session.did("times without room below");
     let lasts = Duration::from_millis(1 << session.below(15));
     let (machine, session) = (session.machine.clone(), session.clone());
     machine.clone().spawn(async move {

@@ -7,13 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::life::{self, Tally};
+use super::life;
+use super::tally::{CYCLES, Tally};
 
-/// Cycles of a plain `cargo test`.
+/// Cycles of a plain `cargo test`; [`CYCLES`] where nothing may be spared.
 const CYCLES_SMALL: u64 = 5_000;
-/// Cycles where nothing may be spared.
-const CYCLES_FULL: u64 = 100_000;
-
 /// A seed takes a fraction of a second.
 const SEED_MAX: Duration = Duration::from_secs(180);
 
@@ -37,7 +35,7 @@ impl Effort {
             return Effort::Time(Duration::from_secs(60 * minutes));
         }
         let full = std::env::var_os("CI").is_some() || std::env::var_os("PLIMSOLL_FULL").is_some();
-        Effort::Cycles(number("PLIMSOLL_SIM_CYCLES").unwrap_or(if full { CYCLES_FULL } else { CYCLES_SMALL }))
+        Effort::Cycles(number("PLIMSOLL_SIM_CYCLES").unwrap_or(if full { CYCLES } else { CYCLES_SMALL }))
     }
 }
 
@@ -66,7 +64,20 @@ pub struct Report {
 /// Runs seeds from 1 on, the same in every run; with `PLIMSOLL_SIM_GROUP` (a number, or `fresh`) or `PLIMSOLL_SIM_MINUTES` one in
 /// two is of that group, or of one that nobody has seen. Stops at the first failure, or goes on with
 /// `PLIMSOLL_SIM_KEEP_GOING`.
+///
+/// # Panics
+/// When less was run than was asked for, though no seed failed.
 pub fn run(effort: Effort) -> Report {
+    let report = run_seeds(effort, &one);
+    let cycles = report.tally.cycles;
+    if let (Effort::Cycles(wanted), []) = (effort, &report.failures[..]) {
+        assert!(cycles >= wanted, "only {cycles} cycles of {wanted} were run");
+    }
+    report
+}
+
+/// As [`run`], with what is done for a seed.
+fn run_seeds(effort: Effort, one: &(dyn Fn(u64) -> Result<Tally, String> + Sync)) -> Report {
     quiet_panics();
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_nanos() as u64);
     let unseen = clock % 1_000_000_000;
@@ -88,7 +99,7 @@ pub fn run(effort: Effort) -> Report {
     };
     let (under_way, over) = (Mutex::new(BTreeMap::new()), AtomicBool::new(false));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    std::thread::scope(|scope| {
+    let broken = std::thread::scope(|scope| {
         scope.spawn(|| watch(&under_way, &over));
         let workers: Vec<_> = (0..cores)
             .map(|_| {
@@ -120,9 +131,15 @@ pub fn run(effort: Effort) -> Report {
                 })
             })
             .collect();
-        workers.into_iter().for_each(|worker| drop(worker.join()));
+        let ends: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
         over.store(true, Ordering::Relaxed);
+        ends.into_iter().find_map(Result::err)
     });
+    if let Some(panic) = broken {
+        let words = panic.downcast_ref::<String>().cloned();
+        let words = words.or_else(|| panic.downcast_ref::<&str>().map(|&words| words.to_owned()));
+        panic!("a thread that runs seeds came to an end: {}", words.unwrap_or_default());
+    }
     let mut report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
     report.elapsed = began.elapsed();
     report
@@ -179,4 +196,26 @@ fn quiet_panics() {
             }
         }));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "a thread that runs seeds came to an end: of seed 3")]
+    fn a_worker_that_panics_fails_the_run() {
+        let tally = || Tally { cycles: 1, ..Tally::default() };
+        run_seeds(Effort::Cycles(100), &|seed| if seed == 3 { panic!("of seed {seed}") } else { Ok(tally()) });
+    }
+
+    #[test]
+    fn seeds_are_run_until_there_are_enough_cycles_or_one_fails() {
+        let tally = || Tally { cycles: 7, ..Tally::default() };
+        let report = run_seeds(Effort::Cycles(100), &|_| Ok(tally()));
+        assert!(report.tally.cycles >= 100 && report.seeds * 7 == report.tally.cycles && report.failures.is_empty());
+        let report =
+            run_seeds(Effort::Cycles(u64::MAX), &|seed| if seed == 9 { Err("bad".into()) } else { Ok(tally()) });
+        assert_eq!(report.failures, [(9, "bad".to_owned())]);
+    }
 }

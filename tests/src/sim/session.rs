@@ -9,10 +9,10 @@ use plimsoll_hardware::sim::{Random, SimMachine};
 use plimsoll_hardware::{IoError, Machine};
 
 use super::decide::Decided;
-use super::life::Tally;
 use super::model::Model;
 use super::room::{self, Room};
 use super::setup::Setup;
+use super::tally::Tally;
 
 /// What outlives a life: the model and the tester's own chance.
 #[derive(Clone)]
@@ -62,6 +62,11 @@ impl Session {
     /// A handle, or `None` when the vdisk is not there.
     pub fn vdisk(&self, name: &str) -> Option<Vdisk<SimMachine>> {
         self.pool.vdisk(name).ok()
+    }
+
+    /// It was done.
+    pub fn did(&self, what: &'static str) {
+        self.tally.borrow_mut().did(what, 1);
     }
 
     /// A number below `bound`.

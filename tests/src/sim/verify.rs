@@ -162,6 +162,7 @@ pub async fn check(session: &Session) {
 
 /// As [`check`], while faults may strike: then what it finds is not judged.
 pub async fn check_online(session: &Session) {
+    session.did("checks beside work");
     if session.setup.faults.is_none() {
         return check(session).await;
     }

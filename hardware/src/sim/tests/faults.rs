@@ -1,5 +1,5 @@
 use super::*;
-use crate::sim::{CrashDamage, CrashKind, FaultKind, FaultProfile, Mirror};
+use crate::sim::{CrashDamage, CrashKind, FaultKind, FaultProfile};
 
 const OPERATIONS: u64 = 2000;
 
@@ -141,32 +141,60 @@ fn a_filter_keeps_faults_out() {
 }
 
 #[test]
-fn faults_leave_one_copy_of_every_mirrored_page_alone() {
-    let mut damaged = 0;
-    for seed in 0..20 {
+fn silent_faults_leave_a_copy_of_every_page_that_is_kept_twice() {
+    let kinds = [FaultKind::BitFlip, FaultKind::Misdirect, FaultKind::Lost];
+    let (mut spoiled, mut struck) = (0, [0; 3]);
+    for seed in 0..40 {
         let world = SimWorld::new(seed, vec![SimDiskSpec::new("a", 1 << 20), SimDiskSpec::new("b", 1 << 20)]);
-        world.add_mirror(Mirror { copies: vec![(0, 0), (1, 65536)], length: 65536 });
-        let profile = FaultProfile { bit_flip: 1000, misdirect: 1000, lost: 1000, ..FaultProfile::NONE };
-        world.set_faults(profile);
+        // Pages of what is written twice begin with an odd byte.
+        world.leave_a_copy(|page| page[0] % 2 == 1);
+        world.set_faults(FaultProfile { bit_flip: 1000, misdirect: 1000, lost: 1000, ..FaultProfile::NONE });
         let machine = world.boot();
-        machine.run(async {
+        let work = machine.run(async {
             let (one, other) = (machine.open(0), machine.open(1));
-            for round in 0..160_u64 {
-                let at = round % 16 * 4096;
-                let _ = write(&machine, &one, at, 4096, round as u8).await;
-                let _ = write(&machine, &other, at + 65536, 4096, round as u8).await;
-                let _ = one.read(at, filled(&machine, 4096, 0)).await;
-                let _ = other.read(at + 65536, filled(&machine, 4096, 0)).await;
+            for page in 0..120_u64 {
+                write(&machine, &one, page * 8192, 4096, page as u8 * 2 + 1).await?;
+                write(&machine, &other, page * 8192 + 4096, 4096, page as u8 * 2 + 1).await?;
+                write(&machine, &one, page * 8192 + 4096, 4096, page as u8 * 2).await?;
+                one.read(page / 2 * 8192, filled(&machine, 4096, 0)).await?;
+                other.read(page / 2 * 8192 + 4096, filled(&machine, 4096, 0)).await?;
             }
+            Ok::<_, IoError>(())
         });
-        for page in 0..16 {
-            let right = vec![144 + page as u8; 4096];
-            let copies = [world.read_raw(0, page * 4096, 4096), world.read_raw(1, 65536 + page * 4096, 4096)];
-            assert!(copies.contains(&right), "seed {seed}: both copies of page {page} are damaged");
-            damaged += usize::from(copies[0] != copies[1]);
+        assert_eq!(work.done(), Ok(()));
+        world.crash(CrashKind::Process);
+        world.rot(200);
+        for page in 0..120_u64 {
+            let right = vec![page as u8 * 2 + 1; 4096];
+            let copies = [world.read_raw(0, page * 8192, 4096), world.read_raw(1, page * 8192 + 4096, 4096)];
+            assert!(copies.contains(&right), "seed {seed}: both copies of page {page} are spoiled");
+            spoiled += usize::from(copies[0] != copies[1]);
+            let single = world.read_raw(0, page * 8192 + 4096, 4096);
+            assert!(single == vec![page as u8 * 2; 4096], "seed {seed}: the only copy of page {page} is spoiled");
         }
+        kinds.iter().zip(&mut struck).for_each(|(kind, sum)| *sum += world.faults_struck(*kind));
     }
-    assert!(damaged > 50, "only {damaged} of 320 pages were damaged");
+    assert!(
+        spoiled > 1000 && struck.iter().all(|&count| count > 50),
+        "{spoiled} of 4800 pages were spoiled: {struck:?}"
+    );
+}
+
+#[test]
+fn power_loss_counts_what_it_leaves() {
+    let world = world(1);
+    for (percent, is_damaged) in [(0, false), (100, true)] {
+        world.set_damage(CrashDamage::Share(percent));
+        let machine = world.boot();
+        for page in 0..64 {
+            machine.run(write(&machine, &machine.open(0), page * 4096, 4096, 1)).done().expect("no faults are on");
+        }
+        world.crash(CrashKind::Power);
+        let survivals = world.survivals();
+        assert_eq!(survivals.kept, 64);
+        assert_eq!(survivals.dropped + survivals.torn, if is_damaged { 64 } else { 0 });
+        assert_eq!(survivals.dropped > 0 && survivals.torn > 0, is_damaged);
+    }
 }
 
 #[test]

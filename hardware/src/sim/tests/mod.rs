@@ -8,7 +8,6 @@ mod faults;
 mod full;
 mod memory;
 mod model;
-mod speed;
 
 use super::{Outcome, SimDevice, SimDiskSpec, SimMachine, SimWorld};
 use crate::{Buffer, Device, Durability, IoError, Machine};
