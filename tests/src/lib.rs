@@ -8,6 +8,8 @@ pub mod daemon;
 pub mod fault_disk;
 #[cfg(feature = "real")]
 pub mod guest;
+#[cfg(test)]
+mod harness;
 pub mod load;
 pub mod nbd_client;
 pub mod random;

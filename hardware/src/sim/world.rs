@@ -74,7 +74,8 @@ impl SimWorld {
             core.lives += 1;
             core.note("-- boot --");
             for disk in &mut core.disks {
-                disk.gone = false;
+                // What nobody heard of in the life that ended, the crash has made up for.
+                (disk.gone, disk.unheard) = (false, false);
             }
         }
         let life = Life::new(self.core.clone(), self.buffer_bytes.get(), self.fresh_buffers.get());

@@ -65,3 +65,25 @@ fn a_torn_store_leaves_any_part_and_a_torn_word_is_whole() {
     assert_eq!(words.len(), 2);
     assert!(parts.len() > 20, "{} ways to tear", parts.len());
 }
+
+#[test]
+fn a_loss_that_nobody_heard_of_clears_crash_memory_once() {
+    let survived = |seed| {
+        let world = world(seed);
+        let machine = world.boot();
+        let memory = machine.crash_memory("tail", 64).expect("nobody else has it");
+        world.vanish(0);
+        world.crash(CrashKind::Process);
+        drop(memory);
+        let lives = [(); 2].map(|()| {
+            let memory = world.boot().crash_memory("tail", 64).expect("nobody else has it");
+            let survived = memory.survived();
+            world.crash(CrashKind::Process);
+            survived
+        });
+        assert!(lives[1], "seed {seed}: a later life's crash memory is gone");
+        lives[0]
+    };
+    let kept = (0..40).filter(|&seed| survived(seed)).count();
+    assert!((5..35).contains(&kept), "{kept} of 40 kept theirs");
+}
