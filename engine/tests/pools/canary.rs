@@ -1,6 +1,6 @@
 //! Nobody reads what somebody else wrote. Extents go round between vdisks that are worked on at the same time, by discards,
 //! zeroes, deletions and cuts, full of their owner's mark; what is read, whole, in crooked pieces, beside partial first writes and
-//! after crashes, is the reader's own. The planted bug `skip-checksum` makes it fail; the rarer
+//! after crashes, is the reader's own. The planted bug `skip-checksum` makes it fail (`tests/planted`); the rarer
 //! `reuse-quarantined` is the simulation's to find.
 
 use crate::support::{assert_clean, create, is_full, open, vdisk, world};
@@ -166,6 +166,14 @@ fn a_recycled_extent_never_shows_its_former_owner() {
             recycled += rounds.unless_crashed().unwrap_or(0);
             world.crash(if random.coin() { CrashKind::Power } else { CrashKind::Process });
         }
+        let machine = world.boot();
+        let m = machine.clone();
+        let looked = machine.run(async move {
+            let (pool, when) = (open(&m, 1).await, format!("seed {seed}, after the last life"));
+            scan_all(&pool, &m, &mut random, &when).await;
+            assert_clean(&pool, &when).await;
+        });
+        looked.done();
     }
     println!("{recycled} operations in lives that ended well, {worlds} worlds of 5 lives");
     assert!(recycled > 1000, "too little was recycled to mean anything");
