@@ -30,6 +30,23 @@ fn closing_an_export_ends_its_connections_and_no_others() {
     assert_eq!(rig.connections().len(), 1);
 }
 
+/// Who was in the middle of a handshake when the export was closed may find the vdisk gone.
+#[test]
+fn whatever_is_asked_of_a_vdisk_that_was_deleted_is_answered_with_eshutdown() {
+    let rig = Rig::new();
+    let (mut client, mut other) = (rig.structured(SMALL_SECTORS), rig.structured(LARGE_SECTORS));
+    client.write(0, &[1; 512]);
+    rig.order(|done| Order::Delete("small", done));
+    let cases: [(u16, &[u8]); 6] =
+        [(READ, &[]), (WRITE, &[1; 512]), (FLUSH, &[]), (TRIM, &[]), (WRITE_ZEROES, &[]), (BLOCK_STATUS, &[])];
+    for (kind, payload) in cases {
+        let length = if kind == FLUSH { 0 } else { 512 };
+        let answer = client.call(0, kind, 0, length, payload);
+        assert_eq!(answer.err(), Some(108), "command {kind}");
+    }
+    other.write(0, &[1; 4096]);
+}
+
 #[test]
 fn a_stopped_server_lets_idle_clients_go_at_once_and_accepts_nobody() {
     let rig = Rig::new();

@@ -32,6 +32,8 @@ pub(super) enum Order {
     /// What [`SMALL_SECTORS`] may take; beyond that its writes are held for longer than a test lasts.
     Quota(u64, mpsc::Sender<()>),
     HeldWrites(mpsc::Sender<u64>),
+    /// Deletes a vdisk under whoever is connected to it.
+    Delete(&'static str, mpsc::Sender<()>),
     ClosePool(mpsc::Sender<()>),
 }
 
@@ -130,6 +132,10 @@ impl Rig {
                             done.send(()).is_ok()
                         }
                         Order::HeldWrites(done) => done.send(pool.info().held_writes).is_ok(),
+                        Order::Delete(vdisk, done) => {
+                            pool.delete_vdisk(vdisk).await.expect("a deletion");
+                            done.send(()).is_ok()
+                        }
                         Order::ClosePool(done) => {
                             pool.close().await.expect("a close");
                             done.send(()).is_ok()
