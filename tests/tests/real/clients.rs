@@ -195,9 +195,9 @@ fn what_fio_had_completed_is_there_after_kill_9() {
     println!("{rounds} rounds, seed {seed}; again: PLIMSOLL_SEED={seed} tests/run clients");
     let mut random = Random::new(seed);
     let mut daemon = Daemon::start(&[]);
-    let mut verified = 0;
-    for round in 0..rounds {
-        let name = format!("tank/fio{round}");
+    let (mut verified, mut round, mut idle) = (0, 0, 0);
+    while round < rounds {
+        let name = format!("tank/fio{round}-{idle}");
         daemon.done(&["vdisk", "create", &name, "--size", "64M"]);
         let uri = daemon.nbd_uri(&name);
         let sequence = format!("--randseed={}", random.word() >> 1);
@@ -217,7 +217,11 @@ fn what_fio_had_completed_is_there_after_kill_9() {
         // Not `total_ios`, which counts the request that failed when the daemon died.
         let completed = fio_bytes(&output, "write") / 4096;
         daemon.restart();
-        if completed > 0 {
+        if completed == 0 {
+            // Killed before fio had begun.
+            idle += 1;
+            assert!(idle <= rounds, "fio wrote nothing before {idle} kills of {}", idle + round);
+        } else {
             let blocks = format!("--number_ios={completed}");
             let verify = [&job[..], &["--verify_only=1", &blocks, "--output-format=json"]].concat();
             let verify = fio(&uri, daemon.folder(), &verify);
@@ -232,10 +236,11 @@ fn what_fio_had_completed_is_there_after_kill_9() {
             let read = fio_bytes(&result, "read") / 4096;
             assert_eq!(read, completed, "round {round} of seed {seed}: fio verified fewer blocks than it had written");
             verified += read;
+            round += 1;
         }
         daemon.assert_clean("tank");
         daemon.done(&["vdisk", "delete", &name, "--yes"]);
     }
-    println!("{rounds} rounds, {verified} blocks verified");
-    assert!(verified > rounds, "fio wrote nothing before the kills");
+    println!("{rounds} rounds, {verified} blocks verified; {idle} kills came before fio had written anything");
+    assert!(verified > rounds, "fio wrote hardly anything before the kills");
 }

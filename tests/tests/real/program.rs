@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::files::text;
 use plimsoll_tests::daemon::{self, Daemon};
-use plimsoll_tests::nbd_client::{Address, NbdClient, Options};
+use plimsoll_tests::nbd_client::{Address, Kind, NbdClient, Options};
 use serde_json::{Value, json};
 
 const MIB: u64 = 1 << 20;
@@ -118,18 +118,22 @@ fn wrong_arguments_and_wrong_states_have_their_exit_codes() {
     assert_eq!(daemon.json(&["vdisk", "list"])["items"].as_array().map(Vec::len), Some(1), "nothing was changed");
 }
 
-/// A daemon that was started by hand; killed when dropped.
-struct ByHand(Child);
+/// A daemon that was started by hand, and what it said before `ready`; killed when dropped.
+struct ByHand(Child, Vec<String>);
 
 impl ByHand {
-    fn serve(config: &Path) -> Self {
+    /// Runs the program in `folder` and waits until it is ready.
+    fn run(folder: &Path, arguments: &[&str]) -> Self {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(daemon::program()).args(["serve", "--config"]).arg(config);
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("start the daemon");
-        let lines = BufReader::new(child.stdout.take().expect("its output is a pipe")).lines();
-        let ready = lines.map_while(Result::ok).any(|line| line == "ready");
-        let by_hand = Self(child);
-        assert!(ready, "plimsoll serve --config {} did not say ready", config.display());
+        command.args(["--pdeathsig", "KILL", "--"]).arg(daemon::program()).args(arguments);
+        command.current_dir(folder).env_remove("PLIMSOLL_STATE_DIR").stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("start the daemon");
+        let mut lines =
+            BufReader::new(child.stdout.take().expect("its output is a pipe")).lines().map_while(Result::ok);
+        let said: Vec<String> = lines.by_ref().take_while(|line| line != "ready").collect();
+        let mut by_hand = Self(child, said);
+        let ended = by_hand.0.try_wait().expect("look at the daemon");
+        assert!(ended.is_none(), "plimsoll {arguments:?} ended: {ended:?}, and had said {:#?}", by_hand.1);
         by_hand
     }
 }
@@ -139,6 +143,48 @@ impl Drop for ByHand {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// As `cargo run --release` starts it: with no arguments, in a folder in which there is nothing yet.
+#[test]
+fn what_the_embedded_default_prints_to_try_works_as_it_is_printed() {
+    let folder = daemon::test_folder("plimsoll-");
+    let daemon = ByHand::run(folder.path(), &[]);
+    let tries: Vec<&String> = daemon.1.iter().skip_while(|line| *line != "try:").skip(1).collect();
+    assert_eq!(tries.len(), 3, "{:#?}", daemon.1);
+    let program = daemon::program().canonicalize().expect("where the program is");
+    let path = std::env::var("PATH").expect("PATH is set");
+    let path = format!("{}:{path}", text(program.parent().expect("a folder")));
+    for line in tries {
+        let mut shell = Command::new("timeout");
+        shell.args(["--kill-after=5", "60", "sh", "-c", line]).current_dir(folder.path());
+        let output = shell.env("PATH", &path).env_remove("PLIMSOLL_STATE_DIR").output().expect("run a shell");
+        let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{line}: {}\n{said}\n{complained}", output.status);
+        assert!(!said.is_empty(), "{line} says nothing");
+    }
+    assert!(folder.path().join("plimsoll-data/tank.img").is_file());
+}
+
+/// Deleting a vdisk is refused while somebody uses it. Who is disconnected for it gets no answers any more, and no way back.
+#[test]
+fn a_vdisk_that_is_deleted_under_its_clients_lets_them_go() {
+    let (daemon, _) = with_pool();
+    for name in ["tank/a", "tank/b"] {
+        daemon.done(&["vdisk", "create", name, "--size", "64M"]);
+    }
+    let (mut client, mut other) = (connect(&daemon, "tank/a"), connect(&daemon, "tank/b"));
+    client.write(0, &[1; PAGE], 0).expect("a write");
+    let refused = ["[in-use]", "1 clients are connected", "--force=in-use"];
+    daemon.refused(&["vdisk", "delete", "tank/a", "--yes"], CONFLICT, &refused);
+    client.write(0, &[2; PAGE], 0).expect("a write after a deletion that was refused");
+    daemon.done(&["vdisk", "delete", "tank/a", "--yes", "--force=in-use"]);
+    let answer = client.call(Kind::Write, 0, 0, PAGE as u32, &[3; PAGE]);
+    assert!(answer.is_err(), "the connection must be over: {answer:?}");
+    let again = NbdClient::connect(&Address::Unix(daemon.nbd_socket()), "tank/a", Options::ALL);
+    assert_eq!(again.map(drop).map_err(|error| error.kind()), Err(ErrorKind::NotFound));
+    other.write(0, &[4; PAGE], 0).expect("a write to another vdisk over the old connection");
+    daemon.assert_clean("tank");
 }
 
 /// The README's example of a configuration, with its paths and its port replaced.
@@ -176,7 +222,7 @@ fn the_configuration_of_the_readme_serves() {
     };
     // Once to make the pool, once to find it.
     for start in 0..2 {
-        let _daemon = ByHand::serve(&path);
+        let _daemon = ByHand::run(folder.path(), &["serve", "--config", text(&path)]);
         let pool: Value = serde_json::from_str(&client(&["pool", "show", "tank", "--json"])).expect("JSON");
         assert_eq!((&pool["state"], pool["devices"].as_array().map(Vec::len)), (&json!("online"), Some(2)), "{pool:#}");
         if start == 0 {
