@@ -17,10 +17,12 @@ pub(super) struct Victim<'a> {
     pub(super) contents: &'a [u8],
 }
 
+/// Whether a page of these contents is one that is kept twice.
+type Judge = dyn Fn(&[u8]) -> bool;
+
 #[derive(Clone)]
 pub(super) struct Twins {
-    /// Whether a page of these contents is one that is kept twice.
-    is_kept_twice: Rc<dyn Fn(&[u8]) -> bool>,
+    is_kept_twice: Rc<Judge>,
     spoiled: BTreeSet<u64>,
 }
 
