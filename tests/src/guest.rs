@@ -111,9 +111,18 @@ impl Guest {
     /// It does not come: the guest failed, ended, or said nothing for too long.
     #[track_caller]
     pub fn until(&mut self, what: &str) -> String {
+        self.step(what).1
+    }
+
+    /// As [`Self::until`], with when it came.
+    ///
+    /// # Panics
+    /// It does not come.
+    #[track_caller]
+    pub fn step(&mut self, what: &str) -> (Instant, String) {
         loop {
             match self.step_within(SILENCE_MAX) {
-                Some((_, step)) if step.starts_with(what) => return step,
+                Some((at, step)) if step.starts_with(what) => return (at, step),
                 Some(_) => {}
                 None => panic!("the guest did not say {what:?}:\n{}", self.said()),
             }

@@ -184,26 +184,3 @@ fn a_file_that_became_larger_is_used_when_it_is_asked_for() {
     }
     daemon.assert_clean("tank");
 }
-
-#[test]
-fn a_pool_grows_by_itself_by_its_file_and_by_spares_and_says_when_it_cannot() {
-    let daemon = Daemon::start(&["--bare"]);
-    let path = tank(&daemon, 64 * MIB);
-    let spare = file(daemon.folder(), "spare.img", 128 * MIB);
-    let set = ["pool", "set", "tank", "--auto-grow-at", "50%"];
-    daemon.refused(&set, USAGE, &["nothing to grow by"]);
-    daemon.refused(&[&set[..], &["--spare", text(&path)]].concat(), CONFLICT, &["is a device of pool tank"]);
-    daemon.done(&[&set[..], &["--spare", text(&spare), "--grow-file-to", "192M", "--keep-free", "1M"]].concat());
-    let mut client = connect(&daemon, "tank/v0");
-    for chunk in 0..130 {
-        client.write(chunk * MIB, &vec![1; MIB as usize], 0).expect("the pool grows in time");
-    }
-    let pool = wait(&daemon, "it did not grow as far as it may", |pool| pool["growth"]["impossible"].is_string());
-    assert_eq!(devices(&pool).len(), 2, "{pool}");
-    assert_eq!(pool["growth"]["policy"]["spares"], serde_json::json!([]), "{pool}");
-    let reason = pool["growth"]["impossible"].as_str().expect("a reason");
-    assert!(reason.contains("the most that it may have"), "{reason}");
-    daemon.done(&["pool", "set", "tank", "--no-auto-grow"]);
-    assert!(show(&daemon)["growth"].is_null());
-    daemon.assert_clean("tank");
-}

@@ -13,6 +13,10 @@ use serde_json::Value;
 const MIB: u64 = 1 << 20;
 /// What is waited for takes a fraction of this.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The neighbour's longest round while others are held is no longer than so many of its longest before, within these bounds: it always
+/// competes with another guest and its emulator, and a wait for the usual time of a held write, 20 s, would show.
+const LONGER_AT_MOST: u32 = 10;
+const LONGEST: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(18));
 /// Blocks of the neighbour, in MiB, and rounds of it while writes are held: each overwritten three times, flushed and read.
 const STEADY_MEBIBYTES: u64 = 8;
 const BEATS: u64 = 3 * STEADY_MEBIBYTES;
@@ -50,6 +54,12 @@ fn until_held(daemon: &Daemon) {
     }
 }
 
+/// The longest time between two that follow one another.
+fn longest(moments: &[Instant]) -> Duration {
+    let between = moments.windows(2).map(|pair| pair[1] - pair[0]);
+    between.max().expect("two moments")
+}
+
 #[test]
 fn a_guest_is_held_while_the_pool_is_full_and_its_neighbour_does_not_notice() {
     let (daemon, port) = tank(96);
@@ -57,18 +67,24 @@ fn a_guest_is_held_while_the_pool_is_full_and_its_neighbour_does_not_notice() {
     vdisk(&daemon, "tank/steady", "hold(10m)");
     let mut steady = Guest::boot("steady", Disk::Own { port, export: "tank/steady" }, STEADY_MEBIBYTES);
     let mut grows = Guest::boot("fill", Disk::Own { port, export: "tank/grows" }, 128);
-    steady.until("ready");
+    let (ready, _) = steady.step("ready");
     grows.until("ready");
     grows.go();
 
     until_held(&daemon);
     let held = Instant::now();
-    // Said before the other's writes were held.
-    while steady.step_within(Duration::ZERO).is_some() {}
+    // Said before the other's writes were held, while both worked.
+    let mut beats = vec![ready];
+    while let Some((at, _)) = steady.step_within(Duration::ZERO) {
+        beats.push(at);
+    }
+    let (longest_before, last) = (longest(&beats), beats[beats.len() - 1]);
+    let mut beats = vec![last];
     // The pool grows only after these: a neighbour that waited with the others would never come to them. What is full stays full
     // meanwhile, and every write that is held still is.
     for _ in 0..BEATS {
-        let beat = steady.until("beat");
+        let (at, beat) = steady.step("beat");
+        beats.push(at);
         assert!(figure(&daemon, "held_writes") > 0, "nothing is held any more at {beat}");
         assert_eq!(daemon.json(&["vdisk", "show", "tank/steady"])["held_writes"], 0, "the neighbour is held at {beat}");
     }
@@ -76,7 +92,16 @@ fn a_guest_is_held_while_the_pool_is_full_and_its_neighbour_does_not_notice() {
     assert!(daemon.events("vdisk-resumed", "tank/grows", 0).is_empty(), "it has been held all the while");
     assert!(grows.step_within(Duration::ZERO).is_none(), "the guest saw the end of a write that is held");
     let lasted_at_least = held.elapsed();
-    println!("{BEATS} rounds of the neighbour in {lasted_at_least:?}, in which the others were held");
+    let longest_then = longest(&beats);
+    println!(
+        "{BEATS} rounds of the neighbour in {lasted_at_least:?}, in which the others were held: {longest_then:?} at most, and \
+         {longest_before:?} before"
+    );
+    let bound = (longest_before * LONGER_AT_MOST).clamp(LONGEST.0, LONGEST.1);
+    assert!(
+        longest_then <= bound,
+        "the neighbour stalled: {longest_then:?}, and {longest_before:?} before the pool was full"
+    );
 
     grow(&daemon, 192);
     grows.until("written");

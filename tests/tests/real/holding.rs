@@ -2,119 +2,15 @@
 //! resumed by whatever gives space; and what goes on meanwhile.
 //! Checklist 0.05-0.07, 0.09, 0.21-0.24, 2.08, 2.51.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::files::{file, text};
-use plimsoll_tests::daemon::Daemon;
-use plimsoll_tests::nbd_client::{Address, Kind, NbdClient, Options, Reply};
+use crate::tank::{ENOSPC, EXTENT, LONG, MIB, PATIENCE, Tank, assert_holds, send, success};
+use plimsoll_tests::nbd_client::{Kind, NbdClient, Reply};
 use serde_json::Value;
-
-const MIB: u64 = 1 << 20;
-const EXTENT: u64 = 64 << 10;
-/// What is waited for takes a fraction of this.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// So long that it ends no test.
-const LONG: &str = "hold(10m)";
-/// An error number of the protocol.
-const ENOSPC: u32 = 28;
-
-/// A pool `tank` in which a vdisk `hog` takes what it gets.
-struct Tank {
-    daemon: Daemon,
-    /// Where the hog goes on, in extents.
-    next: Cell<u64>,
-}
-
-impl Tank {
-    fn new() -> Self {
-        let daemon = Daemon::start(&["--bare"]);
-        let path = file(daemon.folder(), "a.img", 64 * MIB);
-        daemon.done(&["pool", "create", "tank", "--device", text(&path)]);
-        let tank = Self { daemon, next: Cell::new(0) };
-        tank.vdisk("hog", &["--on-full", "fail"]);
-        tank
-    }
-
-    fn vdisk(&self, name: &str, how: &[&str]) {
-        let name = format!("tank/{name}");
-        self.daemon.done(&[&["vdisk", "create", &name, "--size", "1G"], how].concat());
-    }
-
-    fn connect(&self, name: &str) -> NbdClient {
-        let address = Address::Unix(self.daemon.nbd_socket());
-        NbdClient::connect(&address, &format!("tank/{name}"), Options::default()).expect("connect")
-    }
-
-    /// Lets the hog take all that there is.
-    fn fill(&self) {
-        let mut hog = self.connect("hog");
-        for size in [MIB, EXTENT] {
-            let data = vec![0xaa; size as usize];
-            loop {
-                match hog.call(Kind::Write, 0, self.next.get() * EXTENT, size as u32, &data).expect("an answer").error {
-                    0 => self.next.set(self.next.get() + size / EXTENT),
-                    ENOSPC => break,
-                    error => panic!("error {error} from a full pool"),
-                }
-            }
-        }
-        hog.flush().expect("a flush of a full pool");
-        assert_eq!(self.figure("available_bytes"), 0);
-    }
-
-    /// Gives back so many of the hog's extents, from one on.
-    fn free(&self, first: u64, extents: u64) {
-        let mut hog = self.connect("hog");
-        hog.trim(first * EXTENT, (extents * EXTENT) as u32).expect("a trim in a full pool");
-        hog.flush().expect("a flush in a full pool");
-    }
-
-    fn grow(&self, mebibytes: u64) {
-        let path = file(self.daemon.folder(), "more.img", mebibytes * MIB);
-        self.daemon.done(&["pool", "add-device", "tank", "--device", text(&path)]);
-    }
-
-    fn figure(&self, name: &str) -> u64 {
-        let pool = self.daemon.json(&["pool", "show", "tank"]);
-        pool[name].as_u64().unwrap_or_else(|| panic!("{name} in {pool:#}"))
-    }
-
-    /// Waits until so many writes are held.
-    #[track_caller]
-    fn held(&self, writes: u64) {
-        let began = Instant::now();
-        loop {
-            let held = self.figure("held_writes");
-            if held == writes {
-                return;
-            }
-            assert!(began.elapsed() < PATIENCE, "{held} writes are held, not {writes}\n{}", self.daemon.log());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// How often it was told that a vdisk is exhausted and resumed, and at its bound.
-    fn told(&self, vdisk: &str, least: [usize; 3]) -> [usize; 3] {
-        let kinds = ["vdisk-exhausted", "vdisk-resumed", "vdisk-hold-expired"];
-        [0, 1, 2].map(|at| self.daemon.events(kinds[at], &format!("tank/{vdisk}"), least[at]).len())
-    }
-}
-
-/// Sends a write of one byte over and over; answers its cookie.
-fn send(client: &mut NbdClient, offset: u64, length: u64, byte: u8) -> u64 {
-    client.submit(Kind::Write, 0, offset, length as u32, &vec![byte; length as usize]).expect("a write is sent")
-}
-
-#[track_caller]
-fn assert_holds(client: &mut NbdClient, offset: u64, length: u64, byte: u8) {
-    let data = client.read(offset, length as u32).expect("a read");
-    let other = data.iter().position(|&other| other != byte);
-    assert_eq!(other, None, "byte {offset} + {other:?} is not {byte}");
-}
 
 #[test]
 fn held_writes_stop_nothing_else_of_their_connection() {
@@ -156,11 +52,6 @@ fn held_writes_stop_nothing_else_of_their_connection() {
     }
     assert_eq!(tank.told("v", [1, 1, 0]), [1, 1, 0]);
     tank.daemon.assert_clean("tank");
-}
-
-fn success(reply: Reply) -> u64 {
-    assert_eq!(reply.error, 0, "request {}", reply.cookie);
-    reply.cookie
 }
 
 #[test]
@@ -473,6 +364,12 @@ fn whatever_gives_space_lets_held_writes_go_on() {
     });
     tank.fill();
     resumes("v", "pool-full", &|| tank.grow(64));
+    // By itself: a spare is named while they wait.
+    tank.fill();
+    resumes("v", "pool-full", &|| {
+        let spare = file(daemon.folder(), "spare.img", 64 * MIB);
+        daemon.done(&["pool", "set", "tank", "--auto-grow-at", "95%", "--spare", text(&spare)]);
+    });
     // Its own trim, over another connection.
     tank.fill();
     resumes("v", "pool-full", &|| {

@@ -2,7 +2,10 @@
 //! any of them; `tests/run` installs what they need.
 
 mod alarms;
+mod auto_growth;
 mod clients;
+mod commands;
+mod control;
 mod devices;
 mod fault_disk;
 mod faults;
@@ -14,5 +17,8 @@ mod guest;
 mod guest_space;
 mod holding;
 mod kill;
+mod metrics;
 mod power;
 mod program;
+mod promises;
+mod tank;
