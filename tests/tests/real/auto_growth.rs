@@ -1,6 +1,6 @@
 //! Pools that grow by themselves: at their level and before they are full, by spares and by their file; what cannot be taken is passed
 //! over, and what cannot be done is told.
-//! Checklist 0.22, 0.24.
+//! Checklist 0.08, 0.17, 0.21-0.23.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;

@@ -1,5 +1,5 @@
 //! Commands that only look or give space back, as programs: what they print, and that it adds up.
-//! Checklist 0.14, 2.03, 2.29, 2.30, 4.45, 4.47.
+//! Checklist 2.01, 2.07, 2.28-2.31, 4.40, 4.46, 4.48.
 
 use std::fs;
 use std::time::{Duration, Instant};

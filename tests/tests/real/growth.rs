@@ -1,5 +1,5 @@
 //! The real program while its pools change their devices: grown, emptied, replaced, killed in the middle.
-//! Checklist 0.04, 0.17, 0.22.
+//! Checklist 0.04, 0.17.
 
 use std::fs::{self, File};
 use std::path::PathBuf;

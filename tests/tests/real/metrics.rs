@@ -1,5 +1,5 @@
 //! `/metrics` against what the commands show, in a pool where no figure is zero that need not be.
-//! Checklist 0.14, 2.03, 4.45.
+//! Checklist 2.01, 2.02, 2.05-2.07, 4.40.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -39,8 +39,8 @@ const NAMES: [(&str, &str); 27] = [
     ("pool_available_below_bytes", "/available_bytes"),
     ("pool_online", "/state"),
 ];
-/// What is zero here: no two vdisks name the same space yet, guests have no regulation files, all that was looked at was read, nothing is
-/// damaged, and writes under way and a journal that is ahead of them come and go.
+/// What is zero here: no two vdisks name the same space yet, guests have no regulation files, all that was looked at was read, nothing was
+/// compacted or is damaged, and writes under way and a journal that is ahead of them come and go.
 const ZERO: [&str; 10] = [
     "pool_shared_bytes",
     "pool_regulation_bytes",

@@ -1,6 +1,6 @@
 //! Limits that are exceeded, as the real program tells them, and what it says where a promise is refused: which limit, by how much, and
 //! what would help.
-//! Checklist 0.03, 2.36, 2.38.
+//! Checklist 2.07, 4.46, 4.49.
 
 use crate::tank::{MIB, Tank};
 use serde_json::Value;
