@@ -135,6 +135,10 @@ impl From<plimsoll_engine::Error> for Problem {
             None => (text, None),
         };
         let hint = match &error {
+            Error::NotFound { kind: "pattern", name } => {
+                let pool = name.rsplit_once("of pool ").map_or("POOL", |(_, pool)| pool);
+                Some(format!("plimsoll pattern list {pool}"))
+            }
             Error::NotFound { kind, .. } => return Self { detail, ..Self::not_found(kind, "") },
             Error::Damaged { vdisk, .. } => {
                 let pool = vdisk.split('/').next().unwrap_or("POOL");
@@ -144,6 +148,9 @@ impl From<plimsoll_engine::Error> for Problem {
                 advice.or_else(|| Some("use a larger device, or several: --device A --device B".to_owned()))
             }
             Error::Exists { kind, .. } => advice.or_else(|| Some(format!("choose another name; plimsoll {kind} list"))),
+            Error::EndLost { path, .. } => Some(format!(
+                "bring all of it back from a copy; to go on with what is left: plimsoll pool import {path} --force=truncated"
+            )),
             Error::NotAPool { path, .. } => advice.or_else(|| Some(format!("plimsoll device show {path}"))),
             Error::ReadOnly { pool, .. } => advice.or_else(|| Some(format!("plimsoll pool show {pool}"))),
             Error::Closing(_) => advice.or_else(|| Some("plimsoll status".to_owned())),
@@ -182,6 +189,13 @@ mod tests {
         }
         let problem = Problem::from(Error::Busy { object: "tank".into(), reason: format!("{reason}; wait") });
         assert_eq!((problem.detail.as_str(), problem.hint.as_deref()), ("tank is busy: it is; as it is", Some("wait")));
+    }
+
+    #[test]
+    fn a_pattern_that_is_not_there_is_looked_for_in_its_pool() {
+        let name = "9 of pool tank".to_owned();
+        let problem = Problem::from(plimsoll_engine::Error::NotFound { kind: "pattern", name });
+        assert_eq!((problem.code.as_str(), problem.hint.as_deref()), ("not-found", Some("plimsoll pattern list tank")));
     }
 
     #[test]

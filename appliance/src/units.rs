@@ -129,6 +129,13 @@ pub fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
+/// Bytes as they are given on the command line: in the largest unit that they are a whole number of.
+pub fn written(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["", "K", "M", "G", "T", "P", "E"];
+    let unit = if bytes == 0 { 0 } else { (bytes.trailing_zeros() / 10).min(6) };
+    format!("{}{}", bytes >> (10 * unit), UNITS[unit as usize])
+}
+
 /// Characters of somebody's words that are said again.
 const QUOTED_MAX: usize = 60;
 
@@ -156,6 +163,20 @@ fn beginning(text: &str, chars: usize) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_is_read_as_the_same() {
+        for (bytes, text) in [
+            (0, "0"),
+            (1 << 20, "1M"),
+            (100 << 20, "100M"),
+            (1536, "1536"),
+            (16 << 50, "16P"),
+            (u64::MAX, "18446744073709551615"),
+        ] {
+            assert_eq!((written(bytes).as_str(), text.parse()), (text, Ok(Size::Exact(bytes))));
+        }
+    }
 
     #[test]
     fn what_is_long_is_quoted_by_its_beginning() {

@@ -1,7 +1,8 @@
 //! What needs no space: the cost of looking for it in data, the gain where it is found, and how fast a reclaim looks through a vdisk.
 //!
-//! Cost: the same writes of data to a device of memory with detection off (A) and on (B); what B costs more is the looking. Gain: writes
-//! of data (A) and of zeros (B) over a mapped vdisk. Reclaim: a raw sequential read of the file (A) and the scan (B), bytes per second.
+//! Cost: the same writes of data to a device of memory and to files with detection off (A) and on (B); what B costs more is the
+//! looking. Gain: writes of data (A) and of zeros (B) over a mapped vdisk. Reclaim: a raw sequential read of the file (A) and the
+//! scan (B), bytes per second.
 
 use std::error::Error;
 use std::path::Path;
@@ -48,6 +49,17 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Box<
         for name in LOOKED_THROUGH {
             let case = CASES.iter().find(|case| case.name == name).ok_or("there is no such case")?;
             let run = |seed| Run { case: *case, area: touched, time: options.time(), operations: u64::MAX, seed };
+            let looking = |seed, on| {
+                engine::measure_with(area.path(), &run(seed), 0x5a, async move |_, pool| {
+                    pool.set_detection("v", Some(on), Some(on)).await?;
+                    Ok(())
+                })
+            };
+            let measured = pairs::measure(options.pairs, |pair| looking(pair, false), |pair| looking(pair, true))?;
+            let line = Line::new("fill", place, name, "no looking", measured);
+            let more = (1.0 / line.per_cpu_ratio - 1.0) * 100.0;
+            report.line(line);
+            report.figure("fill", format!("{place}: {name}: looking costs of CPU"), more, "%", Some(LOOKING_PCT_MAX));
             let measured = pairs::measure(
                 options.pairs,
                 |pair| engine::measure(area.path(), &run(pair)),

@@ -53,36 +53,42 @@ fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
         }
         None => {}
     }
-    let mut report = Report::new();
-    if options.wants(Part::Memory) {
-        on_memory(options, &mut report)?;
-    }
-    if options.wants(Part::Device) {
-        on_devices(options, &mut report)?;
-    }
     if options.wants(Part::Nbd) {
-        nbd::measure(options, &mut report)?;
+        nbd::check(options)?;
     }
-    if options.wants(Part::Fill) {
-        fill::measure(options, &mut report)?;
-    }
-    if options.wants(Part::Space) {
-        space::measure(options, &mut report)?;
-    }
-    if options.wants(Part::Restart) {
-        restart::measure(options, &mut report)?;
-    }
-    let mut good = true;
-    if options.wants(Part::Count) {
-        good = count::measure(options, &mut report)?;
-    }
+    let mut report = Report::new();
+    // What was measured before something failed is kept.
+    let measured = measure(options, &mut report);
     let path = options.output.clone().unwrap_or_else(|| {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         PathBuf::from(format!("benches/results/{}.json", now.as_secs()))
     });
     report.write(&path)?;
     println!("{}", path.display());
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if measured? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Measures all that is wanted; answers whether what must not differ is as it was.
+fn measure(options: &Options, report: &mut Report) -> Result<bool, Box<dyn Error>> {
+    if options.wants(Part::Memory) {
+        on_memory(options, report)?;
+    }
+    if options.wants(Part::Device) {
+        on_devices(options, report)?;
+    }
+    if options.wants(Part::Nbd) {
+        nbd::measure(options, report)?;
+    }
+    if options.wants(Part::Fill) {
+        fill::measure(options, report)?;
+    }
+    if options.wants(Part::Space) {
+        space::measure(options, report)?;
+    }
+    if options.wants(Part::Restart) {
+        restart::measure(options, report)?;
+    }
+    if options.wants(Part::Count) { count::measure(options, report) } else { Ok(true) }
 }
 
 fn on_devices(options: &Options, report: &mut Report) -> Result<(), Box<dyn Error>> {

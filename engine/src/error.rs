@@ -36,7 +36,7 @@ pub enum Error {
         quota: u64,
     },
     /// A promise that would exceed a limit.
-    #[error("{what} would exceed {limit} by {}; {advice}", iec(*.excess))]
+    #[error("{what} would exceed by {} {limit}; {advice}", iec(*.excess))]
     LimitExceeded {
         /// What was asked for.
         what: String,
@@ -154,6 +154,17 @@ pub enum Error {
         /// Why not, and behind a semicolon what to do.
         reason: String,
     },
+    /// The device was cut off, and made as long as it was.
+    #[error(
+        "the end of {path} is gone: where pool {pool} has a label and roots there are zeros, so it was cut off, or copied in part, and \
+         made long again; what was stored there would read as zeros"
+    )]
+    EndLost {
+        /// The device.
+        path: String,
+        /// The pool.
+        pool: String,
+    },
     /// Written by a newer version.
     #[error("pool {pool} was written by a newer version (unknown feature bits {bits:#x}); use that version")]
     UnsupportedFeature {
@@ -261,7 +272,7 @@ impl Error {
                 "device-no-space"
             }
             Error::Device(_) => "device-error",
-            Error::Damaged { .. } => "damaged",
+            Error::Damaged { .. } | Error::EndLost { .. } => "damaged",
             Error::WouldCutOff { .. } => "would-cut-off",
             Error::DeviceMissing { .. } => "device-missing",
             Error::InUse { .. } => "in-use",

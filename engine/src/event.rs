@@ -189,6 +189,10 @@ pub enum SpaceEvent {
         writes: u64,
         /// What they would have needed.
         needed_bytes: u64,
+        /// Why there was none, by the last look.
+        cause: Shortage,
+        /// The device that is full, where that is the cause.
+        device: Option<String>,
     },
     /// Writes that should be held fail instead, because those that are held take all the memory that they may. Raised once until
     /// `Resumed`, which counts these, too.
@@ -199,6 +203,10 @@ pub enum SpaceEvent {
         held_bytes: (u64, u64),
         /// What those of the pool may take.
         bound_bytes: u64,
+        /// Why there is no space, by the last look.
+        cause: Shortage,
+        /// The device that is full, where that is the cause.
+        device: Option<String>,
     },
     /// The pool should grow by itself and cannot.
     GrowthImpossible {
@@ -253,6 +261,27 @@ pub enum SpaceEvent {
         /// It is not.
         rising: bool,
     },
+    /// The file systems that a pool's devices are files of have less room than the pool has available, or have as much again. Raised by
+    /// whoever looks at them.
+    RoomBelow {
+        /// A device whose file system lacks room.
+        device: String,
+        /// What there is room for.
+        room_bytes: u64,
+        /// What the pool has available.
+        available_bytes: u64,
+        /// There is less.
+        rising: bool,
+    },
+    /// A check of the pool found what is not as it should be, or does not any more. Raised by whoever has it checked.
+    CheckFound {
+        /// What it found; what it found before, when that is over.
+        reason: String,
+        /// Data was lost or is at risk.
+        loss: bool,
+        /// It found something.
+        rising: bool,
+    },
     /// A vdisk was deleted about which something was told: that is over.
     VdiskDeleted {
         /// Which.
@@ -288,6 +317,10 @@ pub struct AlarmState {
     pub read_only: bool,
     /// The pool is not served: why.
     pub not_served: Option<String>,
+    /// What the last check found.
+    pub check_found: Option<String>,
+    /// There is less room below the pool than it has available.
+    pub room_below: bool,
 }
 
 impl AlarmState {
@@ -306,6 +339,8 @@ impl AlarmState {
             SpaceEvent::HoldExpired { .. } | SpaceEvent::HoldOverflow { .. } | SpaceEvent::DeviceErrors { .. } => {}
             SpaceEvent::ReadOnly { rising, .. } => self.read_only = *rising,
             SpaceEvent::NotServed { reason, rising } => self.not_served = rising.then(|| reason.clone()),
+            SpaceEvent::RoomBelow { rising, .. } => self.room_below = *rising,
+            SpaceEvent::CheckFound { reason, rising, .. } => self.check_found = rising.then(|| reason.clone()),
             SpaceEvent::GrowthImpossible { reason } => self.growth_impossible = Some(reason.clone()),
             SpaceEvent::Grown { .. } | SpaceEvent::GrowthPossible => self.growth_impossible = None,
             SpaceEvent::VdiskDeleted { vdisk } => self.forget_vdisk(vdisk.uuid),

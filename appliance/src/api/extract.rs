@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{BODY_BYTES_MAX, RECLAIM_BODY_BYTES_MAX};
-use crate::model::RANGES_ADVICE;
+use crate::model::{Object, RANGES_ADVICE};
 use crate::problem::{Answer, Problem};
 use crate::units::cut;
 
@@ -55,7 +55,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         let bytes = read_body(request).await?;
         // It says again what it did not expect, however long that is.
         let wrong = |error: serde_json::Error| Problem::new("invalid-request", cut(&error.to_string(), WORDS_MAX));
-        serde_json::from_slice(&bytes).map(Body).map_err(wrong)
+        serde_json::from_slice(&bytes).map(|Object(body)| Body(body)).map_err(wrong)
     }
 }
 

@@ -88,7 +88,7 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
     let online = pools.iter().map(|pool| (labels(pool), f64::from(u8::from(pool.state == PoolState::Online))));
     gauge(registry, "pool_online", "1 when it is open and writable", online);
     type Figure = fn(&PoolView) -> Option<f64>;
-    let figures: [(&str, &str, Figure); 24] = [
+    let figures: [(&str, &str, Figure); 25] = [
         ("pool_physical_bytes", "Space on all devices", |pool| pool.physical_bytes.map(|n| n as f64)),
         ("pool_available_bytes", "What vdisks without a reservation can still get", |pool| {
             pool.available_bytes.map(|n| n as f64)
@@ -134,6 +134,9 @@ fn pool_metrics(registry: &mut Registry, pools: &[PoolView]) {
         ("pool_overcommit_bytes", "Designated minus physical", |pool| pool.overcommit_bytes.map(|n| n as f64)),
         ("pool_overcommit_ratio", "Designated by physical", |pool| pool.overcommit_ratio),
         ("pool_vdisks", "Vdisks", |pool| pool.vdisks.map(|n| n as f64)),
+        ("pool_check_findings", "Things that the last check found, 0 when all is well", |pool| {
+            pool.last_check.as_ref().map(|check| check.findings as f64)
+        }),
         ("pool_reclaimable_bytes", "Stored data that could come back, as the last survey found it", |pool| {
             pool.reclaimable_bytes.map(|n| n as f64)
         }),
@@ -191,13 +194,14 @@ fn vdisk_metrics(registry: &mut Registry, vdisks: &[VdiskView]) {
         ]
     };
     type Figure = fn(&VdiskView) -> Option<u64>;
-    let figures: [(&str, &str, Figure); 14] = [
+    let figures: [(&str, &str, Figure); 15] = [
         ("vdisk_designated_bytes", "Size shown to the guest", |vdisk| Some(vdisk.designated_bytes)),
         ("vdisk_backed_bytes", "Physical space behind it", |vdisk| Some(vdisk.backed_bytes)),
         ("vdisk_exclusive_bytes", "Physical space that it alone names", |vdisk| Some(vdisk.exclusive_bytes)),
         ("vdisk_shared_bytes", "Physical space that others name too", |vdisk| Some(vdisk.shared_bytes)),
         ("vdisk_regulation_bytes", "Held back by its regulation file", |vdisk| Some(vdisk.regulation_bytes)),
         ("vdisk_effective_bytes", "Designated minus regulation", |vdisk| Some(vdisk.effective_bytes)),
+        ("vdisk_available_bytes", "Designated minus backed and regulation", |vdisk| Some(vdisk.available_bytes)),
         ("vdisk_reservation_bytes", "Physical space that is its own", |vdisk| Some(vdisk.reservation_bytes)),
         ("vdisk_reserved_bytes", "Of its reservation, what is not in use yet", |vdisk| Some(vdisk.reserved_bytes)),
         ("vdisk_quota_bytes", "Physical space that it may not exceed", |vdisk| vdisk.quota_bytes),

@@ -14,6 +14,7 @@ mod metrics;
 mod patterns;
 mod places;
 mod pools;
+mod queries;
 mod reclaim;
 mod respond;
 mod server;
@@ -77,7 +78,9 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 pub fn router(node: NodeLink) -> Router {
     let (routes, _) = documented().split_for_parts();
     let document = openapi();
+    let queries = axum::middleware::from_fn_with_state(queries::keys(&document), queries::known);
     routes
+        .route_layer(queries)
         .route("/api/openapi.json", get(move || async move { axum::Json(document) }))
         .fallback(|uri: axum::http::Uri| async move {
             Problem::new("not-found", format!("there is nothing at {}", uri.path())).hint("see /api/openapi.json")

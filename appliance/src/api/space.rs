@@ -18,6 +18,7 @@ pub(super) fn router() -> OpenApiRouter<NodeLink> {
 /// Which pool.
 #[derive(Deserialize, utoipa::IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 struct Of {
     /// Name or UUID; all pools when absent.
     pool: Option<String>,

@@ -21,7 +21,7 @@ pub(super) use pool::{
     Change as PoolChange, Leaving, Pool, PoolAddDevice, PoolCheck, PoolCreate, PoolEnd, PoolEvacuate, PoolGrow,
     PoolImport, PoolRemoveDevice, PoolSet,
 };
-pub(super) use vdisk::{Detected, Tenant, Vdisk, VdiskCreate, VdiskPromises, VdiskSet};
+pub(super) use vdisk::{Detected, Tenant, Vdisk, VdiskCreate, VdiskPromises, VdiskSet, bound};
 
 /// Thin-provisioned block storage: daemon and client in one.
 #[derive(Debug, Parser)]
@@ -296,6 +296,12 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
+        let none = Some(Size::Exact(0));
+        match parse("plimsoll pool evacuate tank --device a --rate none").unwrap().command {
+            Some(Command::Pool(Pool::Evacuate(args))) => assert_eq!(args.leaving.rate, none),
+            other => panic!("{other:?}"),
+        }
+        assert!(parse("plimsoll reclaim tank/a --rate none").is_ok());
         let error = parse("plimsoll pool set tank --hysteresis 51").unwrap_err().to_string();
         assert!(error.contains("0 to 50"), "{error}");
         for line in ["vdisk set tank/a --quota 0", "tenant set acme --pool tank --quota 0G"] {
@@ -320,6 +326,23 @@ mod tests {
         ] {
             let error = parse(&format!("plimsoll {line}")).unwrap_err();
             assert!(error.exit_code() == 2 && error.to_string().contains("it is negative"), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_of_a_pattern_is_said_so() {
+        for line in ["pattern show tank x", "pattern remove tank 70000"] {
+            let error = parse(&format!("plimsoll {line}")).unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains("number of a pattern"), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_tried_with_a_reclaim_is_named_as_it_is() {
+        for (option, named) in [("--show", "show the"), ("--pause", "pause the"), ("--resume", "resume the")] {
+            let cli = parse(&format!("plimsoll reclaim tank/a {option}")).unwrap();
+            let Some(Command::Reclaim(reclaim)) = cli.command else { panic!("not a reclaim") };
+            assert_eq!(reclaim.named(), format!("{named} reclaim of tank/a"));
         }
     }
 

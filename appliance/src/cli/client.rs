@@ -7,14 +7,17 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::node::directory::control_socket;
 use crate::problem::{Answer, Problem};
 
-/// The daemon answers at once or with a job; opening a pool waits for device locks, which takes up to 5 s per device.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(120);
+/// What is asked is answered at once: who says nothing for so long does not answer any more.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
+/// A change may wait for those before it, which may wait for the locks of devices, up to 5 s for each; a test of a webhook for its receiver.
+const CHANGE_TIME_MAX: Duration = Duration::from_secs(120);
 /// A stream says something every 15 s, if only that it is there.
 const STREAM_SILENCE_MAX: Duration = Duration::from_secs(60);
 /// As the largest list: 10,000 vdisks of less than 1 KiB, with room to grow.
@@ -24,6 +27,7 @@ const ANSWER_BYTES_MAX: u64 = 256 << 20;
 pub(super) struct Client {
     dir: PathBuf,
     key: String,
+    answer_time_max: Duration,
 }
 
 /// A request.
@@ -49,11 +53,16 @@ impl<'a> Request<'a> {
         self.if_match = version;
         self
     }
+
+    /// Whether the answer may wait until others are done, or for devices that are opened, closed or written.
+    fn waits_for_others(&self) -> bool {
+        self.method != "GET"
+    }
 }
 
 impl Client {
     pub(super) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), key: uuid::Uuid::now_v7().to_string() }
+        Self { dir: dir.to_owned(), key: uuid::Uuid::now_v7().to_string(), answer_time_max: ANSWER_TIME_MAX }
     }
 
     /// The directory of the daemon that is talked to.
@@ -71,7 +80,11 @@ impl Client {
     /// The daemon's problem; `unreachable`, `timeout`.
     pub(super) fn send(&self, request: Request<'_>) -> Answer<Value> {
         let path = control_socket(&self.dir);
-        let (status, body) = self.exchange(&path, &request).map_err(|error| self.explain(&path, &error))?;
+        let patience = if request.waits_for_others() { CHANGE_TIME_MAX } else { self.answer_time_max };
+        let stream = connect(&path, patience).map_err(|error| self.explain(&path, &error, (patience, None)))?;
+        let peer = peer(&stream);
+        let answer = self.exchange(stream, &request, patience);
+        let (status, body) = answer.map_err(|error| self.explain(&path, &error, (patience, peer)))?;
         if body.is_empty() && status < 400 {
             return Ok(Value::Null);
         }
@@ -90,8 +103,9 @@ impl Client {
     /// The daemon's problem; `unreachable` when the connection is lost or nobody is there; what `take` answers.
     pub(super) fn stream(&self, target: &str, mut take: impl FnMut(&str) -> Answer<bool>) -> Answer<()> {
         let path = control_socket(&self.dir);
-        let lost = |error: io::Error| Problem { code: "unreachable".to_owned(), ..self.explain(&path, &error) };
-        let mut stream = UnixStream::connect(&path).map_err(|error| self.explain(&path, &error))?;
+        let explain = |error: &io::Error| self.explain(&path, error, (STREAM_SILENCE_MAX, None));
+        let lost = |error: io::Error| Problem { code: "unreachable".to_owned(), ..explain(&error) };
+        let mut stream = connect(&path, STREAM_SILENCE_MAX).map_err(|error| explain(&error))?;
         stream.set_read_timeout(Some(STREAM_SILENCE_MAX)).map_err(lost)?;
         let head = format!("GET {target} HTTP/1.1\r\nHost: plimsoll\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).map_err(lost)?;
@@ -111,10 +125,14 @@ impl Client {
         Ok(())
     }
 
-    fn exchange(&self, path: &Path, request: &Request<'_>) -> io::Result<(u16, Vec<u8>)> {
-        let mut stream = UnixStream::connect(path)?;
-        stream.set_read_timeout(Some(ANSWER_TIME_MAX))?;
-        stream.set_write_timeout(Some(ANSWER_TIME_MAX))?;
+    fn exchange(
+        &self,
+        mut stream: UnixStream,
+        request: &Request<'_>,
+        patience: Duration,
+    ) -> io::Result<(u16, Vec<u8>)> {
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         let mut head =
             format!("{} {} HTTP/1.1\r\nHost: plimsoll\r\nConnection: close\r\n", request.method, request.target);
         if request.method != "GET" {
@@ -136,11 +154,14 @@ impl Client {
         }
     }
 
-    fn explain(&self, path: &Path, error: &io::Error) -> Problem {
+    /// Why there is no answer. Waited so long, for the process that listens.
+    fn explain(&self, path: &Path, error: &io::Error, (waited, peer): (Duration, Option<i32>)) -> Problem {
         match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                let detail = format!("the daemon did not answer within {} s", ANSWER_TIME_MAX.as_secs());
-                Problem::new("timeout", detail).hint("plimsoll job list; journalctl -u plimsoll")
+                let who = peer.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+                let detail = format!("the daemon{who} does not answer: nothing came within {} s", waited.as_secs());
+                let see = peer.map(|pid| format!("ps -o pid,stat,wchan,args -p {pid}; ")).unwrap_or_default();
+                Problem::new("timeout", detail).hint(format!("{see}journalctl -u plimsoll"))
             }
             io::ErrorKind::PermissionDenied => {
                 let detail = format!("{}: permission denied", path.display());
@@ -153,6 +174,20 @@ impl Client {
             }
         }
     }
+}
+
+/// Connects; one whose places are all taken by those who wait already may leave us waiting, too.
+fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(patience))?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(UnixStream::from(socket))
+}
+
+/// The process that listens.
+fn peer(stream: &UnixStream) -> Option<i32> {
+    sockopt::socket_peercred(stream).ok().map(|peer| peer.pid.as_raw_nonzero().get())
 }
 
 fn read_answer(mut from: impl BufRead) -> io::Result<(u16, Vec<u8>)> {
@@ -229,6 +264,37 @@ mod tests {
         assert_eq!(read("HTTP/1.1 204 No Content\r\n\r\n").unwrap(), (204, Vec::new()));
         assert!(read("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort").is_err());
         assert!(read("").is_err() && read("SSH-2.0\r\n").is_err());
+    }
+
+    #[test]
+    fn who_listens_and_says_nothing_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let _silent = std::os::unix::net::UnixListener::bind(control_socket(dir.path())).unwrap();
+        let client = Client { answer_time_max: Duration::from_millis(50), ..Client::new(dir.path()) };
+        let problem = client.get("/api/v1/status").unwrap_err();
+        assert_eq!((problem.code.as_str(), problem.exit_code()), ("timeout", 9));
+        let who = format!("the daemon (process {}) does not answer", std::process::id());
+        assert!(problem.detail.starts_with(&who), "{}", problem.detail);
+    }
+
+    #[test]
+    fn who_has_no_place_for_us_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = control_socket(dir.path());
+        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&socket, 0).unwrap();
+        let short = Duration::from_millis(50);
+        let waiting: Vec<_> = (0..3).map(|_| connect(&path, short)).collect();
+        assert!(waiting.iter().any(Result::is_err), "all of them found a place");
+        let client = Client { answer_time_max: short, ..Client::new(dir.path()) };
+        assert_eq!(client.get("/api/v1/status").unwrap_err().code, "timeout");
+    }
+
+    #[test]
+    fn a_change_is_waited_for_longer_than_a_question() {
+        let waits = |method| Request::new(method, "/api/v1/pools/tank").waits_for_others();
+        assert_eq!(["GET", "PATCH", "POST", "PUT", "DELETE"].map(waits), [false, true, true, true, true]);
     }
 
     #[test]

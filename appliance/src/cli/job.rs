@@ -28,7 +28,7 @@ impl Wait {
 /// Waits until a job has ended and answers it.
 ///
 /// # Errors
-/// The job's problem when it failed; `conflict` when it was called off.
+/// The job's problem, which is `conflict` when it was called off.
 pub(super) fn watch(client: &Client, id: &str) -> Answer<Value> {
     let target = format!("/api/v1/jobs/{}", segment(id));
     let bar = std::io::stderr().is_terminal();
@@ -40,13 +40,13 @@ pub(super) fn watch(client: &Client, id: &str) -> Answer<Value> {
         }
         match job.get("state").and_then(Value::as_str) {
             Some("done" | "paused") => return Ok(job),
-            Some("cancelled") => {
+            Some("cancelled") if job.get("problem").is_none_or(Value::is_null) => {
                 let object = job.get("object").and_then(Value::as_str).unwrap_or_default();
                 let kind = job.get("kind").and_then(Value::as_str).unwrap_or_default();
                 let detail = format!("job {id} ({kind} of {object}) was cancelled");
                 return Err(Problem::new("conflict", detail).hint(format!("plimsoll job show {id}")));
             }
-            Some("failed") => {
+            Some("failed" | "cancelled") => {
                 let problem = job.get("problem").cloned().map(serde_json::from_value::<Problem>);
                 let unknown = || Problem::new("internal", format!("job {id} failed without saying why"));
                 return Err(problem.and_then(Result::ok).unwrap_or_else(unknown));

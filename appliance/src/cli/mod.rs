@@ -9,6 +9,7 @@ mod check;
 mod client;
 mod confirm;
 mod event;
+mod exists;
 mod filter;
 mod growth;
 #[cfg(test)]

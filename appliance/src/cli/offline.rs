@@ -60,5 +60,6 @@ async fn open(machine: &Handle, paths: &[String], inspect: bool) -> Answer<Pool<
         }
         devices.push(opened.map_err(|error| cannot_open(&path, &error))?);
     }
-    Ok(Pool::open(machine, OpenPool { inspect, cache_bytes: Some(CACHE_BYTES) }, devices).await?)
+    Ok(Pool::open(machine, OpenPool { inspect, cache_bytes: Some(CACHE_BYTES), ..OpenPool::default() }, devices)
+        .await?)
 }

@@ -28,7 +28,11 @@ pub(super) enum Pattern {
     List { pool: String },
     /// Show a pattern
     #[command(before_help = "Examples:\n  plimsoll pattern show tank 1\n  plimsoll pattern show tank 1 --json\n")]
-    Show { pool: String, number: u16 },
+    Show {
+        pool: String,
+        #[arg(value_parser = number)]
+        number: u16,
+    },
     /// Add a pattern: a unit of 1 to 4096 bytes, a power of two
     #[command(
         before_help = "Examples:\n  plimsoll pattern add tank --text PLIMSOLL\n  plimsoll pattern add tank --random --own-only\n"
@@ -55,6 +59,7 @@ pub(super) enum Pattern {
 #[derive(Debug, Args)]
 pub(super) struct One {
     pool: String,
+    #[arg(value_parser = number)]
     number: u16,
     #[command(flatten)]
     how: DryRun,
@@ -87,6 +92,10 @@ struct Unit {
     /// 64 random bytes
     #[arg(long)]
     random: bool,
+}
+
+fn number(text: &str) -> Result<u16, String> {
+    text.parse().map_err(|_| "it is the number of a pattern, as plimsoll pattern list shows it".to_owned())
 }
 
 impl Pattern {
@@ -151,6 +160,14 @@ fn add(cx: &Context<'_>, args: Add) -> Answer<()> {
             File::open(&path)
                 .and_then(|file| file.take(UNIT_BYTES_MAX + 1).read_to_end(&mut bytes))
                 .map_err(|error| Problem::new("invalid-argument", format!("{}: {error}", path.display())))?;
+            if bytes.len() as u64 > UNIT_BYTES_MAX {
+                let detail = format!(
+                    "{} has more than {UNIT_BYTES_MAX} bytes, and a pattern 1 to {UNIT_BYTES_MAX}",
+                    path.display()
+                );
+                let hint = format!("plimsoll pattern add {} --file FILE, of one unit of what is repeated", args.pool);
+                return Err(Problem::new("invalid-argument", detail).hint(hint));
+            }
             Some(digits(&bytes))
         }
     };

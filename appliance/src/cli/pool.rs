@@ -5,10 +5,12 @@ use serde_json::Value;
 use super::args::{Danger, Pool, PoolAddDevice, PoolCreate, PoolEnd, PoolImport, PoolSet, Tenant};
 use super::client::{Request, segment};
 use super::confirm::confirm;
+use super::exists::{another, as_wanted};
 use super::render::steps;
 use super::run::Context;
 use super::{growth, table};
 use crate::model::{AddDevice, CreatePool, ImportPool, SetPool, SetTenant};
+use crate::node::same_file;
 use crate::problem::{Answer, Problem};
 use crate::units::{Size, iec};
 
@@ -99,7 +101,19 @@ fn create(cx: &Context<'_>, args: PoolCreate) -> Answer<()> {
     };
     match cx.change("POST", "/api/v1/pools", &how, &request) {
         Err(problem) if args.if_not_exists && problem.code == "exists" => {
-            cx.render.changed(&format!("pool {pool} exists"), &cx.client.get(&target(&pool))?)
+            let there = cx.client.get(&target(&pool))?;
+            let known: Vec<&str> = there
+                .get("devices")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .filter_map(|device| device.get("path").and_then(Value::as_str))
+                .collect();
+            let is_missing = |path: &&String| !known.iter().any(|known| same_file(known, path));
+            if let Some(path) = request.devices.iter().find(is_missing) {
+                return Err(another(("pool", &pool), &[format!("it is on {}, not on {path}", known.join(", "))]));
+            }
+            as_wanted(cx, ("pool", &pool), &there, &[("extent_bytes", request.extent_bytes.map(Value::from))])
         }
         Err(problem) => Err(problem),
         Ok(None) => Ok(()),
@@ -167,7 +181,7 @@ fn add_device(cx: &Context<'_>, args: PoolAddDevice) -> Answer<()> {
 
 fn import(cx: &Context<'_>, args: PoolImport) -> Answer<()> {
     let paths = args.paths.iter().map(|path| absolute(path)).collect();
-    let request = ImportPool { paths, name: args.name, buffered: args.buffered };
+    let request = ImportPool { paths, name: args.name, buffered: args.buffered, force: args.force.force };
     let Some(answer) = cx.change("POST", "/api/v1/pools/import", &args.how, &request)? else { return Ok(()) };
     let name = answer.get("name").and_then(Value::as_str).unwrap_or("?").to_owned();
     cx.render.changed(&format!("pool {name} imported"), &answer)

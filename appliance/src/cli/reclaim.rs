@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::args::{DryRun, Wait};
+use super::args::{DryRun, Wait, bound};
 use super::client::Request;
 use super::confirm::confirm;
 use super::job::{watch, watch_answer};
@@ -37,8 +37,8 @@ pub(super) struct Reclaim {
     /// Give up a reclaim that is paused, and begin from the start
     #[arg(long)]
     anew: bool,
-    /// Read at most so much in a second, whole MiB; of one that goes on, from now on
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    /// Read at most so much in a second, whole MiB, or none; of one that goes on, from now on
+    #[arg(long, value_name = "SIZE|none", allow_hyphen_values = true, value_parser = bound)]
     rate: Option<Size>,
     /// Make the reclaim that goes on wait
     #[arg(long, conflicts_with_all = ["ranges", "rate", "anew", "resume", "show"])]
@@ -56,6 +56,19 @@ pub(super) struct Reclaim {
     wait: Wait,
     #[command(flatten)]
     how: DryRun,
+}
+
+impl Reclaim {
+    /// What is tried, in words.
+    pub(super) fn named(&self) -> String {
+        let vdisk = &self.vdisk;
+        match self {
+            Reclaim { show: true, .. } => format!("show the reclaim of {vdisk}"),
+            Reclaim { pause: true, .. } => format!("pause the reclaim of {vdisk}"),
+            Reclaim { resume: true, .. } => format!("resume the reclaim of {vdisk}"),
+            _ => format!("reclaim {vdisk}"),
+        }
+    }
 }
 
 pub(super) fn run(cx: &Context<'_>, args: Reclaim) -> Answer<()> {

@@ -64,7 +64,7 @@ pub(super) fn run(global: &Global, command: Command) -> (String, Answer<ExitCode
         Command::Space { pool: of } => ("show who has the space".to_owned(), done(pool::space(cx, of.as_deref()))),
         Command::Tenant(command) => (named_tenant(&command), done(pool::tenant(cx, command))),
         Command::Pattern(command) => (command.named(), done(pattern::run(cx, command))),
-        Command::Reclaim(args) => (format!("reclaim {}", args.vdisk), done(reclaim::run(cx, args))),
+        Command::Reclaim(args) => (args.named(), done(reclaim::run(cx, args))),
         Command::Export(command) => (named_export(&command), done(objects::export(cx, command))),
         Command::Device(command) => (named_device(&command), done(objects::device(cx, command))),
         Command::Job(command) => (named_job(&command), objects::job(cx, command)),

@@ -1,5 +1,6 @@
 //! The API over its Unix socket, through the client of the command line, against a node with real files.
 
+mod asking;
 mod metrics;
 mod reclaiming;
 mod refusing;

@@ -1,10 +1,11 @@
 //! `plimsoll vdisk`
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::args::{Detected, Vdisk, VdiskCreate, VdiskPromises, VdiskSet, Wait};
 use super::client::{Request, segment};
 use super::confirm::confirm;
+use super::exists::as_wanted;
 use super::job::watch_answer;
 use super::pool::{destroy_version, exact, small, with};
 use super::render::steps;
@@ -12,8 +13,9 @@ use super::run::Context;
 use super::{pool, table};
 use crate::model::{CreateVdisk, SetVdisk, VdiskPolicyChange, WriteCache};
 use crate::name::VdiskName;
+use crate::policy;
 use crate::problem::{Answer, Problem};
-use crate::units::Size;
+use crate::units::{Size, written};
 
 pub(super) fn run(cx: &Context<'_>, command: Vdisk) -> Answer<()> {
     match command {
@@ -82,7 +84,30 @@ fn create(cx: &Context<'_>, args: VdiskCreate) -> Answer<()> {
     let at = with(&format!("{}/vdisks", pool::target(&name.pool)), args.how.dry_run);
     match cx.client.send(Request::new("POST", &at).body(&request)?) {
         Err(problem) if args.if_not_exists && problem.code == "exists" => {
-            cx.render.changed(&format!("vdisk {name} exists"), &cx.client.get(&target(&name))?)
+            // A share of the pool is of what it has now.
+            let bytes = Some(request.designated_bytes).filter(|_| !matches!(args.size, Size::Share(_)));
+            let asked = &request.policy;
+            // As the daemon writes it.
+            let text = |asked: &Option<String>, normal: fn(&str) -> Answer<String>| {
+                asked.as_ref().map(|text| json!(normal(text).unwrap_or_else(|_| text.clone())))
+            };
+            let levels = |text: &str| policy::levels(text).map(|levels| policy::levels_text(&levels));
+            let label =
+                |label: &Option<String>| label.as_ref().map(|label| json!(Some(label).filter(|at| !at.is_empty())));
+            let bound = |bytes: Option<u64>| bytes.map(|bytes| json!(Some(bytes).filter(|bytes| *bytes > 0)));
+            let wanted = [
+                ("designated_bytes", bytes.map(Value::from)),
+                ("sector_bytes", request.sector_bytes.map(Value::from)),
+                ("write_cache", request.write_cache.map(|cache| json!(cache))),
+                ("on_full", text(&asked.on_full, |text| policy::on_full(text).map(policy::on_full_text))),
+                ("thresholds", text(&asked.thresholds, levels)),
+                ("quota_thresholds", text(&asked.quota_thresholds, levels)),
+                ("tenant", label(&asked.tenant)),
+                ("vm", label(&asked.vm)),
+                ("quota_bytes", bound(asked.quota_bytes)),
+                ("reservation_bytes", asked.reservation_bytes.map(Value::from)),
+            ];
+            as_wanted(cx, ("vdisk", &name.to_string()), &cx.client.get(&target(&name))?, &wanted)
         }
         Err(problem) => Err(problem),
         Ok(plan) if args.how.dry_run => cx.render.plan(&plan),
@@ -120,7 +145,7 @@ fn set(cx: &Context<'_>, args: &VdiskSet) -> Answer<()> {
     if args.discard_tail {
         let plan = send(true)?;
         if plan.get("frees_bytes").and_then(Value::as_u64).unwrap_or(0) > 0 {
-            let size = bytes.map_or_else(String::new, |bytes| format!(" --size {bytes}"));
+            let size = bytes.map_or_else(String::new, |bytes| format!(" --size {}", written(bytes)));
             let command = format!("plimsoll vdisk set {}{size} --discard-tail", args.vdisk);
             confirm(args.yes, &steps(&plan), &command)?;
         }

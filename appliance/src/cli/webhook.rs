@@ -3,8 +3,11 @@
 use std::io::Read;
 use std::path::Path;
 
+use serde_json::json;
+
 use super::args::{Webhook, WebhookAdd};
 use super::client::{Request, segment};
+use super::exists::as_wanted;
 use super::filter::text;
 use super::pool::with;
 use super::run::Context;
@@ -47,7 +50,11 @@ fn add(cx: &Context<'_>, args: WebhookAdd) -> Answer<()> {
     let request = AddWebhook { name: webhook.clone(), url, secret, severity: severity.map(Into::into), after };
     let at = with("/api/v1/webhooks", how.dry_run);
     match cx.client.send(Request::new("POST", &at).body(&request)?) {
-        Err(problem) if if_not_exists && problem.code == "exists" => Ok(()),
+        Err(problem) if if_not_exists && problem.code == "exists" => {
+            let severity = request.severity.map(|severity| json!(severity));
+            let wanted = [("url", Some(json!(request.url))), ("severity", severity)];
+            as_wanted(cx, ("webhook", &webhook), &cx.client.get(&target(&webhook))?, &wanted)
+        }
         Err(problem) => Err(problem),
         Ok(plan) if how.dry_run => cx.render.plan(&plan),
         Ok(answer) => {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use crate::event::EventLimits;
 use crate::export::nbd::NbdLimits;
 use crate::name;
+use crate::node::same_file;
 use crate::problem::{Answer, Problem};
 use crate::units::Size;
 
@@ -34,6 +35,9 @@ pub struct Config {
     /// The event log and its webhooks.
     #[serde(default)]
     pub events: EventsConfig,
+    /// Checks of the pools that nobody asks for.
+    #[serde(default)]
+    pub audit: AuditConfig,
 }
 
 /// A pool to serve.
@@ -92,6 +96,13 @@ pub struct EventsConfig {
     pub webhook_give_up_seconds: Option<u64>,
 }
 
+/// Checks of the pools that nobody asks for.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct AuditConfig {
+    /// Seconds between two of a pool; 86,400 (a day) when absent, 0 for none.
+    pub every_seconds: Option<u64>,
+}
+
 /// As many as a process can have files.
 const CONNECTIONS: RangeInclusive<u64> = 1..=65_536;
 /// Up to an hour, for people who speak NBD by hand.
@@ -112,9 +123,12 @@ const WEBHOOK_MS: RangeInclusive<u64> = 1..=3_600_000;
 /// Up to a month.
 const WEBHOOK_GIVE_UP_SECONDS: RangeInclusive<u64> = 1..=31 * 86_400;
 
+/// None, up to a year.
+const AUDIT_EVERY_SECONDS: RangeInclusive<u64> = 0..=366 * 86_400;
+
 /// Known keys by the table that they are in.
 const KEYS: &[(&str, &[&str])] = &[
-    ("", &["state_dir", "log", "pool", "nbd", "memory", "events"]),
+    ("", &["state_dir", "log", "pool", "nbd", "memory", "events", "audit"]),
     ("pool", &["name", "devices", "buffered"]),
     ("nbd", &["listen", "connections", "negotiating", "negotiation_seconds", "requests", "connection_bytes"]),
     ("memory", &["buffer_bytes", "mapping_cache_bytes"]),
@@ -128,6 +142,7 @@ const KEYS: &[(&str, &[&str])] = &[
             "webhook_give_up_seconds",
         ],
     ),
+    ("audit", &["every_seconds"]),
 ];
 
 impl Config {
@@ -172,6 +187,7 @@ impl Config {
         within("events.webhook_retry_first_ms", events.webhook_retry_first_ms, WEBHOOK_MS)?;
         within("events.webhook_retry_longest_ms", events.webhook_retry_longest_ms, WEBHOOK_MS)?;
         within("events.webhook_give_up_seconds", events.webhook_give_up_seconds, WEBHOOK_GIVE_UP_SECONDS)?;
+        within("audit.every_seconds", self.audit.every_seconds, AUDIT_EVERY_SECONDS)?;
         for (index, pool) in self.pool.iter().enumerate() {
             name::check("pool", &pool.name).map_err(|problem| Problem {
                 hint: problem.hint,
@@ -184,6 +200,20 @@ impl Config {
             if self.pool[..index].iter().any(|other| other.name == pool.name) {
                 let detail = format!("pool {} is there twice", pool.name);
                 return Err(Problem::new("invalid-config", detail).hint("put all devices of a pool in one [[pool]]"));
+            }
+        }
+        self.check_devices()
+    }
+
+    /// Refuses a device that is named twice.
+    fn check_devices(&self) -> Answer<()> {
+        let named: Vec<_> =
+            self.pool.iter().flat_map(|pool| pool.devices.iter().map(|path| (path, &pool.name))).collect();
+        for (index, (path, pool)) in named.iter().enumerate() {
+            if let Some((_, other)) = named[..index].iter().find(|(known, _)| same_file(known, path)) {
+                let by = if other == pool { format!("pool {pool} twice") } else { format!("pools {other} and {pool}") };
+                let problem = Problem::new("invalid-config", format!("device {path} is named by {by}"));
+                return Err(problem.hint("name each device once, in one [[pool]]"));
             }
         }
         Ok(())
@@ -260,19 +290,28 @@ fn unknown(place: &str, key: &str, known: &[&str]) -> Problem {
 
 /// A number of bytes, or a text such as `"256M"`.
 fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        Number(u64),
-        Text(String),
-    }
-    match Written::deserialize(from)? {
-        Written::Number(bytes) => Ok(Some(bytes)),
-        Written::Text(text) => {
-            let size: Size = text.parse().map_err(serde::de::Error::custom)?;
-            size.exact().map(Some).map_err(serde::de::Error::custom)
+    struct Written;
+    impl serde::de::Visitor<'_> for Written {
+        type Value = u64;
+
+        fn expecting(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            to.write_str("a number of bytes, or a size such as \"256M\"")
+        }
+
+        fn visit_u64<E: serde::de::Error>(self, bytes: u64) -> Result<u64, E> {
+            Ok(bytes)
+        }
+
+        fn visit_i64<E: serde::de::Error>(self, bytes: i64) -> Result<u64, E> {
+            u64::try_from(bytes).map_err(|_| E::invalid_value(serde::de::Unexpected::Signed(bytes), &self))
+        }
+
+        fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<u64, E> {
+            let size: Size = text.parse().map_err(E::custom)?;
+            size.exact().map_err(E::custom)
         }
     }
+    from.deserialize_any(Written).map(Some)
 }
 
 #[cfg(test)]
@@ -336,6 +375,7 @@ mod tests {
             ("events", "webhook_retry_first_ms", &["0", "3600001"], &["1", "3600000"]),
             ("events", "webhook_retry_longest_ms", &["0", "3600001"], &["1", "3600000"]),
             ("events", "webhook_give_up_seconds", &["0", "2678401"], &["1", "2678400"]),
+            ("audit", "every_seconds", &["31622401"], &["0", "31622400"]),
             ("memory", "buffer_bytes", &["0", "1", "\"20T\"", "\"15E\""], &["\"16M\"", "\"64G\""]),
             ("memory", "mapping_cache_bytes", &["0", "1", "\"15E\""], &["\"1M\"", "\"1T\""]),
         ];
@@ -354,8 +394,19 @@ mod tests {
             assert_eq!(Config::parse(&format!("[nbd]\n{text}")).unwrap_err().code, "invalid-config", "{text}");
         }
         let pool = |name: &str, devices: &str| format!("[[pool]]\nname = \"{name}\"\ndevices = [{devices}]\n");
-        for text in [pool("a/b", "\"/x\""), pool("a", ""), pool("a", "\"/x\"") + &pool("a", "\"/y\"")] {
+        for text in [
+            pool("a/b", "\"/x\""),
+            pool("a", ""),
+            pool("a", "\"/x\"") + &pool("a", "\"/y\""),
+            pool("a", "\"/x\", \"/x\""),
+            pool("a", "\"/x\"") + &pool("b", "\"/y\", \"/x\""),
+        ] {
             assert_eq!(Config::parse(&text).unwrap_err().code, "invalid-config", "{text}");
+        }
+        // In words that somebody understands who did not write the program.
+        for value in ["-5", "1.5", "true"] {
+            let problem = Config::parse(&format!("[memory]\nbuffer_bytes = {value}")).unwrap_err();
+            assert!(problem.detail.contains("a number of bytes, or a size such as \"256M\""), "{}", problem.detail);
         }
     }
 }

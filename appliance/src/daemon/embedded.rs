@@ -33,7 +33,7 @@ pub(super) async fn embedded(node: &Node, buffered: bool) -> Answer<Vec<String>>
     let device = path.to_string_lossy().into_owned();
     let mut made = Vec::new();
     if path.exists() {
-        let import = ImportPool { paths: vec![device.clone()], name: None, buffered };
+        let import = ImportPool { paths: vec![device.clone()], name: None, buffered, force: Vec::new() };
         node.import_pool(import).await.map_err(|problem| with_a_way_out(problem, node.dir()))?;
         made.push(format!("found pool {POOL} in {device}"));
     } else {

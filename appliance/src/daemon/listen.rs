@@ -1,6 +1,7 @@
 //! Where NBD is served: always at `nbd.sock` in the state directory, and at TCP addresses. One that was asked for must
 //! work; the default one may be taken by somebody, which is said and gone without.
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use plimsoll_hardware::Listener;
@@ -40,13 +41,23 @@ pub(super) fn bind(node: &Node, asked: Option<&[SocketAddr]>) -> Answer<Bound> {
                 tracing::warn!(%error, "the default NBD address is not served");
                 bound.notes.push(format!("no NBD over TCP: {error}; choose another with --nbd-listen 127.0.0.1:PORT"));
             }
-            Err(error) => {
-                return Err(Problem::new("in-use", format!("NBD cannot be served: {error}"))
-                    .hint(format!("ss -ltnp 'sport = :{}'; or choose another --nbd-listen", address.port())));
-            }
+            Err(error) => return Err(cannot_listen(*address, &error)),
         }
     }
     Ok(bound)
+}
+
+/// The words hold for the command line and for a configuration file.
+fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> Problem {
+    let problem = |code| Problem::new(code, format!("NBD cannot be served: {error}"));
+    match error.kind() {
+        ErrorKind::AddrNotAvailable => {
+            let detail = format!("NBD cannot be served at {address}: {} is no address of this machine", address.ip());
+            Problem::new("invalid-argument", detail).hint("ip -brief address; then listen at one of these")
+        }
+        ErrorKind::PermissionDenied => problem("permission").hint("listen at a port from 1024 on"),
+        _ => problem("in-use").hint(format!("ss -ltnp 'sport = :{}'; or listen at another port", address.port())),
+    }
 }
 
 impl Bound {
@@ -57,5 +68,24 @@ impl Bound {
             node.serve_nbd(listener, at, &limits);
         }
         self.notes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_of_another_machine_is_not_called_in_use() {
+        // For documentation (RFC 5737).
+        let address: SocketAddr = "192.0.2.1:10809".parse().unwrap();
+        let error = std::net::TcpListener::bind(address).unwrap_err();
+        let problem = cannot_listen(address, &error);
+        assert_eq!((problem.code.as_str(), problem.exit_code()), ("invalid-argument", 2));
+        assert!(problem.detail.contains("192.0.2.1 is no address of this machine"), "{}", problem.detail);
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let problem = cannot_listen(address, &std::net::TcpListener::bind(address).unwrap_err());
+        assert!(problem.code == "in-use" && problem.hint.is_some_and(|hint| hint.starts_with("ss -ltnp")));
     }
 }

@@ -2,6 +2,7 @@
 //! their devices hold nothing.
 
 use super::Config;
+use super::config::PoolConfig;
 use crate::model::{CreatePool, ImportPool};
 use crate::node::Node;
 use crate::problem::Problem;
@@ -12,13 +13,15 @@ pub(super) async fn configured(node: &Node, config: &Config) {
         if node.pool_view(&pool.name).is_ok() {
             continue;
         }
-        let import = ImportPool { paths: pool.devices.clone(), name: None, buffered: pool.buffered };
+        if pool.buffered {
+            node.allow_buffered(&pool.devices);
+        }
+        if let Some(problem) = carries_another(node, pool).await {
+            not_served(node, &pool.name, problem);
+            continue;
+        }
+        let import = ImportPool { paths: pool.devices.clone(), name: None, buffered: pool.buffered, force: Vec::new() };
         let result = match node.import_pool(import).await {
-            Ok(found) if found.name == pool.name => Ok(found),
-            Ok(found) => {
-                let detail = format!("the devices of pool {} carry pool {}, which is served", pool.name, found.name);
-                Err(Problem::new("conflict", detail))
-            }
             Err(problem) if problem.code == "not-a-pool" => {
                 let create = CreatePool {
                     name: pool.name.clone(),
@@ -29,20 +32,111 @@ pub(super) async fn configured(node: &Node, config: &Config) {
                 };
                 node.create_pool(create).await
             }
-            Err(problem) => Err(problem),
+            Ok(found) if found.name != pool.name => Err(another(pool, &pool.devices.join(", "), &found.name)),
+            answer => answer,
         };
         if let Err(problem) = result {
-            tracing::error!(pool = pool.name, reason = problem.detail, "the configured pool is not served");
-            node.note_not_served(&pool.name, problem);
+            not_served(node, &pool.name, in_a_file(problem, pool));
         }
+    }
+}
+
+fn not_served(node: &Node, name: &str, problem: Problem) {
+    tracing::error!(pool = name, reason = problem.detail, "the configured pool is not served");
+    node.note_not_served(name, problem);
+}
+
+/// What is wrong when the devices of a pool belong to one of another name: that one is not served because of it.
+async fn carries_another(node: &Node, pool: &PoolConfig) -> Option<Problem> {
+    for path in &pool.devices {
+        let found = node.pool_label_at(path).await.filter(|found| *found != pool.name);
+        if let Some(found) = found {
+            return Some(another(pool, path, &found));
+        }
+    }
+    None
+}
+
+fn another(pool: &PoolConfig, path: &str, found: &str) -> Problem {
+    let detail = format!("the configuration calls it {}, and {path} carries pool {found}", pool.name);
+    Problem::new("conflict", detail).hint(format!("write name = \"{found}\" in its [[pool]], or other devices"))
+}
+
+/// With a hint that who wrote the file can follow: there are no options in it.
+fn in_a_file(problem: Problem, pool: &PoolConfig) -> Problem {
+    match &problem.hint {
+        Some(hint) if hint.contains("--force=spare") || hint.contains("--force=foreign") => {
+            let check = if hint.contains("--force=spare") { "spare" } else { "foreign" };
+            let devices: String = pool.devices.iter().map(|path| format!(" --device {path}")).collect();
+            let buffered = if pool.buffered { " --buffered" } else { "" };
+            let command = format!("plimsoll pool create {}{devices}{buffered} --force={check}", pool.name);
+            problem.hint(format!("write other devices in its [[pool]]; or overwrite what they hold: {command}"))
+        }
+        Some(hint) if hint.contains("--buffered") => {
+            problem.hint("write buffered = true in its [[pool]], or devices in another file system")
+        }
+        _ => problem,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::super::embedded::tests::{NOT_DIRECT, with_node};
     use super::*;
     use crate::model::PoolState;
+
+    fn configured_in(dir: &Path, config: &str, look: impl FnOnce(&Node)) {
+        let file = dir.join("config.toml");
+        std::fs::write(&file, config).unwrap();
+        with_node(dir, async |node| {
+            configured(&node, &Config::load(&file).unwrap()).await;
+            look(&node);
+        });
+    }
+
+    fn pool(name: &str, device: &Path) -> String {
+        format!("[[pool]]\nname = \"{name}\"\ndevices = [\"{}\"]\nbuffered = true\n", device.display())
+    }
+
+    #[test]
+    fn a_pool_that_is_called_otherwise_on_its_devices_is_not_served_under_either_name() {
+        let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let device = first.path().join("a.img");
+        std::fs::File::create(&device).unwrap().set_len(128 << 20).unwrap();
+        configured_in(first.path(), &pool("x", &device), |node| {
+            assert_eq!(node.pool_view("x").unwrap().state, PoolState::Online);
+        });
+        configured_in(second.path(), &pool("z", &device), |node| {
+            let pools: Vec<_> = node.pools().into_iter().map(|pool| (pool.name, pool.state)).collect();
+            assert_eq!(pools, [("z".to_owned(), PoolState::Unavailable)]);
+            let status = node.status();
+            let [finding] = &status.findings[..] else { panic!("{:?}", status.findings) };
+            assert!(finding.reason.contains("carries pool x"), "{finding:?}");
+            assert!(finding.advice.contains("write name = \"x\""), "{finding:?}");
+        });
+        // One that is served already is no other.
+        configured_in(first.path(), &pool("z", &device), |node| {
+            assert_eq!(node.pool_view("x").unwrap().state, PoolState::Online);
+            assert!(node.pool_view("z").unwrap().reason.is_some_and(|reason| reason.contains("carries pool x")));
+        });
+    }
+
+    #[test]
+    fn what_is_overwritten_only_if_somebody_says_so_is_hinted_at_with_a_command_that_does_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let device = dir.path().join("foreign.img");
+        let mut bytes = vec![0; 128 << 20];
+        bytes[1080..1082].copy_from_slice(b"\x53\xef");
+        std::fs::write(&device, bytes).unwrap();
+        configured_in(dir.path(), &pool("x", &device), |node| {
+            let advice = node.status().findings[0].advice.clone();
+            let command = format!("plimsoll pool create x --device {} --buffered --force=foreign", device.display());
+            assert!(advice.ends_with(&command), "{advice}");
+            crate::cli::hints::assert_advice_can_be_followed(&advice);
+        });
+    }
 
     #[test]
     fn a_configured_pool_goes_through_the_page_cache_when_that_is_said_and_is_refused_where_it_must_be() {

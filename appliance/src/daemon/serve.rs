@@ -15,6 +15,7 @@ use super::embedded::embedded;
 use super::listen::bind;
 use super::{Config, pools, signals};
 use crate::api;
+use crate::model::PoolState;
 use crate::node::Node;
 use crate::node::directory::{StateDir, control_socket};
 use crate::problem::{Answer, Problem};
@@ -123,6 +124,9 @@ async fn start(
     let bound = bind(node, asked.map(Vec::as_slice))?;
     let limits = config.event_limits();
     node.events().set_keep(limits.keep);
+    if let Some(seconds) = config.audit.every_seconds {
+        node.set_audit_every(Some(Duration::from_secs(seconds)).filter(|every| !every.is_zero()));
+    }
     node.webhooks().start(limits).await;
     node.open_known_pools().await;
     pools::configured(node, config).await;
@@ -152,7 +156,7 @@ fn to_try(node: &Node) -> [String; 3] {
         (Some(_), Some(uri)) => format!("qemu-img info '{uri}'"),
         _ => format!("{plimsoll} device list"),
     };
-    let third = match node.pools().first() {
+    let third = match node.pools().iter().find(|pool| pool.state == PoolState::Online) {
         Some(pool) => format!("{plimsoll} vdisk create {}/db1 --size 100G", pool.name),
         None => format!("{plimsoll} pool create tank --device PATH"),
     };

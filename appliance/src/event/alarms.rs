@@ -25,6 +25,10 @@ pub(super) struct Alarms {
     /// Why.
     #[serde(default)]
     not_served: Option<String>,
+    #[serde(default)]
+    check_found: Option<String>,
+    #[serde(default)]
+    room_below: bool,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -99,6 +103,8 @@ impl From<&AlarmState> for Alarms {
             exceeded: state.exceeded.iter().map(|(subject, limit)| (subject.into(), which(*limit))).collect(),
             read_only: state.read_only,
             not_served: state.not_served.clone(),
+            check_found: state.check_found.clone(),
+            room_below: state.room_below,
         }
     }
 }
@@ -129,6 +135,8 @@ impl From<Alarms> for AlarmState {
             exceeded: alarms.exceeded.into_iter().map(|(whose, which)| (whose.into(), limit(which))).collect(),
             read_only: alarms.read_only,
             not_served: alarms.not_served,
+            check_found: alarms.check_found,
+            room_below: alarms.room_below,
         }
     }
 }
@@ -154,6 +162,8 @@ mod tests {
             exceeded: [(SubjectKey::Pool, Limit::Overcommit), (tenant, Limit::Quota)].into(),
             read_only: true,
             not_served: Some("a device is missing".into()),
+            check_found: Some("one copy of a page is bad".into()),
+            room_below: true,
         };
         let json = serde_json::to_vec(&Alarms::from(&state)).unwrap();
         assert_eq!(AlarmState::from(serde_json::from_slice::<Alarms>(&json).unwrap()), state);

@@ -41,35 +41,39 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
                     lasted.map_or(String::new(), |lasted| format!(" after {}", time(lasted))),
                 ))
         }
-        SpaceEvent::HoldExpired { vdisk, held_for, writes, needed_bytes } => {
+        SpaceEvent::HoldExpired { vdisk, held_for, writes, needed_bytes, cause, device } => {
+            let (name, why, make_space) = shortage(pool, vdisk, *cause, device.as_deref());
             of_vdisk(Severity::Critical, "vdisk-hold-expired", pool, vdisk)
                 .figure("held_seconds", seconds(*held_for))
                 .figure("writes", *writes)
                 .figure("needed_bytes", *needed_bytes)
+                .detail("shortage", name)
                 .cause(format!(
-                    "{} that needed {} of space failed as \"no space\" after {}; those that follow are counted by vdisk-resumed",
+                    "{} that needed {} of space failed as \"no space\" after {}, as {why}; those that follow are counted by \
+                     vdisk-resumed",
                     held(*writes),
                     iec(*needed_bytes),
                     time(*held_for)
                 ))
-                .advice(format!("The guest has seen an error: make space ({}), then look at the guest.", add(pool)))
+                .advice(format!("The guest has seen an error: look at it afterwards. {make_space}"))
         }
-        SpaceEvent::HoldOverflow { vdisk, held_bytes: (own, all), bound_bytes } => {
+        SpaceEvent::HoldOverflow { vdisk, held_bytes: (own, all), bound_bytes, cause, device } => {
+            let (name, why, make_space) = shortage(pool, vdisk, *cause, device.as_deref());
             of_vdisk(Severity::Critical, "vdisk-hold-overflow", pool, vdisk)
                 .figure("held_bytes", *own)
                 .figure("pool_held_bytes", *all)
                 .figure("pool_held_bytes_max", *bound_bytes)
+                .detail("shortage", name)
                 .cause(format!(
-                    "writes of {pool}/{} fail as \"no space\" instead of being held: those that are take {} of memory, {} in all \
-                     of the {} that they may",
+                    "writes of {pool}/{} fail as \"no space\" instead of being held, as {why}: those that are take {} of memory, {} \
+                     in all of the {} that they may",
                     vdisk.name,
                     iec(*own),
                     iec(*all),
                     iec(*bound_bytes)
                 ))
                 .advice(format!(
-                    "The guest has seen an error: make space ({}), or let more be held (plimsoll pool set {pool} --hold-bytes SIZE).",
-                    add(pool)
+                    "The guest has seen an error. {make_space} Or let more be held (plimsoll pool set {pool} --hold-bytes SIZE)."
                 ))
         }
         SpaceEvent::GrowthImpossible { reason } => NewEvent::new(Severity::Critical, "growth-impossible", pool)
@@ -106,6 +110,35 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
             )),
         SpaceEvent::ReadOnly { reason, rising } => out_of_service(pool, "pool-read-only", "is read-only", reason, *rising),
         SpaceEvent::NotServed { reason, rising } => out_of_service(pool, "pool-not-served", "is not served", reason, *rising),
+        SpaceEvent::RoomBelow { device, room_bytes, available_bytes, rising } => {
+            let (severity, has) = (if *rising { Severity::Warning } else { Severity::Info }, iec(*available_bytes));
+            let event = NewEvent::new(severity, &format!("pool-room-below{}", cleared(*rising)), pool)
+                .figure("room_bytes", *room_bytes)
+                .figure("available_bytes", *available_bytes);
+            match rising {
+                false => event.cause(format!("there is room below pool {pool} for all of the {has} that it has available")),
+                true => event
+                    .detail("device", device.as_str())
+                    .cause(format!(
+                        "pool {pool} has {has} available, and room for {} of that: the file system of {device} has no more",
+                        iec(*room_bytes)
+                    ))
+                    .advice(format!(
+                        "Free space in the file system of {device}, or add a device that is elsewhere ({}).",
+                        add(pool)
+                    )),
+            }
+        }
+        SpaceEvent::CheckFound { reason, rising: false, .. } => NewEvent::new(Severity::Info, "pool-check-cleared", pool)
+            .cause(format!("a check of pool {pool} finds nothing any more; before that, {reason}")),
+        SpaceEvent::CheckFound { reason, loss, .. } => {
+            NewEvent::new(if *loss { Severity::Critical } else { Severity::Warning }, "pool-check", pool)
+                .cause(format!("pool {pool}: {reason}"))
+                .advice(format!(
+                    "See all of it (plimsoll pool check {pool}) and what a repair would do (plimsoll pool check {pool} --repair \
+                     --dry-run); what was lost comes from a backup. If it happens again, replace the device."
+                ))
+        }
         SpaceEvent::VdiskDeleted { vdisk } => of_vdisk(Severity::Info, "vdisk-deleted", pool, vdisk)
             .cause(format!("{pool}/{} was deleted: what was told about it is over", vdisk.name)),
         // A newer engine: told, even if nobody has found words for it yet.
@@ -118,9 +151,8 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
 /// called when the first needs it: thousands of vdisks may be short of space at once.
 pub fn describe_all(pool: &str, events: &[SpaceEvent], could: impl FnOnce() -> Option<String>) -> Vec<NewEvent> {
     let could = LazyCell::new(could);
-    let described = events.chunk_by(clear_together).map(|events| {
-        let event = &events[0];
-        let described = if events.len() == 1 { describe(pool, event) } else { cleared_together(pool, events) };
+    let described = events.iter().map(|event| {
+        let described = describe(pool, event);
         let could = if reclaiming_helps(event) { could.as_ref() } else { None };
         match (could, &described.advice) {
             (Some(could), Some(advice)) => {
@@ -131,33 +163,6 @@ pub fn describe_all(pool: &str, events: &[SpaceEvent], could: impl FnOnce() -> O
         }
     });
     described.collect()
-}
-
-/// Whether one change has cleared two levels of the same object, both of which its use is below now.
-fn clear_together(one: &SpaceEvent, next: &SpaceEvent) -> bool {
-    let below = |event: &SpaceEvent| match event {
-        SpaceEvent::Threshold { subject, measure, level, used_bytes, total_bytes, rising: false } => {
-            let (used, total) = (*used_bytes, *total_bytes);
-            (used_pct(used, total) < pct_of(*level, total)).then(|| (subject.key(), *measure, used, total))
-        }
-        _ => None,
-    };
-    below(one).is_some_and(|one| below(next) == Some(one))
-}
-
-/// Several levels of one object, by one event of the lowest of them that names all.
-fn cleared_together(pool: &str, events: &[SpaceEvent]) -> NewEvent {
-    let level_of = |event: &SpaceEvent| match event {
-        SpaceEvent::Threshold { level, total_bytes, .. } => (pct_of(*level, *total_bytes), words_of(*level)),
-        _ => unreachable!("only levels are cleared together"),
-    };
-    let mut levels: Vec<_> = events.iter().map(|event| (level_of(event), event)).collect();
-    levels.sort_by(|((one, _), _), ((other, _), _)| one.total_cmp(other));
-    let event = describe(pool, levels[0].1);
-    let said: Vec<&str> = levels.iter().map(|((_, said), _)| said.as_str()).collect();
-    let (all, one) = (said.join(", "), format!("is below {}", said[0]));
-    let cause = event.cause.as_ref().map(|cause| cause.replacen(&one, &format!("is below all of {all}"), 1));
-    NewEvent { cause, ..event }.detail("levels", all)
 }
 
 fn used_pct(used: u64, total: u64) -> f64 {
@@ -255,10 +260,10 @@ fn threshold(
             add(pool)
         ),
         (Subject::Vdisk(_), Measure::Designated) => {
-            format!("{left} of its size are not written yet: if it takes too much of {pool}, move it (plimsoll vdisk show {object}).")
+            format!("{left} of its size are not written yet: if it takes too much of {pool}, give it a quota (plimsoll vdisk set {object} --quota SIZE).")
         }
         (Subject::Vdisk(_), _) => {
-            format!("{left} of its quota are left: raise it (plimsoll vdisk set {object} --quota SIZE), or move the vdisk to another pool.")
+            format!("{left} of its quota are left: raise it (plimsoll vdisk set {object} --quota SIZE), or discard something on it.")
         }
         (Subject::Tenant(_), _) => format!(
             "{left} of its quota are left: raise it (plimsoll tenant set {object} --pool {pool} --quota SIZE), or have \
@@ -282,14 +287,18 @@ fn forecast(pool: &str, event: &SpaceEvent) -> NewEvent {
         .figure("rate_bytes_per_second", *rate_bytes_per_s)
         .figure("available_bytes", *available_bytes);
     let when = match time_to_full {
-        None => "never".to_owned(),
+        None => "never if that goes on".to_owned(),
         Some(left) if *left > HORIZON_MAX => "in more than a year".to_owned(),
         Some(left) => format!("in {}", time(*left)),
     };
     let (rate, left) = (iec(*rate_bytes_per_s), iec(*available_bytes));
     let at = format!("at {rate} a second, with {left} left, pool {pool} is full {when}");
     if !rising {
-        let still = still.map(|still| format!(", but still within {}", time(still))).unwrap_or_default();
+        let is_within = |still: Duration| time_to_full.is_some_and(|left| left <= still);
+        let still = still.map_or_else(String::new, |still| match is_within(still) {
+            true => format!(", but still within {}", time(still)),
+            false => format!("; what was told of {} stands until it has been so for longer", time(still)),
+        });
         return event.cause(format!("{at}: no longer within {}{still}", time(*horizon)));
     }
     event.cause(format!("{at}: within {}", time(*horizon))).advice(format!(
@@ -299,13 +308,8 @@ fn forecast(pool: &str, event: &SpaceEvent) -> NewEvent {
     ))
 }
 
-fn exhausted(
-    pool: &str,
-    vdisk: &VdiskName,
-    needed: u64,
-    (cause, device): (Shortage, Option<&str>),
-    held: bool,
-) -> NewEvent {
+/// Why a vdisk's writes find no space: its name, in words, and what to do.
+fn shortage(pool: &str, vdisk: &VdiskName, cause: Shortage, device: Option<&str>) -> (&'static str, String, String) {
     let object = format!("{pool}/{}", vdisk.name);
     let (why, advice) = match cause {
         Shortage::PoolFull => (
@@ -313,7 +317,7 @@ fn exhausted(
             format!("Add a device ({}), or delete or discard something in {pool}.", add(pool)),
         ),
         Shortage::VdiskQuota => (
-            "it is at its quota".to_owned(),
+            "the vdisk is at its quota".to_owned(),
             format!("Raise its quota (plimsoll vdisk set {object} --quota SIZE), or discard something on it."),
         ),
         Shortage::TenantQuota => {
@@ -348,6 +352,18 @@ fn exhausted(
         Shortage::Reserved => "reserved",
         Shortage::DeviceFull => "device-full",
     };
+    (name, why, advice)
+}
+
+fn exhausted(
+    pool: &str,
+    vdisk: &VdiskName,
+    needed: u64,
+    (cause, device): (Shortage, Option<&str>),
+    held: bool,
+) -> NewEvent {
+    let object = format!("{pool}/{}", vdisk.name);
+    let (name, why, advice) = shortage(pool, vdisk, cause, device);
     let vm = vdisk.vm.as_ref().map(|vm| format!(" (VM {vm})")).unwrap_or_default();
     let done = if held { "is held" } else { "failed as \"no space\"" };
     of_vdisk(Severity::Critical, "vdisk-exhausted", pool, vdisk)

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Listed;
+use super::object::objects;
 
 /// What a pattern is matched against.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -89,7 +90,7 @@ pub const RANGES_ADVICE: &str = "merge ranges that adjoin, or give at most 500,0
 #[serde(deny_unknown_fields)]
 pub struct BeginReclaim {
     /// Parts of the vdisk, at most 500,000; absent: all of it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "objects")]
     pub ranges: Option<Vec<Range>>,
     /// What the ranges hold is not needed, whatever it is.
     #[serde(default)]

@@ -41,7 +41,7 @@ pub struct JobView {
     pub unit: String,
     /// 100 * done / total.
     pub done_pct: Option<f64>,
-    /// Why it failed.
+    /// Why it failed, or was called off by what happened to what it works on.
     pub problem: Option<Problem>,
     /// What keeps it from going on, and what would help.
     pub waits_for: Option<String>,

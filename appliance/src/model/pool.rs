@@ -109,6 +109,8 @@ pub struct PoolView {
     pub counters: Option<CountersView>,
     /// How `reclaimable_bytes` is made up, and how certain it is.
     pub survey: Option<SurveyView>,
+    /// What the last check or audit found; null when there was none since it was opened.
+    pub last_check: Option<LastCheckView>,
     /// How it grows by itself; null when it does not.
     pub growth: Option<GrowthView>,
 }
@@ -124,6 +126,19 @@ pub struct GrowthView {
     pub policy: GrowthPolicy,
     /// Why it could not when it last had to.
     pub impossible: Option<String>,
+}
+
+/// What a check of a pool found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LastCheckView {
+    /// When it was through.
+    pub ended_at: String,
+    /// Things that were not as they should be.
+    pub findings: u64,
+    /// Data was lost or is at risk.
+    pub loss: bool,
+    /// The first of them.
+    pub first: Option<String>,
 }
 
 /// What opening a pool had to do.

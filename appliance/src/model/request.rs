@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::object::{object, object_or_null};
+
 /// Whether acknowledged writes may wait in volatile caches until the next flush.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -53,8 +55,8 @@ pub struct AddDevice {
 pub struct LeaveDevice {
     /// Its path, its UUID, or an unambiguous prefix of that.
     pub device: String,
-    /// Bytes of data moved in a second at most, 1 KiB to 1 TiB; as fast as it goes when absent or 0. Also changes the pace of what is under
-    /// way.
+    /// Bytes of data moved in a second at most, 1 KiB to 1 TiB; 0: as fast as it goes. Also changes the pace of what is under way, which
+    /// stays when this is absent; what begins goes at 256 MiB a second then, and faster while writes wait for space.
     #[serde(default)]
     pub rate_bytes: Option<u64>,
 }
@@ -179,6 +181,9 @@ pub struct ImportPool {
     /// Go through the page cache, for file systems without direct I/O.
     #[serde(default)]
     pub buffered: bool,
+    /// Checks to override: `truncated` serves what is left of a device that was cut off and made long again.
+    #[serde(default)]
+    pub force: Vec<String>,
 }
 
 /// A repair.
@@ -201,7 +206,7 @@ pub struct CreateVdisk {
     #[serde(default)]
     pub write_cache: Option<WriteCache>,
     /// What is promised to it, and what becomes of its writes when there is no space.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub policy: VdiskPolicyChange,
 }
 
@@ -254,7 +259,7 @@ pub struct SetPool {
     #[serde(default)]
     pub hold_bytes_max: Option<u64>,
     /// How it grows by itself; null ends that.
-    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object_or_null", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<GrowthChange>)]
     pub growth: Option<Option<GrowthChange>>,
 }
@@ -283,7 +288,7 @@ pub struct SetVdisk {
     #[serde(default)]
     pub discard_tail: bool,
     /// What is promised to it, and what becomes of its writes when there is no space.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "object")]
     pub policy: VdiskPolicyChange,
     /// Whether zeros that are written are looked for.
     #[serde(default)]

@@ -46,6 +46,8 @@ pub struct VdiskView {
     pub regulation_bytes: u64,
     /// Designated minus the regulation file.
     pub effective_bytes: u64,
+    /// What its guest can still write without writing anything again: designated minus backed and the regulation file.
+    pub available_bytes: u64,
     /// Physical space promised to it.
     pub reservation_bytes: u64,
     /// Physical space that it may not exceed.

@@ -1,16 +1,22 @@
 //! What the file systems under the files of a pool have room for: a sparse file promises what others may have taken. Nothing tells of that,
-//! so it is looked at when somebody asks for figures, in a thread that may hang with a file system that does not answer.
+//! so it is looked at when somebody asks for figures, and once a minute, in a thread that may hang with a file system that does not answer.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
 
-use plimsoll_engine::{DeviceInfo, DeviceState, PoolInfo};
+use plimsoll_engine::{DeviceInfo, DeviceState, Pool, PoolInfo, SpaceEvent};
+use plimsoll_hardware::Machine as _;
+use plimsoll_hardware::reactor::Handle;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::Node;
 
 /// Blocks of a file are counted in this unit, whatever its file system's are (stat(2)).
 const STAT_BLOCK_BYTES: u64 = 512;
+/// Between two looks that nobody asks for.
+const EVERY: Duration = Duration::from_secs(60);
 
 /// The devices of the open pools that take more space.
 pub(super) type Asked = Vec<(Uuid, Vec<DeviceInfo>)>;
@@ -37,12 +43,65 @@ impl Node {
         self.0.below.replace(found);
     }
 
+    /// Looks at the file systems under a pool as long as it is open, so that who does not ask is told.
+    pub(super) fn follow_below(&self, pool: &Pool<Handle>) {
+        let (node, pool) = (self.clone(), pool.clone());
+        self.spawn(async move {
+            let closed = async { while pool.members_changed().await {} };
+            let uuid = pool.info().uuid;
+            let looks = async {
+                loop {
+                    let asked: Asked = node.asked_below().into_iter().filter(|(asked, _)| *asked == uuid).collect();
+                    // A file system that does not answer keeps nobody waiting but this.
+                    if let Ok(mut found) = aside(move || look(asked)).await {
+                        match found.remove(&uuid) {
+                            Some(below) => drop(node.0.below.borrow_mut().insert(uuid, below)),
+                            None => drop(node.0.below.borrow_mut().remove(&uuid)),
+                        }
+                        node.tell_below(&pool).await;
+                    }
+                    node.machine().sleep(EVERY).await;
+                }
+            };
+            tokio::select! {
+                () = closed => {}
+                () = looks => {}
+            }
+        });
+    }
+
+    /// Tells whether there is less room below a pool than it has available, when that has changed. It is over when there is room for all
+    /// that its files may still ask for, the metadata reserve too: a file system that others use is at the limit again and again.
+    pub(super) async fn tell_below(&self, pool: &Pool<Handle>) {
+        let uuid = pool.info().uuid;
+        let known = self.0.below_told.borrow().get(&uuid).copied();
+        let told = match known {
+            Some(told) => told,
+            None => self.alarms(uuid).await.is_ok_and(|alarms| alarms.room_below),
+        };
+        let (info, is_short) = (pool.info(), self.0.below.borrow().contains_key(&uuid));
+        let (below, available_bytes) = (self.available_below(&info), info.available_bytes);
+        let now = if told { is_short } else { below.is_some() };
+        self.0.below_told.borrow_mut().insert(uuid, now);
+        if told != now {
+            let (room_bytes, device) = below.unwrap_or((available_bytes, String::new()));
+            pool.raise(SpaceEvent::RoomBelow { device, room_bytes, available_bytes, rising: now });
+        }
+    }
+
     /// What of a pool's available space its file systems have room for, and a device without; `None` where that is all of it.
     pub(super) fn available_below(&self, info: &PoolInfo) -> Option<(u64, String)> {
         let below = self.0.below.borrow().get(&info.uuid).cloned()?;
         let room_bytes = below.room_bytes.saturating_sub(info.metadata_reserve_bytes);
         (room_bytes < info.available_bytes).then_some((room_bytes, below.path))
     }
+}
+
+/// Runs what may hang with a file system, where nobody waits for it but who asked.
+pub(super) fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
+    let (reply, answer) = oneshot::channel();
+    std::thread::spawn(move || drop(reply.send(work())));
+    answer
 }
 
 /// Looks at the file systems of pools. Blocks.

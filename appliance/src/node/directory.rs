@@ -41,11 +41,23 @@ impl StateDir {
     /// Makes the directory if needed (mode 0700) and locks it.
     ///
     /// # Errors
-    /// `locked` naming the process that holds it, still after a while; `invalid-argument` when it cannot be a state directory.
+    /// `locked` naming the process that holds it, still after a while; `permission`, `read-only`, `invalid-argument` when it cannot be a
+    /// state directory.
     pub fn lock(path: &Path) -> Answer<Self> {
         let cannot = |what: &str, error: std::io::Error| {
-            let detail = format!("{} {what}: {error}", path.display());
-            Problem::new("invalid-argument", detail).hint("name another one: plimsoll serve --state-dir DIR")
+            use std::io::ErrorKind;
+            let (code, why) = match error.kind() {
+                ErrorKind::PermissionDenied => ("permission", error.to_string()),
+                ErrorKind::ReadOnlyFilesystem => ("read-only", error.to_string()),
+                ErrorKind::NotFound => ("not-found", error.to_string()),
+                // Made by somebody else, and no directory.
+                ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
+                    ("invalid-argument", "it is no directory".to_owned())
+                }
+                _ => ("invalid-argument", error.to_string()),
+            };
+            let detail = format!("{} {what}: {why}", path.display());
+            Problem::new(code, detail).hint("name another one: plimsoll serve --state-dir DIR")
         };
         DirBuilder::new()
             .recursive(true)
@@ -115,18 +127,31 @@ pub fn clear_socket(path: &Path) -> Answer<()> {
         let detail = format!("{} exists and is no socket", path.display());
         return Err(Problem::new("in-use", detail).hint(format!("mv {0} {0}.old", path.display())));
     }
-    let patience = Instant::now() + DEAD_LISTENER_PATIENCE;
-    while UnixStream::connect(path).is_ok() {
-        if Instant::now() < patience {
-            std::thread::sleep(Duration::from_millis(5));
-            continue;
-        }
+    if is_listened_at(path) {
         let detail = format!("somebody serves on the socket {}", path.display());
         return Err(Problem::new("in-use", detail).hint(format!("fuser {}", path.display())));
     }
     fs::remove_file(path).map_err(|error| {
         Problem::new("in-use", format!("the stale socket {} cannot be removed: {error}", path.display()))
     })
+}
+
+/// Whether a living process listens at the socket `path`. A connection to one that has died is ended when its listener is; one to a
+/// living one stays, also to one that takes no other after it.
+fn is_listened_at(path: &Path) -> bool {
+    let patience = Instant::now() + DEAD_LISTENER_PATIENCE;
+    while let Ok(mut stream) = UnixStream::connect(path) {
+        let left = patience.saturating_duration_since(Instant::now());
+        let ended = |read: std::io::Result<usize>| match read {
+            Ok(bytes) => bytes == 0,
+            Err(error) => !matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut),
+        };
+        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() || !ended(stream.read(&mut [0])) {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
 }
 
 #[cfg(test)]
@@ -172,11 +197,31 @@ mod tests {
     }
 
     #[test]
+    fn the_socket_of_somebody_who_takes_one_connection_only_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = control_socket(dir.path());
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let other = std::thread::spawn(move || {
+            let taken = listener.accept().unwrap();
+            drop(listener);
+            // Until we hang up.
+            let _ = (&taken.0).read(&mut [0]);
+        });
+        assert_eq!(clear_socket(&path).unwrap_err().code, "in-use");
+        assert!(path.exists());
+        other.join().unwrap();
+    }
+
+    #[test]
     fn a_file_is_no_state_directory() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "").unwrap();
-        assert_eq!(StateDir::lock(&path).unwrap_err().code, "invalid-argument");
+        let problem = StateDir::lock(&path).unwrap_err();
+        assert_eq!(problem.code, "invalid-argument");
+        assert!(problem.detail.ends_with("it is no directory"), "{}", problem.detail);
+        let beyond = StateDir::lock(Path::new("/proc/1/nothing")).unwrap_err();
+        assert!(matches!(beyond.code.as_str(), "permission" | "not-found"), "{beyond:?}");
         let long = dir.path().join("x".repeat(120));
         assert_eq!(clear_socket(&long).unwrap_err().code, "invalid-argument");
     }

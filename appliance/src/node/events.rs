@@ -271,7 +271,9 @@ mod tests {
                 assert_eq!(tell().await, AlarmState::default(), "deleted: {deleted}");
                 if !deleted {
                     let paths = vec![path.clone()];
-                    node.import_pool(ImportPool { paths, name: None, buffered: true }).await.unwrap();
+                    node.import_pool(ImportPool { paths, name: None, buffered: true, force: Vec::new() })
+                        .await
+                        .unwrap();
                 }
             }
             node.close().await.unwrap();
@@ -301,7 +303,7 @@ mod tests {
                 };
                 slow.listen(("tank", uuid), alarms, next).await;
             });
-            let again = ImportPool { paths: Vec::new(), name: Some("tank".into()), buffered: true };
+            let again = ImportPool { paths: Vec::new(), name: Some("tank".into()), buffered: true, force: Vec::new() };
             node.import_pool(again).await.unwrap_err();
             node.heard_out(uuid).await;
             let alarms = node.alarms(uuid).await.unwrap();

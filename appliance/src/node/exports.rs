@@ -23,6 +23,7 @@ use crate::export::nbd::{Export, Exports as NbdExports, NbdLimits, NbdServer, Nb
 use crate::model::{AddExport, ExportView, Plan};
 use crate::name::VdiskName;
 use crate::problem::{Answer, Problem};
+use crate::units::counted;
 
 /// Where exports are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +84,12 @@ impl NbdExports<Handle> for Offered {
             read_only: record.is_some_and(|record| record.read_only) || pool.read_only().is_some(),
         })
     }
+}
+
+/// Somebody would lose what is in use.
+pub(super) fn connected(clients: u64, to: &str) -> Problem {
+    let are = if clients == 1 { "is" } else { "are" };
+    Problem::new("in-use", format!("{} {are} connected to {to}", counted(clients, "client")))
 }
 
 impl Node {
@@ -299,7 +306,7 @@ impl Node {
         let full = format!("{pool}/{}", info.name);
         let clients = self.clients_of(&full);
         if clients > 0 && !force.contains(&"in-use") {
-            return Err(Problem::new("in-use", format!("{clients} clients are connected to {full}"))
+            return Err(connected(clients, &full)
                 .hint(format!("disconnect them; or plimsoll export remove {full} --force=in-use")));
         }
         Ok((pool, info))

@@ -105,7 +105,9 @@ impl Node {
             ));
         }
         let limit = policy.grow_file_to_bytes.unwrap_or(u64::MAX);
-        if let Some(file) = last_file(pool)?.filter(|file| limit < file.found_bytes) {
+        let known = self.growth_policy(pool.info().uuid);
+        let is_new = known.as_ref().is_none_or(|known| known.grow_file_to_bytes != policy.grow_file_to_bytes);
+        if let Some(file) = last_file(pool)?.filter(|file| is_new && limit < file.found_bytes) {
             let (path, has, limit) = (file.path, iec(file.found_bytes), iec(limit));
             return refuse(format!(
                 "{path} has {has} already: it cannot grow to {limit}, and files are never made smaller"
@@ -128,6 +130,10 @@ impl Node {
         let force = force_of(&policy.force, &["foreign"])?.contains(&"foreign");
         for path in &spares {
             self.check_spare(pool.info().uuid, path, force).await?;
+            // One that is a spare already may be in use for a while.
+            if known.as_ref().is_none_or(|known| !known.spares.contains(path)) {
+                drop(self.open_device(path, Purpose::Claim).await?);
+            }
         }
         Ok(GrowthPolicy { spares, ..policy })
     }
@@ -248,7 +254,13 @@ impl Node {
             let (force, buffered) = (policy.force.clone(), self.is_buffered(path));
             match self.add_in_turn(&name, AddDevice { path: path.clone(), force, buffered }).await {
                 Ok(()) => return Ok(()),
-                Err(error) => problem = Some(Problem { detail: format!("spare {path}: {}", error.detail), ..error }),
+                Err(error) => {
+                    let detail = format!("spare {path}: {}", error.detail);
+                    tracing::warn!(pool = name, reason = detail, "a spare cannot be added");
+                    let detail =
+                        problem.map_or(detail.clone(), |before: Problem| format!("{}; {detail}", before.detail));
+                    problem = Some(Problem { detail, ..error });
+                }
             }
         }
         if let Some(limit) = policy.grow_file_to_bytes {

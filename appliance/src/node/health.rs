@@ -12,6 +12,8 @@ use crate::model::{Health, HealthFinding};
 use crate::problem::Problem;
 use crate::reclaimable;
 use crate::units::{counted, iec};
+#[cfg(test)]
+pub(super) use space::SCARCE_BYTES;
 pub use webhooks::failing_webhooks;
 
 /// Vdisks of a pool that are named one by one.
@@ -57,6 +59,7 @@ impl Node {
             let reason = format!("both copies of {pages} of pool {name} are lost, and what they named");
             findings.push(about(Health::Critical, reason, check()));
         }
+        findings.extend(self.check_finding(name, info.uuid));
         findings.extend(fullness(&info).map(|(health, reason)| {
             let could = pool.surveyed().and_then(|surveyed| reclaimable::could(name, &surveyed, info.physical_bytes));
             let reclaim = could.map(|could| format!("; {could}")).unwrap_or_default();

@@ -145,6 +145,10 @@ pub(super) fn view(pool: &str, job: &engine::JobInfo) -> JobView {
                 Some(Problem::new("conflict", reason.clone()))
             }
             engine::JobState::Failed(reason) => Some(Problem::new("internal", reason.clone())),
+            engine::JobState::Cancelled if job.kind == "reclaim" => {
+                let detail = format!("vdisk {} was deleted before its reclaim had ended", job.object);
+                Some(Problem::new("conflict", detail).hint(format!("plimsoll job show {pool}.{}", job.id)))
+            }
             _ => None,
         },
         waits_for: job.waits_for.clone(),

@@ -15,7 +15,7 @@ use crate::event::{EventLog, Webhooks};
 use crate::problem::{Answer, Problem};
 
 /// A file system that takes longer to say what it has is not waited for.
-const LOOK_TIME_MAX: Duration = Duration::from_secs(1);
+pub(super) const LOOK_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Alive as long as somebody waits for the answer.
 pub(crate) type Asker = Weak<()>;

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::time::Duration;
 
 use plimsoll_engine::{Label, identify};
 use plimsoll_hardware::probe::{SIGNATURE_BYTES, signature};
@@ -22,8 +23,10 @@ pub type Device = <plimsoll_hardware::reactor::Handle as Machine>::Device;
 pub(super) enum Purpose {
     /// To serve from it. Waits for a lock that a dying predecessor still holds.
     Serve,
-    /// To read it only, and not if somebody holds it.
+    /// To read it only, whoever holds it.
     Look,
+    /// To see whether it could be served from: not if somebody holds it.
+    Claim,
 }
 
 impl Node {
@@ -36,9 +39,13 @@ impl Node {
         self.blocking(move || check_path(&checked)).await??;
         let options = OpenOptions {
             buffered: self.is_buffered(path),
-            read_only: purpose == Purpose::Look,
-            lock: purpose == Purpose::Serve,
-            ..OpenOptions::default()
+            read_only: purpose != Purpose::Serve,
+            lock: purpose != Purpose::Look,
+            lock_patience: if purpose == Purpose::Claim {
+                Duration::ZERO
+            } else {
+                OpenOptions::default().lock_patience
+            },
         };
         self.machine().open_device(path, options).await.map_err(|error| cannot_open(path, &error))
     }
@@ -49,7 +56,7 @@ impl Node {
     }
 
     /// Allows paths to go through the page cache from now on.
-    pub(super) fn allow_buffered<'a>(&self, paths: impl IntoIterator<Item = &'a String>) {
+    pub fn allow_buffered<'a>(&self, paths: impl IntoIterator<Item = &'a String>) {
         self.0.buffered.borrow_mut().extend(paths.into_iter().map(|path| absolute(path)));
     }
 
@@ -73,6 +80,9 @@ impl Node {
 
 /// Refuses what can be no device at all, by what it is.
 fn check_path(path: &str) -> Answer<()> {
+    if path.is_empty() {
+        return Err(Problem::new("invalid-argument", "the path of a device is empty").hint("plimsoll device list"));
+    }
     let found = fs::metadata(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Problem::new("not-found", format!("{path} does not exist"))
             .hint(format!("plimsoll device list; for a pool in a sparse file first: truncate -s 64G {path}")),
@@ -123,6 +133,10 @@ pub(crate) fn cannot_open(path: &str, error: &OpenError) -> Problem {
         None => Problem::new(code, text),
     };
     match code {
+        // Only a device has a protection of its own.
+        "read-only" if fs::metadata(path).is_ok_and(|found| found.is_file()) => {
+            problem.hint(format!("name a file of another file system, or mount that writable: findmnt -T {path}"))
+        }
         "permission" => problem.hint(format!("ls -l {path}; run plimsoll as a user who may write to it")),
         "no-direct-io" => {
             problem.hint("choose another file system, or say --buffered (in a configuration: buffered = true)")
@@ -139,7 +153,7 @@ pub(super) fn contents_at(path: &Path) -> Option<&'static str> {
 }
 
 /// Whether two paths lead to the same device or file: spelt in another way, by a link of either kind, or by another node of a device.
-pub(super) fn same_file(one: &str, other: &str) -> bool {
+pub(crate) fn same_file(one: &str, other: &str) -> bool {
     match (identity(one), identity(other)) {
         (Some(one), Some(other)) => one == other,
         _ => absolute(one) == absolute(other),
@@ -161,4 +175,29 @@ pub(super) fn absolute(path: &str) -> String {
 /// The size of a device for people.
 pub(super) fn size_of(device: &Device) -> String {
     iec(device.geometry().size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::hints::assert_advice_can_be_followed;
+
+    #[test]
+    fn a_path_that_is_empty_is_not_said_to_be_missing() {
+        let problem = check_path("").unwrap_err();
+        assert_eq!(
+            (problem.code.as_str(), problem.detail.as_str()),
+            ("invalid-argument", "the path of a device is empty")
+        );
+        assert_advice_can_be_followed(&problem.hint.unwrap());
+    }
+
+    #[test]
+    fn only_a_device_has_a_protection_that_can_be_lifted() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().display().to_string();
+        let hint = |path: &str| cannot_open(path, &OpenError::WriteProtected { path: path.into() }).hint.unwrap();
+        assert!(hint("/dev/null").contains("blockdev --setrw"));
+        assert!(hint(&path).ends_with(&format!("findmnt -T {path}")), "{}", hint(&path));
+    }
 }

@@ -10,6 +10,7 @@
 //!
 //! Each operation is a file named by its verb.
 
+mod audit;
 mod below;
 mod close;
 pub mod directory;
@@ -63,13 +64,14 @@ use plimsoll_hardware::reactor::{Handle, mailbox};
 use uuid::Uuid;
 
 use crate::event::{EventLog, Webhooks};
+use crate::model::LastCheckView;
 use crate::problem::{Answer, Problem};
 pub use exports::Listening;
 pub use health::failing_webhooks;
 pub use link::NodeLink;
 pub(crate) use link::{asked_by, asker};
 pub use machine::Device;
-pub(crate) use machine::cannot_open;
+pub(crate) use machine::{cannot_open, same_file};
 pub use pool_check::{check_view, repair_view};
 use state::State;
 
@@ -107,8 +109,13 @@ struct Inner {
     growth_changed: tokio::sync::Notify,
     /// Metadata pages of a pool that were lost before its last repair.
     repaired: RefCell<BTreeMap<Uuid, u64>>,
+    audits: audit::Audits,
+    /// What the last check of each open pool found.
+    checked: RefCell<BTreeMap<Uuid, LastCheckView>>,
     /// Open pools that have more available than there is room for below them.
     below: RefCell<BTreeMap<Uuid, below::Below>>,
+    /// Whether that was told of a pool.
+    below_told: RefCell<BTreeMap<Uuid, bool>>,
     ready: Cell<bool>,
     closing: Cell<bool>,
 }
@@ -153,7 +160,10 @@ impl Node {
             growing: RefCell::default(),
             growth_changed: tokio::sync::Notify::new(),
             repaired: RefCell::default(),
+            audits: audit::Audits::default(),
+            checked: RefCell::default(),
             below: RefCell::default(),
+            below_told: RefCell::default(),
             ready: Cell::new(false),
             closing: Cell::new(false),
         })))

@@ -1,6 +1,8 @@
 //! `pool check` and `pool repair`, as jobs: they read all metadata, which takes a while on a large pool.
 
-use plimsoll_engine as engine;
+use plimsoll_engine::{self as engine, Pool};
+use plimsoll_hardware::reactor::Handle;
+use tokio::sync::oneshot;
 
 use super::Node;
 use super::jobs::Outcome;
@@ -13,12 +15,26 @@ impl Node {
     /// # Errors
     /// `not-found`, `unavailable`.
     pub fn check_pool(&self, name: &str) -> Answer<JobView> {
-        let pool = self.pool(name)?;
-        let name = pool.info().name;
-        Ok(self.start_job("check", &name.clone(), async move {
-            let report = pool.check().await?;
-            Ok(Outcome::Check(check_view(&name, &report)))
-        }))
+        Ok(self.start_check("check", &self.pool(name)?).0)
+    }
+
+    /// Checks a pool in a job of that kind; what is answered with it is closed when the job has ended.
+    pub(super) fn start_check(&self, kind: &str, pool: &Pool<Handle>) -> (JobView, oneshot::Receiver<()>) {
+        let (node, pool, name) = (self.clone(), pool.clone(), pool.info().name);
+        let (running, ended) = oneshot::channel();
+        let job = self.start_job(kind, &name.clone(), async move {
+            let _running = running;
+            let closed = async { while pool.members_changed().await {} };
+            let report = tokio::select! {
+                report = pool.check() => report?,
+                // Whoever closes it waits for its devices.
+                () = closed => return Err(engine::Error::Closing(name).into()),
+            };
+            let check = check_view(&name, &report);
+            node.note_checked(&pool, &check).await;
+            Ok(Outcome::Check(check))
+        });
+        (job, ended)
     }
 
     /// Starts a repair, or the planning of one.
@@ -34,6 +50,8 @@ impl Node {
             let steps = if plan_only { pool.repair_plan().await? } else { pool.repair().await? };
             if !plan_only {
                 node.note_repaired(&pool);
+                // What was told of is over, or not.
+                drop(node.start_check("audit", &pool));
             }
             Ok(Outcome::Repair(repair_view(&name, !plan_only, steps)))
         }))

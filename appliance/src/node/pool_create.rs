@@ -152,9 +152,13 @@ impl Node {
     pub(super) fn serve(&self, name: String, pool: Pool<Handle>) {
         self.tell_tenants(&pool);
         self.0.repaired.borrow_mut().remove(&pool.info().uuid);
+        self.0.checked.borrow_mut().remove(&pool.info().uuid);
+        self.0.below_told.borrow_mut().remove(&pool.info().uuid);
         self.listen_to(pool.clone());
         self.follow_members(&pool);
         self.follow_growth(&pool);
+        self.follow_audits(&pool);
+        self.follow_below(&pool);
         self.0.pools.borrow_mut().insert(name, Slot::Open(pool));
     }
 

@@ -2,11 +2,13 @@
 
 use plimsoll_hardware::Device as _;
 
+use super::exports::connected;
 use super::machine::Purpose;
 use super::pool_create::force_of;
 use super::{Device, Node};
 use crate::model::Plan;
 use crate::problem::{Answer, Problem};
+use crate::units::counted;
 
 /// What is overwritten at both ends of a device. Labels and roots lie there (FORMAT.md); what lies between is worth
 /// nothing without them.
@@ -39,7 +41,7 @@ impl Node {
     pub fn plan_delete_pool(&self, name: &str, force: &[String]) -> Answer<Plan> {
         let (name, paths) = self.prepare_delete(name, force)?;
         let info = self.pool(&name)?.info();
-        let mut plan = Plan::of([format!("destroy pool {name} with {} vdisks", info.vdisks)]);
+        let mut plan = Plan::of([format!("destroy pool {name} with {}", counted(info.vdisks, "vdisk"))]);
         plan.steps.extend(paths.iter().map(|path| format!("overwrite the labels on {path}")));
         plan.frees_bytes = Some(info.utilized_bytes + info.metadata_bytes);
         Ok(plan)
@@ -50,12 +52,12 @@ impl Node {
         let info = self.pool(name)?.info();
         let name = info.name;
         if info.vdisks > 0 && !force.contains(&"not-empty") {
-            return Err(Problem::new("not-empty", format!("pool {name} has {} vdisks", info.vdisks))
+            return Err(Problem::new("not-empty", format!("pool {name} has {}", counted(info.vdisks, "vdisk")))
                 .hint(format!("plimsoll vdisk list --pool {name}; or plimsoll pool delete {name} --force=not-empty")));
         }
         let clients = self.pool_clients(&name);
         if clients > 0 && !force.contains(&"in-use") {
-            return Err(Problem::new("in-use", format!("{clients} clients are connected to vdisks of pool {name}"))
+            return Err(connected(clients, &format!("vdisks of pool {name}"))
                 .hint("plimsoll export list; or say --force=in-use as well"));
         }
         Ok((name, info.devices.into_iter().map(|device| device.path).collect()))

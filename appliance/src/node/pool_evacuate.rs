@@ -6,7 +6,8 @@ use plimsoll_engine::{DeviceInfo, DeviceState, Evacuate, EvacuationPlan, Pool};
 use plimsoll_hardware::reactor::Handle;
 use uuid::Uuid;
 
-use super::below::{Below, below};
+use super::below::{Below, aside, below};
+use super::link::LOOK_TIME_MAX;
 use super::machine::{absolute, same_file};
 use super::{Node, by_uuid_prefix, uuid_prefix};
 use crate::model::{JobView, LeaveDevice, Plan, PoolView};
@@ -18,7 +19,7 @@ use crate::units::iec;
 const RATE_BYTES_MIN: u64 = 1024;
 
 impl Node {
-    /// Begins to empty a device; the job moves what is on it elsewhere. Asked again, it changes the pace.
+    /// Begins to empty a device; the job moves what is on it elsewhere. Asked again with a pace, it changes that.
     ///
     /// # Errors
     /// `not-found`, `invalid-argument` for the last device and a pace that cannot be, `would-not-fit`, the engine's reasons.
@@ -61,7 +62,7 @@ impl Node {
     /// As there.
     pub async fn plan_evacuation(&self, name: &str, request: LeaveDevice, remove: bool) -> Answer<Plan> {
         let (pool, device) = self.member(name, &request.device)?;
-        let rate = pace(&request)?.rate;
+        let rate = pace(&request)?.rate.filter(|rate| *rate > 0);
         let plan = pool.evacuation_plan(device).await?;
         let info = pool.info();
         if plan.missing_bytes > 0 {
@@ -70,7 +71,9 @@ impl Node {
         }
         let stays = |other: &DeviceInfo| other.uuid != device && other.state == DeviceState::InUse;
         let others: Vec<_> = info.devices.into_iter().filter(stays).collect();
-        let mut room = self.blocking(move || below(&others)).await?;
+        // Without it where a file system does not answer.
+        let found = self.machine().timeout(LOOK_TIME_MAX, aside(move || below(&others))).await;
+        let mut room = found.ok().and_then(Result::ok).flatten();
         if let Some(room) = &mut room {
             // What metadata keeps is nobody else's.
             room.room_bytes = room.room_bytes.saturating_sub(info.metadata_reserve_bytes);
@@ -127,14 +130,15 @@ impl Node {
     }
 }
 
-/// How fast a device is emptied.
+/// How fast a device is emptied; what is under way keeps its pace when none is named.
 fn pace(request: &LeaveDevice) -> Answer<Evacuate> {
-    let rate = request.rate_bytes.filter(|rate| *rate > 0);
-    match rate.filter(|rate| !(RATE_BYTES_MIN..=RATE_BYTES_MAX).contains(rate)) {
+    let rate = request.rate_bytes;
+    match rate.filter(|rate| *rate > 0 && !(RATE_BYTES_MIN..=RATE_BYTES_MAX).contains(rate)) {
         Some(rate) => {
             let (rate, least, most) = (iec(rate), iec(RATE_BYTES_MIN), iec(RATE_BYTES_MAX));
-            let detail =
-                format!("{rate} a second cannot be the pace of an evacuation: {least} to {most} can, and 0, no limit");
+            let detail = format!(
+                "{rate} a second cannot be the pace of an evacuation: {least} to {most} can, and none, no limit"
+            );
             Err(Problem::new("invalid-argument", detail).hint("say --rate 100M"))
         }
         None => Ok(Evacuate { rate }),

@@ -2,6 +2,7 @@
 //! stays known, because what only this machine's memory has of it would be lost elsewhere.
 
 use super::close::{forget_crash_memory, not_closed};
+use super::exports::connected;
 use super::pool_create::force_of;
 use super::{Node, Slot};
 use crate::model::Plan;
@@ -46,7 +47,7 @@ impl Node {
         let force = force_of(force, &["in-use"])?;
         let clients = self.pool_clients(&name);
         if clients > 0 && !force.contains(&"in-use") {
-            return Err(Problem::new("in-use", format!("{clients} clients are connected to vdisks of pool {name}"))
+            return Err(connected(clients, &format!("vdisks of pool {name}"))
                 .hint(format!("plimsoll export list; or plimsoll pool export {name} --force=in-use")));
         }
         Ok(name)

@@ -1,5 +1,6 @@
 //! `pool import`: serve a pool that was made elsewhere, or try an unavailable one again.
 
+use super::pool_create::force_of;
 use super::scan::first_failure;
 use super::{Node, Slot};
 use crate::model::{ImportPool, Plan, PoolView};
@@ -16,11 +17,12 @@ impl Node {
         if request.buffered {
             self.allow_buffered(&paths);
         }
+        let truncated = force_of(&request.force, &["truncated"])?.contains(&"truncated");
         if let Some(name) = &request.name {
-            return self.retry(name, &paths).await;
+            return self.retry(name, &paths, truncated).await;
         }
         if let Some(name) = paths.iter().find_map(|path| self.pool_on(path)) {
-            return self.retry(&name, &paths).await;
+            return self.retry(&name, &paths, truncated).await;
         }
         if paths.is_empty() {
             return Err(Problem::new("invalid-argument", "neither a path nor a name of a pool was given")
@@ -33,13 +35,13 @@ impl Node {
         if let Some(known) = known {
             // It was known under other paths; the devices are opened again with the lock of this process.
             drop(found);
-            return self.retry(&known.name, &paths).await;
+            return self.retry(&known.name, &paths, truncated).await;
         }
         if self.is_taken(&label.pool_name) {
             let detail = format!("another pool named {} is here already", label.pool_name);
             return Err(Problem::new("exists", detail).hint(format!("plimsoll pool export {}", label.pool_name)));
         }
-        let pool = self.open_whole(label.pool, &paths, found).await?;
+        let pool = self.open_whole(label.pool, &paths, found, truncated).await?;
         self.adopt(pool).await?;
         tracing::info!(pool = label.pool_name, "pool imported");
         self.pool_view(&label.pool_name)
@@ -51,6 +53,7 @@ impl Node {
     /// By what is wrong with a path.
     pub async fn plan_import_pool(&self, request: ImportPool) -> Answer<Plan> {
         let _turn = self.turn().await?;
+        force_of(&request.force, &["truncated"])?;
         if let Some(name) = &request.name {
             return Ok(Plan::of([format!("open pool {} again", self.pool_name(name)?)]));
         }
@@ -66,7 +69,7 @@ impl Node {
         Ok(Plan::of([format!("open pool {} (UUID {}) on {there} of {all} devices", label.pool_name, label.pool)]))
     }
 
-    async fn retry(&self, name: &str, paths: &[String]) -> Answer<PoolView> {
+    async fn retry(&self, name: &str, paths: &[String], truncated: bool) -> Answer<PoolView> {
         let name = self.pool_name(name)?;
         let takes_writes = match self.0.pools.borrow().get(&name) {
             Some(Slot::Open(pool)) => Some(pool.read_only().is_none()),
@@ -82,7 +85,7 @@ impl Node {
             // It cannot be closed cleanly. What made it read-only may be mended, and a start recovers it.
             let _ = self.take_out(&name).await;
         }
-        match self.open_known(&record, paths).await {
+        match self.open_known(&record, paths, truncated).await {
             Ok(()) => self.pool_view(&name),
             Err(problem) => {
                 self.tell_not_served(&name, record.uuid, &problem).await;

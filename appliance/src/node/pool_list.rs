@@ -32,6 +32,7 @@ impl Node {
                 let info = pool.info();
                 Ok(PoolView {
                     growth: self.growth_view(info.uuid),
+                    last_check: self.last_check(info.uuid),
                     available_below_bytes: self.available_below(&info).map(|(bytes, _)| bytes),
                     ..online(pool, self.machine().now())
                 })
@@ -126,6 +127,7 @@ fn online(pool: &Pool<Handle>, now: Duration) -> PoolView {
         survey: surveyed.map(|surveyed| reclaimable::view(&surveyed.total, now)),
         uuid: info.uuid.to_string(),
         name: info.name,
+        last_check: None,
         growth: None,
     }
 }
@@ -188,6 +190,7 @@ fn unavailable(name: &str, record: Option<&PoolRecord>, reason: &Problem) -> Poo
         recovery: None,
         counters: None,
         survey: None,
+        last_check: None,
         growth: None,
     }
 }

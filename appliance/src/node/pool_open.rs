@@ -18,7 +18,7 @@ impl Node {
         let _turn = self.0.changes.lock().await;
         let known = self.0.state.borrow().pools.clone();
         for record in known {
-            if let Err(problem) = self.open_known(&record, &[]).await {
+            if let Err(problem) = self.open_known(&record, &[], false).await {
                 tracing::error!(pool = record.name, reason = problem.detail, "the pool is unavailable");
                 self.tell_not_served(&record.name, record.uuid, &problem).await;
                 self.0.pools.borrow_mut().insert(record.name, Slot::Unavailable(problem));
@@ -27,7 +27,7 @@ impl Node {
     }
 
     /// Opens one known pool, looking at `paths` first.
-    pub(super) async fn open_known(&self, record: &PoolRecord, paths: &[String]) -> Answer<()> {
+    pub(super) async fn open_known(&self, record: &PoolRecord, paths: &[String], truncated: bool) -> Answer<()> {
         let mut all = paths.to_vec();
         all.extend(record.devices.iter().map(|device| device.path.clone()).filter(|path| !paths.contains(path)));
         let found = self.find_devices(Some(record.uuid), &all, record.devices.len()).await;
@@ -35,7 +35,7 @@ impl Node {
             return Err(missing(&record.name, &found, record.devices.len()));
         }
         let failed: String = found.failed.iter().map(|problem| format!("; {}", problem.detail)).collect();
-        let opened = self.open_whole(record.uuid, &all, found).await;
+        let opened = self.open_whole(record.uuid, &all, found, truncated).await;
         let pool = opened.map_err(|error| match error {
             Error::DeviceMissing { device, .. } => {
                 let is_known = record.devices.iter().any(|known| known.uuid == device);
@@ -50,25 +50,26 @@ impl Node {
     }
 
     /// Opens a pool on devices that were found at `paths`; where the pool itself knows of more than the labels at hand do, and than is
-    /// remembered, these are looked for everywhere.
+    /// remembered, these are looked for everywhere. `truncated`: even if the end of a device is gone.
     pub(super) async fn open_whole(
         &self,
         pool: Uuid,
         paths: &[String],
         found: Found,
+        truncated: bool,
     ) -> plimsoll_engine::Result<Pool<Handle>> {
-        match self.open_found(found).await {
+        match self.open_found(found, truncated).await {
             Err(Error::DeviceMissing { .. }) => {
                 let found = self.find_devices(Some(pool), paths, usize::MAX).await;
-                self.open_found(found).await
+                self.open_found(found, truncated).await
             }
             opened => opened,
         }
     }
 
     /// Opens a pool on devices that were found. The engine names what is missing.
-    async fn open_found(&self, found: Found) -> plimsoll_engine::Result<Pool<Handle>> {
-        let options = OpenPool { inspect: false, cache_bytes: self.0.cache_bytes };
+    async fn open_found(&self, found: Found, truncated: bool) -> plimsoll_engine::Result<Pool<Handle>> {
+        let options = OpenPool { inspect: false, cache_bytes: self.0.cache_bytes, accept_lost_ends: truncated };
         let pool = Pool::open(self.machine(), options, found.devices.into_values().collect()).await?;
         let info = pool.info();
         for warning in &info.recovery.warnings {

@@ -223,7 +223,7 @@ fn check_pace(rate: u64) -> Answer<()> {
     }
     let (rate, unit, most) = (iec(rate), iec(RATE_UNIT_BYTES), iec(RATE_BYTES_MAX));
     let detail = format!(
-        "{rate} a second cannot be the pace of a reclaim: whole MiB from {unit} to {most} can, and 0, no limit"
+        "{rate} a second cannot be the pace of a reclaim: whole MiB from {unit} to {most} can, and none, no limit"
     );
     Err(Problem::new("invalid-argument", detail).hint("say --rate 200M"))
 }

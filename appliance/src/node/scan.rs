@@ -42,6 +42,15 @@ impl Found {
 }
 
 impl Node {
+    /// The name of the pool that the device at `path` belongs to; `None` when it cannot be read, or belongs to none.
+    pub async fn pool_label_at(&self, path: &str) -> Option<String> {
+        if let Some(known) = self.pool_on(path) {
+            return Some(known);
+        }
+        let opened = self.open_labelled(path, Purpose::Look).await;
+        opened.ok().and_then(|(_, label)| label).map(|label| label.pool_name)
+    }
+
     /// Devices of the pool with the UUID `pool`, or of the pool on the first of `paths` when that is not known. Searches
     /// until there are `at_least` so many, and as many as a label knows of.
     pub(super) async fn find_devices(&self, pool: Option<Uuid>, paths: &[String], at_least: usize) -> Found {

@@ -31,6 +31,8 @@ impl Node {
     /// `invalid-name`, `invalid-argument`, `limit-exceeded` for a quota below what is reserved for its vdisks, `not-found`, `unavailable`,
     /// `state-no-space` and `state-not-kept` when it cannot be kept.
     pub async fn set_tenant(&self, pool: &str, tenant: &str, request: SetTenant) -> Answer<TenantView> {
+        // One after the other: each puts back what it could not keep.
+        let _turn = self.turn().await?;
         let pool = self.pool(pool)?;
         let mut levels = checked(&pool, tenant, &request)?;
         let uuid = pool.info().uuid;
@@ -40,7 +42,14 @@ impl Node {
         {
             levels = Some(Levels::Default);
         }
-        self.remember(|state| {
+        // A lower quota is in force before it is remembered: what is reserved meanwhile must be within it.
+        let before = view_of(&pool, tenant).and_then(|known| known.quota_bytes);
+        let quota = request.quota_bytes.map(|bytes| (bytes > 0).then_some(bytes));
+        let lower = quota.filter(|quota| quota.unwrap_or(u64::MAX) < before.unwrap_or(u64::MAX));
+        if let Some(lower) = lower {
+            pool.set_tenant_quota(tenant, lower);
+        }
+        let kept = self.remember(|state| {
             let known = state.tenants.iter().position(|known| known.pool == uuid && known.tenant == tenant);
             let fresh = TenantRecord { pool: uuid, tenant: tenant.to_owned(), quota_bytes: 0, thresholds: None };
             let mut record = known.map_or(fresh, |at| state.tenants.remove(at));
@@ -51,10 +60,15 @@ impl Node {
             if record.quota_bytes > 0 || record.thresholds.is_some() {
                 state.tenants.push(record);
             }
-        })
-        .await?;
-        if let Some(bytes) = request.quota_bytes {
-            pool.set_tenant_quota(tenant, (bytes > 0).then_some(bytes));
+        });
+        if let Err(problem) = kept.await {
+            if lower.is_some() {
+                pool.set_tenant_quota(tenant, before);
+            }
+            return Err(problem);
+        }
+        if let Some(quota) = quota {
+            pool.set_tenant_quota(tenant, quota);
         }
         if let Some(levels) = levels {
             pool.set_tenant_levels(tenant, levels)?;

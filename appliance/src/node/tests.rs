@@ -1,5 +1,6 @@
 //! The node against real files: changes that come at once, and what it says of itself.
 
+mod audit;
 mod decided;
 pub(super) mod failing;
 mod growth;
@@ -25,6 +26,9 @@ const MIB: u64 = 1 << 20;
 /// A node in a folder of its own, closed at the end.
 fn with_node<F: Future<Output = ()>>(work: impl FnOnce(Node, PathBuf) -> F) {
     let dir = tempfile::tempdir().unwrap();
+    // Events are read on its threads.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _inside = runtime.enter();
     let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
     let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
     reactor.block_on(async {
@@ -83,6 +87,32 @@ fn changes_of_a_vdisk_that_come_at_once_are_all_in_force() {
         let (first, second) = both.await;
         let codes = [code(first), code(second)];
         assert!(codes.contains(&None) && codes.contains(&Some("version-mismatch".to_owned())), "{codes:?}");
+    });
+}
+
+#[test]
+fn of_a_quota_and_a_reservation_that_contradict_each_other_one_is_refused_when_they_come_at_once() {
+    with_node(|node, dir| async move {
+        let a = tank(&node, &dir).await;
+        let quota = SetTenant { quota_bytes: Some(4 * MIB), ..SetTenant::default() };
+        let reserve = set(VdiskPolicyChange {
+            tenant: Some("acme".into()),
+            reservation_bytes: Some(8 * MIB),
+            ..VdiskPolicyChange::default()
+        });
+        let both =
+            join(node.set_tenant("tank", "acme", quota.clone()), node.set_vdisk(&a, reserve.clone(), None)).await;
+        let codes = [code(both.0), code(both.1)];
+        assert_eq!(codes.iter().filter(|code| code.is_none()).count(), 1, "{codes:?}");
+        assert!(codes.contains(&Some("limit-exceeded".to_owned())), "{codes:?}");
+        // What cannot be kept is not in force either.
+        let none = set(VdiskPolicyChange { reservation_bytes: Some(0), ..VdiskPolicyChange::default() });
+        node.set_vdisk(&a, none, None).await.unwrap();
+        node.set_tenant("tank", "acme", SetTenant { quota_bytes: Some(0), ..SetTenant::default() }).await.unwrap();
+        kept::take_room(&dir);
+        assert_eq!(code(node.set_tenant("tank", "acme", quota).await).as_deref(), Some("state-no-space"));
+        kept::make_room(&dir);
+        node.set_vdisk(&a, reserve, None).await.unwrap();
     });
 }
 

@@ -4,12 +4,13 @@ use plimsoll_engine::{Pool, VdiskInfo};
 use plimsoll_hardware::Handle;
 
 use super::Node;
+use super::exports::connected;
 use super::jobs::view;
 use super::pool_create::force_of;
 use super::vdisk_set::check_version;
 use crate::model::{JobView, Plan};
 use crate::name::VdiskName;
-use crate::problem::{Answer, Problem};
+use crate::problem::Answer;
 use crate::units::iec;
 
 impl Node {
@@ -62,7 +63,7 @@ impl Node {
         check_version(&self.vdisk_view(&pool.info().name, &info), version.as_deref())?;
         let clients = self.clients_of(&full);
         if clients > 0 && !force.contains(&"in-use") {
-            return Err(Problem::new("in-use", format!("{clients} clients are connected to vdisk {full}"))
+            return Err(connected(clients, &format!("vdisk {full}"))
                 .hint(format!("disconnect them; or plimsoll vdisk delete {full} --force=in-use")));
         }
         Ok((pool, info))

@@ -86,6 +86,7 @@ fn view(pool: &str, info: &engine::VdiskInfo, now: Duration, clients: u64) -> Vd
         reclaimable_bytes: found.map(|found| found.bytes()),
         regulation_bytes: division.regulation_bytes,
         effective_bytes: division.effective_bytes,
+        available_bytes: division.effective_bytes.saturating_sub(info.backed_bytes),
         reservation_bytes: info.policy.reservation,
         quota_bytes: info.policy.quota,
         reserved_bytes: info.reserved_bytes,

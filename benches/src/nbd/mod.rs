@@ -35,8 +35,8 @@ const NEEDED: [(&str, &str); 4] = [
     ("qemu-img", "qemu-utils"),
 ];
 
-/// Measures every job on each file system.
-pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Box<dyn Error>> {
+/// Refuses when something is missing that [`measure`] needs.
+pub(crate) fn check(options: &Options) -> Result<(), Box<dyn Error>> {
     let missing: Vec<String> = NEEDED
         .iter()
         .filter(|(program, _)| !is_installed(program))
@@ -49,6 +49,11 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Box<
         let path = options.plimsoll.display();
         return Err(format!("{path} is not there; build it (cargo build --release) or say --plimsoll PATH").into());
     }
+    Ok(())
+}
+
+/// Measures every job on each file system.
+pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Box<dyn Error>> {
     for (place, directory) in options.places() {
         let plimsoll = Server::plimsoll(&options.plimsoll, &directory, options.bytes())?;
         let raw = Server::qemu(&directory, "raw", options.bytes())?;

@@ -38,7 +38,7 @@ pub(crate) use record::{
     DROPPED_RECORD_BYTES, FILL_RECORD_BYTES, MAP_RECORD_BYTES, MOVE_RECORD_BYTES, Record, remap_record_bytes,
 };
 pub(crate) use reference::{PageRef, PageType, Payload};
-pub(crate) use root::{DeviceSlot, JournalStart, RootPage, Standing};
+pub(crate) use root::{DeviceSlot, JournalStart, RATE_UNLIMITED, RootPage, Standing};
 pub(crate) use table::{TABLE_ENTRIES, TablePage};
 pub(crate) use tail::{HALF_HEADER_BYTES, TAIL_HEADER_BYTES, TailHeader, load_half};
 pub(crate) use units::{Blocks, ExtentId, PageAddr, PatternId, VdiskId, VirtualExtent};

@@ -46,6 +46,9 @@ pub(crate) enum Standing {
     Hole,
 }
 
+/// Of a device that is evacuated as fast as it goes, in KiB a second.
+pub(crate) const RATE_UNLIMITED: u32 = u32::MAX;
+
 /// One device in the root's table, or a further stretch of one that grew (the same device again).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DeviceSlot {
@@ -55,7 +58,7 @@ pub(crate) struct DeviceSlot {
     pub(crate) extents: u64,
     pub(crate) extent_base: u64,
     pub(crate) standing: Standing,
-    /// KiB a second at which it is evacuated, 0 as fast as it goes.
+    /// KiB a second at which it is evacuated: [`RATE_UNLIMITED`], or 0 where nobody has said.
     pub(crate) rate_kib: u32,
 }
 

@@ -120,6 +120,14 @@ impl<D: Device> Disk<D> {
         result
     }
 
+    /// What was read at `offset` is not what was written there.
+    #[cold]
+    pub(crate) fn misread(&self, offset: u64) {
+        let path = self.device.geometry().path.clone();
+        let reason = "a metadata page there is not what was written".to_owned();
+        self.trouble.note(&path, &IoError::Failed { path: path.clone(), operation: "read", offset, reason });
+    }
+
     /// Has what it is on keep space for a range.
     pub(crate) async fn allocate(&self, offset: u64, length: u64) -> Result<(), IoError> {
         self.noted(self.device.allocate(offset, length).await)

@@ -113,7 +113,13 @@ impl<M: Machine> Media<M> {
         for _ in 0..READ_ATTEMPTS {
             let buffer = self.buffers().alloc(PAGE_BYTES).await;
             if let Ok(page) = drive.read(at.page() * PAGE_BYTES as u64, buffer).await {
-                return if reference.verifies(kind, &page) { Copy::Good(page) } else { Copy::Bad };
+                if reference.verifies(kind, &page) {
+                    return Copy::Good(page);
+                }
+                if !self.pages.passing.get() {
+                    drive.misread(at.page() * PAGE_BYTES as u64);
+                }
+                return Copy::Bad;
             }
         }
         Copy::Unread

@@ -19,8 +19,8 @@ use plimsoll_hardware::{IoError, Machine};
 
 use crate::error::{Error, Result};
 use crate::format::{
-    Entry, ExtentId, Group, Leaf, PAGE_BYTES, PageAddr, PageRef, PatternPage, Payload, PoolPolicy, Record, RootPage,
-    TablePage, TreeRoot, VdiskId,
+    Entry, ExtentId, Group, Leaf, PAGE_BYTES, PageAddr, PageRef, PageType, PatternPage, Payload, PoolPolicy, Record,
+    RootPage, TablePage, TreeRoot, VdiskId,
 };
 use crate::journal::JournalFailed;
 use crate::space::{NoMetaSpace, Space};
@@ -243,7 +243,11 @@ impl<M: Machine> Store<M> {
                 return Ok(root);
             }
             let mut tree = tree.borrow_mut();
-            for node in tree.pages().into_iter().filter(|page| without_room.contains(&page.reference)) {
+            for node in tree
+                .pages()
+                .into_iter()
+                .filter(|page| page.kind == PageType::Node && without_room.contains(&page.reference))
+            {
                 tree.soil(node.first, node.level());
             }
         }

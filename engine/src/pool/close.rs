@@ -28,7 +28,8 @@ impl<M: Machine> Pool<M> {
         store.space.filling.reached.notify();
         store.space.scarce.reached.notify();
         store.surveys.asked.notify();
-        while store.checkpoint.running.get() || store.promised.get() > 0 {
+        // A check that looks at the last checkpoint's pages must not find others there.
+        while store.checkpoint.running.get() || store.checkpoint.pins.get() > 0 || store.promised.get() > 0 {
             store.checkpoint.done.changed().await;
         }
         while store.space.epochs.wait().await {}

@@ -11,14 +11,15 @@ use uuid::Uuid;
 use super::add_device::Growing;
 use super::{JobInfo, Pool};
 use crate::error::{Error, Result};
-use crate::format::Standing;
+use crate::format::{RATE_UNLIMITED, Standing};
 use crate::media::{Disk, Drive};
 use crate::vdisk::Store;
 
 /// How a device is emptied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Evacuate {
-    /// Bytes of data moved in a second at most, in whole KiB; `None` and 0 are as fast as it goes.
+    /// Bytes of data moved in a second at most, in whole KiB; 0 is as fast as it goes. `None` leaves the pace as it is; what begins goes at
+    /// 256 MiB a second then, and faster while writes wait for space.
     pub rate: Option<u64>,
 }
 
@@ -180,7 +181,7 @@ impl<M: Machine> Pool<M> {
         let _growing = Growing::begin(store)?;
         let member = store.member(device)?;
         let before = (member.standing(), member.drives[0].slot().rate_kib);
-        let rate_kib = rate_kib(how);
+        let rate_kib = how.rate.map_or(before.1, kib);
         let leaving = Standing::Leaving { remove };
         match member.standing() {
             Standing::InUse => {
@@ -222,7 +223,9 @@ impl<M: Machine> Pool<M> {
         if member.standing() == Standing::InUse {
             return Err(Error::Busy { object: member.path(), reason: "it is not being evacuated".into() });
         }
-        member.drives.iter().for_each(|drive| drive.change(|slot| slot.rate_kib = rate_kib(how)));
+        if let Some(rate) = how.rate {
+            member.drives.iter().for_each(|drive| drive.change(|slot| slot.rate_kib = kib(rate)));
+        }
         store.unless_starved(store.after_checkpoint()).await
     }
 
@@ -256,6 +259,10 @@ impl<M: Machine> Store<M> {
     }
 }
 
-fn rate_kib(how: Evacuate) -> u32 {
-    how.rate.filter(|&rate| rate > 0).map_or(0, |rate| u32::try_from(rate / 1024).unwrap_or(u32::MAX).max(1))
+/// A pace in KiB a second as the root has it.
+fn kib(rate: u64) -> u32 {
+    match rate {
+        0 => RATE_UNLIMITED,
+        rate => u32::try_from(rate.div_ceil(1024)).unwrap_or(RATE_UNLIMITED),
+    }
 }

@@ -79,5 +79,6 @@ impl<M: Machine> Drop for Pin<M> {
     fn drop(&mut self) {
         self.store.checkpoint.pins.set(self.store.checkpoint.pins.get() - 1);
         self.store.checkpoint.request.notify();
+        self.store.checkpoint.done.notify();
     }
 }

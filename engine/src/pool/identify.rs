@@ -62,8 +62,8 @@ pub(super) async fn read_label<M: Machine>(machine: &M, device: &M::Device) -> R
             Ok(page) => match LabelPage::decode(&page) {
                 Ok(label) if label.size > size => {
                     let reason = format!(
-                        "the label says {} bytes and the device has {size}: it was truncated, or copied in part; restore its full \
-                         size",
+                        "the label says {} bytes and the device has {size}: it was truncated, or copied in part; \
+                         restore all of it from a copy: made long again it would have zeros where its data was",
                         label.size
                     );
                     return Err(Error::NotAPool { path, reason });

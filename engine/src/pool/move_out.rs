@@ -15,7 +15,7 @@ use super::add_device::Growing;
 use super::evacuate::Member;
 use super::{Job, JobInfo, JobState};
 use crate::error::{Error, Result};
-use crate::format::{ExtentId, GROUP_EXTENTS, LEAF_WORDS, Payload, Standing, VirtualExtent};
+use crate::format::{ExtentId, GROUP_EXTENTS, LEAF_WORDS, Payload, RATE_UNLIMITED, Standing, VirtualExtent};
 use crate::tree::{Found, PageSeen, Tree};
 use crate::vdisk::{Relocated, Store, VdiskCore};
 
@@ -82,6 +82,10 @@ impl<M: Machine> Store<M> {
 
 /// What the job is called.
 const KIND: &str = "device-evacuate";
+/// Bytes a second that are moved when nobody says how many: 512 MiB read and written leave guests most of an NVMe device.
+const RATE_DEFAULT: u64 = 256 << 20;
+/// So much that timers come late is made good.
+const LATE_MAX: Duration = Duration::from_millis(10);
 
 impl<M: Machine> MoveOut<M> {
     /// `false`: the pool is closing.
@@ -297,11 +301,22 @@ impl<M: Machine> MoveOut<M> {
         self.job.progress(pass.before + pass.moved * self.store.media.extent_bytes);
     }
 
+    /// Bytes a second that may be moved now; 0 is as many as the devices can.
+    fn rate(&self) -> u64 {
+        match self.member.drives[0].slot().rate_kib {
+            RATE_UNLIMITED => 0,
+            // Writes that wait for space may be waiting for this.
+            0 if self.store.holds.is_short_of_pool() => 0,
+            0 => RATE_DEFAULT,
+            rate => u64::from(rate) * 1024,
+        }
+    }
+
     /// Waits until an extent more may be moved. The rate may change meanwhile.
     async fn pay(&self) {
         let machine = &self.store.media.machine;
         loop {
-            let rate = u64::from(self.member.drives[0].slot().rate_kib) * 1024;
+            let rate = self.rate();
             let now = machine.now();
             if self.pace.replace(rate) != rate {
                 // What the former pace would still have waited for is nobody's wish any more.
@@ -309,7 +324,7 @@ impl<M: Machine> MoveOut<M> {
             }
             if rate == 0 || self.next.get() <= now || !self.goes_on() {
                 let cost = (self.store.media.extent_bytes * 1_000_000_000).checked_div(rate).unwrap_or(0);
-                self.next.set(self.next.get().max(now) + Duration::from_nanos(cost));
+                self.next.set(self.next.get().max(now.saturating_sub(LATE_MAX)) + Duration::from_nanos(cost));
                 return;
             }
             machine.sleep((self.next.get() - now).min(REST_MAX)).await;

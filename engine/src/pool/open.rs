@@ -7,12 +7,13 @@ use std::rc::Rc;
 use futures_util::future::select;
 use plimsoll_hardware::{Device, IoError, Machine};
 
-use super::identify::{check_features, read_label};
+use super::identify::{check_features, read_label, read_page};
+use super::layout::label_places;
 use super::recover::Recovered;
 use super::warning::Warning;
 use super::{Pool, RecoveryInfo, roots};
 use crate::error::{Error, Result};
-use crate::format::{EntryState, JournalStart, LabelPage, Record, RootPage, TABLE_ENTRIES, VdiskId};
+use crate::format::{EntryState, JournalStart, LabelPage, PAGE_BYTES, Record, RootPage, TABLE_ENTRIES, VdiskId};
 use crate::journal::{Journal, Tail};
 use crate::mapping::{Cache, Patterns};
 use crate::media::{Disk, Drive, Media};
@@ -34,6 +35,8 @@ pub struct OpenPool {
     pub inspect: bool,
     /// Memory for the mapping in bytes; `None` is 1 GiB.
     pub cache_bytes: Option<u64>,
+    /// Open it though the end of a device is gone: what was stored there reads as zeros, or is lost.
+    pub accept_lost_ends: bool,
 }
 
 /// The devices of a pool in order, and what they say.
@@ -44,6 +47,8 @@ pub(super) struct Members<D> {
     pub(super) devices: Vec<Option<D>>,
     pub(super) read_only: Option<String>,
     pub(super) heal: Healing,
+    /// What was accepted.
+    pub(super) warnings: Vec<Warning>,
 }
 
 /// What the ends of the devices lack.
@@ -58,10 +63,10 @@ impl<M: Machine> Pool<M> {
     /// Opens the pool that `devices` are; all of them, in any order.
     ///
     /// # Errors
-    /// `NotAPool`, `DeviceMissing`, `UnsupportedFeature`, `Device`, `Damaged` when the vdisk table cannot be read in part: no;
+    /// `NotAPool`, `EndLost`, `DeviceMissing`, `UnsupportedFeature`, `Device`, `Damaged` when the vdisk table cannot be read in part: no;
     /// damage of metadata costs what it covers and is reported by [`Pool::check`], but without any root nothing opens.
     pub async fn open(machine: &M, options: OpenPool, devices: Vec<M::Device>) -> Result<Self> {
-        let found = find(machine, devices).await?;
+        let found = find(machine, devices, options.inspect || options.accept_lost_ends).await?;
         let media = Rc::new(Media::new(machine.clone(), found.label.extent_bytes));
         let frozen = options.inspect || found.read_only.is_some();
         media.pages.inspect.set(frozen);
@@ -87,7 +92,8 @@ impl<M: Machine> Pool<M> {
         let root = &found.root;
         let clean = root.clean && recovered.batches.iter().all(|batch| batch.header.life == root.life);
         let mut info = RecoveryInfo { clean, ..RecoveryInfo::default() };
-        let mut warnings = store.read_table().await;
+        let mut warnings = found.warnings;
+        warnings.extend(store.read_table().await);
         store.read_groups().await;
         store.patterns.read(&store.media).await;
         warnings.extend(store.recover(recovered, tail, found.heal, &mut info).await?);
@@ -175,8 +181,8 @@ fn assemble<M: Machine>(
     store
 }
 
-/// Sorts devices into the places of their pool and reads its newest root.
-async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Members<M::Device>> {
+/// Sorts devices into the places of their pool and reads its newest root; `without_ends`: even if the end of one is gone.
+async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>, without_ends: bool) -> Result<Members<M::Device>> {
     let mut labelled = Vec::with_capacity(devices.len());
     let mut gone = None;
     for device in devices {
@@ -228,7 +234,16 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Member
         }
     }
     let mut heal = Healing { root: found.incomplete, labels: Vec::new() };
-    for (label, _) in &labelled {
+    let mut warnings = Vec::new();
+    for (label, device) in &labelled {
+        let is_settled = root.devices.iter().any(|slot| slot.device == label.device && slot.size == label.size);
+        if is_settled && is_end_lost(machine, device, label.size).await? {
+            let path = device.geometry().path.clone();
+            if !without_ends {
+                return Err(Error::EndLost { path, pool: label.name.clone() });
+            }
+            warnings.push(Warning::EndLost(path));
+        }
         if let Some(slot) = root.devices.iter().find(|slot| slot.device == label.device && slot.size != label.size) {
             heal.labels.push(LabelPage { size: slot.size, ..label.clone() });
         }
@@ -247,7 +262,21 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>) -> Result<Member
         ordered.push(Some(labelled.swap_remove(position).1));
     }
     // The first label's rings are everybody's; a device that was added later carries a copy of them.
-    Ok(Members { label, root, devices: ordered, read_only, heal })
+    Ok(Members { label, root, devices: ordered, read_only, heal, warnings })
+}
+
+/// Whether zeros are where a device has its label and both roots at its end. They are written before a root names the device, or that
+/// end of it, so no crash leaves none of them.
+async fn is_end_lost<M: Machine>(machine: &M, device: &M::Device, size: u64) -> Result<bool> {
+    let end = label_places(size)[1];
+    for page in 0..3 {
+        match read_page(machine, device, end + page * PAGE_BYTES as u64).await {
+            Ok(page) if page.iter().all(|byte| *byte == 0) => {}
+            Err(gone @ IoError::Gone { .. }) => return Err(Error::Device(gone)),
+            Ok(_) | Err(_) => return Ok(false),
+        }
+    }
+    Ok(true)
 }
 
 /// A device went away, with whatever it had not flushed: what is in crash memory must not be believed when it comes back.
@@ -277,7 +306,7 @@ impl<M: Machine> Store<M> {
     pub(super) async fn second_view(&self, write_nothing: bool) -> Rc<Store<M>> {
         let root = self.root.borrow().clone();
         let identity = Identity { name: self.identity.name.clone(), ..self.identity };
-        let options = OpenPool { inspect: write_nothing, cache_bytes: Some(1 << 20) };
+        let options = OpenPool { inspect: write_nothing, cache_bytes: Some(1 << 20), ..OpenPool::default() };
         let media = if write_nothing { Rc::new(self.media.view()) } else { self.media.clone() };
         let view = assemble(media, identity, &root, root.journal, 0, &options);
         view.read_table().await;

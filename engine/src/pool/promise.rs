@@ -9,7 +9,7 @@ use crate::vdisk::{Store, VdiskCore};
 
 impl<M: Machine> Store<M> {
     /// What an entry promises.
-    fn terms(&self, entry: &Entry) -> Terms {
+    pub(super) fn terms(&self, entry: &Entry) -> Terms {
         let extent_bytes = self.media.extent_bytes;
         if entry.state == EntryState::Deleting {
             return Terms { extent_bytes, ..Terms::default() };
@@ -37,7 +37,7 @@ impl<M: Machine> Store<M> {
         let vdisks: Vec<_> = self.vdisks.borrow().values().cloned().collect();
         vdisks.iter().for_each(|vdisk| self.put_in_force(vdisk));
         let accounts = vdisks.iter().map(|vdisk| &*vdisk.mapping.account);
-        self.space.ledger.recount(accounts, &mut Figure::correct);
+        self.space.ledger.recount(accounts, u64::MAX, &mut Figure::correct);
         self.space.ledger.eased.notify();
     }
 
@@ -135,7 +135,8 @@ impl<M: Machine> Store<M> {
         Err(Error::LimitExceeded {
             what: what.to_owned(),
             limit: format!(
-                "the limit of pool {pool}, {limit}: of its {}, less what metadata takes, it may promise {} and has promised {}",
+                "the limit of pool {pool}, {limit}: of its {}, less what metadata takes, it may promise {}, and {} of \
+                 that are promised to others",
                 iec(physical),
                 iec(allowed),
                 iec(promised)

@@ -76,6 +76,7 @@ impl<M: Machine> Store<M> {
                 }
                 // Closing: the next start goes on.
                 Ok(false) | Err(Error::Closing(_)) => JobState::Running,
+                Err(_) if store.still_there(&vdisk).is_err() => JobState::Cancelled,
                 Err(error) => JobState::Failed(error.to_string()),
             });
             reclaim.stirred.notify();
@@ -90,7 +91,7 @@ impl<M: Machine> Store<M> {
         }
         let Some(reclaim) = self.reclaims.borrow_mut().remove(&vdisk.id) else { return };
         if reclaim.paused.get() && !reclaim.running.get() {
-            reclaim.job.end(JobState::Failed("its vdisk was deleted".to_owned()));
+            reclaim.job.end(JobState::Cancelled);
         }
         reclaim.stirred.notify();
     }

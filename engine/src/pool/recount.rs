@@ -10,7 +10,11 @@ impl<M: Machine> Store<M> {
     /// between two `await`s they are right whatever is under way. `all_read`: see [`crate::space::Space::recount`].
     pub(super) fn recount(&self, all_read: bool, see: &mut See<'_>) {
         let vdisks: Vec<_> = self.vdisks.borrow().values().cloned().collect();
-        self.space.ledger.recount(vdisks.iter().map(|vdisk| &*vdisk.mapping.account), see);
+        for vdisk in &vdisks {
+            let (entry, name) = (vdisk.entry.borrow(), format!("{}/{}", self.identity.name, vdisk.name()));
+            vdisk.mapping.account.compare(&name, &self.terms(&entry), see);
+        }
+        self.space.ledger.recount(vdisks.iter().map(|vdisk| &*vdisk.mapping.account), self.space.held(), see);
         self.space.recount(self.holds.granted(), all_read, see);
         self.holds.recount(see);
         let held = self.holds.by_vdisk();

@@ -226,7 +226,8 @@ fn prepared() -> SimWorld {
 
 /// Opens with the leaves and groups in memory that are sound.
 async fn open(m: &SimMachine, inspect: bool) -> Pool<SimMachine> {
-    let pool = Pool::open(m, OpenPool { inspect, cache_bytes: None }, vec![m.open(0)]).await.expect("the pool opens");
+    let pool =
+        Pool::open(m, OpenPool { inspect, ..OpenPool::default() }, vec![m.open(0)]).await.expect("the pool opens");
     let vdisks: Vec<_> = pool.store.vdisks.borrow().values().cloned().collect();
     for vdisk in vdisks {
         // One that is lost is found by the check.

@@ -7,6 +7,8 @@ use crate::format::TABLE_ENTRIES;
 /// What could not be read. The words are for people; programs look at the variant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Warning {
+    /// The end of a device is gone, and zeros are there.
+    EndLost(String),
     /// Both copies of a page of the vdisk table are bad.
     TablePageLost(u64),
     /// Of so many pages no copy was good, and one could not be read.
@@ -27,6 +29,11 @@ impl Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Warning::EndLost(path) => write!(
+                f,
+                "the end of {path} is gone: what vdisks stored there reads as zeros; compare them with a backup, and do not reclaim \
+                 them before that"
+            ),
             Warning::TablePageLost(page) => {
                 let first = page * TABLE_ENTRIES as u64;
                 let last = first + TABLE_ENTRIES as u64 - 1;

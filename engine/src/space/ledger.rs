@@ -167,6 +167,22 @@ impl Account {
         self.designated.get()
     }
 
+    /// Shows what it goes by, where that is not what its vdisk's entry says.
+    pub(crate) fn compare(&self, name: &str, terms: &Terms, see: &mut See<'_>) {
+        let quota = terms.quota.unwrap_or(u64::MAX);
+        let figures = [
+            ("extents reserved for", &self.reservation, terms.reservation),
+            ("extents of metadata reserved for", &self.reserved_meta, meta_behind(terms)),
+            ("extents of the quota of", &self.quota, quota),
+            ("bytes promised by", &self.designated, terms.designated),
+        ];
+        for (what, kept, counted) in figures {
+            if kept.get() != counted {
+                Figure::show(see, format!("{what} {name}"), kept, counted);
+            }
+        }
+    }
+
     pub(crate) fn tenant(&self) -> Option<Rc<Tenant>> {
         self.tenant.borrow().clone()
     }
@@ -343,12 +359,13 @@ impl Ledger {
         self.designated.get()
     }
 
-    /// Shows the sums, beside those of all accounts.
-    pub(crate) fn recount<'a>(&self, accounts: impl Iterator<Item = &'a Account>, see: &mut See<'_>) {
-        let (mut unfilled, mut reserved, mut designated, mut in_use) = (0, 0, 0, 0);
+    /// Shows the sums, beside those of all accounts. `taken`: extents that are taken for writes and metadata, and granted.
+    pub(crate) fn recount<'a>(&self, accounts: impl Iterator<Item = &'a Account>, taken: u64, see: &mut See<'_>) {
+        let (mut unfilled, mut reserved, mut designated, mut in_use, mut held) = (0, 0, 0, 0, 0);
         let mut of_tenants: BTreeMap<String, (u64, u64)> = BTreeMap::new();
         for account in accounts {
             in_use += account.in_use();
+            held += account.held.get();
             unfilled += account.withheld();
             reserved += account.reservation.get();
             designated += account.designated.get();
@@ -357,6 +374,8 @@ impl Ledger {
                 *sums = (sums.0 + account.in_use(), sums.1 + account.unfilled());
             }
         }
+        // A part of what is taken is metadata or moves. What an account has too much of it keeps until the pool is opened again.
+        Figure::shown(see, "extents that vdisks hold", held, held.min(taken));
         Figure::show(see, "extents that vdisks have or hold", &self.in_use, in_use);
         Figure::show(see, "extents kept for reservations and their metadata", &self.unfilled, unfilled);
         Figure::show(see, "extents reserved", &self.reserved, reserved);
@@ -411,5 +430,27 @@ impl Ledger {
     pub(super) fn freed_but_held(&self, account: &Account) {
         account.backed.set(account.backed.get() - 1);
         account.held.set(account.held.get() + 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_that_hold_more_than_was_taken_are_found() {
+        let (ledger, account) = (Ledger::default(), Account::new(VdiskId(1), 0));
+        ledger.took(&account);
+        let wrong = |taken| {
+            let mut wrong = Vec::new();
+            ledger.recount([&account].into_iter(), taken, &mut |figure| {
+                if !figure.is_right() {
+                    wrong.push(figure.to_string());
+                }
+            });
+            wrong
+        };
+        assert_eq!(wrong(1), [""; 0]);
+        assert_eq!(wrong(0), ["extents that vdisks hold: the pool says 1, there are 0: 1 too many"]);
     }
 }

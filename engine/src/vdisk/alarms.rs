@@ -40,6 +40,8 @@ pub(crate) struct Alarms {
     pub(super) read_only: Cell<bool>,
     /// Some vdisk may be exhausted.
     pub(crate) some_exhausted: Cell<bool>,
+    /// Held writes came to their bound, and that is not told yet.
+    pub(super) some_expired: Cell<bool>,
     /// What happened before anybody said what was told in earlier lives.
     early: RefCell<Vec<SpaceEvent>>,
     events: RefCell<VecDeque<SpaceEvent>>,
@@ -74,6 +76,8 @@ impl Alarms {
             let mut early = self.early.borrow_mut();
             if early.len() < EARLY_MAX {
                 early.push(event);
+            } else {
+                tracing::warn!(?event, "too much happened before anybody listened; this is not told");
             }
             return;
         }
@@ -442,6 +446,7 @@ async fn keep_watching<M: Machine>(store: Rc<Store<M>>) {
         }
         store.watch_tenants();
         store.watch_pool();
+        store.tell_expiries();
         let now = machine.now();
         if now >= next {
             // Freed extents whose record somebody else's flush made durable, or that were still read when it was.

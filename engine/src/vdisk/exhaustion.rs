@@ -84,7 +84,7 @@ impl<M: Machine> Store<M> {
             vdisk: vdisk.event_name(),
             needed_bytes: need.extents() * self.media.extent_bytes,
             cause: need.shortage.get(),
-            device: (need.shortage.get() == Shortage::DeviceFull).then(|| self.full_device_path()),
+            device: self.full_device(need.shortage.get()),
             held,
         });
     }
@@ -102,15 +102,11 @@ impl<M: Machine> Store<M> {
         }
     }
 
-    /// Looks at every vdisk that is exhausted: what is to be told, and which could write again if anybody still wanted to. Answers
-    /// whether some still are.
+    /// Looks at every vdisk that is exhausted: which could write again if anybody still wanted to. Answers whether some still are.
     pub(super) fn note_relieved(&self) -> bool {
         let is_exhausted = |vdisk: &&Rc<VdiskCore>| vdisk.exhausted.get().is_some();
         let vdisks: Vec<_> = self.vdisks.borrow().values().filter(is_exhausted).cloned().collect();
-        for vdisk in &vdisks {
-            self.tell_expired(vdisk);
-            self.note_end(vdisk);
-        }
+        vdisks.iter().for_each(|vdisk| self.note_end(vdisk));
         vdisks.iter().any(|vdisk| is_exhausted(&vdisk))
     }
 
@@ -146,12 +142,14 @@ impl<M: Machine> Store<M> {
         });
     }
 
-    /// A held write came to its bound. Told with those that do so at about the same time, and once in an episode.
+    /// A held write came to its bound. Told at once, with those that do so in the same instant, and once in an episode.
     pub(super) fn note_expired(&self, vdisk: &VdiskCore, need: &Need, held_for: Duration) {
         let (writes, bytes) = vdisk.episode.expired.get();
         vdisk.episode.expired.set((writes + 1, bytes + need.extents() * self.media.extent_bytes));
         if !vdisk.episode.told_expired.replace(true) {
             vdisk.episode.expiry.set(Some(held_for));
+            self.alarms.some_expired.set(true);
+            self.space.ledger.unrest.notify();
         }
     }
 
@@ -161,13 +159,31 @@ impl<M: Machine> Store<M> {
         vdisk.episode.expired.set((writes + 1, bytes + need.extents() * self.media.extent_bytes));
         if !vdisk.episode.overflown.replace(true) {
             let held_bytes = (vdisk.held.get().1, self.holds.figures().1);
-            self.alarms.raise(SpaceEvent::HoldOverflow { vdisk: vdisk.event_name(), held_bytes, bound_bytes });
+            let cause = need.shortage.get();
+            let (vdisk, device) = (vdisk.event_name(), self.full_device(cause));
+            self.alarms.raise(SpaceEvent::HoldOverflow { vdisk, held_bytes, bound_bytes, cause, device });
         }
+    }
+
+    /// Tells whose held writes came to their bound since this was last asked.
+    pub(super) fn tell_expiries(&self) {
+        if !self.alarms.some_expired.take() {
+            return;
+        }
+        let vdisks: Vec<_> =
+            self.vdisks.borrow().values().filter(|vdisk| vdisk.exhausted.get().is_some()).cloned().collect();
+        vdisks.iter().for_each(|vdisk| self.tell_expired(vdisk));
     }
 
     fn tell_expired(&self, vdisk: &VdiskCore) {
         let Some(held_for) = vdisk.episode.expiry.take() else { return };
         let (writes, needed_bytes) = vdisk.episode.expired.get();
-        self.alarms.raise(SpaceEvent::HoldExpired { vdisk: vdisk.event_name(), held_for, writes, needed_bytes });
+        let cause = vdisk.episode.cause.get().unwrap_or(Shortage::PoolFull);
+        let (vdisk, device) = (vdisk.event_name(), self.full_device(cause));
+        self.alarms.raise(SpaceEvent::HoldExpired { vdisk, held_for, writes, needed_bytes, cause, device });
+    }
+
+    fn full_device(&self, cause: Shortage) -> Option<String> {
+        (cause == Shortage::DeviceFull).then(|| self.full_device_path())
     }
 }

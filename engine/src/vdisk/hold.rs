@@ -91,6 +91,11 @@ impl HoldQueue {
         (self.waiters.borrow().len() as u64, self.bytes.get())
     }
 
+    /// Whether some of them wait for space that the pool has not got.
+    pub(crate) fn is_short_of_pool(&self) -> bool {
+        self.short_of_pool.get() > 0
+    }
+
     /// Extents that held writes may take and have not taken yet.
     pub(crate) fn granted(&self) -> u64 {
         let waiters: u64 = self.waiters.borrow().iter().filter_map(|waiter| waiter.granted.get()).sum();

@@ -1,7 +1,7 @@
 //! A device that becomes smaller under the pool, as a file that somebody truncates.
 use std::time::Duration;
 
-use crate::support::{assert_clean, create, filled, live, open, vdisk};
+use crate::support::{assert_clean, create, filled, live, vdisk};
 use plimsoll_engine::{AlarmState, Error, OpenPool, Pool, SpaceEvent};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimDiskSpec, SimMachine, SimWorld};
@@ -114,10 +114,21 @@ fn a_device_that_was_cut_off_is_told_and_not_made_long_again_whoever_notices_it(
                 assert!(said.contains("it was truncated") && said.contains(&SIZE.to_string()), "{by:?}: {said}");
             });
             world.crash(CrashKind::Process);
-            // Somebody makes it as long as it was: nothing that is inside is lost.
+            // Somebody makes it as long as it was: that is told, whoever opens it first, and nothing that is inside is lost.
             world.truncate(0, SIZE);
             live(&world, async |m: SimMachine| {
-                let pool = open(&m, 1).await;
+                for _ in 0..2 {
+                    let error =
+                        Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await.err().expect("zeros are served");
+                    assert!(matches!(&error, Error::EndLost { path, .. } if path == "disk0"), "{by:?}: {error}");
+                    let looked_at = OpenPool { inspect: true, ..OpenPool::default() };
+                    let pool = Pool::open(&m, looked_at, vec![m.open(0)]).await.expect("it can be looked at");
+                    assert!(!pool.check().await.is_ok_and(|report| report.clean()), "{by:?}: a check finds nothing");
+                }
+                let accepted = OpenPool { accept_lost_ends: true, ..OpenPool::default() };
+                let pool = Pool::open(&m, accepted, vec![m.open(0)]).await.expect("what is left of it");
+                let said = pool.info().recovery.warnings.join(" ");
+                assert!(said.contains("the end of disk0 is gone"), "{by:?}: {said}");
                 let mut inside = 0;
                 for extent in 0..EXTENTS {
                     let byte = byte_at(&pool, &m, extent).await.expect("a read");

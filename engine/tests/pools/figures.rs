@@ -58,7 +58,7 @@ async fn client(pool: &Pool<SimMachine>, m: &SimMachine, name: &str) {
 #[test]
 fn a_check_beside_writes_that_are_held_and_resumed_finds_every_figure_right() {
     let (mut waited, mut granted) = (0, 0);
-    for seed in 0..if is_full() { 200 } else { 3 } {
+    for seed in 0..if is_full() { 200 } else { 6 } {
         let world = world(seed, 1, 16);
         let (held_writes, checks_beside) = live(&world, |m| async move {
             let pool = create(&m).await;

@@ -74,7 +74,10 @@ fn a_write_that_found_no_room_fails_as_no_space_at_its_bound_or_at_once() {
             assert!(no_space(write(&pool, &m, offset, 2, BLOCK).await));
         }
         assert!(m.now() - began < SECOND);
-        let expired = pool.events().await.into_iter().any(|event| matches!(event, SpaceEvent::HoldExpired { .. }));
+        let expired = pool.events().await.into_iter().any(|event| {
+            let SpaceEvent::HoldExpired { cause, device, .. } = event else { return false };
+            (cause, device.as_deref()) == (Shortage::DeviceFull, Some("disk0"))
+        });
         assert!(expired, "nobody was told");
         world.set_room(0, None);
         assert_clean(&pool, "after failures").await;

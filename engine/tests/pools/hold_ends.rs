@@ -119,11 +119,26 @@ fn writes_that_wait_fail_at_once_when_it_is_decided_that_their_vdisk_fails_write
         m.sleep(Duration::from_secs(2)).await;
         let events = pool.events().await;
         let told = events.iter().find_map(|event| match event {
-            SpaceEvent::HoldExpired { held_for, writes, .. } => Some((held_for.as_secs(), *writes)),
+            SpaceEvent::HoldExpired { held_for, writes, cause, .. } => Some((held_for.as_secs(), *writes, *cause)),
             _ => None,
         });
-        assert_eq!(told, Some((3, 3)), "{events:?}");
+        assert_eq!(told, Some((3, 3, Shortage::PoolFull)), "{events:?}");
         assert_clean(&pool, "after failures").await;
+    });
+}
+
+#[test]
+fn that_a_held_write_came_to_its_bound_is_told_before_a_crash_can_take_it() {
+    live(&world(2, 1, 16), |m| async move {
+        let hold = OnFull::Hold(Duration::from_secs(2));
+        let pool = full_pool(&m, VdiskPolicy { on_full: hold, ..VdiskPolicy::default() }).await;
+        pool.arm(&AlarmState::default());
+        // Not when something is looked at in any case.
+        m.sleep(Duration::from_millis(300)).await;
+        write(&pool, &m, "v", EXTENT, 2).await.expect_err("there is no space");
+        m.sleep(Duration::from_millis(1)).await;
+        let events = pool.events().await;
+        assert!(events.iter().any(|event| matches!(event, SpaceEvent::HoldExpired { .. })), "{events:?}");
     });
 }
 

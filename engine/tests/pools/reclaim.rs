@@ -349,7 +349,20 @@ fn a_reclaim_has_one_job_however_often_it_is_paused() {
         pool.pause_reclaim("a").await.expect("a pause");
         ended(&pool, &m).await;
         pool.delete_vdisk("a").await.expect("it is deleted");
-        assert!(pool.jobs().iter().all(|job| job.state != JobState::Paused), "{:?}", pool.jobs());
+        let reclaims = pool.jobs().into_iter().filter(|job| job.kind == "reclaim");
+        assert_eq!(reclaims.map(|job| job.state).next_back(), Some(JobState::Cancelled));
+    });
+}
+
+#[test]
+fn a_reclaim_under_way_is_called_off_by_the_end_of_its_vdisk() {
+    alone(|m| async move {
+        let (pool, disk) = prepared(&m).await;
+        slow(&pool, &disk, &m, None).await;
+        pool.delete_vdisk("a").await.expect("it is deleted");
+        m.sleep(Duration::from_secs(5)).await;
+        let states = pool.jobs().into_iter().filter(|job| job.kind == "reclaim").map(|job| job.state);
+        assert_eq!(states.collect::<Vec<_>>(), [JobState::Cancelled]);
     });
 }
 

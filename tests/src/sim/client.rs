@@ -9,6 +9,7 @@ use plimsoll_hardware::{IoError, Machine};
 use super::decide::is_kept;
 use super::model::{Change, Ended, Existence, Op};
 use super::pattern::{SECTOR, fill, repeat};
+use super::promises::Tenant;
 use super::session::Session;
 use super::window::Standing;
 
@@ -26,6 +27,8 @@ pub struct Asked {
     pub op: Op,
     /// When, in virtual time.
     pub since: Duration,
+    /// Whose quota it goes by, of some.
+    pub tenant: Option<Tenant>,
 }
 
 /// Does `ops` things, one after the other.
@@ -89,7 +92,11 @@ fn place(session: &Session, max: u64) -> Option<Place> {
 
 /// Tells the model that an operation begins.
 fn begin(session: &Session, vdisk: u16, change: Change, from: u64, until: u64) -> Asked {
-    Asked { op: session.state.borrow_mut().model.begin(vdisk, change, from, until), since: session.machine.now() }
+    let name = session.state.borrow().model.disks.get(&vdisk).map(|disk| disk.name.clone());
+    // Looking costs more than writing.
+    let tenant = name.filter(|_| session.below(4) == 0).and_then(|name| Tenant::of(session, &name));
+    let op = session.state.borrow_mut().model.begin(vdisk, change, from, until);
+    Asked { op, since: session.machine.now(), tenant }
 }
 
 /// What an answer means to the model.
@@ -164,6 +171,9 @@ fn end(session: &Session, asked: &Asked, result: Result<(), Error>, durable: boo
     };
     let refused = result.as_ref().err().filter(is_full);
     is_kept(session, asked, refused);
+    if let Some(tenant) = &asked.tenant {
+        tenant.is_kept(session);
+    }
     let full = refused.is_some();
     if result.is_ok() {
         session.did(match op.change {

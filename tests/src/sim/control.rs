@@ -9,6 +9,7 @@ use plimsoll_hardware::Machine;
 use super::decide::{Decided, vdisk_policy};
 use super::model::{Disk, Existence};
 use super::pattern::UNIT;
+use super::promises::Overcommit;
 use super::session::Session;
 use super::trace::say;
 use super::window::Window;
@@ -75,11 +76,15 @@ pub async fn create(session: &Session) {
         (serial, CreateVdisk { name, size, sector: sector as u32, write_through, policy })
     };
     say(|| format!("create {:?} ({})", spec.1, spec.0));
+    let promised = Overcommit::now(session);
+    session.decides();
     let result = session.ask(session.pool.create_vdisk(spec.1)).await;
+    session.decides();
     say(|| format!("create ({}): {result:?}", spec.0));
     match &result {
         Ok(_) => {
             session.did("vdisks created");
+            promised.is_kept(session);
             if let Some(disk) = session.state.borrow_mut().model.disks.get_mut(&spec.0) {
                 (disk.existence, disk.exclusive) = (Existence::Certain, false);
             }
@@ -235,8 +240,12 @@ async fn resize(session: &Session) {
         disk.size_asked = Some(size);
     }
     say(|| format!("resize {name} ({serial}) from {old} to {size}"));
+    let promised = Overcommit::now(session);
     let result = session.ask(session.pool.resize_vdisk(&name, size, discard_tail)).await;
     say(|| format!("resize {name}: {result:?}"));
+    if result.is_ok() && size > old {
+        promised.is_kept(session);
+    }
     let reservation = session.pool.vdisk(&name).map_or(0, |vdisk| vdisk.info().policy.reservation);
     let failed = {
         let model = &mut session.state.borrow_mut().model;

@@ -128,7 +128,9 @@ async fn vdisk(session: &Session) {
         disk.had = u64::MAX;
         policy
     };
+    session.decides();
     let result = session.ask(session.pool.set_vdisk_policy(&name, policy.clone())).await;
+    session.decides();
     say(|| format!("{name} ({serial}) is to have {policy:?}: {result:?}"));
     let good = match result {
         Ok(_) => true,
@@ -203,6 +205,7 @@ fn tenant(session: &Session) {
     };
     say(|| format!("quota of {tenant}: {quota:?}, told at {levels:?}"));
     session.did("decisions for tenants");
+    session.decides();
     session.pool.set_tenant_quota(&tenant, quota);
     session.pool.set_tenant_levels(&tenant, levels).expect("levels that make sense");
 }

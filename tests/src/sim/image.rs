@@ -156,6 +156,7 @@ impl Image {
             broken: Cell::new(false),
             room: Default::default(),
             grower: Default::default(),
+            decisions: Cell::new(0),
             tally: Default::default(),
         });
         ended(session.machine.run(compare(session.clone())), "the comparison after a start")?;
@@ -233,7 +234,7 @@ async fn open(machine: SimMachine, setup: Rc<Setup>, made: bool) -> Result<Pool<
             Err(error) => return Err(error),
         }
     }
-    let options = OpenPool { inspect: false, cache_bytes: setup.small_cache.then_some(0) };
+    let options = OpenPool { cache_bytes: setup.small_cache.then_some(0), ..OpenPool::default() };
     Pool::open(&machine, options, devices).await
 }
 

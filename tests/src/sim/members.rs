@@ -16,7 +16,7 @@ const DISK_BYTES_MAX: u64 = 96 << 20;
 pub async fn run(session: &Session) {
     let devices = session.pool.info().devices;
     let device = &devices[session.below(devices.len() as u64) as usize];
-    let rate = [None, None, Some(4 << 20), Some(64 << 10)][session.below(4) as usize];
+    let rate = [None, Some(0), Some(4 << 20), Some(64 << 10)][session.below(4) as usize];
     let (what, result) = match session.below(10) {
         8.. => ("devices grown", grow(session, device).await),
         0..3 => (

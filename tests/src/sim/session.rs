@@ -43,6 +43,8 @@ pub struct Session {
     pub room: Room,
     /// Growth by itself.
     pub grower: Grower,
+    /// Decisions that were begun or answered, of whatever a tenant's quota depends on.
+    pub decisions: Cell<u64>,
     /// What was done.
     pub tally: RefCell<Tally>,
 }
@@ -62,6 +64,11 @@ impl Session {
     /// A handle, or `None` when the vdisk is not there.
     pub fn vdisk(&self, name: &str) -> Option<Vdisk<SimMachine>> {
         self.pool.vdisk(name).ok()
+    }
+
+    /// What a tenant's quota depends on may be another now.
+    pub fn decides(&self) {
+        self.decisions.set(self.decisions.get() + 1);
     }
 
     /// It was done.

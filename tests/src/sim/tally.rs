@@ -48,6 +48,8 @@ const EXPECTED: &[(&str, u64)] = &[
     ("paces changed", 20),
     ("decisions", 1_500),
     ("decisions for tenants", 500),
+    ("quotas of tenants judged", 90),
+    ("overcommit limits judged", 100),
     ("times without room below", 1_400),
     ("pools filled", 250),
     // What the engine did.

@@ -147,6 +147,11 @@ fn spares_that_came_into_use_are_passed_over_and_said_and_held_writes_go_on_with
     let named = [text(gone), device.path(), text(locked), text(good)];
     let mut set = vec!["pool", "set", "tank", "--auto-grow-at", "80%"];
     set.extend(named.iter().flat_map(|spare| ["--spare", spare]));
+    // Not while somebody has one of them.
+    for (spare, taken) in [(device.path(), claim(device.path())), (text(locked), lock(locked))] {
+        daemon.refused(&set, CONFLICT, &[spare]);
+        drop(taken);
+    }
     daemon.done(&set);
 
     // After they were named.
@@ -161,6 +166,11 @@ fn spares_that_came_into_use_are_passed_over_and_said_and_held_writes_go_on_with
     tank.grown(1);
     assert_eq!(tank.devices().last().map(String::as_str), Some(text(good)));
     assert_eq!(tank.show()["growth"]["policy"]["spares"], json!(named[..3]), "the others are spares still");
+
+    let log = daemon.log();
+    for spare in &named[..3] {
+        assert!(log.contains(spare), "{spare} was passed over without a word\n{log}");
+    }
 
     // None is left that can be taken: that is told, with the one that was tried last.
     for mebibyte in 70..115 {

@@ -206,8 +206,14 @@ fn a_reclaim_takes_ranges_from_a_file_and_is_paused_shown_and_resumed() {
     let said = daemon.done(&["reclaim", "tank/v", "--pause"]);
     assert_eq!(said, "reclaim of tank/v paused\n");
     // It ends what it is about.
-    std::thread::sleep(Duration::from_millis(500));
-    let paused = show();
+    let began = Instant::now();
+    let paused = loop {
+        let now = show();
+        if now["running"] == false || began.elapsed() > PATIENCE {
+            break now;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
     assert_eq!([&paused["paused"], &paused["running"]], [true, false], "{paused:#}");
     assert!(bytes(&paused, "done_bytes") < bytes(&paused, "total_bytes"), "{paused:#}");
     assert_eq!(bytes(&paused, "rate_bytes"), MIB);
@@ -252,9 +258,7 @@ fn a_watch_prints_each_event_once_over_a_restart_and_a_kill_and_ends_at_its_coun
     let everything = watch(&["--after", "0", "--count", "8", "--json"]);
     let people = watch(&["--after", "0", "--count", "8"]);
     let rising = watch(&["--after", "0", "--count", "4", "--kind", "vdisk-threshold", "--json"]);
-    let later = watch(&["--count", "3", "--object", "tank/hog", "--json"]);
-    // It asks for the newest before it listens.
-    std::thread::sleep(Duration::from_millis(500));
+    let later = watch(&["--after", "2", "--count", "3", "--object", "tank/hog", "--json"]);
     tell(&tank.daemon, 1);
     tank.daemon.events("vdisk-threshold-cleared", "tank/hog", 2);
     tank.daemon.kill9();

@@ -154,6 +154,8 @@ fn room_that_others_have_taken_is_a_finding_and_room_that_is_made_ends_it_withou
     promised.daemon.kill9();
     promised.daemon.restart();
     assert!(of_vdisk(&promised), "as long as there is no room");
+    // Told when the pool was made, before anybody lacked it, and not again by a restart.
+    assert_eq!(promised.daemon.events("pool-room-below", "tank", 1).len(), 1);
     promised.make_room();
     assert!(!of_vdisk(&promised));
     assert!(

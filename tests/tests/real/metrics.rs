@@ -10,7 +10,8 @@ use plimsoll_tests::nbd_client::Kind;
 use serde_json::{Value, json};
 
 /// Series that are named otherwise than their field, and fields that are one deeper.
-const NAMES: [(&str, &str); 27] = [
+const NAMES: [(&str, &str); 28] = [
+    ("pool_check_findings", "/last_check/findings"),
     ("pool_designated_max_bytes", "/designated_bytes_max"),
     ("pool_reads", "/counters/reads"),
     ("pool_read_bytes", "/counters/read_bytes"),
@@ -41,13 +42,14 @@ const NAMES: [(&str, &str); 27] = [
 ];
 /// What is zero here: no two vdisks name the same space yet, guests have no regulation files, all that was looked at was read, nothing was
 /// compacted or is damaged, and writes under way and a journal that is ahead of them come and go.
-const ZERO: [&str; 10] = [
+const ZERO: [&str; 11] = [
     "pool_shared_bytes",
     "pool_regulation_bytes",
     "pool_starved",
     "pool_held_bytes",
     "pool_pages_healed",
     "pool_pages_lost",
+    "pool_check_findings",
     "pool_packed_bytes",
     "pool_journal_commits_ahead",
     "reclaimable_margin_bytes",

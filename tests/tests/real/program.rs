@@ -111,7 +111,7 @@ fn wrong_arguments_and_wrong_states_have_their_exit_codes() {
         daemon.refused(arguments, code, words);
     }
     assert!(daemon.terminate().success());
-    let taken = ["error: cannot serve [in-use]", &listen, "another --nbd-listen"];
+    let taken = ["error: cannot serve [in-use]", &listen, "another port"];
     daemon.refused(&["serve", "--bare", "--nbd-listen", &listen], CONFLICT, &taken);
     daemon.refused(&["status"], UNREACHABLE, &["[unreachable]", "hint: plimsoll serve --state-dir"]);
     daemon.restart();
@@ -175,7 +175,7 @@ fn a_vdisk_that_is_deleted_under_its_clients_lets_them_go() {
     }
     let (mut client, mut other) = (connect(&daemon, "tank/a"), connect(&daemon, "tank/b"));
     client.write(0, &[1; PAGE], 0).expect("a write");
-    let refused = ["[in-use]", "1 clients are connected", "--force=in-use"];
+    let refused = ["[in-use]", "1 client is connected", "--force=in-use"];
     daemon.refused(&["vdisk", "delete", "tank/a", "--yes"], CONFLICT, &refused);
     client.write(0, &[2; PAGE], 0).expect("a write after a deletion that was refused");
     daemon.done(&["vdisk", "delete", "tank/a", "--yes", "--force=in-use"]);

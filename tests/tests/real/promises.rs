@@ -103,10 +103,9 @@ fn a_promise_that_is_refused_says_which_limit_by_how_much_and_what_would_help() 
     let of_pool = ["pool", "show", "tank"];
     daemon.done(&["pool", "set", "tank", "--overcommit-limit", "20x"]);
     let allowed = tank.bytes(&of_pool, "designated_bytes_max");
-    let words =
-        ["vdisk tank/v of 1 GiB would exceed the limit of pool tank", "add-device tank", "--overcommit-limit LIMIT"];
+    let words = ["the limit of pool tank", "add-device tank", "--overcommit-limit LIMIT"];
     let said = daemon.refused(&create, REFUSED, &words);
-    assert_about(said_after(&said, " GiB by "), 2 * GIB - allowed, &said);
+    assert_about(said_after(&said, "vdisk tank/v of 1 GiB would exceed by "), 2 * GIB - allowed, &said);
     daemon.done(&["pool", "set", "tank", "--overcommit-limit", "none"]);
 
     // More than there is, and than all that can be promised.
@@ -118,7 +117,7 @@ fn a_promise_that_is_refused_says_which_limit_by_how_much_and_what_would_help() 
         "add-device tank",
     ];
     let said = daemon.refused(&reserve, REFUSED, &words);
-    let missing = said_after(&said, "for metadata) by ");
+    let missing = said_after(&said, "would exceed by ");
     let beyond = 128 * MIB - tank.bytes(&of_pool, "available_bytes");
     // With what metadata needs for it.
     assert!((beyond - MIB..beyond + 8 * MIB).contains(&missing), "{missing}, not {beyond}: {said}");
@@ -135,7 +134,7 @@ fn a_promise_that_is_refused_says_which_limit_by_how_much_and_what_would_help() 
     tank.connect("other").write(0, &[1; 6 * MIB as usize], 0).expect("a write");
     let beside = [&create[..], &["--tenant", "acme", "--reservation", "5M"]].concat();
     let words =
-        ["the quota of tenant acme in pool tank: 8 MiB, of which 6 MiB are used or reserved by others by 3 MiB"];
+        ["by 3 MiB the quota of tenant acme in pool tank: 8 MiB, of which 6 MiB are used or reserved by others"];
     let said = daemon.refused(&beside, REFUSED, &words);
     assert!(
         said.contains("reserve less") && said.contains("plimsoll tenant set acme --pool tank --quota SIZE"),

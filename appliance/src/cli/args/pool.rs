@@ -111,8 +111,8 @@ pub(in crate::cli) struct Leaving {
     /// The device, by its path or UUID
     #[arg(long = "device", value_name = "PATH")]
     pub(in crate::cli) device: String,
-    /// Bytes a second at most; said again, it changes the pace
-    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    /// Bytes a second at most, 256M unless said, or none; said again, it changes the pace, which stays as it is otherwise
+    #[arg(long, value_name = "SIZE|none", allow_hyphen_values = true, value_parser = bound)]
     pub(in crate::cli) rate: Option<Size>,
     #[command(flatten)]
     pub(in crate::cli) wait: Wait,
@@ -240,6 +240,8 @@ pub(in crate::cli) struct PoolImport {
     /// Go through the page cache, for file systems without direct I/O
     #[arg(long)]
     pub(in crate::cli) buffered: bool,
+    #[command(flatten)]
+    pub(in crate::cli) force: Force,
     #[command(flatten)]
     pub(in crate::cli) how: DryRun,
 }

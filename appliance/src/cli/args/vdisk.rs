@@ -113,7 +113,7 @@ fn detection(text: &str) -> Result<(Detected, bool), String> {
 }
 
 /// A size, or `none`, which the API writes as 0.
-pub(super) fn bound(text: &str) -> Result<Size, SizeError> {
+pub(in crate::cli) fn bound(text: &str) -> Result<Size, SizeError> {
     if text == "none" { Ok(Size::Exact(0)) } else { text.parse() }
 }
 

@@ -45,7 +45,19 @@ fn an_exhausted_vdisk_is_named_with_its_vm_and_the_size_asked_for() {
         assert_eq!((event.vm.as_deref(), event.severity), (Some("web"), Severity::Critical));
         let said = event.cause.unwrap();
         assert!(said.contains("VM web") && said.contains("64 KiB") && said.contains("held"), "{said}");
-        assert_advice_can_be_followed(&event.advice.unwrap());
+        let (advice, held_for) = (event.advice.unwrap(), Duration::from_secs(20));
+        assert_advice_can_be_followed(&advice);
+        // What comes of it advises the same.
+        let device = (cause == DeviceFull).then(|| "/srv/p.img".to_owned());
+        let (expired, held_bytes, bound_bytes) = (device.clone(), (1, 2), 3);
+        for event in [
+            SpaceEvent::HoldExpired { vdisk: vdisk(), held_for, writes: 1, needed_bytes, cause, device },
+            SpaceEvent::HoldOverflow { vdisk: vdisk(), held_bytes, bound_bytes, cause, device: expired },
+        ] {
+            let told = describe("tank", &event);
+            assert!(told.advice.as_ref().is_some_and(|told| told.contains(&advice)), "{told:?}");
+            assert_advice_can_be_followed(&told.advice.unwrap());
+        }
     }
 }
 
@@ -74,6 +86,7 @@ fn every_event_that_needs_somebody_has_an_advice_with_a_command() {
         total_bytes: 100,
         rising: true,
     };
+    use Shortage::PoolFull;
     let (held_for, writes, needed_bytes) = (Duration::from_secs(20), 3, 65_536);
     let all = [
         forecast(86_400),
@@ -81,8 +94,10 @@ fn every_event_that_needs_somebody_has_an_advice_with_a_command() {
         limited(Limit::Overcommit, Subject::Pool),
         limited(Limit::Quota, Subject::Vdisk(vdisk())),
         limited(Limit::Quota, Subject::Tenant("acme".into())),
-        SpaceEvent::HoldExpired { vdisk: vdisk(), held_for, writes, needed_bytes },
+        SpaceEvent::HoldExpired { vdisk: vdisk(), held_for, writes, needed_bytes, cause: PoolFull, device: None },
         SpaceEvent::GrowthImpossible { reason: "no spare device is left".into() },
+        SpaceEvent::RoomBelow { device: "/srv/p.img".into(), room_bytes: 1, available_bytes: 2, rising: true },
+        SpaceEvent::CheckFound { reason: "the check found 1 thing".into(), loss: false, rising: true },
         threshold(Subject::Pool, Measure::Physical, 70),
         threshold(Subject::Pool, Measure::Physical, 95),
         threshold(Subject::Vdisk(vdisk()), Measure::Designated, 95),
@@ -130,7 +145,18 @@ fn what_is_over_is_said_as_it_came_about() {
         rising: false,
     };
     let slow = describe("tank", &slow).cause.unwrap();
-    assert!(slow.ends_with("is full in more than a year: no longer within 5 min, but still within 1 h"), "{slow}");
+    let expected = "is full in more than a year: no longer within 5 min; what was told of 1 h stands until it has been so for longer";
+    assert!(slow.ends_with(expected), "{slow}");
+    let soon = SpaceEvent::Forecast {
+        horizon: Duration::from_secs(300),
+        still: Some(Duration::from_secs(3600)),
+        time_to_full: Some(Duration::from_secs(1800)),
+        rate_bytes_per_s: 1,
+        available_bytes: 1 << 40,
+        rising: false,
+    };
+    let soon = describe("tank", &soon).cause.unwrap();
+    assert!(soon.ends_with("is full in 30 min: no longer within 5 min, but still within 1 h"), "{soon}");
 }
 
 #[test]
@@ -158,38 +184,11 @@ fn held_writes_that_failed_are_counted_at_the_end() {
     assert_eq!(of(0, 1), "space is there again; 1 write that needed 64 KiB of space failed meanwhile");
     assert_eq!(of(2, 0), "space is there again; 2 held writes went through");
     let (held_for, needed_bytes) = (Duration::from_secs(20), 65_536);
-    let failed = describe("tank", &SpaceEvent::HoldExpired { vdisk: vdisk(), held_for, writes: 1, needed_bytes });
-    let expected =
-        "1 held write that needed 64 KiB of space failed as \"no space\" after 20 s; those that follow are counted";
+    let (cause, device) = (Shortage::PoolFull, None);
+    let expired = SpaceEvent::HoldExpired { vdisk: vdisk(), held_for, writes: 1, needed_bytes, cause, device };
+    let failed = describe("tank", &expired);
+    let expected = "1 held write that needed 64 KiB of space failed as \"no space\" after 20 s, as pool tank is full; those that follow";
     assert!(failed.cause.as_ref().unwrap().starts_with(expected), "{:?}", failed.cause);
-}
-
-#[test]
-fn levels_that_one_change_has_cleared_are_told_together_and_no_others() {
-    let of = |subject: Subject, level, used_bytes, rising| {
-        let (measure, total_bytes) = (Measure::Physical, 100 << 30);
-        SpaceEvent::Threshold { subject, measure, level, used_bytes, total_bytes, rising }
-    };
-    let fell = |percent| of(Subject::Pool, Level::Percent(percent), 50 << 30, false);
-    let told = |events: &[SpaceEvent]| describe_all("tank", events, || None);
-    let all = told(&[fell(95), of(Subject::Pool, Level::Bytes(80 << 30), 50 << 30, false), fell(70)]);
-    let [one] = &all[..] else { panic!("{all:?}") };
-    assert_eq!(
-        one.cause.as_deref(),
-        Some("pool tank is below all of 70 %, 80 GiB, 95 % of the pool's space: 50 GiB of 100 GiB are used")
-    );
-    assert_eq!((&one.figures["level_pct"], &one.details["levels"]), (&70.into(), &"70 %, 80 GiB, 95 %".into()));
-    assert_eq!((one.kind.as_str(), one.severity), ("pool-threshold-cleared", Severity::Info));
-    let apart = [
-        of(Subject::Pool, Level::Percent(40), 50 << 30, false), // no threshold any more
-        fell(70),
-        of(Subject::Pool, Level::Percent(85), 40 << 30, false), // another change
-        of(Subject::Tenant("acme".into()), Level::Percent(85), 40 << 30, false),
-        of(Subject::Pool, Level::Percent(30), 40 << 30, true),
-        of(Subject::Pool, Level::Percent(35), 40 << 30, true),
-    ];
-    let plain: Vec<_> = apart.iter().map(|event| describe("tank", event)).collect();
-    assert_eq!(told(&apart), plain);
 }
 
 #[test]

@@ -8,17 +8,18 @@ use crate::model::{Health, HealthFinding};
 use crate::policy::overcommit_limit_text;
 use crate::units::{counted, iec};
 
-/// Of what is available, so much in a file system is as good as nothing: others may take it at any moment.
-const SCARCE_BYTES: u64 = 8 << 20;
+/// So much in a file system is as good as nothing: others may take it at any moment, and the last of it is hardly ever in one piece.
+pub(in crate::node) const SCARCE_BYTES: u64 = 8 << 20;
 
 /// All of a pool's. `below`: so much of what is available there is room for, and a device where there is no more.
 pub(super) fn findings(pool: &Pool<Handle>, info: &PoolInfo, below: Option<(u64, String)>) -> Vec<HealthFinding> {
     let (vdisks, tenants, name) = (pool.vdisks(), pool.tenants(), &info.name);
-    let room = below.as_ref().map_or(info.available_bytes, |(bytes, _)| *bytes);
+    let room = below.as_ref().map_or(info.available_bytes, |(bytes, _)| bytes.saturating_sub(SCARCE_BYTES));
     let is_without =
         |vdisk: &&VdiskInfo| vdisk.exhausted_since.is_some() && !would_find_space(info, room, &tenants, vdisk);
     let without: Vec<_> = vdisks.iter().filter(is_without).collect();
-    let mut findings: Vec<_> = without.iter().take(VDISKS_MAX).map(|vdisk| exhausted(info, &tenants, vdisk)).collect();
+    let mut findings: Vec<_> =
+        without.iter().take(VDISKS_MAX).map(|vdisk| exhausted(info, room, &tenants, vdisk)).collect();
     let more = without.len().saturating_sub(VDISKS_MAX) as u64;
     if more > 0 {
         let reason = format!("there is no space for writes to {} of pool {name}", counted(more, "more vdisk"));
@@ -58,13 +59,29 @@ fn finding(health: Health, object: &str, reason: String, advice: String) -> Heal
     HealthFinding { health, object: object.to_owned(), reason, advice }
 }
 
-/// What stands in the way is what the engine found, not what a look at the policy suggests.
-fn exhausted(info: &PoolInfo, tenants: &[TenantInfo], vdisk: &VdiskInfo) -> HealthFinding {
+/// What would stand in the way of a write of a vdisk of which none came since the pool was opened.
+fn shortage_to_come(info: &PoolInfo, room: u64, tenant: Option<&TenantInfo>, vdisk: &VdiskInfo) -> Option<Shortage> {
+    let one = u64::from(info.extent_bytes);
+    let is_at = |used: u64, quota: Option<u64>| quota.is_some_and(|quota| used + one > quota);
+    if is_at(vdisk.backed_bytes, vdisk.policy.quota) {
+        Some(Shortage::VdiskQuota)
+    } else if tenant.is_some_and(|tenant| is_at(tenant.used_bytes, tenant.quota_bytes)) {
+        Some(Shortage::TenantQuota)
+    } else if info.available_bytes < one {
+        Some(Shortage::PoolFull)
+    } else {
+        (room < one || info.starved.is_some()).then_some(Shortage::DeviceFull)
+    }
+}
+
+/// What stands in the way is what the engine found, and where it does not know yet, what a look at the figures suggests.
+fn exhausted(info: &PoolInfo, room: u64, tenants: &[TenantInfo], vdisk: &VdiskInfo) -> HealthFinding {
     let pool = &info.name;
     let object = format!("{pool}/{}", vdisk.name);
     let tenant = tenants.iter().find(|tenant| vdisk.policy.tenant.as_ref() == Some(&tenant.name));
     let add = format!("plimsoll pool add-device {pool} --device PATH");
-    let (why, advice) = match (vdisk.shortage, vdisk.policy.quota, tenant) {
+    let shortage = vdisk.shortage.or_else(|| shortage_to_come(info, room, tenant, vdisk));
+    let (why, advice) = match (shortage, vdisk.policy.quota, tenant) {
         (Some(Shortage::VdiskQuota), Some(quota), _) => (
             format!("it has {} of its quota of {}", iec(vdisk.backed_bytes), iec(quota)),
             format!("plimsoll vdisk set {object} --quota SIZE; plimsoll reclaim {object}"),
@@ -98,7 +115,7 @@ fn exhausted(info: &PoolInfo, tenants: &[TenantInfo], vdisk: &VdiskInfo) -> Heal
 /// A vdisk that has more than it may, unless it is told already that this keeps it from writing.
 fn over_quota(pool: &str, vdisk: &VdiskInfo) -> Option<HealthFinding> {
     let quota = vdisk.policy.quota.filter(|quota| vdisk.backed_bytes > *quota)?;
-    if vdisk.shortage == Some(Shortage::VdiskQuota) {
+    if vdisk.shortage == Some(Shortage::VdiskQuota) || vdisk.exhausted_since.is_some() && vdisk.shortage.is_none() {
         return None;
     }
     let object = format!("{pool}/{}", vdisk.name);

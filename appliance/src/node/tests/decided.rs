@@ -1,11 +1,14 @@
 //! What an operator decides: contradictions are refused with their figures, what is below the present use is told, and plans say what they
 //! come to. Checklist 2.36, 2.38.
 
+use std::time::Duration;
+
 use plimsoll_engine::Error;
 use plimsoll_hardware::Machine as _;
 
 use super::{MIB, code, file, set, tank, with_node};
 use crate::cli::hints::assert_advice_can_be_followed;
+use crate::event::EventQuery;
 use crate::model::{
     AddDevice, BeginReclaim, Health, HealthFinding, JobState, LeaveDevice, SetPool, SetReclaim, SetTenant,
     VdiskPolicyChange,
@@ -79,8 +82,9 @@ fn a_vdisk_is_without_space_only_when_the_file_systems_below_have_no_room_for_an
             node.set_below([(info.uuid, Below { room_bytes, path: "/srv/tank.img".into() })].into());
             node.status().findings.iter().any(|finding| finding.object == "tank/a")
         };
-        // What metadata keeps is taken off once, and nothing else is.
-        assert_eq!([EXTENT, EXTENT - 1, 0].map(is_without), [false, true, true]);
+        // What metadata keeps is taken off, and what is as good as nothing.
+        let scarce = crate::node::health::SCARCE_BYTES;
+        assert_eq!([scarce + EXTENT, scarce + EXTENT - 1, EXTENT, 0].map(is_without), [false, true, true, true]);
     });
 }
 
@@ -215,7 +219,7 @@ fn a_reclaim_that_is_paused_is_given_up_only_when_that_is_said() {
         assert_eq!(node.reclaim(&a).unwrap().rate_bytes, Some(2 * MIB));
         node.pause_reclaim(&a, true).await.unwrap();
         while node.job(&first.id).unwrap().state == JobState::Running {
-            node.machine().sleep(std::time::Duration::from_millis(5)).await;
+            node.machine().sleep(Duration::from_millis(5)).await;
         }
         let planned = node.plan_begin_reclaim(&a, begin(false)).unwrap_err();
         let refused: Problem = node.begin_reclaim(&a, begin(false)).await.unwrap_err();
@@ -258,11 +262,63 @@ fn an_evacuation_that_was_called_off_is_cancelled_and_not_failed() {
         let job = node.evacuate_device("tank", leave(Some(64 << 10))).await.unwrap();
         node.cancel_evacuation("tank", leave(None)).await.unwrap();
         while node.job(&job.id).unwrap().state == JobState::Running {
-            node.machine().sleep(std::time::Duration::from_millis(5)).await;
+            node.machine().sleep(Duration::from_millis(5)).await;
         }
         let job = node.job(&job.id).unwrap();
         assert_eq!((job.state, job.problem), (JobState::Cancelled, None));
     });
+}
+
+#[test]
+fn a_reclaim_whose_vdisk_is_deleted_is_cancelled_and_says_why() {
+    with_node(|node, dir| async move {
+        let a = tank(&node, &dir).await;
+        for paused in [false, true] {
+            for stretch in 0..3 {
+                write(&node, stretch * MIB, MIB as usize).await.unwrap();
+            }
+            let slow = BeginReclaim { rate_bytes: Some(MIB), ..BeginReclaim::default() };
+            let job = node.begin_reclaim(&a, slow).await.unwrap();
+            if paused {
+                node.pause_reclaim(&a, true).await.unwrap();
+            }
+            node.delete_vdisk(&a, &[], None).await.unwrap();
+            while matches!(node.job(&job.id).unwrap().state, JobState::Running | JobState::Paused) {
+                node.machine().sleep(std::time::Duration::from_millis(5)).await;
+            }
+            let job = node.job(&job.id).unwrap();
+            let problem = job.problem.unwrap();
+            assert_eq!((job.state, problem.code.as_str(), problem.exit_code()), (JobState::Cancelled, "conflict", 4));
+            assert_eq!(problem.detail, "vdisk tank/a was deleted before its reclaim had ended");
+            node.create_vdisk("tank", super::vdisk("a")).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_vdisk_that_is_at_its_quota_since_before_a_start_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    for life in 0..2 {
+        let config = plimsoll_hardware::ReactorConfig { buffer_bytes: 16 << 20, ..Default::default() };
+        let reactor = plimsoll_hardware::Reactor::new(config).unwrap();
+        let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
+        reactor.block_on(async {
+            node.open_known_pools().await;
+            if life == 0 {
+                let a = tank(&node, dir.path()).await;
+                let own = VdiskPolicyChange { on_full: Some("fail".into()), ..quota(EXTENT) };
+                node.set_vdisk(&a, set(own), None).await.unwrap();
+                write(&node, 0, 4096).await.unwrap();
+                write(&node, EXTENT, 4096).await.unwrap_err();
+            }
+            // After a start what was told before is known again in a moment.
+            while node.status().findings.is_empty() {
+                node.machine().sleep(std::time::Duration::from_millis(5)).await;
+            }
+            found(&node.status().findings, "tank/a", "it has 64 KiB of its quota of 64 KiB");
+            node.close().await.unwrap();
+        });
+    }
 }
 
 #[test]
@@ -293,7 +349,7 @@ fn the_space_report_has_the_overcommit_and_says_how_to_find_what_could_come_free
         let worthless = BeginReclaim { ranges: Some(vec![range]), worthless: true, ..BeginReclaim::default() };
         let job = node.begin_reclaim(&a, worthless).await.unwrap();
         while node.job(&job.id).unwrap().state == JobState::Running {
-            node.machine().sleep(std::time::Duration::from_millis(5)).await;
+            node.machine().sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(freed(), Some(EXTENT));
     });
@@ -329,7 +385,7 @@ fn no_job_has_the_id_that_one_had_before_a_restart() {
                 seen.borrow_mut().push(id);
             }
             while node.jobs().iter().any(|job| job.state == JobState::Running) {
-                node.machine().sleep(std::time::Duration::from_millis(5)).await;
+                node.machine().sleep(Duration::from_millis(5)).await;
             }
         });
     }
@@ -353,5 +409,38 @@ fn more_cannot_be_left_free_than_the_file_system_has() {
         node.check_pool_bounds("tank", &keep(1 << 20)).await.unwrap();
         let problem = node.check_pool_bounds("tank", &keep(1000 << 40)).await.unwrap_err();
         assert!(problem.detail.contains("1000 TiB cannot be left free"), "{}", problem.detail);
+    });
+}
+
+#[test]
+fn that_a_file_system_has_less_room_than_the_pool_is_told_once_before_anybody_lacks_it() {
+    with_node(|node, dir| async move {
+        tank(&node, &dir).await;
+        let pool = node.pool("tank").unwrap();
+        let kinds = async || {
+            let page = node.events().list(EventQuery::after(0, 100)).await.unwrap();
+            page.items
+                .into_iter()
+                .map(|event| event.kind)
+                .filter(|kind| kind.starts_with("pool-room"))
+                .collect::<Vec<_>>()
+        };
+        // The look that comes with its opening is over.
+        while node.0.below_told.borrow().is_empty() {
+            node.machine().sleep(Duration::from_millis(5)).await;
+        }
+        let expected = ["pool-room-below", "pool-room-below-cleared"];
+        for (told, below) in [Some(32 * MIB), None].into_iter().enumerate() {
+            let found = below.map(|room_bytes| (pool.info().uuid, Below { room_bytes, path: "/srv/tank.img".into() }));
+            node.set_below(found.into_iter().collect());
+            for _ in 0..2 {
+                node.tell_below(&pool).await;
+                while kinds().await.len() <= told {
+                    node.machine().sleep(Duration::from_millis(5)).await;
+                }
+            }
+            node.machine().sleep(Duration::from_millis(50)).await;
+            assert_eq!(kinds().await, expected[..=told]);
+        }
     });
 }

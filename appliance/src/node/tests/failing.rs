@@ -61,7 +61,7 @@ fn a_pool_that_cannot_be_closed_cleanly_is_let_go_only_when_that_is_asked_for_ag
         crate::cli::hints::assert_advice_can_be_followed(problem.hint.as_deref().unwrap_or_default());
         let pool = node.pool_view("tank").unwrap();
         assert_eq!(pool.reason_code.as_deref(), Some("not-closed"), "{pool:?}");
-        let again = ImportPool { paths: Vec::new(), name: Some("tank".into()), buffered: true };
+        let again = ImportPool { paths: Vec::new(), name: Some("tank".into()), buffered: true, force: Vec::new() };
         node.import_pool(again).await.unwrap_err();
         node.export_pool("tank", &[]).await.unwrap();
         assert_eq!(node.pools().len(), 0);

@@ -194,3 +194,29 @@ fn a_file_is_not_to_grow_to_less_than_it_has() {
         node.set_pool("tank", grow(128 * MIB)).await.unwrap();
     });
 }
+
+#[test]
+fn a_spare_that_somebody_holds_is_refused_when_it_is_named_and_told_of_with_the_others_when_none_can_be_added() {
+    with_node(|node, dir| async move {
+        tank(&node, &dir).await;
+        let spares: Vec<String> = (0..2).map(|index| file(&dir, &format!("spare{index}.img"), 64 * MIB)).collect();
+        node.allow_buffered(&spares);
+        let names: Vec<&str> = spares.iter().map(String::as_str).collect();
+        let hold = |path: &String| {
+            let file = std::fs::File::open(path).unwrap();
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+            file
+        };
+        let held = hold(&spares[1]);
+        let problem = node.set_pool("tank", set_growth(growing(&names, None))).await.unwrap_err();
+        assert!(problem.code == "locked" && problem.detail.contains("spare1.img"), "{problem:?}");
+        drop(held);
+        node.set_pool("tank", set_growth(growing(&names, None))).await.unwrap();
+        let _held: Vec<_> = spares.iter().map(hold).collect();
+        let pool = node.pool("tank").unwrap();
+        let policy = node.growth_policy(pool.info().uuid).unwrap();
+        let problem = node.grow_by(&pool, &policy).await.unwrap_err();
+        let said = |name: &str| problem.detail.contains(name);
+        assert!(said("spare0.img") && said("spare1.img"), "{problem:?}");
+    });
+}

@@ -78,7 +78,7 @@ fn a_device_that_joined_elsewhere_and_could_not_be_noted_is_asked_for_and_brings
                 let pool = node.pool_view("tank").unwrap();
                 let reason = pool.reason.unwrap_or_default();
                 assert!(reason.contains("it joined when the state could not be kept"), "{reason}");
-                let import = |paths, name| ImportPool { paths, name, buffered: true };
+                let import = |paths, name| ImportPool { paths, name, buffered: true, force: Vec::new() };
                 let problem = node.import_pool(import(Vec::new(), Some("tank".into()))).await.unwrap_err();
                 assert!(problem.detail.contains("it joined when") && problem.hint.unwrap().contains("import PATH"));
                 let pool = node.import_pool(import(vec![path.clone()], None)).await.unwrap();

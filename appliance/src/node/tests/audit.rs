@@ -1,0 +1,108 @@
+//! Pools are audited while they serve; what is found is told, shown, and over when it is over (2.01, 2.04).
+
+use std::collections::HashMap;
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
+
+use super::*;
+use crate::event::EventQuery;
+use crate::model::{HealthFinding, LastCheckView};
+
+const PAGE: usize = 4096;
+const EVERY: Duration = Duration::from_millis(20);
+
+/// Spoils the first copy of everything of which the file has just two.
+fn spoil_one_copy(path: &Path) {
+    let image = std::fs::read(path).unwrap();
+    let mut places: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    for (index, page) in image.chunks_exact(PAGE).enumerate().filter(|(_, page)| page.iter().any(|byte| *byte != 0)) {
+        places.entry(page).or_default().push(index * PAGE);
+    }
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    let pairs = places.into_values().filter(|places| places.len() == 2);
+    let spoilt = pairs.map(|pair| file.write_all_at(&[0x5a; 64], pair[0] as u64 + 100).unwrap()).count();
+    assert!(spoilt > 2, "{spoilt} pages have two copies");
+}
+
+async fn last_check(node: &Node, is: impl Fn(&LastCheckView) -> bool) -> LastCheckView {
+    loop {
+        if let Some(check) = node.pool_view("tank").unwrap().last_check.filter(&is) {
+            return check;
+        }
+        node.machine().sleep(EVERY).await;
+    }
+}
+
+async fn kinds(node: &Node) -> Vec<String> {
+    let page = node.events().list(EventQuery::after(0, 100)).await.unwrap();
+    page.items.into_iter().map(|event| event.kind).filter(|kind| kind.starts_with("pool-check")).collect()
+}
+
+fn finding(node: &Node) -> Option<HealthFinding> {
+    node.status().findings.into_iter().find(|finding| finding.reason.contains("the check found"))
+}
+
+#[test]
+fn an_audit_finds_a_bad_copy_that_nobody_asked_about_and_tells_it_once() {
+    let dir = tempfile::tempdir().unwrap();
+    // Events are read on its threads.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    for life in 0..2 {
+        let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
+        let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
+        node.set_audit_every((life == 1).then_some(EVERY));
+        reactor.block_on(async {
+            if life == 0 {
+                tank(&node, dir.path()).await;
+                node.machine().sleep(5 * EVERY).await;
+                assert_eq!(node.pool_view("tank").unwrap().last_check, None, "nobody wanted an audit");
+                return node.close().await.unwrap();
+            }
+            node.open_known_pools().await;
+            let found = last_check(&node, |check| check.findings > 0).await;
+            assert!(!found.loss, "{found:?}");
+            // The next audits find nothing: it has healed.
+            last_check(&node, |check| check.findings == 0).await;
+            assert_eq!(finding(&node), None);
+            while kinds(&node).await.len() < 2 {
+                node.machine().sleep(EVERY).await;
+            }
+            node.machine().sleep(5 * EVERY).await;
+            assert_eq!(kinds(&node).await, ["pool-check", "pool-check-cleared"]);
+            assert!(node.jobs().iter().any(|job| job.kind == "audit"));
+            node.close().await.unwrap();
+        });
+        if life == 0 {
+            spoil_one_copy(&dir.path().join("tank.img"));
+        }
+    }
+}
+
+#[test]
+fn what_a_check_finds_is_a_finding_of_the_status_until_a_check_finds_it_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    for life in 0..2 {
+        let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
+        let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
+        reactor.block_on(async {
+            if life == 0 {
+                tank(&node, dir.path()).await;
+                return node.close().await.unwrap();
+            }
+            node.open_known_pools().await;
+            node.check_pool("tank").unwrap();
+            last_check(&node, |check| check.findings > 0).await;
+            let said = finding(&node).unwrap();
+            assert_eq!(said.health, Health::Warning);
+            crate::cli::hints::assert_advice_can_be_followed(&said.advice);
+            node.check_pool("tank").unwrap();
+            last_check(&node, |check| check.findings == 0).await;
+            assert_eq!(finding(&node), None);
+            node.close().await.unwrap();
+        });
+        if life == 0 {
+            spoil_one_copy(&dir.path().join("tank.img"));
+        }
+    }
+}
