@@ -55,7 +55,8 @@ pub(super) struct Members<D> {
 pub(super) struct Healing {
     /// Not every copy of the root is there.
     pub(super) root: bool,
-    /// Labels as they should be where the one in front says the size before a device grew: a crash came before it was written.
+    /// Labels as they should be where a copy is bad, or the one in front says the size before a device grew: a crash came before it was
+    /// written.
     pub(super) labels: Vec<LabelPage>,
 }
 
@@ -244,8 +245,11 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>, without_ends: bo
             }
             warnings.push(Warning::EndLost(path));
         }
-        if let Some(slot) = root.devices.iter().find(|slot| slot.device == label.device && slot.size != label.size) {
-            heal.labels.push(LabelPage { size: slot.size, ..label.clone() });
+        if let Some(slot) = root.devices.iter().find(|slot| slot.device == label.device) {
+            let right = LabelPage { size: slot.size, ..label.clone() };
+            if *label != right || !has_both_labels(machine, device, &right).await? {
+                heal.labels.push(right);
+            }
         }
     }
     let mut ordered = Vec::with_capacity(root.devices.len());
@@ -263,6 +267,21 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>, without_ends: bo
     }
     // The first label's rings are everybody's; a device that was added later carries a copy of them.
     Ok(Members { label, root, devices: ordered, read_only, heal, warnings })
+}
+
+/// Whether both copies of its label are on a device. One alone must not stay alone: when the device becomes larger, nothing else says
+/// where the other is.
+async fn has_both_labels<M: Machine>(machine: &M, device: &M::Device, label: &LabelPage) -> Result<bool> {
+    for place in label_places(label.size) {
+        match read_page(machine, device, place).await {
+            Ok(page)
+                if LabelPage::decode(&page)
+                    .is_ok_and(|found| found.device == label.device && found.size == label.size) => {}
+            Err(gone @ IoError::Gone { .. }) => return Err(Error::Device(gone)),
+            Ok(_) | Err(_) => return Ok(false),
+        }
+    }
+    Ok(true)
 }
 
 /// Whether zeros are where a device has its label and both roots at its end. They are written before a root names the device, or that

@@ -5,11 +5,11 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::support::{create, filled, live, open, vdisk, world};
+use crate::support::{assert_clean, create, filled, live, open, vdisk, world};
 use futures_util::future::{Either, join_all, join3, select};
 use plimsoll_engine::{CreatePool, Evacuate, JobState, OpenPool, Pool};
-use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, FaultKind, FaultProfile, FaultSite, SimDiskSpec, SimWorld};
+use plimsoll_hardware::{Device, Machine};
 
 #[test]
 fn a_device_that_grew_and_left_keeps_no_label() {
@@ -293,4 +293,20 @@ fn an_evacuation_shows_what_has_moved_and_is_cancelled_when_it_was() {
         pool.compact().expect("a job");
         assert!(pool.jobs().iter().all(|job| !numbers.contains(&job.id)), "{numbers:?}, {:?}", pool.jobs());
     });
+}
+
+#[test]
+fn a_label_that_is_bad_is_written_again_by_the_next_start_so_that_the_device_may_become_larger() {
+    let world = &world(11, 1, 64);
+    live(world, |m| async move {
+        create(&m).await.close().await.expect("a close");
+        m.open(0).write_zeroes(0, 4096).await.expect("damage of the label in front");
+    });
+    live(world, |m| async move {
+        open(&m, 1).await;
+        // The other label is at an end that only the one in front names from now on.
+        m.extend(0, 72 << 20);
+    });
+    world.crash(CrashKind::Process);
+    live(world, |m| async move { assert_clean(&open(&m, 1).await, "a larger device").await });
 }
