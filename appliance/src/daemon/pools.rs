@@ -65,6 +65,11 @@ fn another(pool: &PoolConfig, path: &str, found: &str) -> Problem {
 /// With a hint that who wrote the file can follow: there are no options in it.
 fn in_a_file(problem: Problem, pool: &PoolConfig) -> Problem {
     match &problem.hint {
+        // Whatever else is wrong, what it holds is a pool.
+        Some(_) if problem.code == "in-use" && problem.detail.contains("a device of pool") => problem.hint(format!(
+            "name the devices of that pool only, all of them; another joins it later: plimsoll pool add-device {} --device PATH",
+            pool.name
+        )),
         Some(hint) if hint.contains("--force=spare") || hint.contains("--force=foreign") => {
             let check = if hint.contains("--force=spare") { "spare" } else { "foreign" };
             let devices: String = pool.devices.iter().map(|path| format!(" --device {path}")).collect();
@@ -135,6 +140,23 @@ mod tests {
             let command = format!("plimsoll pool create x --device {} --buffered --force=foreign", device.display());
             assert!(advice.ends_with(&command), "{advice}");
             crate::cli::hints::assert_advice_can_be_followed(&advice);
+        });
+    }
+
+    #[test]
+    fn that_a_pool_is_overwritten_is_never_advised() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [device, blank] = ["a.img", "z.img"].map(|name| dirs[0].path().join(name));
+        for path in [&device, &blank] {
+            std::fs::File::create(path).unwrap().set_len(128 << 20).unwrap();
+        }
+        configured_in(dirs[0].path(), &pool("x", &device), |node| {
+            assert_eq!(node.pool_view("x").unwrap().state, PoolState::Online);
+        });
+        let both = pool("x", &device).replace("a.img\"]", &format!("a.img\", \"{}\"]", blank.display()));
+        configured_in(dirs[1].path(), &both, |node| {
+            let advice = node.status().findings.iter().map(|finding| finding.advice.clone()).collect::<String>();
+            assert!(!advice.contains("--force") && !advice.contains("pool create"), "{advice}");
         });
     }
 

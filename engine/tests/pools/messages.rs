@@ -89,6 +89,14 @@ fn a_request_that_makes_no_sense_is_refused_and_changes_nothing() {
                 assert_eq!(code, Some("invalid-request"), "operation {operation}, {bytes} bytes at {offset}");
             }
         }
+        let none = [
+            a.discard(0, 0, false).await.err(),
+            a.write_zeroes(0, 0, Zeroes::Unmap, false).await.err(),
+            a.block_status(0, 0, 8).await.err(),
+        ];
+        for (operation, error) in none.into_iter().enumerate() {
+            assert_eq!(error.map(|error| error.code()), Some("invalid-request"), "operation {operation} of nothing");
+        }
         assert_eq!(a.info().backed_bytes, 0);
     });
 }

@@ -103,8 +103,16 @@ impl Inner {
 
     #[cold]
     fn out_of_range(&self, operation: &'static str, offset: u64, length: u64) -> IoError {
+        if self.is_cut_off() {
+            return self.cut_off(operation, offset, self.size.get());
+        }
         let (path, size) = (self.geometry.path.clone(), self.size.get());
         IoError::OutOfRange { path, operation, offset, length, size }
+    }
+
+    /// Whether it has become smaller.
+    pub(super) fn is_cut_off(&self) -> bool {
+        !self.changeable.get() && !self.geometry.read_only
     }
 
     /// As [`Inner::check`], and whether it may be changed at all.
@@ -124,7 +132,10 @@ impl Inner {
     #[cold]
     pub(super) fn cut_off(&self, operation: &'static str, offset: u64, end: u64) -> IoError {
         self.changeable.set(false);
-        let had = self.size.get();
+        // Made long again it would read as zeros there.
+        let end = end.min(self.size.get());
+        self.size.set(end);
+        let had = self.geometry.size.max(self.had.get());
         let reason = format!(
             "it ends at {end} now and had {had} bytes: it was truncated or shrunk under the pool, and what was behind is lost"
         );

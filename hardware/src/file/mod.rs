@@ -36,8 +36,10 @@ pub struct FileDevice {
 struct Inner {
     descriptor: Rc<Descriptor>,
     geometry: Geometry,
-    /// Bytes that may be used: those it was opened with, more once it was measured again.
+    /// Bytes that may be used: those it was opened with, more once it was measured again, and no more than it ended at when it was cut off.
     size: Cell<u64>,
+    /// What it was measured to have before that.
+    had: Cell<u64>,
     /// It may be changed: neither opened read-only nor cut off.
     changeable: Cell<bool>,
     is_block_device: bool,
@@ -58,8 +60,11 @@ impl FileDevice {
             (false, _) => DiscardBy::Punch,
         };
         let (zero_by, discard_by) = (Cell::new(zero_by), Cell::new(discard_by));
-        let (size, changeable) = (Cell::new(geometry.size), Cell::new(!geometry.read_only));
-        Self { inner: Rc::new(Inner { descriptor, geometry, size, changeable, is_block_device, zero_by, discard_by }) }
+        let (size, had, changeable) =
+            (Cell::new(geometry.size), Cell::new(geometry.size), Cell::new(!geometry.read_only));
+        Self {
+            inner: Rc::new(Inner { descriptor, geometry, size, had, changeable, is_block_device, zero_by, discard_by }),
+        }
     }
 }
 

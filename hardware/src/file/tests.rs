@@ -154,6 +154,12 @@ fn a_file_that_became_shorter_is_an_error_and_not_an_endless_loop() -> Outcome {
                     && device.write_zeroes(end_of_it, 4096).await.is_err()
             );
             assert_eq!(std::fs::metadata(&path)?.len(), end);
+            // Somebody else makes it long again.
+            File::options().write(true).open(&path)?.set_len(MIB)?;
+            device.read(0, handle.buffers().alloc(4096).await).await?;
+            let lost = device.read(65536, handle.buffers().alloc(4096).await).await.err().ok_or("zeros were read")?;
+            assert!(lost.to_string().contains(&format!("it ends at {end} now and had {MIB}")), "{lost}");
+            assert!(device.measure().is_err());
             Ok::<_, Box<dyn std::error::Error>>(())
         })?;
     }

@@ -226,10 +226,11 @@ impl Inner {
             // So says one that was taken out.
             return Err(IoError::Gone { path: self.geometry.path.clone() });
         }
-        if bytes < self.size.get() {
+        if bytes < self.size.get() || self.is_cut_off() {
             return Err(self.cut_off(asking, 0, bytes));
         }
         self.size.set(bytes - bytes % block);
+        self.had.set(self.size.get());
         Ok(self.size.get())
     }
 

@@ -46,6 +46,9 @@ pub fn run(seed: u64) -> Tally {
         }
         image.stop(image.below(2) == 0);
     }
+    // What the last life did is compared, too.
+    let session = start(&mut image, &mut tally);
+    count(&mut tally, &session);
     tally.add_world(&image.world);
     tally
 }

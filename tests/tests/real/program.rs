@@ -56,6 +56,30 @@ fn a_second_daemon_on_a_state_folder_is_refused_and_the_first_goes_on() {
 }
 
 #[test]
+fn a_vdisk_is_not_cut_where_something_is_stored_unless_that_is_said_and_a_stop_closes_the_pool() {
+    let (mut daemon, _) = with_pool();
+    daemon.done(&["vdisk", "create", "tank/a", "--size", "64M"]);
+    let mut client = connect(&daemon, "tank/a");
+    client.write(32 << 20, &[7; PAGE], 0).expect("a write");
+    for how in
+        [&["vdisk", "set", "tank/a", "--size", "32M"][..], &["vdisk", "set", "tank/a", "--size", "32M", "--dry-run"]]
+    {
+        daemon.refused(how, CONFLICT, &["[would-cut-off]", "--discard-tail"]);
+    }
+    assert_eq!(client.read(32 << 20, PAGE as u32).expect("a read"), [7; PAGE]);
+    drop(client);
+    daemon.done(&["vdisk", "set", "tank/a", "--size", "32M", "--discard-tail", "--yes"]);
+    assert_eq!(daemon.json(&["vdisk", "show", "tank/a"])["designated_bytes"], 32 << 20);
+    let recovery = |daemon: &Daemon| daemon.json(&["pool", "show", "tank"])["recovery"]["clean"].clone();
+    assert!(daemon.terminate().success());
+    daemon.restart();
+    assert_eq!(recovery(&daemon), true, "a stop closes the pool");
+    daemon.kill9();
+    daemon.restart();
+    assert_eq!(recovery(&daemon), false, "a kill does not");
+}
+
+#[test]
 fn a_socket_path_that_is_taken_is_refused_and_a_stale_socket_is_replaced() {
     for socket in ["nbd.sock", "control.sock"] {
         let mut daemon = Daemon::start(&["--bare"]);
