@@ -23,6 +23,7 @@ mod many;
 mod messages;
 mod promises;
 mod reclaim;
+mod reclaim_pace;
 mod regressions;
 mod regressions_devices;
 mod regressions_space;

@@ -4,6 +4,7 @@
 pub mod below;
 pub mod contents;
 pub mod full;
+pub mod reclaim;
 
 use std::collections::BTreeMap;
 
