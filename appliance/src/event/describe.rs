@@ -165,24 +165,6 @@ pub fn describe_all(pool: &str, events: &[SpaceEvent], could: impl FnOnce() -> O
     described.collect()
 }
 
-fn used_pct(used: u64, total: u64) -> f64 {
-    if total == 0 { 0.0 } else { 100.0 * used as f64 / total as f64 }
-}
-
-fn pct_of(level: Level, total: u64) -> f64 {
-    match level {
-        Level::Percent(percent) => f64::from(percent),
-        Level::Bytes(bytes) => 100.0 * bytes as f64 / total.max(1) as f64,
-    }
-}
-
-fn words_of(level: Level) -> String {
-    match level {
-        Level::Percent(percent) => format!("{percent} %"),
-        Level::Bytes(bytes) => iec(bytes),
-    }
-}
-
 fn reclaiming_helps(event: &SpaceEvent) -> bool {
     match event {
         SpaceEvent::Threshold { subject: Subject::Pool, rising, .. } | SpaceEvent::Forecast { rising, .. } => *rising,
@@ -199,8 +181,11 @@ fn threshold(
     (used, total): (u64, u64),
     rising: bool,
 ) -> NewEvent {
-    let used_pct = used_pct(used, total);
-    let (level_pct, said) = (pct_of(level, total), words_of(level));
+    let used_pct = if total == 0 { 0.0 } else { 100.0 * used as f64 / total as f64 };
+    let (level_pct, said) = match level {
+        Level::Percent(percent) => (f64::from(percent), format!("{percent} %")),
+        Level::Bytes(bytes) => (100.0 * bytes as f64 / total.max(1) as f64, iec(bytes)),
+    };
     let severity = match measure {
         _ if !rising => Severity::Info,
         // A vdisk that is all backed harms nobody by that.

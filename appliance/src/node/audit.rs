@@ -38,24 +38,17 @@ impl Node {
     /// Audits a pool as long as it is open.
     pub(super) fn follow_audits(&self, pool: &Pool<Handle>) {
         let (node, pool, every) = (self.clone(), pool.clone(), self.0.audits.0.get());
-        self.spawn(async move {
-            let closed = async { while pool.members_changed().await {} };
-            let audits = async {
-                // What was found in an earlier life is a finding of this one until it is not found any more.
-                if node.alarms(pool.info().uuid).await.is_ok_and(|alarms| alarms.check_found.is_some()) {
-                    node.audited(&pool).await;
-                }
-                let Some(every) = every else { return };
-                let mut rest = FIRST.min(every);
-                loop {
-                    node.machine().sleep(rest).await;
-                    node.audited(&pool).await;
-                    rest = every;
-                }
-            };
-            tokio::select! {
-                () = closed => {}
-                () = audits => {}
+        self.spawn_while_open(&pool.clone(), async move {
+            // What was found in an earlier life is a finding of this one until it is not found any more.
+            if node.alarms(pool.info().uuid).await.is_ok_and(|alarms| alarms.check_found.is_some()) {
+                node.audited(&pool).await;
+            }
+            let Some(every) = every else { return };
+            let mut rest = FIRST.min(every);
+            loop {
+                node.machine().sleep(rest).await;
+                node.audited(&pool).await;
+                rest = every;
             }
         });
     }

@@ -46,26 +46,19 @@ impl Node {
     /// Looks at the file systems under a pool as long as it is open, so that who does not ask is told.
     pub(super) fn follow_below(&self, pool: &Pool<Handle>) {
         let (node, pool) = (self.clone(), pool.clone());
-        self.spawn(async move {
-            let closed = async { while pool.members_changed().await {} };
+        self.spawn_while_open(&pool.clone(), async move {
             let uuid = pool.info().uuid;
-            let looks = async {
-                loop {
-                    let asked: Asked = node.asked_below().into_iter().filter(|(asked, _)| *asked == uuid).collect();
-                    // A file system that does not answer keeps nobody waiting but this.
-                    if let Ok(mut found) = aside(move || look(asked)).await {
-                        match found.remove(&uuid) {
-                            Some(below) => drop(node.0.below.borrow_mut().insert(uuid, below)),
-                            None => drop(node.0.below.borrow_mut().remove(&uuid)),
-                        }
-                        node.tell_below(&pool).await;
+            loop {
+                let asked: Asked = node.asked_below().into_iter().filter(|(asked, _)| *asked == uuid).collect();
+                // A file system that does not answer keeps nobody waiting but this.
+                if let Ok(mut found) = aside(move || look(asked)).await {
+                    match found.remove(&uuid) {
+                        Some(below) => drop(node.0.below.borrow_mut().insert(uuid, below)),
+                        None => drop(node.0.below.borrow_mut().remove(&uuid)),
                     }
-                    node.machine().sleep(EVERY).await;
+                    node.tell_below(&pool).await;
                 }
-            };
-            tokio::select! {
-                () = closed => {}
-                () = looks => {}
+                node.machine().sleep(EVERY).await;
             }
         });
     }

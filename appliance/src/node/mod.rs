@@ -228,6 +228,17 @@ impl Node {
         self.0.machine.spawn(task);
     }
 
+    /// Runs a task until it ends, or the pool that it is for is closing.
+    fn spawn_while_open(&self, pool: &Pool<Handle>, task: impl Future<Output = ()> + 'static) {
+        let pool = pool.clone();
+        self.spawn(async move {
+            tokio::select! {
+                () = pool.closed() => {}
+                () = task => {}
+            }
+        });
+    }
+
     /// Runs what may block beside the reactor.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Answer<T> {
         self.0.machine.blocking(work).await.map_err(|error| Problem::new("internal", error.to_string()))

@@ -24,11 +24,10 @@ impl Node {
         let (running, ended) = oneshot::channel();
         let job = self.start_job(kind, &name.clone(), async move {
             let _running = running;
-            let closed = async { while pool.members_changed().await {} };
             let report = tokio::select! {
                 report = pool.check() => report?,
                 // Whoever closes it waits for its devices.
-                () = closed => return Err(engine::Error::Closing(name).into()),
+                () = pool.closed() => return Err(engine::Error::Closing(name).into()),
             };
             let check = check_view(&name, &report);
             node.note_checked(&pool, &check).await;

@@ -1,6 +1,6 @@
 //! Opening the pools that are known, at the start and when an unavailable one is tried again.
 
-use plimsoll_engine::{Error, OpenPool, Pool, SpaceEvent};
+use plimsoll_engine::{Error, OpenPool, Pool};
 use plimsoll_hardware::reactor::Handle;
 use uuid::Uuid;
 
@@ -74,12 +74,6 @@ impl Node {
         let info = pool.info();
         for warning in &info.recovery.warnings {
             tracing::warn!(pool = info.name, "{warning}");
-        }
-        if truncated && let Some(reason) = info.recovery.warnings.first() {
-            // A restart finds the end written again: what was accepted stays in the log.
-            let device = info.devices.iter().find(|device| reason.contains(&device.path));
-            let device = device.map(|device| device.path.clone()).unwrap_or_default();
-            pool.raise(SpaceEvent::DeviceErrors { device, errors: 1, reason: reason.clone(), full: false });
         }
         tracing::info!(
             pool = info.name,

@@ -24,7 +24,7 @@ use crate::format::{
 };
 use crate::journal::JournalFailed;
 use crate::space::{NoMetaSpace, Space};
-use crate::tree::{Sealer, Tree};
+use crate::tree::{PageSeen, Sealer, Tree};
 use crate::vdisk::{Store, VdiskCore, count};
 
 /// Pages written at the same time.
@@ -222,13 +222,7 @@ impl<M: Machine> Store<M> {
         drop(writes);
         // Nodes that became dirty since the cut are sealed too, with the leaves of the cut.
         loop {
-            loop {
-                let pages = tree.borrow().dirty_pages();
-                if self.space.can_place(pages) {
-                    break;
-                }
-                self.make_places(pages).await?;
-            }
+            self.make_places_for(tree).await?;
             let mut sealer = Collector { space: &self.space, generation, pages: Vec::new() };
             let root = tree.borrow_mut().seal_nodes(&mut sealer);
             let mut without_room = Vec::new();
@@ -243,13 +237,20 @@ impl<M: Machine> Store<M> {
                 return Ok(root);
             }
             let mut tree = tree.borrow_mut();
-            for node in tree
-                .pages()
-                .into_iter()
-                .filter(|page| page.kind == PageType::Node && without_room.contains(&page.reference))
-            {
-                tree.soil(node.first, node.level());
+            let is_to_move = |page: &PageSeen| page.kind == PageType::Node && without_room.contains(&page.reference);
+            let nodes: Vec<_> = tree.pages().into_iter().filter(is_to_move).collect();
+            nodes.iter().for_each(|node| tree.soil(node.first, node.level()));
+        }
+    }
+
+    /// Makes places for all dirty pages of a tree: no `await` from then on, or there may be more of them.
+    async fn make_places_for<P: Payload>(self: &Rc<Self>, tree: &RefCell<Tree<P>>) -> std::result::Result<(), IoError> {
+        loop {
+            let pages = tree.borrow().dirty_pages();
+            if self.space.can_place(pages) {
+                return Ok(());
             }
+            self.make_places(pages).await?;
         }
     }
 

@@ -13,6 +13,11 @@ impl<M: Machine> Pool<M> {
         !self.store.closing.get()
     }
 
+    /// Completes when the pool is closing.
+    pub async fn closed(&self) {
+        while self.members_changed().await {}
+    }
+
     /// Completes when `percent` (1 to 100) of its space, or more, is not available; `false` when the pool is closing. One task at a
     /// time may wait for it.
     pub async fn used_reaches(&self, percent: u8) -> bool {

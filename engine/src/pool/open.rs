@@ -13,6 +13,7 @@ use super::recover::Recovered;
 use super::warning::Warning;
 use super::{Pool, RecoveryInfo, roots};
 use crate::error::{Error, Result};
+use crate::event::SpaceEvent;
 use crate::format::{EntryState, JournalStart, LabelPage, PAGE_BYTES, Record, RootPage, TABLE_ENTRIES, VdiskId};
 use crate::journal::{Journal, Tail};
 use crate::mapping::{Cache, Patterns};
@@ -105,6 +106,7 @@ impl<M: Machine> Pool<M> {
         }
         let pool = Pool { store, recovery: info, warnings: Rc::new(RefCell::new(warnings)) };
         if !options.inspect && pool.store.read_only.borrow().is_none() {
+            pool.tell_accepted();
             pool.start_background();
             if pool.store.journal.is_nearly_full() {
                 // Starts that were cut short have filled it. Without a checkpoint the pool serves, and says that it is read-only.
@@ -114,6 +116,16 @@ impl<M: Machine> Pool<M> {
             }
         }
         Ok(pool)
+    }
+
+    /// The next start finds the ends written again: that they were lost, and that this was accepted, stays with who listens.
+    fn tell_accepted(&self) {
+        for warning in &*self.warnings.borrow() {
+            if let Warning::EndLost(device) = warning {
+                let (device, reason) = (device.clone(), warning.to_string());
+                self.raise(SpaceEvent::DeviceErrors { device, errors: 1, reason, full: false });
+            }
+        }
     }
 }
 
@@ -237,20 +249,21 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>, without_ends: bo
     let mut heal = Healing { root: found.incomplete, labels: Vec::new() };
     let mut warnings = Vec::new();
     for (label, device) in &labelled {
-        let is_settled = root.devices.iter().any(|slot| slot.device == label.device && slot.size == label.size);
-        if is_settled && is_end_lost(machine, device, label.size).await? {
-            let path = device.geometry().path.clone();
-            if !without_ends {
-                return Err(Error::EndLost { path, pool: label.name.clone() });
+        let Some(slot) = root.devices.iter().find(|slot| slot.device == label.device) else { continue };
+        let right = LabelPage { size: slot.size, ..label.clone() };
+        if *label == right {
+            if has_both_labels(machine, device, label).await? {
+                continue;
             }
-            warnings.push(Warning::EndLost(path));
-        }
-        if let Some(slot) = root.devices.iter().find(|slot| slot.device == label.device) {
-            let right = LabelPage { size: slot.size, ..label.clone() };
-            if *label != right || !has_both_labels(machine, device, &right).await? {
-                heal.labels.push(right);
+            if is_end_lost(machine, device, label.size).await? {
+                let path = device.geometry().path.clone();
+                if !without_ends {
+                    return Err(Error::EndLost { path, pool: label.name.clone() });
+                }
+                warnings.push(Warning::EndLost(path));
             }
         }
+        heal.labels.push(right);
     }
     let mut ordered = Vec::with_capacity(root.devices.len());
     for (index, slot) in root.devices.iter().enumerate() {

@@ -129,6 +129,13 @@ fn a_device_that_was_cut_off_is_told_and_not_made_long_again_whoever_notices_it(
                 let pool = Pool::open(&m, accepted, vec![m.open(0)]).await.expect("what is left of it");
                 let said = pool.info().recovery.warnings.join(" ");
                 assert!(said.contains("the end of disk0 is gone"), "{by:?}: {said}");
+                pool.arm(&AlarmState::default());
+                let told = |event: &SpaceEvent| {
+                    matches!(event, SpaceEvent::DeviceErrors { device, reason, .. }
+                        if device == "disk0" && reason.contains("the end of disk0 is gone"))
+                };
+                let events = pool.events().await;
+                assert!(events.iter().any(told), "{by:?}: {events:?}");
                 let mut inside = 0;
                 for extent in 0..EXTENTS {
                     let byte = byte_at(&pool, &m, extent).await.expect("a read");

@@ -135,7 +135,7 @@ impl Inner {
         // Made long again it would read as zeros there.
         let end = end.min(self.size.get());
         self.size.set(end);
-        let had = self.geometry.size.max(self.had.get());
+        let had = self.had.get();
         let reason = format!(
             "it ends at {end} now and had {had} bytes: it was truncated or shrunk under the pool, and what was behind is lost"
         );

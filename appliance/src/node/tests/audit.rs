@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::event::EventQuery;
-use crate::model::{HealthFinding, LastCheckView};
+use crate::model::{HealthFinding, ImportPool, LastCheckView};
 
 const EVERY: Duration = Duration::from_millis(20);
 
@@ -35,61 +35,42 @@ fn finding(node: &Node) -> Option<HealthFinding> {
 
 #[test]
 fn an_audit_finds_a_bad_copy_that_nobody_asked_about_and_tells_it_once() {
-    let dir = tempfile::tempdir().unwrap();
-    // Events are read on its threads.
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let _inside = runtime.enter();
-    for life in 0..2 {
-        let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
-        let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
-        node.set_audit_every((life == 1).then_some(EVERY));
-        reactor.block_on(async {
-            if life == 0 {
-                tank(&node, dir.path()).await;
-                node.machine().sleep(5 * EVERY).await;
-                assert_eq!(node.pool_view("tank").unwrap().last_check, None, "nobody wanted an audit");
-                return node.close().await.unwrap();
-            }
-            node.open_known_pools().await;
-            spoil_one_copy(dir.path());
-            let found = last_check(&node, |check| check.findings > 0).await;
-            assert!(!found.loss, "{found:?}");
-            // The next audits find nothing: it has healed.
-            last_check(&node, |check| check.findings == 0).await;
-            assert_eq!(finding(&node), None);
-            while kinds(&node).await.len() < 2 {
-                node.machine().sleep(EVERY).await;
-            }
-            node.machine().sleep(5 * EVERY).await;
-            assert_eq!(kinds(&node).await, ["pool-check", "pool-check-cleared"]);
-            assert!(node.jobs().iter().any(|job| job.kind == "audit"));
-            node.close().await.unwrap();
-        });
-    }
+    with_node(|node, dir| async move {
+        node.set_audit_every(None);
+        tank(&node, &dir).await;
+        node.machine().sleep(5 * EVERY).await;
+        assert_eq!(node.pool_view("tank").unwrap().last_check, None, "nobody wanted an audit");
+        node.export_pool("tank", &[]).await.unwrap();
+        node.set_audit_every(Some(EVERY));
+        let paths = vec![dir.join("tank.img").display().to_string()];
+        node.import_pool(ImportPool { paths, name: None, buffered: true, force: Vec::new() }).await.unwrap();
+        spoil_one_copy(&dir);
+        let found = last_check(&node, |check| check.findings > 0).await;
+        assert!(!found.loss, "{found:?}");
+        // The next audits find nothing: it has healed.
+        last_check(&node, |check| check.findings == 0).await;
+        assert_eq!(finding(&node), None);
+        while kinds(&node).await.len() < 2 {
+            node.machine().sleep(EVERY).await;
+        }
+        node.machine().sleep(5 * EVERY).await;
+        assert_eq!(kinds(&node).await, ["pool-check", "pool-check-cleared"]);
+        assert!(node.jobs().iter().any(|job| job.kind == "audit"));
+    });
 }
 
 #[test]
 fn what_a_check_finds_is_a_finding_of_the_status_until_a_check_finds_it_no_more() {
-    let dir = tempfile::tempdir().unwrap();
-    for life in 0..2 {
-        let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
-        let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
-        reactor.block_on(async {
-            if life == 0 {
-                tank(&node, dir.path()).await;
-                return node.close().await.unwrap();
-            }
-            node.open_known_pools().await;
-            spoil_one_copy(dir.path());
-            node.check_pool("tank").unwrap();
-            last_check(&node, |check| check.findings > 0).await;
-            let said = finding(&node).unwrap();
-            assert_eq!(said.health, Health::Warning);
-            crate::cli::hints::assert_advice_can_be_followed(&said.advice);
-            node.check_pool("tank").unwrap();
-            last_check(&node, |check| check.findings == 0).await;
-            assert_eq!(finding(&node), None);
-            node.close().await.unwrap();
-        });
-    }
+    with_node(|node, dir| async move {
+        tank(&node, &dir).await;
+        spoil_one_copy(&dir);
+        node.check_pool("tank").unwrap();
+        last_check(&node, |check| check.findings > 0).await;
+        let said = finding(&node).unwrap();
+        assert_eq!(said.health, Health::Warning);
+        crate::cli::hints::assert_advice_can_be_followed(&said.advice);
+        node.check_pool("tank").unwrap();
+        last_check(&node, |check| check.findings == 0).await;
+        assert_eq!(finding(&node), None);
+    });
 }
