@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use plimsoll_hardware::{Device, Machine};
+use plimsoll_hardware::{Device, Durability, Machine};
 
 use super::Pool;
 use super::create::{device_slot, new_uuid, refuse_used, wipe, write_label};
@@ -55,7 +55,7 @@ impl<M: Machine> Pool<M> {
             name: store.identity.name.clone(),
         };
         wipe(&machine, &device, label.size).await?;
-        write_label(&machine, &device, &label).await?;
+        write_label(&machine, &label, async |at, page| device.write(at, page, Durability::Cached).await).await?;
         device.flush().await?;
         // No `await` up to the checkpoint's request: the new extents are known everywhere at once. Until the checkpoint stands
         // a crash forgets the device, and nothing durable names it: first writes to it are records that replay needs it for.

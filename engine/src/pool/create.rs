@@ -1,6 +1,6 @@
 //! Making a pool: labels and a first root, on devices that hold nothing else.
 
-use plimsoll_hardware::{Device, Durability, IoError, Machine};
+use plimsoll_hardware::{Device, Durability, Frozen, IoError, Machine};
 use uuid::Uuid;
 
 use super::identify::read_label;
@@ -83,13 +83,14 @@ impl<M: Machine> Pool<M> {
             }
         }
         for ring in &labels[0].rings {
-            clear_ring(machine, &devices[usize::from(ring.device)], ring).await?;
+            let device = &devices[usize::from(ring.device)];
+            clear_ring(machine, ring, async |at, zeros| device.write(at, zeros, Durability::Cached).await).await?;
         }
         for device in &devices {
             device.flush().await?;
         }
         for (device, label) in devices.iter().zip(&labels) {
-            write_label(machine, device, label).await?;
+            write_label(machine, label, async |at, page| device.write(at, page, Durability::Cached).await).await?;
         }
         for device in &devices {
             device.flush().await?;
@@ -218,23 +219,32 @@ pub(super) async fn wipe<M: Machine>(machine: &M, device: &M::Device, size: u64)
 }
 
 /// Writes zeros over a ring: in a sparse file that gives it its space, so the journal never meets a full file system.
-pub(super) async fn clear_ring<M: Machine>(machine: &M, device: &M::Device, ring: &RingPlace) -> Result<()> {
+pub(super) async fn clear_ring<M: Machine>(
+    machine: &M,
+    ring: &RingPlace,
+    write: impl AsyncFn(u64, Frozen) -> Result<(), IoError>,
+) -> Result<()> {
     let (mut page, end) = (ring.page, ring.page + ring.pages);
     let zeros = machine.buffers().privileged().zeroed(CLEAR_BYTES).await.freeze();
     while page < end {
         let bytes = CLEAR_BYTES.min((end - page) as usize * PAGE_BYTES);
-        device.write(page * PAGE_BYTES as u64, zeros.slice(0..bytes), Durability::Cached).await?;
+        write(page * PAGE_BYTES as u64, zeros.slice(0..bytes)).await?;
         page += (bytes / PAGE_BYTES) as u64;
     }
     Ok(())
 }
 
-pub(super) async fn write_label<M: Machine>(machine: &M, device: &M::Device, label: &LabelPage) -> Result<()> {
+/// Writes a label to both ends of its device.
+pub(super) async fn write_label<M: Machine>(
+    machine: &M,
+    label: &LabelPage,
+    write: impl AsyncFn(u64, Frozen) -> Result<(), IoError>,
+) -> Result<()> {
     let mut page = machine.buffers().privileged().zeroed(PAGE_BYTES).await;
     label.encode(&mut page);
     let page = page.freeze();
     for place in label_places(label.size) {
-        device.write(place, page.clone(), Durability::Cached).await?;
+        write(place, page.clone()).await?;
     }
     Ok(())
 }

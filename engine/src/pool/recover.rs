@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use plimsoll_hardware::{Buffer, Machine};
+use plimsoll_hardware::{Buffer, Durability, Machine};
 
 use super::RecoveryInfo;
 use super::open::Healing;
@@ -145,7 +145,8 @@ impl<M: Machine> Store<M> {
         for label in &heal.labels {
             let members = super::roots::members(&self.media, root);
             if let Some((drive, _)) = members.iter().find(|(drive, _)| drive.slot().device == label.device) {
-                super::create::write_label(&self.media.machine, &drive.device, label).await?;
+                let write = async |at, page| drive.write(at, page, Durability::Cached).await;
+                super::create::write_label(&self.media.machine, label, write).await?;
             }
         }
         if heal.root {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use plimsoll_hardware::Machine;
+use plimsoll_hardware::{Durability, Machine};
 
 use super::add_device::Growing;
 use super::create::clear_ring;
@@ -77,7 +77,11 @@ impl<M: Machine> Store<M> {
             let (old, new) = (self.journal.rings(), self.new_ring_places(leaving)?);
             for ring in new.iter().filter(|ring| !old.contains(ring)) {
                 let drive = self.media.drive_at(ring.device)?;
-                clear_ring(&self.media.machine, &drive.device, ring).await?;
+                // By way of the drive, which then knows that it has something to flush before a root names the place.
+                let write = async |at, zeros| drive.write(at, zeros, Durability::Cached).await;
+                clear_ring(&self.media.machine, ring, write).await?;
+                // That root may be of a checkpoint that has begun, whose flush of all else is over.
+                drive.flush().await?;
             }
             self.journal.begin_move(new);
             self.after_checkpoint().await?;

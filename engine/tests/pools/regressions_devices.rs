@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::support::{assert_clean, create, filled, live, open, vdisk, world};
 use futures_util::future::{Either, join_all, join3, select};
 use plimsoll_engine::{CreatePool, Evacuate, JobState, OpenPool, Pool};
-use plimsoll_hardware::sim::{CrashKind, FaultKind, FaultProfile, FaultSite, SimDiskSpec, SimWorld};
+use plimsoll_hardware::sim::{CrashKind, FaultKind, FaultProfile, FaultSite, SimDiskSpec, SimWorld, Survival};
 use plimsoll_hardware::{Device, Machine};
 
 #[test]
@@ -309,4 +309,44 @@ fn a_label_that_is_bad_is_written_again_by_the_next_start_so_that_the_device_may
     });
     world.crash(CrashKind::Process);
     live(world, |m| async move { assert_clean(&open(&m, 1).await, "a larger device").await });
+}
+
+#[test]
+fn a_journal_that_moves_has_its_blocks_before_a_root_names_them() {
+    let prepared = world(1, 2, 7);
+    live(&prepared, |m| async move {
+        let pool = create(&m).await;
+        pool.add_device(m.open(1), false).await.expect("a device joins");
+        pool.close().await.expect("a close");
+    });
+    for stop in 1.. {
+        let world = &prepared.fork();
+        let machine = world.boot();
+        let m = machine.clone();
+        let life = machine.run(async move {
+            let pool = open(&m, 2).await;
+            m.crash_after_ops(stop);
+            pool.remove_device(pool.info().devices[0].uuid, Evacuate::default()).await.expect("it is to leave");
+            // Checkpoints that have begun when the journal is to move.
+            while pool.info().devices.len() > 1 && pool.check().await.is_ok() {}
+        });
+        let ended = life.unless_crashed().is_some();
+        // The device that leaves has its root; the other loses what was not flushed.
+        let pending = world.pending();
+        world.crash_with(&mut |write, _| if pending[write].disk == 0 { Survival::Kept } else { Survival::Dropped });
+        live(world, |m| async move {
+            let pool = open(&m, 2).await;
+            m.sleep(Duration::from_secs(3)).await;
+            for disk in [0, 1] {
+                world.set_room(disk, Some(0));
+            }
+            for number in 0..8 {
+                let made = pool.create_vdisk(vdisk(&format!("v{number}"), 1 << 30)).await;
+                made.unwrap_or_else(|error| panic!("stopped at {stop}: {error}"));
+            }
+        });
+        if ended {
+            break;
+        }
+    }
 }
