@@ -154,6 +154,7 @@ impl Image {
             state,
             setup,
             broken: Cell::new(false),
+            calm: Cell::new(false),
             room: Default::default(),
             grower: Default::default(),
             decisions: Cell::new(0),

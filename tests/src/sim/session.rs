@@ -39,6 +39,8 @@ pub struct Session {
     pub setup: Rc<Setup>,
     /// Something failed that only a new start can mend; nothing more is demanded of this life.
     pub broken: Cell<bool>,
+    /// Faults have ended, of this life and of its start: it works.
+    pub calm: Cell<bool>,
     /// What there is below the devices.
     pub room: Room,
     /// Growth by itself.
@@ -88,6 +90,15 @@ impl Session {
     #[track_caller]
     pub fn bear(&self, what: &str, error: &Error) {
         if room::excuses(self, error) {
+            return;
+        }
+        if self.calm.get() {
+            // What was lost before is lost; all else goes on.
+            assert!(
+                matches!(error, Error::Damaged { .. }),
+                "{what} failed after the faults: {error} [{}]",
+                error.code()
+            );
             return;
         }
         let faults = self.setup.faults.is_some();
