@@ -1,6 +1,6 @@
 //! Reading the journal after a start: every batch from the checkpoint on, from whichever ring has it.
 
-use plimsoll_hardware::Machine;
+use plimsoll_hardware::{IoError, Machine};
 use uuid::Uuid;
 
 use super::{Journal, ring};
@@ -9,6 +9,8 @@ use crate::media::Media;
 
 /// Pages read ahead at once: 64 KiB.
 const WINDOW_PAGES: u64 = 16;
+/// Reads of what one ring may be alone in having. A read that fails is often good the next time, and the journal ends where nothing is.
+const READS: u32 = 5;
 
 /// Where the journal ended.
 pub(crate) struct JournalEnd {
@@ -27,6 +29,8 @@ struct Window<'a, M: Machine> {
     ring: RingPlace,
     position: u64,
     bytes: Vec<u8>,
+    /// How often it reads what cannot be read.
+    reads: u32,
 }
 
 impl<M: Machine> Window<'_, M> {
@@ -38,12 +42,22 @@ impl<M: Machine> Window<'_, M> {
             self.bytes = match ring::read(self.media, &self.ring, position, ahead).await {
                 Ok(bytes) => bytes,
                 // Somewhere in the window a sector is bad; take only what was asked for.
-                Err(_) => ring::read(self.media, &self.ring, position, pages).await.ok()?,
+                Err(_) => self.read_stubbornly(position, pages).await.ok()?,
             };
             self.position = position;
         }
         let from = (position - self.position) as usize * PAGE_BYTES;
         self.bytes.get(from..from + pages as usize * PAGE_BYTES)
+    }
+
+    async fn read_stubbornly(&self, position: u64, pages: u64) -> Result<Vec<u8>, IoError> {
+        let mut reads = 1;
+        loop {
+            match ring::read(self.media, &self.ring, position, pages).await {
+                Err(error) if reads < self.reads && !matches!(error, IoError::Gone { .. }) => reads += 1,
+                read => return read,
+            }
+        }
     }
 
     /// The batch at `position`, whichever it is.
@@ -66,7 +80,7 @@ pub(crate) async fn read<M: Machine>(
     start: JournalStart,
     inspect: bool,
 ) -> JournalEnd {
-    let mut windows = rings.map(|ring| Window { media, ring, position: 0, bytes: Vec::new() });
+    let mut windows = rings.map(|ring| Window { media, ring, position: 0, bytes: Vec::new(), reads: READS });
     let mut end = JournalEnd { next: start, batches: Vec::new(), one_sided: 0, damaged: false };
     let mut one_sided = Vec::new();
     while end.next.position - start.position < rings[0].pages {
@@ -98,6 +112,8 @@ pub(crate) async fn read<M: Machine>(
     let covered = covered.min(end.next.sequence.saturating_sub(2));
     end.one_sided = one_sided.iter().filter(|&&sequence| sequence <= covered).count() as u64;
     for window in &mut windows {
+        // Nothing there would be believed; this only tells.
+        window.reads = 1;
         end.damaged = end.damaged || is_gap(window, pool, start, end.next).await;
     }
     end

@@ -14,7 +14,7 @@ use crate::vdisk::Store;
 pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>, heal: bool) -> Vec<String> {
     let mut problems = Vec::new();
     let root = store.root.borrow().clone();
-    let whole = store.media.measure();
+    let whole = super::roots::all_have_ends(&store.media, &root).await;
     problems.extend(whole.as_ref().err().map(ToString::to_string));
     let frozen = !heal || store.inspect || store.media.pages.inspect.get() || whole.is_err();
     let outcome = if frozen { "another is good" } else { "written again" };

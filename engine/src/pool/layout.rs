@@ -15,6 +15,8 @@ use crate::format::{GROUP_EXTENTS, PAGE_BYTES, RingPlace};
 
 /// Bytes at either end of a device for its label and roots.
 pub(crate) const END_BYTES: u64 = 65_536;
+/// Pages of them that are used: the label and both roots.
+pub(crate) const END_PAGES: usize = 3;
 /// Smallest device of a pool in bytes: 4 MiB hold the ends, two small rings, and at 64 KiB some 55 extents.
 pub const DEVICE_BYTES_MIN: u64 = 4 << 20;
 

@@ -8,7 +8,7 @@ use futures_util::future::select;
 use plimsoll_hardware::{Device, IoError, Machine};
 
 use super::identify::{check_features, read_label, read_page};
-use super::layout::label_places;
+use super::layout::{END_PAGES, label_places};
 use super::recover::Recovered;
 use super::warning::Warning;
 use super::{Pool, RecoveryInfo, roots};
@@ -301,7 +301,7 @@ async fn has_both_labels<M: Machine>(machine: &M, device: &M::Device, label: &La
 /// end of it, so no crash leaves none of them.
 async fn is_end_lost<M: Machine>(machine: &M, device: &M::Device, size: u64) -> Result<bool> {
     let end = label_places(size)[1];
-    for page in 0..3 {
+    for page in 0..END_PAGES as u64 {
         match read_page(machine, device, end + page * PAGE_BYTES as u64).await {
             Ok(page) if page.iter().all(|byte| *byte == 0) => {}
             Err(gone @ IoError::Gone { .. }) => return Err(Error::Device(gone)),

@@ -1,10 +1,10 @@
 //! Nobody reads what somebody else wrote. Extents go round between vdisks that are worked on at the same time, by discards,
-//! zeroes, deletions and cuts, full of their owner's mark; what is read, whole, in crooked pieces, beside partial first writes and
+//! zeroes, deletions, cuts, compactions, reclaims and devices that come and go, full of their owner's mark; what is read, whole, in crooked pieces, beside partial first writes and
 //! after crashes, is the reader's own. The planted bug `skip-checksum` makes it fail (`tests/planted`); the rarer
 //! `reuse-quarantined` is the simulation's to find.
 
 use crate::support::{assert_clean, create, is_full, open, vdisk, world};
-use plimsoll_engine::{Error, Pool, Vdisk, VdiskState, Zeroes};
+use plimsoll_engine::{Error, Evacuate, Pool, ReclaimSpec, Vdisk, VdiskState, Zeroes};
 use plimsoll_hardware::sim::{CrashKind, Random, SimMachine};
 use plimsoll_hardware::{Buffer, Machine};
 
@@ -101,12 +101,30 @@ async fn recycle(pool: &Pool<SimMachine>, m: &SimMachine, place: u64, random: &m
             owned.read(m, offset / EXTENT * EXTENT, EXTENT, when).await;
             written
         }
+        24 => pool.compact().map(drop),
+        25 => pool.reclaim(&owned.name, ReclaimSpec::default()).await.map(drop),
         _ => owned.write(m, offset, sectors, random.below(8) == 0).await,
     };
     match result {
         Ok(()) => 1,
         Err(Error::OutOfSpace { .. }) => disk.discard(0, extents / 2 * EXTENT, false).await.map_or(0, |()| 1),
         Err(Error::Busy { .. }) => 0,
+        Err(error) => panic!("{when}: {error}"),
+    }
+}
+
+/// A second device joins, or one of two is to leave, while all goes on.
+async fn move_house(pool: &Pool<SimMachine>, m: &SimMachine, random: &mut Random, when: &str) -> u64 {
+    let devices = pool.info().devices;
+    let moved = if devices.len() == 1 {
+        let other = usize::from(devices[0].path == "disk0");
+        pool.add_device(m.open(other), true).await
+    } else {
+        pool.remove_device(devices[random.below(2) as usize].uuid, Evacuate::default()).await.map(drop)
+    };
+    match moved {
+        Ok(()) => 1,
+        Err(Error::Busy { .. } | Error::OutOfSpace { .. } | Error::InvalidArgument { .. }) => 0,
         Err(error) => panic!("{when}: {error}"),
     }
 }
@@ -122,9 +140,9 @@ async fn scan_all(pool: &Pool<SimMachine>, m: &SimMachine, random: &mut Random, 
 #[test]
 fn a_recycled_extent_never_shows_its_former_owner() {
     let worlds = if is_full() { 400 } else { 40 };
-    let mut recycled = 0;
+    let (mut recycled, mut moves) = (0, 0);
     for seed in 0..worlds {
-        let world = world(seed, 1, 5);
+        let world = world(seed, 2, 5);
         let mut random = Random::new(seed);
         let machine = world.boot();
         let m = machine.clone();
@@ -142,7 +160,7 @@ fn a_recycled_extent_never_shows_its_former_owner() {
             let mut dice = Random::new(seed << 8 | life);
             let crash = 200 + random.below(900);
             let opened = m.clone();
-            let pool = machine.run(async move { open(&opened, 1).await }).done();
+            let pool = machine.run(async move { open(&opened, 2).await }).done();
             machine.crash_after_ops(crash);
             let rounds = machine.run(async move {
                 let when = format!("seed {seed}, life {life}");
@@ -158,23 +176,27 @@ fn a_recycled_extent_never_shows_its_former_owner() {
                     }
                 });
                 let each: Vec<_> = each.collect();
-                let rounds: u64 = futures_util::future::join_all(each).await.into_iter().sum();
+                let mut moving = Random::new(dice.word());
+                let moves = move_house(&pool, &m, &mut moving, &when);
+                let (rounds, moved) = futures_util::future::join(futures_util::future::join_all(each), moves).await;
+                let rounds: u64 = rounds.into_iter().sum();
                 scan_all(&pool, &m, &mut dice, &when).await;
                 assert_clean(&pool, &when).await;
-                rounds
+                (rounds, moved)
             });
-            recycled += rounds.unless_crashed().unwrap_or(0);
+            let (rounds, moved) = rounds.unless_crashed().unwrap_or((0, 0));
+            (recycled, moves) = (recycled + rounds, moves + moved);
             world.crash(if random.coin() { CrashKind::Power } else { CrashKind::Process });
         }
         let machine = world.boot();
         let m = machine.clone();
         let looked = machine.run(async move {
-            let (pool, when) = (open(&m, 1).await, format!("seed {seed}, after the last life"));
+            let (pool, when) = (open(&m, 2).await, format!("seed {seed}, after the last life"));
             scan_all(&pool, &m, &mut random, &when).await;
             assert_clean(&pool, &when).await;
         });
         looked.done();
     }
-    println!("{recycled} operations in lives that ended well, {worlds} worlds of 5 lives");
-    assert!(recycled > 1000, "too little was recycled to mean anything");
+    println!("{recycled} operations and {moves} devices moved in lives that ended well, {worlds} worlds of 5 lives");
+    assert!(recycled > 100 * worlds && moves > worlds / 4, "too little was recycled to mean anything");
 }

@@ -149,3 +149,29 @@ fn a_device_that_was_cut_off_is_told_and_not_made_long_again_whoever_notices_it(
         }
     }
 }
+
+#[test]
+fn what_was_cut_off_and_made_long_again_before_anybody_looked_is_never_served_as_zeros() {
+    for (end, checked) in [(SIZE / 2, false), (SIZE - END, false), (SIZE / 2, true)] {
+        let world = SimWorld::new(9, vec![SimDiskSpec::new("disk0", SIZE)]);
+        live(&world, async |m: SimMachine| {
+            let pool = create(&m).await;
+            pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+            write(&pool, &m, "v", 0, 7).await.expect("a write");
+            pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+            world.cut(0, end);
+            m.extend(0, SIZE);
+            if checked {
+                let report = pool.check().await;
+                assert!(!report.is_ok_and(|report| report.clean()), "cut at {end}: a check finds nothing");
+            }
+            let closed = pool.close().await;
+            assert!(closed.is_err() || pool.read_only().is_some(), "cut at {end}: it is closed as if nothing had been");
+        });
+        world.crash(CrashKind::Process);
+        live(&world, async |m: SimMachine| {
+            let error = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await.err().expect("zeros are served");
+            assert!(matches!(error, Error::EndLost { .. }), "cut at {end}: {error}");
+        });
+    }
+}

@@ -269,3 +269,36 @@ fn an_old_copy_of_a_device_is_refused_and_left_alone() {
         assert_clean(&pool, "with the right devices").await;
     });
 }
+
+/// Where the copies of the journal are in a pool of 4 MiB.
+const RINGS: [u64; 2] = [64 << 10, (4 << 20) - (64 << 10) - RING_BYTES];
+const RING_BYTES: u64 = 128 << 10;
+
+#[test]
+fn a_journal_of_which_a_copy_is_lost_does_not_end_where_the_other_fails_to_be_read_at_first() {
+    for failures in 1..=5 {
+        let world = world(1, 1, 4);
+        live(&world, |machine| async move {
+            let pool = create(&machine).await;
+            pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+            write(&pool, &machine, 0, 1).await.expect("a write");
+            pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+        });
+        world.crash(CrashKind::Power);
+        let copies = RINGS.map(|ring| world.read_raw(0, ring, RING_BYTES));
+        assert!(copies[0] == copies[1] && copies[0].iter().any(|byte| *byte != 0), "the journal is elsewhere");
+        world.write_raw(0, RINGS[0], &vec![0; RING_BYTES as usize]);
+        let left = Cell::new(failures);
+        world.filter_faults(move |site| {
+            let there = site.offset >= RINGS[1] && site.offset < RINGS[1] + RING_BYTES;
+            let fails = site.kind == FaultKind::ReadError && there && left.get() > 0;
+            left.set(left.get() - u32::from(fails));
+            fails
+        });
+        world.set_faults(FaultProfile { read_error: 10_000, ..FaultProfile::NONE });
+        live(&world, |machine| async move {
+            let pool = open(&machine, 1).await;
+            assert_eq!(first_byte(&pool, &machine, 0).await.expect("a read"), 1, "after {failures} failures");
+        });
+    }
+}
