@@ -5,6 +5,7 @@ mod decided;
 pub(super) mod failing;
 mod growth;
 mod kept;
+mod plans;
 mod served;
 mod survey;
 

@@ -118,6 +118,15 @@ impl<M: Machine> Pool<M> {
         Ok(pool)
     }
 
+    /// Says whether a pool can be opened on `devices`, and changes nothing. Answers those of them that it is on.
+    ///
+    /// # Errors
+    /// As [`Pool::open`], as far as the ends of the devices tell.
+    pub async fn check_open(machine: &M, options: &OpenPool, devices: Vec<M::Device>) -> Result<Vec<M::Device>> {
+        let found = find(machine, devices, options.inspect || options.accept_lost_ends).await?;
+        Ok(found.devices.into_iter().flatten().collect())
+    }
+
     /// The next start finds the ends written again: that they were lost, and that this was accepted, stays with who listens.
     fn tell_accepted(&self) {
         for warning in &*self.warnings.borrow() {
@@ -246,6 +255,7 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>, without_ends: bo
             return Err(Error::NotAPool { path: device.geometry().path.clone(), reason });
         }
     }
+    refuse_twins(&labelled)?;
     let mut heal = Healing { root: found.incomplete, labels: Vec::new() };
     let mut warnings = Vec::new();
     for (label, device) in &labelled {
@@ -280,6 +290,22 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>, without_ends: bo
     }
     // The first label's rings are everybody's; a device that was added later carries a copy of them.
     Ok(Members { label, root, devices: ordered, read_only, heal, warnings })
+}
+
+/// Refuses two of which one is a copy of the other: only their owner knows which of them was written to last.
+fn refuse_twins<D: Device>(labelled: &[(LabelPage, D)]) -> Result<()> {
+    for (index, (label, device)) in labelled.iter().enumerate() {
+        if let Some((_, twin)) = labelled[..index].iter().find(|(other, _)| other.device == label.device) {
+            let (path, twin) = (device.geometry().path.clone(), &twin.geometry().path);
+            let reason = format!(
+                "it and {twin} both say that they are device {} of pool {}: one is a copy of the other; name only the one \
+                 that was in use last",
+                label.index, label.name
+            );
+            return Err(Error::NotAPool { path, reason });
+        }
+    }
+    Ok(())
 }
 
 /// Whether both copies of its label are on a device. One alone must not stay alone: when the device becomes larger, nothing else says
