@@ -174,7 +174,8 @@ impl Node {
             }
             return Err(problem);
         }
-        self.serve(name, pool);
+        self.serve(name.clone(), pool);
+        self.note_configured_served(&name).await;
         Ok(())
     }
 }

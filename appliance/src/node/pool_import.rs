@@ -29,7 +29,12 @@ impl Node {
         let _turn = self.turn().await?;
         let truncated = is_truncated(&request)?;
         let paths = named(&request);
-        match self.prepare_import(&request, &paths, truncated).await? {
+        let prepared = self.prepare_import(&request, &paths, truncated).await;
+        if let (Err(problem), Some(devices)) = (&prepared, request.name.as_ref().and_then(|name| self.configured(name)))
+        {
+            self.note_not_served(request.name.as_deref().unwrap_or_default(), &devices, problem.clone()).await;
+        }
+        match prepared? {
             Import::Again(record) => self.open_again(record, paths, truncated).await,
             Import::New(label, devices) => {
                 let pool = self.open_on(devices, truncated).await?;
@@ -70,11 +75,21 @@ impl Node {
             self.allow_buffered(paths);
         }
         if let Some(name) = &request.name {
-            return self.known_again(&self.pool_name(name)?).map(Import::Again);
+            let name = self.pool_name(name)?;
+            return match self.configured(&name) {
+                Some(devices) if paths.is_empty() => self.prepare_new(Some(&name), &devices, truncated).await,
+                Some(_) => self.prepare_new(Some(&name), paths, truncated).await,
+                None => self.known_again(&name).map(Import::Again),
+            };
         }
         if let Some(name) = paths.iter().find_map(|path| self.pool_on(path)) {
             return self.known_again(&name).map(Import::Again);
         }
+        self.prepare_new(None, paths, truncated).await
+    }
+
+    /// The import of the pool on `paths`, which is to be called `name` if that is said.
+    async fn prepare_new(&self, name: Option<&str>, paths: &[String], truncated: bool) -> Answer<Import> {
         let Some(first) = paths.first() else {
             return Err(Problem::new("invalid-argument", "neither a path nor a name of a pool was given")
                 .hint("plimsoll pool import PATH..."));
@@ -83,6 +98,10 @@ impl Node {
         let found = self.find_devices(None, &paths, 1).await;
         first_failure(&found)?;
         let Some(label) = found.label.clone() else { return Err(not_a_pool(first)) };
+        if let Some(name) = name.filter(|name| *name != label.pool_name) {
+            let detail = format!("the configuration calls it {name}, and {first} carries pool {}", label.pool_name);
+            return Err(Problem::new("conflict", detail).hint(format!("plimsoll pool import {first}")));
+        }
         let known = self.0.state.borrow().pools.iter().find(|pool| pool.uuid == label.pool).cloned();
         if let Some(known) = known {
             // It was known under other paths; the devices are opened again with the lock of this process.

@@ -1,8 +1,9 @@
 //! Opening the pools that are known, at the start and when an unavailable one is tried again.
 
-use plimsoll_engine::{Error, OpenPool, Pool};
+use plimsoll_engine::{Error, OpenPool, Pool, SpaceEvent};
 use plimsoll_hardware::reactor::Handle;
-use uuid::Uuid;
+use sha2::{Digest as _, Sha256};
+use uuid::{Builder, Uuid};
 
 use super::scan::{Found, Paths, missing};
 use super::state::PoolRecord;
@@ -11,6 +12,14 @@ use crate::problem::{Answer, Problem};
 
 /// Of a device that a pool knows and nobody here does.
 const JOINED_UNKEPT: &str = "; it is not known here where that is: it joined when the state could not be kept";
+
+/// What alarms go by that are about a pool whose UUID nobody knows: the same for the same name.
+fn stand_in(name: &str) -> Uuid {
+    let digest: [u8; 32] = Sha256::digest(name.as_bytes()).into();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    Builder::from_random_bytes(bytes).into_uuid()
+}
 
 impl Node {
     /// Opens all known pools. One that cannot be opened is listed as unavailable with the reason; the others serve.
@@ -23,6 +32,40 @@ impl Node {
                 self.tell_not_served(&record.name, record.uuid, &problem).await;
                 self.0.pools.borrow_mut().insert(record.name, Slot::Unavailable(problem));
             }
+        }
+    }
+
+    /// Lists a pool that the configuration has on `devices` and that is not served, with the reason, and tells it; unless one of its name is
+    /// here.
+    pub async fn note_not_served(&self, name: &str, devices: &[String], problem: Problem) {
+        let is_said =
+            matches!(self.0.pools.borrow().get(name), Some(Slot::Unavailable(said)) if said.detail == problem.detail);
+        if self.is_taken(name) || is_said {
+            return;
+        }
+        self.0.configured.borrow_mut().insert(name.to_owned(), devices.to_vec());
+        self.tell_not_served(name, stand_in(name), &problem).await;
+        self.0.pools.borrow_mut().insert(name.to_owned(), Slot::Unavailable(problem));
+    }
+
+    /// The devices of a pool that the configuration names, if that alone knows of it.
+    pub(super) fn configured(&self, name: &str) -> Option<Vec<String>> {
+        self.0.configured.borrow().get(name).cloned()
+    }
+
+    /// A pool that the configuration names is served: nothing needs to stand in for it.
+    pub(super) async fn note_configured_served(&self, name: &str) {
+        self.0.configured.borrow_mut().remove(name);
+        let told = async {
+            let mut alarms = self.alarms(stand_in(name)).await?;
+            if alarms.not_served.is_some() {
+                let over = SpaceEvent::NotServed { reason: String::new(), rising: false };
+                self.record((name, stand_in(name)), &[over], &mut alarms).await?;
+            }
+            Ok::<_, Problem>(())
+        };
+        if let Err(problem) = told.await {
+            tracing::error!(pool = name, reason = problem.detail, "that a pool is served could not be told");
         }
     }
 

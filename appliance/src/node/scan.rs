@@ -154,10 +154,13 @@ impl Paths {
     }
 }
 
+/// How words about copies of a device end.
+pub(crate) const COPIES: &str = "all but one are copies";
+
 /// Which of them is a copy, only its owner knows.
 fn twins(label: &Label, paths: &[String]) -> Problem {
     let detail = format!(
-        "{} all say that they are device {} of pool {}: all but one are copies",
+        "{} all say that they are device {} of pool {}: {COPIES}",
         paths.join(", "),
         label.index,
         label.pool_name
