@@ -171,6 +171,7 @@ mod tests {
                 assert!(finding.reason.contains("pool x is not served") && finding.reason.contains("does not exist"));
                 crate::cli::hints::assert_advice_can_be_followed(&finding.advice);
                 assert!(finding.advice.ends_with("plimsoll pool import --name x"), "{finding:?}");
+                assert_eq!(super::super::serve::pool_to_try(&node.pools()), "pool show x", "it is there");
                 assert_eq!(kinds(&node).await, ["pool-not-served"], "once, whatever the number of starts");
                 assert_eq!(node.import_pool(again()).await.unwrap_err().code, "not-found");
             });

@@ -156,6 +156,7 @@ impl Node {
         self.0.repaired.borrow_mut().remove(&pool.info().uuid);
         self.0.checked.borrow_mut().remove(&pool.info().uuid);
         self.0.below_told.borrow_mut().remove(&pool.info().uuid);
+        self.note_healed(&pool);
         self.listen_to(pool.clone());
         self.follow_members(&pool);
         self.follow_growth(&pool);

@@ -135,6 +135,9 @@ impl Node {
     pub(super) async fn open_on(&self, devices: Vec<Device>, truncated: bool) -> plimsoll_engine::Result<Pool<Handle>> {
         let pool = Pool::open(self.machine(), self.how_to_open(truncated), devices).await?;
         let info = pool.info();
+        for healed in &info.recovery.healed {
+            tracing::warn!(pool = info.name, "{healed}; it was written again");
+        }
         for warning in &info.recovery.warnings {
             tracing::warn!(pool = info.name, "{warning}");
         }

@@ -59,6 +59,8 @@ pub(super) struct Healing {
     /// Labels as they should be where a copy is bad, or the one in front says the size before a device grew: a crash came before it was
     /// written.
     pub(super) labels: Vec<LabelPage>,
+    /// What of it no crash leaves behind, in words.
+    pub(super) damage: Vec<String>,
 }
 
 impl<M: Machine> Pool<M> {
@@ -256,7 +258,9 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>, without_ends: bo
         }
     }
     refuse_twins(&labelled)?;
-    let mut heal = Healing { root: found.incomplete, labels: Vec::new() };
+    let mut heal = Healing { root: found.incomplete, labels: Vec::new(), damage: Vec::new() };
+    // A power loss while a root is written may leave a part of it.
+    heal.damage.extend(found.bad.iter().filter(|_| root.clean).map(|path| format!("a root of {path} was bad")));
     let mut warnings = Vec::new();
     for (label, device) in &labelled {
         let Some(slot) = root.devices.iter().find(|slot| slot.device == label.device) else { continue };
@@ -271,6 +275,8 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>, without_ends: bo
                     return Err(Error::EndLost { path, pool: label.name.clone() });
                 }
                 warnings.push(Warning::EndLost(path));
+            } else {
+                heal.damage.push(format!("a label of {} was bad", device.geometry().path));
             }
         }
         heal.labels.push(right);
