@@ -35,13 +35,12 @@ pub(super) async fn embedded(node: &Node, buffered: bool) -> Answer<Vec<String>>
     if path.exists() {
         let import = ImportPool { paths: vec![device.clone()], name: None, buffered, force: Vec::new() };
         match node.import_pool(import).await {
-            Err(problem) if problem.code == "no-direct-io" => return Err(with_a_way_out(problem, node.dir())),
             // The daemon serves, so that what helps can be asked of it.
-            Err(problem) => {
+            Err(problem) if matches!(problem.code.as_str(), "damaged" | "not-a-pool") => {
                 node.note_not_served(POOL, &[device], problem).await;
                 return Ok(made);
             }
-            Ok(_) => {}
+            imported => drop(imported.map_err(|problem| with_a_way_out(problem, node.dir()))?),
         }
         made.push(format!("found pool {POOL} in {device}"));
     } else {
