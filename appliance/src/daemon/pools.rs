@@ -78,7 +78,7 @@ fn in_a_file(problem: Problem, pool: &PoolConfig) -> Problem {
             problem.hint(format!("write other devices in its [[pool]]; or overwrite what they hold: {command}"))
         }
         Some(_) if problem.code == "not-found" => {
-            problem.hint(format!("connect it, or write where it is in its [[pool]]; then plimsoll pool import --name {}", pool.name))
+            problem.hint(format!("connect it, or write where it is in its [[pool]], and open it: plimsoll pool import --name {}", pool.name))
         }
         Some(_) if problem.detail.contains(COPIES) => {
             problem.hint("write only the one in its [[pool]] that was in use last, and keep the others in another directory")

@@ -166,7 +166,7 @@ fn twins(label: &Label, paths: &[String]) -> Problem {
         label.pool_name
     );
     Problem::new("conflict", detail)
-        .hint("name only the one that was in use last: plimsoll pool import PATH; keep the others in another directory")
+        .hint("keep only the one that was in use last in this directory, and name it: plimsoll pool import PATH")
 }
 
 /// Where else a device may be, in order of likelihood.
