@@ -147,6 +147,11 @@ pub fn quoted(text: &str) -> String {
     }
 }
 
+/// What somebody has named may hold what terminals obey: that is shown, and not done.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
 /// At most `chars` characters of a text, three dots instead of the last when it has more.
 pub fn cut(text: &str, chars: usize) -> String {
     match beginning(text, chars) {

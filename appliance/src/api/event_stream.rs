@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::extract::Params;
-use crate::event::{EventLog, EventQuery};
+use crate::event::{EventLog, EventQuery, check_kind};
 use crate::model::{CloudEvent, Severity};
 use crate::node::NodeLink;
 use crate::problem::{Answer, Problem};
@@ -60,6 +60,7 @@ async fn stream_events(
     Params(asked): Params<Asked>,
     headers: HeaderMap,
 ) -> Answer<Response> {
+    check_kind(asked.kind.as_deref())?;
     let place = PLACES.clone().try_acquire_owned().map_err(|_| {
         Problem::new("overloaded", format!("{STREAMS_MAX} clients are listening, no more can"))
             .hint("plimsoll event list --after SEQ")

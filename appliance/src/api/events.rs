@@ -7,7 +7,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::extract::{Body, How, Params};
 use super::respond::Change;
-use crate::event::{EventQuery, PAGE_DEFAULT, PAGE_MAX};
+use crate::event::{EventQuery, PAGE_DEFAULT, PAGE_MAX, check_kind};
 use crate::model::{AcknowledgeEvents, Acknowledged, EventPage, EventView, Plan, Severity};
 use crate::node::NodeLink;
 use crate::problem::{Answer, Problem};
@@ -50,6 +50,7 @@ async fn list(State(node): State<NodeLink>, Params(asked): Params<Asked>) -> Ans
     if !(1..=PAGE_MAX).contains(&limit) {
         return Err(Problem::new("invalid-request", format!("the limit is {limit}, 1 to {PAGE_MAX} can be")));
     }
+    check_kind(kind.as_deref())?;
     let query = EventQuery { after, severity, kind, object, unacknowledged, newest, limit };
     node.events().list(query).await.map(Json)
 }

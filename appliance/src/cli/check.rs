@@ -17,7 +17,7 @@ use super::{pool, table};
 use crate::model::{CheckView, RepairView};
 use crate::node::state::State;
 use crate::problem::{Answer, Problem};
-use crate::units::counted;
+use crate::units::{counted, printable};
 
 const DEGRADED: u8 = 8;
 
@@ -122,7 +122,7 @@ fn report_repair(cx: &Context<'_>, repaired: &Value) -> Answer<()> {
     if !cx.render.is_for_people() {
         return cx.render.object(repaired);
     }
-    print(&steps(repaired).iter().map(|step| format!("done: {step}\n")).collect::<String>())
+    print(&steps(repaired).iter().map(|step| format!("done: {}\n", printable(step))).collect::<String>())
 }
 
 fn code(found: &Value) -> ExitCode {

@@ -3,6 +3,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use crate::problem::{Answer, Problem};
+use crate::units::printable;
 
 /// Returns when it may be done. `plan` says what, in lines; `command` is what to type to do it unasked.
 pub(super) fn confirm(yes: bool, plan: &[String], command: &str) -> Answer<()> {
@@ -14,6 +15,7 @@ pub(super) fn confirm(yes: bool, plan: &[String], command: &str) -> Answer<()> {
         return Err(refused("this has to be confirmed, and there is no terminal to ask at"));
     }
     let mut to = std::io::stderr().lock();
+    let plan: Vec<String> = plan.iter().map(|step| printable(step)).collect();
     let text = format!("This will:\n  {}\nGo on? [y/N] ", plan.join("\n  "));
     if to.write_all(text.as_bytes()).and_then(|()| to.flush()).is_err() {
         return Err(refused("nobody could be asked"));

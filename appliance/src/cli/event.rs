@@ -13,19 +13,26 @@ use super::run::Context;
 use super::table;
 use crate::model::{AcknowledgeEvents, Severity};
 use crate::problem::{Answer, Problem};
-use crate::units::counted;
+use crate::units::{counted, printable};
 
 /// As many as the API gives at once.
 const PAGE_MAX: u64 = 10_000;
-/// A daemon that is restarted is back within this time; recovery takes less than a second.
-const RETURN_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long a watch waits for a daemon that is gone.
+pub(super) struct Patience {
+    /// It was stopped: when it is restarted it is back within this time.
+    pub(super) stopped: Duration,
+    /// It broke off.
+    pub(super) lost: Duration,
+}
+
+const PATIENCE: Patience = Patience { stopped: Duration::from_secs(10), lost: Duration::from_secs(60) };
 const RETURN_PAUSE: Duration = Duration::from_millis(200);
 
 pub(super) fn run(cx: &Context<'_>, command: Event) -> Answer<()> {
     match command {
         Event::List { events, unacknowledged, limit } => list(cx, &events, unacknowledged, limit),
         Event::Show { event } => cx.render.object(&cx.client.get(&format!("/api/v1/events/{}", segment(&event)))?),
-        Event::Watch { events, count } => watch(cx, &events, count),
+        Event::Watch { events, count } => watch(cx, &events, count, &PATIENCE),
         Event::Ack { event, up_to, by, how } => {
             let by = by.or_else(who);
             let request = AcknowledgeEvents { seq: event, up_to, by };
@@ -78,8 +85,9 @@ fn list(cx: &Context<'_>, events: &Events, unacknowledged: bool, limit: u64) -> 
     cx.render.list(&table::EVENT, answer)
 }
 
-/// Prints events until there were enough. Comes back with the number of the last one when the connection ends.
-fn watch(cx: &Context<'_>, events: &Events, count: Option<u64>) -> Answer<()> {
+/// Prints events until there were enough, or the daemon was stopped and is not back. Comes back with the number of the last one when the
+/// connection ends.
+pub(super) fn watch(cx: &Context<'_>, events: &Events, count: Option<u64>, patience: &Patience) -> Answer<()> {
     let filters = cx.render.filters()?;
     let begin = match events.after {
         Some(after) => after,
@@ -87,21 +95,29 @@ fn watch(cx: &Context<'_>, events: &Events, count: Option<u64>) -> Answer<()> {
     };
     let (mut last, mut left) = (begin, count);
     let mut lost: Option<Instant> = None;
-    let mut heard = false;
+    let (mut heard, mut stopped) = (false, false);
     loop {
         if left == Some(0) {
             return Ok(());
         }
         let target = format!("/api/v1/events/stream?after={last}{}", question(events));
         let result = cx.client.stream(&target, |line| {
-            (lost, heard) = (None, true);
+            (lost, heard, stopped) = (None, true, false);
             take(cx, line, &filters, &mut last, &mut left)
         });
         match result {
-            Ok(()) => {}
+            Ok(()) if left == Some(0) => continue,
+            Ok(()) => {
+                stopped = true;
+                eprintln!("the daemon was stopped; waiting {} s for it to come back", patience.stopped.as_secs());
+            }
             // Nobody was ever there, or it is not for want of a daemon.
             Err(problem) if !heard || problem.code != "unreachable" => return Err(problem),
-            Err(problem) if lost.is_some_and(|lost| lost.elapsed() > RETURN_TIME_MAX) => return Err(problem),
+            Err(_) if stopped && lost.is_some_and(|lost| lost.elapsed() > patience.stopped) => {
+                eprintln!("it is not back; plimsoll event watch --after {last} goes on from here");
+                return Ok(());
+            }
+            Err(problem) if lost.is_some_and(|lost| lost.elapsed() > patience.lost) => return Err(problem),
             Err(_) => {}
         }
         lost.get_or_insert_with(Instant::now);
@@ -142,7 +158,7 @@ fn take(cx: &Context<'_>, line: &str, filters: &[Filter], last: &mut u64, left: 
 
 /// An event in one line.
 fn for_people(event: &Value) -> String {
-    let part = |name: &str| event.get(name).filter(|value| !value.is_null()).map(text).unwrap_or_default();
+    let part = |name: &str| printable(&event.get(name).filter(|value| !value.is_null()).map(text).unwrap_or_default());
     let [seq, time, severity, kind, object] = ["seq", "time", "severity", "kind", "object"].map(part);
     let why = [part("cause"), part("advice")].join("; ");
     format!("{seq} {time} {severity} {kind} {object}: {}\n", why.trim_matches([';', ' ']))

@@ -35,6 +35,7 @@ use clap::{CommandFactory, Parser};
 
 use crate::daemon::{ServeOptions, serve};
 use crate::problem::Problem;
+use crate::units::printable;
 use args::{Cli, Command, Serve};
 
 /// Parses the command line and does what it says.
@@ -86,11 +87,6 @@ fn complaint(what: &str, problem: &Problem) -> String {
         text += &format!("hint: {}\n", printable(hint));
     }
     text
-}
-
-/// What somebody has named may hold what terminals obey.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 #[cfg(test)]

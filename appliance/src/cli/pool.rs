@@ -6,6 +6,7 @@ use super::args::{Danger, Pool, PoolAddDevice, PoolCreate, PoolEnd, PoolImport, 
 use super::client::{Request, segment};
 use super::confirm::confirm;
 use super::exists::{another, as_wanted};
+use super::filter::text;
 use super::render::steps;
 use super::run::Context;
 use super::{growth, table};
@@ -113,6 +114,15 @@ fn create(cx: &Context<'_>, args: PoolCreate) -> Answer<()> {
             if let Some(path) = request.devices.iter().find(is_missing) {
                 return Err(another(("pool", &pool), &[format!("it is on {}, not on {path}", known.join(", "))]));
             }
+            let through = |device: &&Value| device.get("buffered") != Some(&Value::Bool(request.buffered));
+            if let Some(device) = there.get("devices").and_then(Value::as_array).into_iter().flatten().find(through) {
+                let path = device.get("path").map(text).unwrap_or_default();
+                let differs = match request.buffered {
+                    true => format!("{path} does not go through the page cache, and --buffered was said"),
+                    false => format!("{path} goes through the page cache, and --buffered was not said"),
+                };
+                return Err(another(("pool", &pool), &[differs]));
+            }
             as_wanted(cx, ("pool", &pool), &there, &[("extent_bytes", request.extent_bytes.map(Value::from))])
         }
         Err(problem) => Err(problem),
@@ -181,7 +191,7 @@ fn add_device(cx: &Context<'_>, args: PoolAddDevice) -> Answer<()> {
 
 fn import(cx: &Context<'_>, args: PoolImport) -> Answer<()> {
     let paths = args.paths.iter().map(|path| absolute(path)).collect();
-    let request = ImportPool { paths, name: args.name, buffered: args.buffered, force: args.force.force };
+    let request = ImportPool { paths, name: args.name, buffered: args.buffered, force: args.force };
     let Some(answer) = cx.change("POST", "/api/v1/pools/import", &args.how, &request)? else { return Ok(()) };
     let name = answer.get("name").and_then(Value::as_str).unwrap_or("?").to_owned();
     cx.render.changed(&format!("pool {name} imported"), &answer)

@@ -8,6 +8,7 @@ use super::args::{Format, Global};
 use super::filter::{Filter, field, found, sort, text};
 use super::table::{self, Columns};
 use crate::problem::{Answer, Problem};
+use crate::units::printable;
 
 /// How to print.
 pub(super) struct Render<'a> {
@@ -117,7 +118,7 @@ impl<'a> Render<'a> {
     /// Prints an object that was made or changed: a line for people, the object for programs.
     pub(super) fn changed(&self, what: &str, value: &Value) -> Answer<()> {
         match self.format() {
-            Format::Table => print(&format!("{what}\n")),
+            Format::Table => print(&format!("{}\n", printable(what))),
             _ if value.is_null() => self.object(&json!({ "schema": "done/v1", "done": what })),
             _ => self.object(value),
         }
@@ -128,7 +129,7 @@ impl<'a> Render<'a> {
         if self.format() != Format::Table {
             return self.object(plan);
         }
-        let mut lines: String = steps(plan).iter().map(|step| format!("would {step}\n")).collect();
+        let mut lines: String = steps(plan).iter().map(|step| format!("would {}\n", printable(step))).collect();
         if lines.is_empty() {
             lines = "would change nothing\n".to_owned();
         }

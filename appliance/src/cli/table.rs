@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::filter::{found, text};
 use crate::event::time;
-use crate::units::{cut, iec};
+use crate::units::{cut, iec, printable};
 
 /// Fields of a kind of object: those of a table, those of its sentences, which stand below its line, and those that `-o wide` adds, where
 /// all of them are columns.
@@ -151,10 +151,10 @@ pub(super) fn human(field: &str, value: &Value, exact: bool) -> String {
         Value::Number(number) if field.ends_with("_pct") => format!("{:.1} %", number.as_f64().unwrap_or(0.0)),
         Value::Number(number) if field.ends_with("_ratio") => format!("{:.2}", number.as_f64().unwrap_or(0.0)),
         Value::Object(object) => match object.get("detail") {
-            Some(detail) => text(detail),
+            Some(detail) => printable(&text(detail)),
             None => value.to_string(),
         },
-        other => text(other),
+        other => printable(&text(other)),
     }
 }
 
@@ -181,10 +181,10 @@ pub(super) fn list_with_sentences(items: &[Value], columns: &Columns, headings: 
 fn broken(sentence: &str) -> String {
     let (columns, indent) = SENTENCE_COLUMNS;
     let mut lines: Vec<String> = Vec::new();
-    for word in sentence.split_whitespace() {
+    for word in sentence.split_whitespace().map(printable) {
         match lines.last_mut() {
             Some(line) if line.chars().count() + 1 + word.chars().count() <= columns => *line += &format!(" {word}"),
-            _ => lines.push(" ".repeat(indent) + word),
+            _ => lines.push(" ".repeat(indent) + &word),
         }
     }
     lines.iter().map(|line| format!("{line}\n")).collect()
@@ -349,6 +349,18 @@ SEQ  TIME                      SEVERITY  KIND                    OBJECT
         assert!(expected.lines().all(|line| line.len() <= 100));
         assert_eq!(list_with_sentences(&items[1..], &EVENT, false, false).lines().count(), 2);
         assert_eq!(list_with_sentences(&[], &EVENT, true, false).lines().count(), 1);
+    }
+
+    #[test]
+    fn what_terminals_obey_is_shown_in_tables_and_not_done() {
+        let item = json!({"path": "/a\u{1b}[2J\n", "cause": "see \u{7}", "reason": {"detail": "\u{9b}"}});
+        let shown = [
+            list(std::slice::from_ref(&item), &["path", "reason"], true, false),
+            object(&item, false),
+            broken("see \u{7}"),
+        ];
+        assert!(shown[0].contains("/a\\u{1b}[2J\\n") && shown[2].contains("\\u{7}"), "{shown:?}");
+        assert!(shown.iter().all(|text| text.lines().all(|line| !line.contains(char::is_control))), "{shown:?}");
     }
 
     #[test]

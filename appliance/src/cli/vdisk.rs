@@ -84,8 +84,6 @@ fn create(cx: &Context<'_>, args: VdiskCreate) -> Answer<()> {
     let at = with(&format!("{}/vdisks", pool::target(&name.pool)), args.how.dry_run);
     match cx.client.send(Request::new("POST", &at).body(&request)?) {
         Err(problem) if args.if_not_exists && problem.code == "exists" => {
-            // A share of the pool is of what it has now.
-            let bytes = Some(request.designated_bytes).filter(|_| !matches!(args.size, Size::Share(_)));
             let asked = &request.policy;
             // As the daemon writes it.
             let text = |asked: &Option<String>, normal: fn(&str) -> Answer<String>| {
@@ -96,7 +94,7 @@ fn create(cx: &Context<'_>, args: VdiskCreate) -> Answer<()> {
                 |label: &Option<String>| label.as_ref().map(|label| json!(Some(label).filter(|at| !at.is_empty())));
             let bound = |bytes: Option<u64>| bytes.map(|bytes| json!(Some(bytes).filter(|bytes| *bytes > 0)));
             let wanted = [
-                ("designated_bytes", bytes.map(Value::from)),
+                ("designated_bytes", Some(json!(request.designated_bytes))),
                 ("sector_bytes", request.sector_bytes.map(Value::from)),
                 ("write_cache", request.write_cache.map(|cache| json!(cache))),
                 ("on_full", text(&asked.on_full, |text| policy::on_full(text).map(policy::on_full_text))),

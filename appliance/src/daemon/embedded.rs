@@ -34,7 +34,14 @@ pub(super) async fn embedded(node: &Node, buffered: bool) -> Answer<Vec<String>>
     let mut made = Vec::new();
     if path.exists() {
         let import = ImportPool { paths: vec![device.clone()], name: None, buffered, force: Vec::new() };
-        node.import_pool(import).await.map_err(|problem| with_a_way_out(problem, node.dir()))?;
+        match node.import_pool(import).await {
+            // The daemon serves, so that what helps can be asked of it.
+            Err(problem) if matches!(problem.code.as_str(), "damaged" | "not-a-pool") => {
+                node.note_not_served(POOL, &[device], problem).await;
+                return Ok(made);
+            }
+            imported => drop(imported.map_err(|problem| with_a_way_out(problem, node.dir()))?),
+        }
         made.push(format!("found pool {POOL} in {device}"));
     } else {
         let (bytes, free) = sparse_file(&path)?;
@@ -143,6 +150,25 @@ pub(super) mod tests {
             assert!(node.pools().is_empty() && !node.embedded_made());
             std::os::unix::fs::symlink(NOT_DIRECT, dir.path().join(FILE)).unwrap();
             assert_a_way_out(&embedded(&node, false).await.unwrap_err(), dir.path());
+        });
+    }
+
+    #[test]
+    fn a_pool_whose_end_is_lost_is_not_served_and_the_daemon_is_so_that_the_hint_can_be_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        with_node(dir.path(), async |node| drop(embedded(&node, true).await.unwrap()));
+        std::fs::remove_file(dir.path().join("state.json")).unwrap();
+        let file = OpenOptions::new().write(true).open(dir.path().join(FILE)).unwrap();
+        let bytes = file.metadata().unwrap().len();
+        file.set_len(bytes - (32 << 20)).and_then(|()| file.set_len(bytes)).unwrap();
+        with_node(dir.path(), async |node| {
+            assert_eq!(embedded(&node, true).await.unwrap(), Vec::<String>::new());
+            let advice = node.status().findings[0].advice.clone();
+            assert!(advice.contains("plimsoll pool import") && advice.ends_with("--force=truncated"), "{advice}");
+            assert_advice_can_be_followed(&advice);
+            let force = vec!["truncated".to_owned()];
+            let again = ImportPool { paths: Vec::new(), name: Some(POOL.into()), buffered: true, force };
+            assert_eq!(node.import_pool(again).await.unwrap().state, crate::model::PoolState::Online);
         });
     }
 

@@ -4,7 +4,7 @@
 use super::Config;
 use super::config::PoolConfig;
 use crate::model::{CreatePool, ImportPool};
-use crate::node::Node;
+use crate::node::{COPIES, Node};
 use crate::problem::Problem;
 
 /// Brings up all configured pools. One that does not come up is logged; the others serve.
@@ -17,7 +17,7 @@ pub(super) async fn configured(node: &Node, config: &Config) {
             node.allow_buffered(&pool.devices);
         }
         if let Some(problem) = carries_another(node, pool).await {
-            not_served(node, &pool.name, problem);
+            not_served(node, pool, problem).await;
             continue;
         }
         let import = ImportPool { paths: pool.devices.clone(), name: None, buffered: pool.buffered, force: Vec::new() };
@@ -36,14 +36,14 @@ pub(super) async fn configured(node: &Node, config: &Config) {
             answer => answer,
         };
         if let Err(problem) = result {
-            not_served(node, &pool.name, in_a_file(problem, pool));
+            not_served(node, pool, in_a_file(problem, pool)).await;
         }
     }
 }
 
-fn not_served(node: &Node, name: &str, problem: Problem) {
-    tracing::error!(pool = name, reason = problem.detail, "the configured pool is not served");
-    node.note_not_served(name, problem);
+async fn not_served(node: &Node, pool: &PoolConfig, problem: Problem) {
+    tracing::error!(pool = pool.name, reason = problem.detail, "the configured pool is not served");
+    node.note_not_served(&pool.name, &pool.devices, problem).await;
 }
 
 /// What is wrong when the devices of a pool belong to one of another name: that one is not served because of it.
@@ -76,6 +76,12 @@ fn in_a_file(problem: Problem, pool: &PoolConfig) -> Problem {
             let buffered = if pool.buffered { " --buffered" } else { "" };
             let command = format!("plimsoll pool create {}{devices}{buffered} --force={check}", pool.name);
             problem.hint(format!("write other devices in its [[pool]]; or overwrite what they hold: {command}"))
+        }
+        Some(_) if problem.code == "not-found" => {
+            problem.hint(format!("connect it, or write where it is in its [[pool]], and open it: plimsoll pool import --name {}", pool.name))
+        }
+        Some(_) if problem.detail.contains(COPIES) => {
+            problem.hint("write only the one in its [[pool]] that was in use last, and keep the others in another directory")
         }
         Some(hint) if hint.contains("--buffered") => {
             problem.hint("write buffered = true in its [[pool]], or devices in another file system")
@@ -140,6 +146,58 @@ mod tests {
             let command = format!("plimsoll pool create x --device {} --buffered --force=foreign", device.display());
             assert!(advice.ends_with(&command), "{advice}");
             crate::cli::hints::assert_advice_can_be_followed(&advice);
+        });
+    }
+
+    #[test]
+    fn a_pool_that_was_never_seen_and_is_not_there_is_told_once_and_tried_again_by_its_name() {
+        let (dir, made) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let [device, there] = [dir.path(), made.path()].map(|dir| dir.join("a.img"));
+        std::fs::File::create(&there).unwrap().set_len(128 << 20).unwrap();
+        configured_in(made.path(), &pool("x", &there), |_| {});
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _inside = runtime.enter();
+        let file = dir.path().join("config.toml");
+        std::fs::write(&file, pool("x", &device)).unwrap();
+        let kinds = async |node: &Node| {
+            let page = node.events().list(crate::event::EventQuery::after(0, 100)).await.unwrap();
+            page.items.into_iter().map(|event| event.kind).collect::<Vec<_>>()
+        };
+        let again = || ImportPool { paths: Vec::new(), name: Some("x".into()), buffered: true, force: Vec::new() };
+        for _ in 0..2 {
+            with_node(dir.path(), async |node| {
+                configured(&node, &Config::load(&file).unwrap()).await;
+                let finding = node.status().findings.remove(0);
+                assert!(finding.reason.contains("pool x is not served") && finding.reason.contains("does not exist"));
+                crate::cli::hints::assert_advice_can_be_followed(&finding.advice);
+                assert!(finding.advice.ends_with("plimsoll pool import --name x"), "{finding:?}");
+                assert_eq!(super::super::serve::pool_to_try(&node.pools()), "pool show x", "it is there");
+                assert_eq!(kinds(&node).await, ["pool-not-served"], "once, whatever the number of starts");
+                assert_eq!(node.import_pool(again()).await.unwrap_err().code, "not-found");
+            });
+        }
+        with_node(dir.path(), async |node| {
+            configured(&node, &Config::load(&file).unwrap()).await;
+            std::fs::rename(&there, &device).unwrap();
+            assert_eq!(node.import_pool(again()).await.unwrap().state, PoolState::Online);
+            assert_eq!(kinds(&node).await.last().unwrap(), "pool-not-served-cleared");
+            assert!(node.status().findings.is_empty(), "{:?}", node.status().findings);
+        });
+    }
+
+    #[test]
+    fn two_copies_of_one_device_are_refused_with_words_that_help_in_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, two] = ["a.img", "b.img"].map(|name| dir.path().join(name));
+        std::fs::File::create(&one).unwrap().set_len(128 << 20).unwrap();
+        configured_in(dir.path(), &pool("x", &one), |_| {});
+        std::fs::copy(&one, &two).unwrap();
+        std::fs::remove_file(dir.path().join("state.json")).unwrap();
+        let both = pool("x", &one).replace("a.img\"]", &format!("a.img\", \"{}\"]", two.display()));
+        configured_in(dir.path(), &both, |node| {
+            let finding = node.status().findings.remove(0);
+            let named = [&one, &two].iter().all(|path| finding.reason.contains(&path.display().to_string()));
+            assert!(named && finding.advice.contains("[[pool]]"), "{finding:?}");
         });
     }
 

@@ -15,10 +15,11 @@ use super::embedded::embedded;
 use super::listen::bind;
 use super::{Config, pools, signals};
 use crate::api;
-use crate::model::PoolState;
+use crate::model::{PoolState, PoolView};
 use crate::node::Node;
 use crate::node::directory::{StateDir, control_socket};
 use crate::problem::{Answer, Problem};
+use crate::units::printable;
 
 /// Threads of the API: it does little and waits a lot.
 const API_THREADS: usize = 2;
@@ -156,11 +157,16 @@ fn to_try(node: &Node) -> [String; 3] {
         (Some(_), Some(uri)) => format!("qemu-img info '{uri}'"),
         _ => format!("{plimsoll} device list"),
     };
-    let third = match node.pools().iter().find(|pool| pool.state == PoolState::Online) {
-        Some(pool) => format!("{plimsoll} vdisk create {}/db1 --size 100G", pool.name),
-        None => format!("{plimsoll} pool create tank --device PATH"),
-    };
-    [format!("{plimsoll} status"), second, third]
+    [format!("{plimsoll} status"), second, format!("{plimsoll} {}", pool_to_try(&node.pools()))]
+}
+
+/// A command for a pool that takes writes, else for one that is there and has to be looked at, else for the first.
+pub(super) fn pool_to_try(pools: &[PoolView]) -> String {
+    match (pools.iter().find(|pool| pool.state == PoolState::Online), pools.first()) {
+        (Some(pool), _) => format!("vdisk create {}/db1 --size 100G", pool.name),
+        (None, Some(pool)) => format!("pool show {}", pool.name),
+        (None, None) => "pool create tank --device PATH".to_owned(),
+    }
 }
 
 /// Prints lines and `ready`. A reader that went away is no reason to stop serving.
@@ -168,7 +174,7 @@ fn say(lines: &[String]) {
     let mut out = std::io::stdout().lock();
     let all = lines.iter().map(String::as_str).chain(["ready"]);
     for line in all {
-        if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
+        if let Err(error) = writeln!(out, "{}", printable(line)).and_then(|()| out.flush()) {
             tracing::debug!(%error, "nobody reads stdout");
             return;
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use plimsoll_engine::{HORIZON_MAX, Level, Limit, Measure, Shortage, SpaceEvent, Subject, VdiskName};
 
 use super::NewEvent;
+use super::kinds::KINDS;
 use crate::model::Severity;
 use crate::units::{counted, iec};
 
@@ -144,6 +145,7 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
         // A newer engine: told, even if nobody has found words for it yet.
         other => NewEvent::new(Severity::Warning, "pool-event", pool).cause(format!("{other:?}")),
     };
+    debug_assert!(KINDS.contains(&described.kind.as_str()), "{} is not among the kinds", described.kind);
     NewEvent { pool: Some(pool.to_owned()), ..described }
 }
 

@@ -15,6 +15,7 @@
 
 mod alarms;
 mod describe;
+mod kinds;
 mod log;
 mod query;
 mod store;
@@ -29,6 +30,7 @@ use serde_json::{Map, Value};
 
 pub(crate) use describe::time;
 pub use describe::{CRITICAL_PCT, describe, describe_all};
+pub use kinds::check_kind;
 pub use log::{EventLimits, EventLog, Summary};
 pub use query::{EventQuery, PAGE_DEFAULT, PAGE_MAX};
 pub use webhook::Webhooks;

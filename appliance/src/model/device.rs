@@ -14,6 +14,8 @@ pub struct PoolDeviceView {
     pub uuid: String,
     /// Its pool.
     pub pool: String,
+    /// It goes through the page cache.
+    pub buffered: bool,
     /// Its place in the pool.
     pub index: Option<u16>,
     /// Its size.

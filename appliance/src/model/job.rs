@@ -85,6 +85,8 @@ pub struct FindingView {
     pub kind: String,
     /// Data was lost or is at risk.
     pub loss: bool,
+    /// A copy was bad, and has been written again from another.
+    pub healed: bool,
     /// Whose data.
     pub vdisk: Option<String>,
     /// Where in it.

@@ -137,6 +137,9 @@ pub struct LastCheckView {
     pub findings: u64,
     /// Data was lost or is at risk.
     pub loss: bool,
+    /// All of them were bad copies, which have been written again from good ones.
+    #[serde(default)]
+    pub healed: bool,
     /// The first of them.
     pub first: Option<String>,
 }
@@ -154,6 +157,8 @@ pub struct RecoveryView {
     pub from_crash_memory: u64,
     /// What an operator should know.
     pub warnings: Vec<String>,
+    /// Labels and roots that were bad and have been written again from another copy.
+    pub healed: Vec<String>,
 }
 
 /// Counters of a pool since it was opened.

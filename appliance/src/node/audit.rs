@@ -40,7 +40,8 @@ impl Node {
         let (node, pool, every) = (self.clone(), pool.clone(), self.0.audits.0.get());
         self.spawn_while_open(&pool.clone(), async move {
             // What was found in an earlier life is a finding of this one until it is not found any more.
-            if node.alarms(pool.info().uuid).await.is_ok_and(|alarms| alarms.check_found.is_some()) {
+            let is_told = async || node.alarms(pool.info().uuid).await.is_ok_and(|alarms| alarms.check_found.is_some());
+            if !pool.info().recovery.healed.is_empty() || is_told().await {
                 node.audited(&pool).await;
             }
             let Some(every) = every else { return };
@@ -58,6 +59,23 @@ impl Node {
         let _ = self.start_check("audit", pool).1.await;
     }
 
+    /// Remembers what opening a pool has healed, as a check would, and tells it.
+    pub(super) fn note_healed(&self, pool: &Pool<Handle>) {
+        let info = pool.info();
+        let Some(first) = info.recovery.healed.first() else { return };
+        let found = LastCheckView {
+            ended_at: time_of(self.machine().wall_clock_ms()),
+            findings: info.recovery.healed.len() as u64,
+            loss: false,
+            healed: true,
+            first: Some(format!("{first} when it was opened")),
+        };
+        if let Some(reason) = told(&found) {
+            pool.raise(SpaceEvent::CheckFound { reason, loss: false, rising: true });
+        }
+        self.0.checked.borrow_mut().insert(info.uuid, found);
+    }
+
     /// Remembers what a check found, and tells it once.
     pub(super) async fn note_checked(&self, pool: &Pool<Handle>, check: &CheckView) {
         let uuid = pool.info().uuid;
@@ -65,16 +83,17 @@ impl Node {
             ended_at: time_of(self.machine().wall_clock_ms()),
             findings: check.findings.len() as u64,
             loss: check.findings.iter().any(|finding| finding.loss),
+            healed: !check.findings.is_empty() && check.findings.iter().all(|finding| finding.healed),
             first: check.findings.first().map(|finding| finding.message.clone()),
         };
         let before = self.0.checked.borrow_mut().insert(uuid, found.clone());
-        let reason = found.first.as_ref().map(|first| said(&found, first));
+        let reason = told(&found);
         if let Some(reason) = &reason {
             tracing::error!(pool = check.pool, reason, "a check found what is not as it should be");
         }
         // The log keeps what is told a moment later than it is told.
-        let told = match before {
-            Some(before) => before.first.as_ref().map(|first| said(&before, first)),
+        let before = match before {
+            Some(before) => told(&before),
             None => match self.alarms(uuid).await {
                 Ok(alarms) => alarms.check_found,
                 Err(problem) => {
@@ -82,9 +101,9 @@ impl Node {
                 }
             },
         };
-        if told != reason {
+        if before != reason {
             let (rising, loss) = (reason.is_some(), found.loss);
-            pool.raise(SpaceEvent::CheckFound { reason: reason.or(told).unwrap_or_default(), loss, rising });
+            pool.raise(SpaceEvent::CheckFound { reason: reason.or(before).unwrap_or_default(), loss, rising });
         }
     }
 
@@ -95,17 +114,23 @@ impl Node {
 
     pub(super) fn check_finding(&self, pool: &str, uuid: Uuid) -> Option<HealthFinding> {
         let found = self.last_check(uuid)?;
-        let reason = format!("pool {pool}: {}", said(&found, found.first.as_ref()?));
-        let health = if found.loss { Health::Critical } else { Health::Warning };
-        Some(HealthFinding {
-            health,
-            object: pool.to_owned(),
-            reason,
-            advice: format!("plimsoll pool check {pool} --repair --dry-run"),
-        })
+        let reason = format!("pool {pool}: {}", told(&found)?);
+        let check = format!("plimsoll pool check {pool}");
+        let (health, advice) = match (found.loss, found.healed) {
+            (true, _) => (Health::Critical, check + " --repair --dry-run"),
+            (false, true) => (Health::Ok, check),
+            (false, false) => (Health::Warning, check + " --repair --dry-run"),
+        };
+        Some(HealthFinding { health, object: pool.to_owned(), reason, advice })
     }
 }
 
-fn said(found: &LastCheckView, first: &str) -> String {
-    format!("the check found {}: {first}", counted(found.findings, "thing"))
+/// What a check found, in words.
+fn told(found: &LastCheckView) -> Option<String> {
+    let healed = match (found.healed, found.findings) {
+        (false, _) => "",
+        (true, 1) => " and healed it",
+        (true, _) => " and healed them",
+    };
+    Some(format!("the check found {}{healed}: {}", counted(found.findings, "thing"), found.first.as_ref()?))
 }

@@ -77,7 +77,7 @@ impl Node {
 
     fn not_served(&self, name: &str, problem: &Problem) -> HealthFinding {
         let reason = problem.detail.strip_prefix(&format!("pool {name}: ")).unwrap_or(&problem.detail);
-        let known = self.0.state.borrow().pools.iter().any(|pool| pool.name == name);
+        let known = self.0.state.borrow().pools.iter().any(|pool| pool.name == name) || self.configured(name).is_some();
         let again =
             if known { format!("plimsoll pool import --name {name}") } else { "plimsoll pool import PATH".to_owned() };
         HealthFinding {
@@ -92,11 +92,6 @@ impl Node {
     pub(super) fn note_repaired(&self, pool: &Pool<Handle>) {
         let info = pool.info();
         self.0.repaired.borrow_mut().insert(info.uuid, info.counters.pages_lost);
-    }
-
-    /// Lists a pool that was asked for and is not served, with the reason, unless one of its name is here.
-    pub fn note_not_served(&self, name: &str, reason: Problem) {
-        self.0.pools.borrow_mut().entry(name.to_owned()).or_insert(Slot::Unavailable(reason));
     }
 
     /// Whether a pool of this name is here, or was: one that is only asked for leaves its name to who makes it.

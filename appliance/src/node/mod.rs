@@ -73,6 +73,7 @@ pub(crate) use link::{asked_by, asker};
 pub use machine::Device;
 pub(crate) use machine::{cannot_open, same_file};
 pub use pool_check::{check_view, repair_view};
+pub(crate) use scan::COPIES;
 use state::State;
 
 /// Everything on the reactor's thread. Cheap to clone; all clones are the same node.
@@ -94,6 +95,8 @@ struct Inner {
     changes: tokio::sync::Mutex<()>,
     pools: RefCell<BTreeMap<String, Slot>>,
     jobs: RefCell<jobs::Jobs>,
+    /// Pools that the configuration names and nobody has seen yet, and their devices there.
+    configured: RefCell<BTreeMap<String, Vec<String>>>,
     /// Paths of devices that may go through the page cache.
     buffered: RefCell<BTreeSet<String>>,
     exports: exports::Exports,
@@ -150,6 +153,7 @@ impl Node {
             changes: tokio::sync::Mutex::new(()),
             pools: RefCell::default(),
             jobs: RefCell::default(),
+            configured: RefCell::default(),
             buffered: RefCell::new(buffered),
             exports: exports::Exports::default(),
             webhooks: Webhooks::new(events.clone()),

@@ -1,10 +1,11 @@
 //! `pool add-device`: more space for a pool.
 
-use plimsoll_hardware::Device as _;
+use plimsoll_engine::Pool;
+use plimsoll_hardware::{Device as _, Handle};
 
-use super::Node;
 use super::machine::{same_file, size_of};
 use super::pool_create::Force;
+use super::{Device, Node};
 use crate::model::{AddDevice, Plan, PoolView};
 use crate::problem::{Answer, Problem};
 
@@ -18,13 +19,7 @@ impl Node {
     pub async fn add_device(&self, name: &str, request: AddDevice) -> Answer<PoolView> {
         let _turn = self.turn().await?;
         let path = request.path.clone();
-        self.room_to_remember().await.map_err(|problem| Problem {
-            detail: format!(
-                "{path} was not added to pool {name}: a restart might not find it, because {}",
-                problem.detail
-            ),
-            ..problem
-        })?;
+        self.room_for_one_more(name, &path).await?;
         self.add_in_turn(name, request).await?;
         match self.unkept() {
             None => self.pool_view(name),
@@ -41,12 +36,7 @@ impl Node {
     /// The same, by somebody who has the turn and needs the space now, whether that can be made durable or not: that is left to
     /// [`Node::note`].
     pub(super) async fn add_in_turn(&self, name: &str, request: AddDevice) -> Answer<()> {
-        let pool = self.pool(name)?;
-        let force = Force::of(&request.force)?;
-        if request.buffered {
-            self.allow_buffered([&request.path]);
-        }
-        let device = self.open_new(&request.path, Some(pool.info().uuid), force).await?;
+        let (pool, device, force) = self.prepare_device(name, &request).await?;
         pool.add_device(device, force.foreign).await?;
         let record = self.record_of(&pool);
         let noted = self.note(|state| {
@@ -62,16 +52,33 @@ impl Node {
     /// What [`Node::add_device`] would do.
     ///
     /// # Errors
-    /// As [`Node::add_device`], as far as it can be known without writing.
+    /// As [`Node::add_device`].
     pub async fn plan_add_device(&self, name: &str, request: AddDevice) -> Answer<Plan> {
         let _turn = self.turn().await?;
-        let info = self.pool(name)?.info();
+        self.room_for_one_more(name, &request.path).await?;
+        let (pool, device, force) = self.prepare_device(name, &request).await?;
+        pool.check_add_device(&device, force.foreign).await?;
+        let (path, name) = (&device.geometry().path, pool.info().name);
+        Ok(Plan::of([format!("overwrite {path} ({}) and add it to pool {name}", size_of(&device))]))
+    }
+
+    async fn room_for_one_more(&self, name: &str, path: &str) -> Answer<()> {
+        self.room_to_remember().await.map_err(|problem| Problem {
+            detail: format!(
+                "{path} was not added to pool {name}: a restart might not find it, because {}",
+                problem.detail
+            ),
+            ..problem
+        })
+    }
+
+    async fn prepare_device(&self, name: &str, request: &AddDevice) -> Answer<(Pool<Handle>, Device, Force)> {
+        let pool = self.pool(name)?;
         let force = Force::of(&request.force)?;
         if request.buffered {
             self.allow_buffered([&request.path]);
         }
-        let device = self.open_new(&request.path, Some(info.uuid), force).await?;
-        let path = &device.geometry().path;
-        Ok(Plan::of([format!("overwrite {path} ({}) and add it to pool {}", size_of(&device), info.name)]))
+        let device = self.open_new(&request.path, Some(pool.info().uuid), force).await?;
+        Ok((pool, device, force))
     }
 }

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use plimsoll_engine::{Level, Levels, PoolInfo};
 use plimsoll_hardware::Machine;
 
 use super::Node;
 use crate::model::SetPool;
-use crate::policy::check_pool;
+use crate::policy::{check_pool, levels};
 use crate::problem::{Answer, Problem};
 use crate::units::iec;
 
@@ -18,19 +19,41 @@ impl Node {
     pub async fn check_pool_bounds(&self, name: &str, request: &SetPool) -> Answer<()> {
         let pool = self.pool(name)?.info();
         check_pool(request, self.machine().buffers().bytes() as u64)?;
-        let Some(keep) = request.growth.as_ref().and_then(|growth| growth.as_ref()?.keep_free_bytes?) else {
-            return Ok(());
-        };
+        check_levels(request, &pool)?;
+        let Some(growth) = request.growth.as_ref().and_then(Option::as_ref) else { return Ok(()) };
+        let (keep, grow_to) = (growth.keep_free_bytes.flatten(), growth.grow_file_to_bytes.flatten());
         let paths: Vec<String> = pool.devices.into_iter().rev().map(|device| device.path).collect();
         let total = self.blocking(move || paths.iter().find_map(|path| file_system_bytes(Path::new(path)))).await?;
-        match total.filter(|total| keep >= *total) {
-            Some(total) => {
-                let (keep, total) = (iec(keep), iec(total));
-                let detail = format!("{keep} cannot be left free: the file system of pool {name} has {total} in all");
-                Err(Problem::new("invalid-argument", detail).hint("say less than that: --keep-free 1G"))
-            }
-            None => Ok(()),
+        let Some(total) = total else { return Ok(()) };
+        if let Some(keep) = keep.filter(|keep| *keep >= total) {
+            let (keep, total) = (iec(keep), iec(total));
+            let detail = format!("{keep} cannot be left free: the file system of pool {name} has {total} in all");
+            return Err(Problem::new("invalid-argument", detail).hint("say less than that: --keep-free 1G"));
         }
+        if let Some(bytes) = grow_to.filter(|bytes| *bytes > total) {
+            let (bytes, total) = (iec(bytes), iec(total));
+            let detail =
+                format!("the file of pool {name} cannot grow to {bytes}: its file system can hold {total} in all");
+            return Err(Problem::new("invalid-argument", detail).hint("say less than that: --grow-file-to SIZE"));
+        }
+        Ok(())
+    }
+}
+
+fn check_levels(request: &SetPool, pool: &PoolInfo) -> Answer<()> {
+    let levels = request.thresholds.as_deref().map(levels).transpose()?;
+    let Some(Levels::At(levels)) = levels else { return Ok(()) };
+    let beyond = |level: &Level| match level {
+        Level::Bytes(bytes) if *bytes > pool.physical_bytes => Some(*bytes),
+        _ => None,
+    };
+    match levels.iter().find_map(beyond) {
+        Some(bytes) => {
+            let (bytes, all) = (iec(bytes), iec(pool.physical_bytes));
+            let detail = format!("a threshold of {bytes} can never be reached: pool {} has {all}", pool.name);
+            Err(Problem::new("invalid-argument", detail).hint("say a size below that, or a share: --thresholds 95%"))
+        }
+        None => Ok(()),
     }
 }
 

@@ -67,6 +67,7 @@ pub fn check_view(pool: &str, report: &engine::CheckReport) -> CheckView {
     let finding = |finding: &engine::Finding| FindingView {
         kind: finding.kind.to_owned(),
         loss: finding.loss,
+        healed: finding.healed,
         vdisk: finding.vdisk.clone(),
         offset_bytes: finding.offset,
         length_bytes: finding.length,

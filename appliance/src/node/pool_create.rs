@@ -26,7 +26,6 @@ impl Node {
         let _turn = self.turn().await?;
         let (spec, devices) = self.prepare_pool(&request).await?;
         let name = spec.name.clone();
-        self.room_to_remember().await?;
         let pool = Pool::create(self.machine(), spec, devices).await?;
         self.adopt(pool).await.map_err(|problem| {
             let detail = format!("pool {name} was made, and closed again: {}", problem.detail);
@@ -39,7 +38,7 @@ impl Node {
     /// What [`Node::create_pool`] would do.
     ///
     /// # Errors
-    /// As [`Node::create_pool`], as far as it can be known without writing.
+    /// As [`Node::create_pool`], but for a lack of room below the devices, which shows when it is asked for.
     pub async fn plan_create_pool(&self, request: CreatePool) -> Answer<Plan> {
         let _turn = self.turn().await?;
         let (spec, devices) = self.prepare_pool(&request).await?;
@@ -82,7 +81,10 @@ impl Node {
         for path in &request.devices {
             devices.push(self.open_new(path, None, force).await?);
         }
-        Ok((engine::CreatePool { name: request.name.clone(), extent_bytes, force: force.foreign }, devices))
+        let spec = engine::CreatePool { name: request.name.clone(), extent_bytes, force: force.foreign };
+        Pool::check_create(self.machine(), &spec, &devices).await?;
+        self.room_to_remember().await?;
+        Ok((spec, devices))
     }
 
     /// Opens a device that is to be overwritten, for the pool `own` or a new one; refuses, unless forced, one that holds something and
@@ -154,6 +156,7 @@ impl Node {
         self.0.repaired.borrow_mut().remove(&pool.info().uuid);
         self.0.checked.borrow_mut().remove(&pool.info().uuid);
         self.0.below_told.borrow_mut().remove(&pool.info().uuid);
+        self.note_healed(&pool);
         self.listen_to(pool.clone());
         self.follow_members(&pool);
         self.follow_growth(&pool);
@@ -172,7 +175,8 @@ impl Node {
             }
             return Err(problem);
         }
-        self.serve(name, pool);
+        self.serve(name.clone(), pool);
+        self.note_configured_served(&name).await;
         Ok(())
     }
 }

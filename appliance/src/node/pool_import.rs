@@ -1,87 +1,137 @@
 //! `pool import`: serve a pool that was made elsewhere, or try an unavailable one again.
 
+use plimsoll_engine::Label;
+
+use super::machine::absolute;
 use super::pool_create::force_of;
-use super::scan::first_failure;
-use super::{Node, Slot};
+use super::scan::{Paths, first_failure, not_a_pool};
+use super::state::PoolRecord;
+use super::{Device, Node, Slot};
 use crate::model::{ImportPool, Plan, PoolView};
 use crate::problem::{Answer, Problem};
+use crate::units::counted;
+
+/// What an import comes to.
+enum Import {
+    /// A known pool is tried again.
+    Again(PoolRecord),
+    /// A pool that is new here, on these devices.
+    New(Label, Vec<Device>),
+}
 
 impl Node {
     /// Opens the pool on `request.paths`, or the known one that is named, and remembers where it is.
     ///
     /// # Errors
-    /// By what is wrong with a path; `exists` when it is open already or its name is taken; the engine's reasons.
+    /// By what is wrong with a path; `exists` when it is open already or its name is taken; `conflict` when two of the paths are copies of
+    /// one device; the engine's reasons.
     pub async fn import_pool(&self, request: ImportPool) -> Answer<PoolView> {
         let _turn = self.turn().await?;
-        let paths: Vec<String> = request.paths.iter().map(|path| super::machine::absolute(path)).collect();
-        if request.buffered {
-            self.allow_buffered(&paths);
+        let truncated = is_truncated(&request)?;
+        let paths = named(&request);
+        let prepared = self.prepare_import(&request, &paths, truncated).await;
+        if let (Err(problem), Some(devices)) = (&prepared, request.name.as_ref().and_then(|name| self.configured(name)))
+        {
+            self.note_not_served(request.name.as_deref().unwrap_or_default(), &devices, problem.clone()).await;
         }
-        let truncated = force_of(&request.force, &["truncated"])?.contains(&"truncated");
-        if let Some(name) = &request.name {
-            return self.retry(name, &paths, truncated).await;
+        match prepared? {
+            Import::Again(record) => self.open_again(record, paths, truncated).await,
+            Import::New(label, devices) => {
+                let pool = self.open_on(devices, truncated).await?;
+                self.adopt(pool).await?;
+                tracing::info!(pool = label.pool_name, "pool imported");
+                self.pool_view(&label.pool_name)
+            }
         }
-        if let Some(name) = paths.iter().find_map(|path| self.pool_on(path)) {
-            return self.retry(&name, &paths, truncated).await;
-        }
-        if paths.is_empty() {
-            return Err(Problem::new("invalid-argument", "neither a path nor a name of a pool was given")
-                .hint("plimsoll pool import PATH..."));
-        }
-        let found = self.find_devices(None, &paths, 1).await;
-        first_failure(&found)?;
-        let Some(label) = found.label.clone() else { return Err(super::scan::not_a_pool(&paths[0])) };
-        let known = self.0.state.borrow().pools.iter().find(|pool| pool.uuid == label.pool).cloned();
-        if let Some(known) = known {
-            // It was known under other paths; the devices are opened again with the lock of this process.
-            drop(found);
-            return self.retry(&known.name, &paths, truncated).await;
-        }
-        if self.is_taken(&label.pool_name) {
-            let detail = format!("another pool named {} is here already", label.pool_name);
-            return Err(Problem::new("exists", detail).hint(format!("plimsoll pool export {}", label.pool_name)));
-        }
-        let pool = self.open_whole(label.pool, &paths, found, truncated).await?;
-        self.adopt(pool).await?;
-        tracing::info!(pool = label.pool_name, "pool imported");
-        self.pool_view(&label.pool_name)
     }
 
     /// What [`Node::import_pool`] would do.
     ///
     /// # Errors
-    /// By what is wrong with a path.
+    /// As [`Node::import_pool`], as far as the ends of the devices tell.
     pub async fn plan_import_pool(&self, request: ImportPool) -> Answer<Plan> {
         let _turn = self.turn().await?;
-        force_of(&request.force, &["truncated"])?;
-        if let Some(name) = &request.name {
-            return Ok(Plan::of([format!("open pool {} again", self.pool_name(name)?)]));
-        }
-        if let Some(name) = request.paths.iter().find_map(|path| self.pool_on(path)) {
-            return Ok(Plan::of([format!("open pool {name} again")]));
-        }
-        let found = self.find_devices(None, &request.paths, 1).await;
-        first_failure(&found)?;
-        let Some(label) = &found.label else {
-            return Err(Problem::new("invalid-argument", "neither a path nor a name of a pool was given"));
+        let truncated = is_truncated(&request)?;
+        let paths = named(&request);
+        let step = match self.prepare_import(&request, &paths, truncated).await? {
+            Import::New(label, devices) => {
+                let name = &label.pool_name;
+                format!("open pool {name} (UUID {}) on {}", label.pool, counted(devices.len() as u64, "device"))
+            }
+            // It has its devices: whether they will do shows when it has let them go.
+            Import::Again(record) if self.is_open(&record.name) => {
+                format!("close pool {0}, which takes no writes, and open it again", record.name)
+            }
+            Import::Again(record) => {
+                self.find_known(&record, paths, truncated).await?;
+                format!("open pool {} again", record.name)
+            }
         };
-        let (there, all) = (found.devices.len(), label.device_count);
-        Ok(Plan::of([format!("open pool {} (UUID {}) on {there} of {all} devices", label.pool_name, label.pool)]))
+        Ok(Plan::of([step]))
     }
 
-    async fn retry(&self, name: &str, paths: &[String], truncated: bool) -> Answer<PoolView> {
-        let name = self.pool_name(name)?;
-        let takes_writes = match self.0.pools.borrow().get(&name) {
-            Some(Slot::Open(pool)) => Some(pool.read_only().is_none()),
-            _ => None,
+    async fn prepare_import(&self, request: &ImportPool, paths: &[String], truncated: bool) -> Answer<Import> {
+        if request.buffered {
+            self.allow_buffered(paths);
+        }
+        if let Some(name) = &request.name {
+            let name = self.pool_name(name)?;
+            return match self.configured(&name) {
+                Some(devices) if paths.is_empty() => self.prepare_new(Some(&name), &devices, truncated).await,
+                Some(_) => self.prepare_new(Some(&name), paths, truncated).await,
+                None => self.known_again(&name).map(Import::Again),
+            };
+        }
+        if let Some(name) = paths.iter().find_map(|path| self.pool_on(path)) {
+            return self.known_again(&name).map(Import::Again);
+        }
+        self.prepare_new(None, paths, truncated).await
+    }
+
+    /// The import of the pool on `paths`, which is to be called `name` if that is said.
+    async fn prepare_new(&self, name: Option<&str>, paths: &[String], truncated: bool) -> Answer<Import> {
+        let Some(first) = paths.first() else {
+            return Err(Problem::new("invalid-argument", "neither a path nor a name of a pool was given")
+                .hint("plimsoll pool import PATH..."));
         };
-        if takes_writes == Some(true) {
+        let paths = Paths { named: paths.to_vec(), known: Vec::new() };
+        let found = self.find_devices(None, &paths, 1).await;
+        first_failure(&found)?;
+        let Some(label) = found.label.clone() else { return Err(not_a_pool(first)) };
+        if let Some(name) = name.filter(|name| *name != label.pool_name) {
+            let detail = format!("the configuration calls it {name}, and {first} carries pool {}", label.pool_name);
+            return Err(Problem::new("conflict", detail).hint(format!("plimsoll pool import {first}")));
+        }
+        let known = self.0.state.borrow().pools.iter().find(|pool| pool.uuid == label.pool).cloned();
+        if let Some(known) = known {
+            // It was known under other paths; the devices are opened again with the lock of this process.
+            return self.known_again(&known.name).map(Import::Again);
+        }
+        if self.is_taken(&label.pool_name) {
+            let detail = format!("another pool named {} is here already", label.pool_name);
+            return Err(Problem::new("exists", detail).hint(format!("plimsoll pool export {}", label.pool_name)));
+        }
+        let devices = self.find_whole(label.pool, &paths, found, truncated).await?;
+        Ok(Import::New(label, devices))
+    }
+
+    /// The known pool `name`, unless it is open and takes writes.
+    fn known_again(&self, name: &str) -> Answer<PoolRecord> {
+        if self.pool(name).is_ok_and(|pool| pool.read_only().is_none()) {
             return Err(Problem::new("exists", format!("pool {name} is open already"))
                 .hint(format!("plimsoll pool show {name}")));
         }
         let record = self.0.state.borrow().pools.iter().find(|pool| pool.name == name).cloned();
-        let record = record.ok_or_else(|| Problem::not_found("pool", &name))?;
-        if takes_writes == Some(false) {
+        record.ok_or_else(|| Problem::not_found("pool", name))
+    }
+
+    fn is_open(&self, name: &str) -> bool {
+        matches!(self.0.pools.borrow().get(name), Some(Slot::Open(_)))
+    }
+
+    async fn open_again(&self, record: PoolRecord, paths: Vec<String>, truncated: bool) -> Answer<PoolView> {
+        let name = record.name.clone();
+        if self.is_open(&name) {
             // It cannot be closed cleanly. What made it read-only may be mended, and a start recovers it.
             let _ = self.take_out(&name).await;
         }
@@ -94,4 +144,12 @@ impl Node {
             }
         }
     }
+}
+
+fn is_truncated(request: &ImportPool) -> Answer<bool> {
+    Ok(force_of(&request.force, &["truncated"])?.contains(&"truncated"))
+}
+
+fn named(request: &ImportPool) -> Vec<String> {
+    request.paths.iter().map(|path| absolute(path)).collect()
 }

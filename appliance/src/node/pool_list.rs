@@ -7,6 +7,7 @@ use plimsoll_hardware::Machine;
 use plimsoll_hardware::reactor::Handle;
 
 use super::division::Division;
+use super::machine::absolute;
 use super::state::PoolRecord;
 use super::{Node, Slot};
 use crate::model::{CountersView, PoolDeviceView, PoolState, PoolView, RecoveryView, time_of};
@@ -30,11 +31,17 @@ impl Node {
         match self.0.pools.borrow().get(&name) {
             Some(Slot::Open(pool)) => {
                 let info = pool.info();
+                let view = online(pool, self.machine().now());
+                let buffered = |device: PoolDeviceView| PoolDeviceView {
+                    buffered: self.is_buffered(&absolute(&device.path)),
+                    ..device
+                };
                 Ok(PoolView {
+                    devices: view.devices.into_iter().map(buffered).collect(),
                     growth: self.growth_view(info.uuid),
                     last_check: self.last_check(info.uuid),
                     available_below_bytes: self.available_below(&info).map(|(bytes, _)| bytes),
-                    ..online(pool, self.machine().now())
+                    ..view
                 })
             }
             Some(Slot::Unavailable(reason)) => {
@@ -102,6 +109,7 @@ fn online(pool: &Pool<Handle>, now: Duration) -> PoolView {
             records_dropped: info.recovery.records_dropped,
             from_crash_memory: info.recovery.from_crash_memory,
             warnings: info.recovery.warnings,
+            healed: info.recovery.healed,
         }),
         counters: Some(CountersView {
             reads: info.counters.reads,
@@ -137,6 +145,7 @@ fn unavailable(name: &str, record: Option<&PoolRecord>, reason: &Problem) -> Poo
         path: device.path.clone(),
         uuid: device.uuid.to_string(),
         pool: name.to_owned(),
+        buffered: device.buffered,
         index: None,
         size_bytes: None,
         volatile_cache: None,
@@ -200,6 +209,7 @@ fn device_view(pool: &str, device: &DeviceInfo) -> PoolDeviceView {
         path: device.path.clone(),
         uuid: device.uuid.to_string(),
         pool: pool.to_owned(),
+        buffered: false,
         index: Some(device.index),
         size_bytes: Some(device.size_bytes),
         volatile_cache: Some(device.volatile_cache),

@@ -1,16 +1,25 @@
 //! Opening the pools that are known, at the start and when an unavailable one is tried again.
 
-use plimsoll_engine::{Error, OpenPool, Pool};
+use plimsoll_engine::{Error, OpenPool, Pool, SpaceEvent};
 use plimsoll_hardware::reactor::Handle;
-use uuid::Uuid;
+use sha2::{Digest as _, Sha256};
+use uuid::{Builder, Uuid};
 
-use super::scan::{Found, missing};
+use super::scan::{Found, Paths, missing};
 use super::state::PoolRecord;
-use super::{Node, Slot};
+use super::{Device, Node, Slot};
 use crate::problem::{Answer, Problem};
 
 /// Of a device that a pool knows and nobody here does.
 const JOINED_UNKEPT: &str = "; it is not known here where that is: it joined when the state could not be kept";
+
+/// What alarms go by that are about a pool whose UUID nobody knows: the same for the same name.
+fn stand_in(name: &str) -> Uuid {
+    let digest: [u8; 32] = Sha256::digest(name.as_bytes()).into();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    Builder::from_random_bytes(bytes).into_uuid()
+}
 
 impl Node {
     /// Opens all known pools. One that cannot be opened is listed as unavailable with the reason; the others serve.
@@ -18,7 +27,7 @@ impl Node {
         let _turn = self.0.changes.lock().await;
         let known = self.0.state.borrow().pools.clone();
         for record in known {
-            if let Err(problem) = self.open_known(&record, &[], false).await {
+            if let Err(problem) = self.open_known(&record, Vec::new(), false).await {
                 tracing::error!(pool = record.name, reason = problem.detail, "the pool is unavailable");
                 self.tell_not_served(&record.name, record.uuid, &problem).await;
                 self.0.pools.borrow_mut().insert(record.name, Slot::Unavailable(problem));
@@ -26,17 +35,68 @@ impl Node {
         }
     }
 
-    /// Opens one known pool, looking at `paths` first.
-    pub(super) async fn open_known(&self, record: &PoolRecord, paths: &[String], truncated: bool) -> Answer<()> {
-        let mut all = paths.to_vec();
-        all.extend(record.devices.iter().map(|device| device.path.clone()).filter(|path| !paths.contains(path)));
-        let found = self.find_devices(Some(record.uuid), &all, record.devices.len()).await;
+    /// Lists a pool that the configuration has on `devices` and that is not served, with the reason, and tells it; unless one of its name is
+    /// here.
+    pub async fn note_not_served(&self, name: &str, devices: &[String], problem: Problem) {
+        let is_said =
+            matches!(self.0.pools.borrow().get(name), Some(Slot::Unavailable(said)) if said.detail == problem.detail);
+        if self.is_taken(name) || is_said {
+            return;
+        }
+        self.0.configured.borrow_mut().insert(name.to_owned(), devices.to_vec());
+        self.tell_not_served(name, stand_in(name), &problem).await;
+        self.0.pools.borrow_mut().insert(name.to_owned(), Slot::Unavailable(problem));
+    }
+
+    /// The devices of a pool that the configuration names, if that alone knows of it.
+    pub(super) fn configured(&self, name: &str) -> Option<Vec<String>> {
+        self.0.configured.borrow().get(name).cloned()
+    }
+
+    /// A pool that the configuration names is served: nothing needs to stand in for it.
+    pub(super) async fn note_configured_served(&self, name: &str) {
+        self.0.configured.borrow_mut().remove(name);
+        let told = async {
+            let mut alarms = self.alarms(stand_in(name)).await?;
+            if alarms.not_served.is_some() {
+                let over = SpaceEvent::NotServed { reason: String::new(), rising: false };
+                self.record((name, stand_in(name)), &[over], &mut alarms).await?;
+            }
+            Ok::<_, Problem>(())
+        };
+        if let Err(problem) = told.await {
+            tracing::error!(pool = name, reason = problem.detail, "that a pool is served could not be told");
+        }
+    }
+
+    /// Opens one known pool, looking at the paths that were `named` first.
+    pub(super) async fn open_known(&self, record: &PoolRecord, named: Vec<String>, truncated: bool) -> Answer<()> {
+        let devices = self.find_known(record, named, truncated).await?;
+        let pool = self.open_on(devices, truncated).await?;
+        self.adopt_as(record, pool).await
+    }
+
+    /// The devices that [`Node::open_known`] opens a pool on.
+    pub(super) async fn find_known(
+        &self,
+        record: &PoolRecord,
+        named: Vec<String>,
+        truncated: bool,
+    ) -> Answer<Vec<Device>> {
+        let paths = Paths { named, known: record.devices.iter().map(|device| device.path.clone()).collect() };
+        let found = self.find_devices(Some(record.uuid), &paths, record.devices.len()).await;
+        if let Some(twins) = found.twins {
+            return Err(twins);
+        }
         if found.devices.is_empty() {
             return Err(missing(&record.name, &found, record.devices.len()));
         }
+        if let Some(label) = found.label.as_ref().filter(|label| label.pool_name != record.name) {
+            let detail = format!("pool {} calls itself {} on its devices", record.name, label.pool_name);
+            return Err(Problem::new("conflict", detail));
+        }
         let failed: String = found.failed.iter().map(|problem| format!("; {}", problem.detail)).collect();
-        let opened = self.open_whole(record.uuid, &all, found, truncated).await;
-        let pool = opened.map_err(|error| match error {
+        self.find_whole(record.uuid, &paths, found, truncated).await.map_err(|error| match error {
             Error::DeviceMissing { device, .. } => {
                 let is_known = record.devices.iter().any(|known| known.uuid == device);
                 let problem = Problem::from(error);
@@ -45,33 +105,39 @@ impl Node {
                 if is_known { problem } else { problem.hint("plimsoll pool import PATH, with the path of that device") }
             }
             error => error.into(),
-        })?;
-        self.adopt_as(record, pool).await
+        })
     }
 
-    /// Opens a pool on devices that were found at `paths`; where the pool itself knows of more than the labels at hand do, and than is
-    /// remembered, these are looked for everywhere. `truncated`: even if the end of a device is gone.
-    pub(super) async fn open_whole(
+    /// The devices of a pool of which some were found at `paths`, if it can be opened on them: where the pool itself knows of more than
+    /// the labels at hand do, and than is remembered, these are looked for everywhere. `truncated`: even if the end of a device is gone.
+    pub(super) async fn find_whole(
         &self,
         pool: Uuid,
-        paths: &[String],
+        paths: &Paths,
         found: Found,
         truncated: bool,
-    ) -> plimsoll_engine::Result<Pool<Handle>> {
-        match self.open_found(found, truncated).await {
-            Err(Error::DeviceMissing { .. }) => {
-                let found = self.find_devices(Some(pool), paths, usize::MAX).await;
-                self.open_found(found, truncated).await
-            }
-            opened => opened,
+    ) -> plimsoll_engine::Result<Vec<Device>> {
+        let options = self.how_to_open(truncated);
+        let check = async |found: Found| {
+            Pool::check_open(self.machine(), &options, found.devices.into_values().collect()).await
+        };
+        match check(found).await {
+            Err(Error::DeviceMissing { .. }) => check(self.find_devices(Some(pool), paths, usize::MAX).await).await,
+            checked => checked,
         }
     }
 
-    /// Opens a pool on devices that were found. The engine names what is missing.
-    async fn open_found(&self, found: Found, truncated: bool) -> plimsoll_engine::Result<Pool<Handle>> {
-        let options = OpenPool { inspect: false, cache_bytes: self.0.cache_bytes, accept_lost_ends: truncated };
-        let pool = Pool::open(self.machine(), options, found.devices.into_values().collect()).await?;
+    fn how_to_open(&self, truncated: bool) -> OpenPool {
+        OpenPool { inspect: false, cache_bytes: self.0.cache_bytes, accept_lost_ends: truncated }
+    }
+
+    /// Opens a pool on its devices.
+    pub(super) async fn open_on(&self, devices: Vec<Device>, truncated: bool) -> plimsoll_engine::Result<Pool<Handle>> {
+        let pool = Pool::open(self.machine(), self.how_to_open(truncated), devices).await?;
         let info = pool.info();
+        for healed in &info.recovery.healed {
+            tracing::warn!(pool = info.name, "{healed}; it was written again");
+        }
         for warning in &info.recovery.warnings {
             tracing::warn!(pool = info.name, "{warning}");
         }
@@ -90,10 +156,6 @@ impl Node {
         if now == *record {
             self.serve(now.name, pool);
             return Ok(());
-        }
-        if now.name != record.name {
-            let detail = format!("pool {} calls itself {} on its devices", record.name, now.name);
-            return Err(Problem::new("conflict", detail));
         }
         // It is served whether that can be kept or not: its labels find its devices. A finding until it is.
         let name = now.name.clone();

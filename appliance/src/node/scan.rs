@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use plimsoll_engine::Label;
+use plimsoll_hardware::Device as _;
 use uuid::Uuid;
 
-use super::machine::Purpose;
+use super::machine::{Purpose, same_file};
 use super::{Device, Node};
 use crate::problem::{Answer, Problem};
 
@@ -25,6 +26,8 @@ pub(super) struct Found {
     pub(super) label: Option<Label>,
     /// Why a path that was expected to be one is none.
     pub(super) failed: Vec<Problem>,
+    /// Two of the paths that were named lead to copies of one device.
+    pub(super) twins: Option<Problem>,
 }
 
 impl Found {
@@ -34,6 +37,11 @@ impl Found {
     }
 
     fn add(&mut self, label: Label, device: Device) {
+        if let Some(other) = self.devices.get(&label.device) {
+            let paths = [other, &device].map(|device| device.geometry().path.clone());
+            self.twins = Some(twins(&label, &paths));
+            return;
+        }
         self.devices.insert(label.device, device);
         if self.label.as_ref().is_none_or(|known| known.device_count < label.device_count) {
             self.label = Some(label);
@@ -51,16 +59,22 @@ impl Node {
         opened.ok().and_then(|(_, label)| label).map(|label| label.pool_name)
     }
 
-    /// Devices of the pool with the UUID `pool`, or of the pool on the first of `paths` when that is not known. Searches
+    /// Devices of the pool with the UUID `pool`, or of the pool on the first of `paths.named` when that is not known. Searches
     /// until there are `at_least` so many, and as many as a label knows of.
-    pub(super) async fn find_devices(&self, pool: Option<Uuid>, paths: &[String], at_least: usize) -> Found {
+    pub(super) async fn find_devices(&self, pool: Option<Uuid>, paths: &Paths, at_least: usize) -> Found {
         let mut found = Found::default();
         let mut pool = pool;
-        for path in paths {
+        let all = paths.all();
+        for (index, path) in all.iter().enumerate() {
+            if all[..index].iter().any(|other| same_file(other, path)) {
+                continue;
+            }
             match self.open_labelled(path, Purpose::Serve).await {
                 Ok((_, None)) => found.failed.push(not_a_pool(path)),
                 Ok((device, Some(label))) if *pool.get_or_insert(label.pool) == label.pool => {
-                    found.add(label, device);
+                    if !paths.has_chosen(index, found.devices.get(&label.device)) {
+                        found.add(label, device);
+                    }
                 }
                 Ok((_, Some(label))) => {
                     let detail = format!("{path} belongs to pool {} (UUID {})", label.pool_name, label.pool);
@@ -71,7 +85,7 @@ impl Node {
         }
         let Some(pool) = pool else { return found };
         if !found.is_complete(at_least) {
-            self.search(pool, paths, at_least, &mut found).await;
+            self.search(pool, &all, at_least, &mut found).await;
         }
         found
     }
@@ -79,7 +93,7 @@ impl Node {
     async fn search(&self, pool: Uuid, paths: &[String], at_least: usize, found: &mut Found) {
         let near = paths.to_vec();
         let Ok(candidates) = self.blocking(move || candidates(&near)).await else { return };
-        let mut seen: BTreeMap<Uuid, Vec<String>> = BTreeMap::new();
+        let mut seen: BTreeMap<Uuid, (Label, Vec<String>)> = BTreeMap::new();
         for path in candidates {
             let path = path.to_string_lossy().into_owned();
             if paths.contains(&path) || self.pool_serving(&path) {
@@ -91,18 +105,13 @@ impl Node {
             if label.pool != pool || found.devices.contains_key(&label.device) {
                 continue;
             }
-            seen.entry(label.device).or_default().push(path);
+            seen.entry(label.device).or_insert((label, Vec::new())).1.push(path);
         }
-        for (device, paths) in seen {
+        for (device, (label, paths)) in seen {
             match &paths[..] {
                 _ if found.is_complete(at_least) => return,
                 [path] => self.take_found(device, path, found).await,
-                // One of them is a copy, and only its owner knows which.
-                _ => {
-                    let detail = format!("{} all say that they are device {device} of the pool", paths.join(", "));
-                    let hint = "plimsoll pool import PATH... with the right one, and the copies elsewhere";
-                    found.failed.push(Problem::new("conflict", detail).hint(hint));
-                }
+                _ => found.failed.push(twins(&label, &paths)),
             }
         }
     }
@@ -122,6 +131,42 @@ impl Node {
     fn pool_serving(&self, path: &str) -> bool {
         self.pool_on(path).is_some_and(|pool| self.pool(&pool).is_ok())
     }
+}
+
+/// Where a pool's devices are looked for first.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Paths {
+    /// Somebody said so.
+    pub(super) named: Vec<String>,
+    /// They were seen there last.
+    pub(super) known: Vec<String>,
+}
+
+impl Paths {
+    fn all(&self) -> Vec<String> {
+        self.named.iter().chain(&self.known).cloned().collect()
+    }
+
+    /// Whether the path at `index` counts for nothing, because `there`, which says that it is the same device, was named, and it was not:
+    /// who names one of two has chosen.
+    fn has_chosen(&self, index: usize, there: Option<&Device>) -> bool {
+        index >= self.named.len() && there.is_some_and(|there| self.named.contains(&there.geometry().path))
+    }
+}
+
+/// How words about copies of a device end.
+pub(crate) const COPIES: &str = "all but one are copies";
+
+/// Which of them is a copy, only its owner knows.
+fn twins(label: &Label, paths: &[String]) -> Problem {
+    let detail = format!(
+        "{} all say that they are device {} of pool {}: {COPIES}",
+        paths.join(", "),
+        label.index,
+        label.pool_name
+    );
+    Problem::new("conflict", detail)
+        .hint("keep only the one that was in use last in this directory, and name it: plimsoll pool import PATH")
 }
 
 /// Where else a device may be, in order of likelihood.
@@ -151,6 +196,9 @@ pub(super) fn missing(name: &str, found: &Found, expected: usize) -> Problem {
     let there = found.devices.len();
     let reasons: Vec<&str> = found.failed.iter().map(|problem| problem.detail.as_str()).collect();
     let why = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) };
+    if let Some(twins) = found.failed.iter().find(|problem| problem.code == "conflict") {
+        return Problem { detail: format!("pool {name}: {}", twins.detail), ..twins.clone() };
+    }
     let code = match &found.failed[..] {
         [only] if only.code != "not-found" && only.code != "not-a-pool" => only.code.as_str(),
         _ => "device-missing",
@@ -160,5 +208,5 @@ pub(super) fn missing(name: &str, found: &Found, expected: usize) -> Problem {
 }
 
 pub(super) fn first_failure(found: &Found) -> Answer<()> {
-    found.failed.first().map_or(Ok(()), |problem| Err(problem.clone()))
+    found.twins.iter().chain(&found.failed).next().map_or(Ok(()), |problem| Err(problem.clone()))
 }

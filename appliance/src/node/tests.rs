@@ -5,6 +5,7 @@ mod decided;
 pub(super) mod failing;
 mod growth;
 mod kept;
+mod plans;
 mod served;
 mod survey;
 
@@ -347,7 +348,8 @@ fn health_is_what_is_wrong_now_with_its_reason_and_what_to_do() {
         node.set_vdisk(&a, take(0), None).await.unwrap();
         assert_eq!(node.status().health, Health::Ok);
         // One that is only in the configuration.
-        node.note_not_served("gone", Problem::new("not-found", "/dev/x does not exist").hint("plimsoll device list"));
+        let gone = Problem::new("not-found", "/dev/x does not exist").hint("plimsoll device list");
+        node.note_not_served("gone", &["/dev/x".to_owned()], gone).await;
         assert_eq!(health("gone", "is not served: /dev/x does not exist"), Health::Critical);
         let devices = vec![file(&dir, "gone.img", 64 * MIB)];
         let pool = CreatePool { name: "gone".into(), devices, extent_bytes: None, force: Vec::new(), buffered: true };

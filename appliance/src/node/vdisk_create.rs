@@ -66,13 +66,15 @@ impl Node {
         check_size(request.designated_bytes, sector, &full)?;
         let policy = policy_of(engine::VdiskPolicy::default(), &request.policy)?;
         check_vdisk(&pool, &full, None, &request.policy, &policy)?;
-        Ok(engine::CreateVdisk {
+        let spec = engine::CreateVdisk {
             name: request.name.clone(),
             size: request.designated_bytes,
             sector,
             write_through: request.write_cache == Some(WriteCache::Off),
             policy,
-        })
+        };
+        pool.check_create_vdisk(&spec)?;
+        Ok(spec)
     }
 }
 

@@ -120,11 +120,11 @@ impl<D: Device> Disk<D> {
         result
     }
 
-    /// What was read at `offset` is not what was written there.
+    /// What was read at `offset` is not what was written there; `other` is what that means, in words.
     #[cold]
-    pub(crate) fn misread(&self, offset: u64) {
+    pub(crate) fn misread(&self, offset: u64, other: &str) {
         let path = self.device.geometry().path.clone();
-        let reason = "a metadata page there is not what was written".to_owned();
+        let reason = format!("a metadata page there is not what was written, {other}");
         self.trouble.note(&path, &IoError::Failed { path: path.clone(), operation: "read", offset, reason });
     }
 

@@ -10,7 +10,7 @@ mod place;
 mod trouble;
 
 pub(crate) use drive::{Disk, Drive};
-pub(crate) use page::{LostPage, PageIo};
+pub(crate) use page::{LostPage, PageIo, Scrubbed};
 pub(crate) use trouble::Trouble;
 
 use std::cell::{Cell, RefCell};

@@ -34,6 +34,19 @@ pub(crate) struct LostPage {
     pub(crate) unread: bool,
 }
 
+/// What a look at both copies of a page came to.
+pub(crate) enum Scrubbed {
+    /// Both are good.
+    Sound,
+    /// One is bad.
+    Bad {
+        /// It was written again.
+        healed: bool,
+    },
+    /// None is good.
+    Lost,
+}
+
 /// What became of reading one copy of a page.
 enum Copy {
     Good(Buffer),
@@ -63,7 +76,9 @@ impl<M: Machine> Media<M> {
             Copy::Good(page) => return Ok(page),
             bad => bad,
         };
-        let page = match (first, self.read_copy(reference.b, reference, kind).await) {
+        let second = self.read_copy(reference.b, reference, kind).await;
+        self.tell_bad(reference, &first, &second);
+        let page = match (first, second) {
             (_, Copy::Good(page)) => page,
             (Copy::Bad, Copy::Bad) => {
                 count(&self.pages.lost);
@@ -89,21 +104,34 @@ impl<M: Machine> Media<M> {
         Ok(again)
     }
 
-    /// Reads and verifies both copies; answers how many are bad, healing one from the other.
-    pub(crate) async fn scrub_page(&self, reference: &PageRef, kind: PageType) -> u32 {
-        let first = self.read_copy(reference.a, reference, kind).await.good();
-        let second = self.read_copy(reference.b, reference, kind).await.good();
-        match (first, second) {
-            (Some(_), Some(_)) => 0,
-            (Some(good), None) => {
-                self.heal(reference.b, &good.freeze()).await;
-                1
+    /// Reads and verifies both copies, healing one from the other.
+    pub(crate) async fn scrub_page(&self, reference: &PageRef, kind: PageType) -> Scrubbed {
+        let first = self.read_copy(reference.a, reference, kind).await;
+        let second = self.read_copy(reference.b, reference, kind).await;
+        self.tell_bad(reference, &first, &second);
+        match (first.good(), second.good()) {
+            (Some(_), Some(_)) => Scrubbed::Sound,
+            (Some(good), None) => Scrubbed::Bad { healed: self.heal(reference.b, &good.freeze()).await },
+            (None, Some(good)) => Scrubbed::Bad { healed: self.heal(reference.a, &good.freeze()).await },
+            (None, None) => Scrubbed::Lost,
+        }
+    }
+
+    /// Tells of copies that are not what was written, and whether the other makes up for it.
+    fn tell_bad(&self, reference: &PageRef, first: &Copy, second: &Copy) {
+        if self.pages.passing.get() {
+            return;
+        }
+        for (at, copy, other) in [(reference.a, first, second), (reference.b, second, first)] {
+            let other = match (copy, other) {
+                (Copy::Bad, Copy::Good(_)) => "and its other copy is good: nothing is lost",
+                (Copy::Bad, Copy::Bad) => "and neither is its other copy: it is lost",
+                (Copy::Bad, Copy::Unread) => "and its other copy cannot be read",
+                _ => continue,
+            };
+            if let Some(drive) = self.drive(at.device()) {
+                drive.misread(at.page() * PAGE_BYTES as u64, other);
             }
-            (None, Some(good)) => {
-                self.heal(reference.a, &good.freeze()).await;
-                1
-            }
-            (None, None) => 2,
         }
     }
 
@@ -113,28 +141,25 @@ impl<M: Machine> Media<M> {
         for _ in 0..READ_ATTEMPTS {
             let buffer = self.buffers().alloc(PAGE_BYTES).await;
             if let Ok(page) = drive.read(at.page() * PAGE_BYTES as u64, buffer).await {
-                if reference.verifies(kind, &page) {
-                    return Copy::Good(page);
-                }
-                if !self.pages.passing.get() {
-                    drive.misread(at.page() * PAGE_BYTES as u64);
-                }
-                return Copy::Bad;
+                return if reference.verifies(kind, &page) { Copy::Good(page) } else { Copy::Bad };
             }
         }
         Copy::Unread
     }
 
-    async fn heal(&self, at: PageAddr, page: &Frozen) {
+    /// Answers whether it was done.
+    async fn heal(&self, at: PageAddr, page: &Frozen) -> bool {
         if self.pages.inspect.get() {
             count(&self.pages.bad_copies);
-            return;
+            return false;
         }
         // When this fails the other copy is still good, and the next reader tries again.
-        if self.write_page(at, page.clone()).await.is_ok() {
+        let healed = self.write_page(at, page.clone()).await.is_ok();
+        if healed {
             count(&self.pages.healed);
             tracing::warn!(address = at.0, "a bad copy of a metadata page was healed");
         }
+        healed
     }
 
     pub(crate) async fn write_page(&self, at: PageAddr, page: Frozen) -> Result<(), IoError> {

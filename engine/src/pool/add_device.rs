@@ -25,35 +25,8 @@ impl<M: Machine> Pool<M> {
         store.writable()?;
         let _growing = Growing::begin(store)?;
         let machine = store.media.machine.clone();
-        if let Ok(Some(label)) = read_label(&machine, &device).await
-            && label.pool == store.identity.uuid
-            && store.member(label.device).is_ok()
-        {
-            // Whatever is forced, a member is not wiped.
-            let what = format!("device {} of this very pool, {}", label.index, label.name);
-            return Err(Error::Busy { object: device.geometry().path.clone(), reason: format!("it is {what}") });
-        }
-        refuse_used(&machine, &device, force).await?;
-        let extent_bytes = store.media.extent_bytes as u32;
-        let ring_pages = store.identity.rings[0].pages;
-        let kept = rings_kept(device.geometry().size, ring_pages);
-        let layout = lay_out(device.geometry(), extent_bytes, kept, ring_pages)?;
-        let (index, extent_base) = self.place_for(layout.extents)?;
-        let label = LabelPage {
-            features: WRITTEN_FEATURES,
-            pool: store.identity.uuid,
-            device: new_uuid(&machine),
-            index,
-            devices: store.media.disks().len() as u16 + 1,
-            extent_bytes,
-            size: device.geometry().size / PAGE_BYTES as u64 * PAGE_BYTES as u64,
-            extents_page: layout.extents_page,
-            extents: layout.extents,
-            extent_base,
-            rings: store.identity.rings,
-            created_ms: store.identity.created_ms,
-            name: store.identity.name.clone(),
-        };
+        let label = self.plan_label(&device, force).await?;
+        let index = label.index;
         wipe(&machine, &device, label.size).await?;
         write_label(&machine, &label, async |at, page| device.write(at, page, Durability::Cached).await).await?;
         device.flush().await?;
@@ -78,6 +51,51 @@ impl<M: Machine> Pool<M> {
         let bytes = label.extents * store.media.extent_bytes;
         self.raise(SpaceEvent::Grown { device: path, bytes });
         Ok(())
+    }
+
+    /// Says whether a device can be added, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Pool::add_device`].
+    pub async fn check_add_device(&self, device: &M::Device, force: bool) -> Result<()> {
+        self.store.writable()?;
+        let _growing = Growing::begin(&self.store)?;
+        self.plan_label(device, force).await.map(drop)
+    }
+
+    /// What the label of a device will say when it joins.
+    async fn plan_label(&self, device: &M::Device, force: bool) -> Result<LabelPage> {
+        let store = &self.store;
+        let machine = &store.media.machine;
+        if let Ok(Some(label)) = read_label(machine, device).await
+            && label.pool == store.identity.uuid
+            && store.member(label.device).is_ok()
+        {
+            // Whatever is forced, a member is not wiped.
+            let what = format!("device {} of this very pool, {}", label.index, label.name);
+            return Err(Error::Busy { object: device.geometry().path.clone(), reason: format!("it is {what}") });
+        }
+        refuse_used(machine, device, force).await?;
+        let extent_bytes = store.media.extent_bytes as u32;
+        let ring_pages = store.identity.rings[0].pages;
+        let kept = rings_kept(device.geometry().size, ring_pages);
+        let layout = lay_out(device.geometry(), extent_bytes, kept, ring_pages)?;
+        let (index, extent_base) = self.place_for(layout.extents)?;
+        Ok(LabelPage {
+            features: WRITTEN_FEATURES,
+            pool: store.identity.uuid,
+            device: new_uuid(machine),
+            index,
+            devices: store.media.disks().len() as u16 + 1,
+            extent_bytes,
+            size: device.geometry().size / PAGE_BYTES as u64 * PAGE_BYTES as u64,
+            extents_page: layout.extents_page,
+            extents: layout.extents,
+            extent_base,
+            rings: store.identity.rings,
+            created_ms: store.identity.created_ms,
+            name: store.identity.name.clone(),
+        })
     }
 
     /// Where in the root's table a stretch of so many extents goes, and its first extent: the place of a device that has left if it

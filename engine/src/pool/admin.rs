@@ -89,6 +89,48 @@ impl<M: Machine> Store<M> {
         };
         Err(Error::InvalidArgument(problem))
     }
+
+    fn check_spec(&self, spec: &CreateVdisk) -> Result<()> {
+        check_name("vdisk", &spec.name)?;
+        if !matches!(spec.sector, 512 | 4096) {
+            let problem = format!("a sector of {} bytes cannot be used: 512 or 4096", spec.sector);
+            return Err(Error::InvalidArgument(problem));
+        }
+        self.check_size(spec.size, spec.sector)?;
+        super::policy::verify(&spec.policy)?;
+        self.writable()?;
+        if self.space.available() == 0 {
+            let (pool, free) = (self.identity.name.clone(), 0);
+            return Err(Error::OutOfSpace { pool, needed: 1, free });
+        }
+        Ok(())
+    }
+
+    /// A vdisk that nobody knows yet, whose name is free and whose promises can be kept.
+    fn new_vdisk(&self, spec: &CreateVdisk) -> Result<Rc<VdiskCore>> {
+        if self.names.borrow().contains_key(&spec.name) {
+            let name = format!("{}/{}", self.identity.name, spec.name);
+            return Err(Error::Exists { kind: "vdisk", name });
+        }
+        let entry = Entry {
+            state: EntryState::Ready,
+            write_through: spec.write_through,
+            sector: spec.sector,
+            size: spec.size,
+            uuid: new_uuid(&self.media.machine),
+            created_ms: self.media.machine.wall_clock_ms(),
+            backed: 0,
+            discard_from: 0,
+            name: spec.name.clone(),
+            tree: TreeRoot::EMPTY,
+            policy: spec.policy.clone(),
+            reclaim: None,
+            pattern: None,
+        };
+        let vdisk = VdiskCore::new(self.free_id(), entry.clone(), self.counts.clone());
+        self.check_promises(&vdisk, None, &entry)?;
+        Ok(vdisk)
+    }
 }
 
 impl<M: Machine> Pool<M> {
@@ -98,48 +140,27 @@ impl<M: Machine> Pool<M> {
     /// `InvalidArgument`, `Exists`, `OutOfSpace` when there is no room for its metadata, `ReadOnly`, `Device`.
     pub async fn create_vdisk(&self, spec: CreateVdisk) -> Result<VdiskInfo> {
         let store = &self.store;
-        check_name("vdisk", &spec.name)?;
-        if !matches!(spec.sector, 512 | 4096) {
-            let problem = format!("a sector of {} bytes cannot be used: 512 or 4096", spec.sector);
-            return Err(Error::InvalidArgument(problem));
-        }
-        store.check_size(spec.size, spec.sector)?;
-        super::policy::verify(&spec.policy)?;
-        store.writable()?;
-        if store.space.available() == 0 {
-            let (pool, free) = (store.identity.name.clone(), 0);
-            return Err(Error::OutOfSpace { pool, needed: 1, free });
-        }
+        store.check_spec(&spec)?;
         let _room = store.room(TABLE_PAGES).await?;
         let mut permit = store.permit(PUT_BYTES).await?;
-        if store.names.borrow().contains_key(&spec.name) {
-            let name = format!("{}/{}", store.identity.name, spec.name);
-            return Err(Error::Exists { kind: "vdisk", name });
-        }
-        let entry = Entry {
-            state: EntryState::Ready,
-            write_through: spec.write_through,
-            sector: spec.sector,
-            size: spec.size,
-            uuid: new_uuid(&store.media.machine),
-            created_ms: store.media.machine.wall_clock_ms(),
-            backed: 0,
-            discard_from: 0,
-            name: spec.name.clone(),
-            tree: TreeRoot::EMPTY,
-            policy: spec.policy,
-            reclaim: None,
-            pattern: None,
-        };
-        let vdisk = VdiskCore::new(store.free_id(), entry.clone(), store.counts.clone());
         // No `await` from here to the change: two that are asked for together cannot both have what is there once.
-        store.check_promises(&vdisk, None, &entry)?;
+        let vdisk = store.new_vdisk(&spec)?;
+        let entry = vdisk.entry.borrow().clone();
         store.vdisks.borrow_mut().insert(vdisk.id, vdisk.clone());
         store.names.borrow_mut().insert(spec.name, vdisk.id);
         store.put_now(&vdisk, entry, &mut permit);
         drop(permit);
         store.flush_journal().await?;
         Ok(vdisk.info(store.media.extent_bytes))
+    }
+
+    /// Says whether a vdisk can be made, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Pool::create_vdisk`].
+    pub fn check_create_vdisk(&self, spec: &CreateVdisk) -> Result<()> {
+        self.store.check_spec(spec)?;
+        self.store.new_vdisk(spec).map(drop)
     }
 
     /// All vdisks, by name; those being deleted too. Who wants to know of one asks [`Pool::vdisk`]: this copies them all.

@@ -16,6 +16,7 @@ use super::mend::Mend;
 use super::warning::Warning;
 use crate::error::Result;
 use crate::format::{Blocks, Detail, ExtentId, GROUP_EXTENTS, LEAF_WORDS, PageRef, PageType, Payload, Word};
+use crate::media::Scrubbed;
 use crate::tree::{Found, Loader, PageSeen, Tree, load, load_nodes};
 use crate::vdisk::{Store, VdiskCore};
 
@@ -33,6 +34,8 @@ pub struct Finding {
     pub kind: &'static str,
     /// Data was lost or is at risk.
     pub loss: bool,
+    /// A copy was bad, and has been written again from another.
+    pub healed: bool,
     /// The vdisk it concerns.
     pub vdisk: Option<String>,
     /// First byte of that vdisk.
@@ -150,7 +153,7 @@ impl<'a, M: Machine> Checker<'a, M> {
             Some((vdisk, offset, length)) => (Some(vdisk), Some(offset), Some(length)),
             None => (None, None, None),
         };
-        self.report.findings.push(Finding { kind, loss, vdisk, offset, length, message });
+        self.report.findings.push(Finding { kind, loss, healed: false, vdisk, offset, length, message });
     }
 
     /// A finding that no repair can decide.
@@ -181,13 +184,13 @@ impl<'a, M: Machine> Checker<'a, M> {
             self.report.pages_read += 2;
             self.note_page(&page.reference);
             match bad {
-                0 => {}
-                1 => {
-                    let what = name(&page);
-                    let healed = if store.inspect { "the other is good" } else { "healed from the other" };
-                    self.find_copy(format!("one copy of a metadata page of {what} was bad; {healed}"));
+                Scrubbed::Sound => {}
+                Scrubbed::Bad { healed } => {
+                    let (what, outcome) =
+                        (name(&page), if healed { "healed from the other" } else { "the other is good" });
+                    self.find_copy(format!("one copy of a metadata page of {what} was bad; {outcome}"), healed);
                 }
-                _ => lost.push(page),
+                Scrubbed::Lost => lost.push(page),
             }
         }
         self.lost_pages |= !lost.is_empty();
@@ -329,14 +332,15 @@ impl<'a, M: Machine> Checker<'a, M> {
 
     /// Looks for labels, roots and journal batches that have lost a copy.
     async fn check_ends(&mut self, live: &Rc<Store<M>>) {
-        for problem in super::ends::check(live, !self.store.inspect).await {
-            self.find_copy(problem);
+        for (problem, healed) in super::ends::check(live, !self.store.inspect).await {
+            self.find_copy(problem, healed);
         }
     }
 
-    fn find_copy(&mut self, message: String) {
+    fn find_copy(&mut self, message: String, healed: bool) {
         self.mends.push(Mend::Copy(message.clone()));
-        self.find("bad-copy", false, None, message);
+        let (vdisk, offset, length) = (None, None, None);
+        self.report.findings.push(Finding { kind: "bad-copy", loss: false, healed, vdisk, offset, length, message });
     }
 
     fn rebuild_groups(&mut self, first: u64, count: u64) {

@@ -51,23 +51,7 @@ impl<M: Machine> Pool<M> {
     /// # Errors
     /// `InvalidArgument`, `TooSmall`, `InUse` when a device belongs to a pool and `force` is not set, `NoRoomBelow`, `Device`.
     pub async fn create(machine: &M, spec: CreatePool, devices: Vec<M::Device>) -> Result<Self> {
-        check_name("pool", &spec.name)?;
-        if !EXTENT_BYTES.contains(&spec.extent_bytes) || !spec.extent_bytes.is_power_of_two() {
-            return Err(Error::InvalidArgument(format!(
-                "an extent of {} bytes cannot be used: a power of two from 64 KiB to 1 MiB",
-                spec.extent_bytes
-            )));
-        }
-        if devices.is_empty() || devices.len() > DEVICES_MAX {
-            return Err(Error::InvalidArgument(format!(
-                "a pool has 1 to {DEVICES_MAX} devices, not {}",
-                devices.len()
-            )));
-        }
-        for device in &devices {
-            refuse_used(machine, device, spec.force).await?;
-        }
-        let labels = labels(machine, &spec, &devices)?;
+        let labels = Self::plan_labels(machine, &spec, &devices).await?;
         for (device, label) in devices.iter().zip(&labels) {
             have_room(device, label, &labels).await?;
         }
@@ -96,6 +80,34 @@ impl<M: Machine> Pool<M> {
             device.flush().await?;
         }
         Pool::open(machine, OpenPool::default(), devices).await
+    }
+
+    /// Says whether a pool can be made of `devices`, and changes nothing. Whether there is room below them is not looked for.
+    ///
+    /// # Errors
+    /// As [`Pool::create`].
+    pub async fn check_create(machine: &M, spec: &CreatePool, devices: &[M::Device]) -> Result<()> {
+        Self::plan_labels(machine, spec, devices).await.map(drop)
+    }
+
+    async fn plan_labels(machine: &M, spec: &CreatePool, devices: &[M::Device]) -> Result<Vec<LabelPage>> {
+        check_name("pool", &spec.name)?;
+        if !EXTENT_BYTES.contains(&spec.extent_bytes) || !spec.extent_bytes.is_power_of_two() {
+            return Err(Error::InvalidArgument(format!(
+                "an extent of {} bytes cannot be used: a power of two from 64 KiB to 1 MiB",
+                spec.extent_bytes
+            )));
+        }
+        if devices.is_empty() || devices.len() > DEVICES_MAX {
+            return Err(Error::InvalidArgument(format!(
+                "a pool has 1 to {DEVICES_MAX} devices, not {}",
+                devices.len()
+            )));
+        }
+        for device in devices {
+            refuse_used(machine, device, spec.force).await?;
+        }
+        labels(machine, spec, devices)
     }
 }
 

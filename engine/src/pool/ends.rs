@@ -9,15 +9,17 @@ use crate::format::{LabelPage, PAGE_BYTES, RootPage};
 use crate::media::Drive;
 use crate::vdisk::Store;
 
-/// What is missing, a sentence each; with `heal` written again from what is known, unless the pool is only looked at. To write,
-/// checkpoints must be held up: a root must not be written over a newer one.
-pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>, heal: bool) -> Vec<String> {
+/// What is missing, a sentence each, and whether it is there again; with `heal` written again from what is known, unless the pool is only
+/// looked at. To write, checkpoints must be held up: a root must not be written over a newer one.
+pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>, heal: bool) -> Vec<(String, bool)> {
     let mut problems = Vec::new();
     let root = store.root.borrow().clone();
     let whole = super::roots::all_have_ends(&store.media, &root).await;
-    problems.extend(whole.as_ref().err().map(ToString::to_string));
+    problems.extend(whole.as_ref().err().map(|error| (error.to_string(), false)));
     let frozen = !heal || store.inspect || store.media.pages.inspect.get() || whole.is_err();
-    let outcome = if frozen { "another is good" } else { "written again" };
+    let say = |what: String, healed: bool| {
+        (format!("{what} is bad; {}", if healed { "written again" } else { "another is good" }), healed)
+    };
     // A device that is being added has no root yet, and one that has just left has an old one.
     let disks = super::roots::members(&store.media, &root);
     for (drive, size) in &disks {
@@ -26,14 +28,15 @@ pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>, heal: bool) -> Vec<S
             let page = read(store, drive, place).await;
             let sound = page.is_some_and(|page| LabelPage::decode(&page).is_ok_and(|label| label.device == device));
             if !sound {
-                problems.push(format!("label {copy} of {path} is bad; {outcome}"));
                 let good = label_places(*size)[1 - copy];
+                let mut healed = false;
                 if let (false, Some(page)) = (frozen, read(store, drive, good).await)
                     && LabelPage::decode(&page).is_ok()
                 {
                     // When this fails the other copy is still good.
-                    let _ = drive.write(place, page.freeze(), Durability::Cached).await;
+                    healed = drive.write(place, page.freeze(), Durability::Cached).await.is_ok();
                 }
+                problems.push(say(format!("label {copy} of {path}"), healed));
             }
         }
         for (copy, place) in root_places(*size, root.generation).into_iter().enumerate() {
@@ -45,20 +48,17 @@ pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>, heal: bool) -> Vec<S
                 if store.root.borrow().generation != root.generation {
                     return problems;
                 }
-                problems.push(format!("root {copy} of {path} is bad; {outcome}"));
-                if !frozen {
-                    let _ = super::roots::write(&store.media, &root).await;
-                }
+                let healed = !frozen && super::roots::write(&store.media, &root).await.is_ok();
+                problems.push(say(format!("root {copy} of {path}"), healed));
             }
         }
     }
     let rings = root.ring_places(&store.identity.rings);
     let end = crate::journal::read(&store.media, root.pool, &rings, root.journal, true).await;
     if end.one_sided > 0 {
-        problems.push(format!(
-            "{} journal batches were good in one ring only; the next start writes them again",
-            end.one_sided
-        ));
+        let batches = end.one_sided;
+        let message = format!("{batches} journal batches were good in one ring only; the next start writes them again");
+        problems.push((message, false));
     }
     problems
 }

@@ -60,6 +60,8 @@ pub struct RecoveryInfo {
     pub from_crash_memory: u64,
     /// Damage found and not repaired since, in words.
     pub warnings: Vec<String>,
+    /// Labels and roots that were bad and have been written again from another copy, in words.
+    pub healed: Vec<String>,
 }
 
 /// What was done since the pool was opened.

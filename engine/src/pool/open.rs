@@ -59,6 +59,8 @@ pub(super) struct Healing {
     /// Labels as they should be where a copy is bad, or the one in front says the size before a device grew: a crash came before it was
     /// written.
     pub(super) labels: Vec<LabelPage>,
+    /// What of it no crash leaves behind, in words.
+    pub(super) damage: Vec<String>,
 }
 
 impl<M: Machine> Pool<M> {
@@ -116,6 +118,15 @@ impl<M: Machine> Pool<M> {
             }
         }
         Ok(pool)
+    }
+
+    /// Says whether a pool can be opened on `devices`, and changes nothing. Answers those of them that it is on.
+    ///
+    /// # Errors
+    /// As [`Pool::open`], as far as the ends of the devices tell.
+    pub async fn check_open(machine: &M, options: &OpenPool, devices: Vec<M::Device>) -> Result<Vec<M::Device>> {
+        let found = find(machine, devices, options.inspect || options.accept_lost_ends).await?;
+        Ok(found.devices.into_iter().flatten().collect())
     }
 
     /// The next start finds the ends written again: that they were lost, and that this was accepted, stays with who listens.
@@ -246,7 +257,10 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>, without_ends: bo
             return Err(Error::NotAPool { path: device.geometry().path.clone(), reason });
         }
     }
-    let mut heal = Healing { root: found.incomplete, labels: Vec::new() };
+    refuse_twins(&labelled)?;
+    let mut heal = Healing { root: found.incomplete, labels: Vec::new(), damage: Vec::new() };
+    // A power loss while a root is written may leave a part of it.
+    heal.damage.extend(found.bad.iter().filter(|_| root.clean).map(|path| format!("a root of {path} was bad")));
     let mut warnings = Vec::new();
     for (label, device) in &labelled {
         let Some(slot) = root.devices.iter().find(|slot| slot.device == label.device) else { continue };
@@ -261,6 +275,8 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>, without_ends: bo
                     return Err(Error::EndLost { path, pool: label.name.clone() });
                 }
                 warnings.push(Warning::EndLost(path));
+            } else {
+                heal.damage.push(format!("a label of {} was bad", device.geometry().path));
             }
         }
         heal.labels.push(right);
@@ -280,6 +296,22 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>, without_ends: bo
     }
     // The first label's rings are everybody's; a device that was added later carries a copy of them.
     Ok(Members { label, root, devices: ordered, read_only, heal, warnings })
+}
+
+/// Refuses two of which one is a copy of the other: only their owner knows which of them was written to last.
+fn refuse_twins<D: Device>(labelled: &[(LabelPage, D)]) -> Result<()> {
+    for (index, (label, device)) in labelled.iter().enumerate() {
+        if let Some((_, twin)) = labelled[..index].iter().find(|(other, _)| other.device == label.device) {
+            let (path, twin) = (device.geometry().path.clone(), &twin.geometry().path);
+            let reason = format!(
+                "it and {twin} both say that they are device {} of pool {}: one is a copy of the other; name only the one \
+                 that was in use last",
+                label.index, label.name
+            );
+            return Err(Error::NotAPool { path, reason });
+        }
+    }
+    Ok(())
 }
 
 /// Whether both copies of its label are on a device. One alone must not stay alone: when the device becomes larger, nothing else says

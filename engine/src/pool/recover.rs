@@ -130,9 +130,10 @@ impl<M: Machine> Store<M> {
             && halves.iter().all(|(_, records)| records.is_empty());
         let beginning = Beginning { before: life, halves, drops, idle };
         if self.read_only.borrow().is_none() {
-            if let Err(error) = self.heal_ends(heal, &root).await {
+            match self.heal_ends(&heal, &root).await {
+                Ok(()) => info.healed = heal.damage,
                 // One generation behind is what a crash leaves too; a checkpoint will not be content with it.
-                tracing::warn!(%error, "a device did not take the label or root that it lacks");
+                Err(error) => tracing::warn!(%error, "a device did not take the label or root that it lacks"),
             }
             let begun = self.journal.begin_life(beginning).await;
             begun.map_err(|failure| self.journal_failed(failure))?;
@@ -141,7 +142,7 @@ impl<M: Machine> Store<M> {
     }
 
     /// Writes the labels and roots that are missing or old.
-    async fn heal_ends(&self, heal: Healing, root: &RootPage) -> Result<()> {
+    async fn heal_ends(&self, heal: &Healing, root: &RootPage) -> Result<()> {
         for label in &heal.labels {
             let members = super::roots::members(&self.media, root);
             if let Some((drive, _)) = members.iter().find(|(drive, _)| drive.slot().device == label.device) {

@@ -18,6 +18,8 @@ pub(super) struct Roots {
     pub(super) incomplete: bool,
     /// The newest generation of each device; none where no root can be read.
     pub(super) generations: Vec<Option<u64>>,
+    /// Devices with no root at all where a copy of the newest should be.
+    pub(super) bad: Vec<String>,
 }
 
 /// Reads all roots of devices with these sizes, by their labels. Fails only when a device is gone.
@@ -29,6 +31,7 @@ pub(super) async fn read_newest<M: Machine>(
     let mut newest: Option<RootPage> = None;
     let mut copies = 0;
     let mut generations = vec![None; devices.len()];
+    let mut none = Vec::new();
     for ((device, labelled), generation) in devices.iter().zip(&mut generations) {
         // A device that grew has an end where nothing of ours is yet, or a label that does not know of it.
         let mut ends: Vec<u64> =
@@ -37,12 +40,16 @@ pub(super) async fn read_newest<M: Machine>(
         ends.dedup();
         for label in ends {
             for slot in 1..=2u64 {
-                let page = match read_page(machine, device, label + slot * PAGE_BYTES as u64).await {
+                let place = label + slot * PAGE_BYTES as u64;
+                let page = match read_page(machine, device, place).await {
                     Ok(page) => page,
                     Err(gone @ IoError::Gone { .. }) => return Err(gone),
                     Err(_) => continue,
                 };
-                let Ok(root) = RootPage::decode(&page) else { continue };
+                let Ok(root) = RootPage::decode(&page) else {
+                    none.push((*device, *labelled, place));
+                    continue;
+                };
                 if root.pool != pool {
                     continue;
                 }
@@ -58,7 +65,11 @@ pub(super) async fn read_newest<M: Machine>(
             }
         }
     }
-    Ok(Roots { newest, incomplete: copies < 2 * devices.len(), generations })
+    let should_be =
+        |size: u64, place: u64| newest.as_ref().is_some_and(|root| root_places(size, root.generation).contains(&place));
+    none.retain(|(_, size, place)| should_be(*size, *place));
+    let bad = none.into_iter().map(|(device, ..)| device.geometry().path.clone()).collect();
+    Ok(Roots { newest, incomplete: copies < 2 * devices.len(), generations, bad })
 }
 
 /// The devices that a root names and their sizes: the first stretch of each.

@@ -2,6 +2,7 @@
 //! or on the device. Exactly that must be found, by an inspection and by an open pool; a repair mends it or says that it cannot.
 
 mod figures;
+mod healed;
 
 use std::collections::BTreeSet;
 use std::rc::Rc;

@@ -240,8 +240,9 @@ pub(in crate::cli) struct PoolImport {
     /// Go through the page cache, for file systems without direct I/O
     #[arg(long)]
     pub(in crate::cli) buffered: bool,
-    #[command(flatten)]
-    pub(in crate::cli) force: Force,
+    /// truncated: serve what is left of a device that was cut off and made long again; what was behind the cut reads as zeros, or is lost
+    #[arg(long, value_name = "CHECK", num_args = 0..=1, require_equals = true, default_missing_value = "all", value_delimiter = ',')]
+    pub(in crate::cli) force: Vec<String>,
     #[command(flatten)]
     pub(in crate::cli) how: DryRun,
 }

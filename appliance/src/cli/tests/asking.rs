@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Parser;
 use serde_json::json;
 
-use super::Daemon;
+use super::{Client, Daemon};
 use crate::cli::args::Cli;
 use crate::problem::Problem;
 
@@ -31,7 +31,9 @@ fn what_is_there_already_is_as_good_as_made_only_if_it_is_what_was_asked_for() {
     same("vdisk create tank/a --size 1G");
     same("vdisk create tank/a --size 1G --if-not-exists");
     same("vdisk create tank/a --size 1G --sector 512 --quota none --reservation 0 --if-not-exists");
-    same("vdisk create tank/a --size 50% --if-not-exists");
+    differs("vdisk create tank/a --size 50% --if-not-exists", "designated is 1 GiB");
+    same("vdisk create tank/half --size 50%");
+    same("vdisk create tank/half --size 50% --if-not-exists");
     differs(
         "vdisk create tank/a --size 2G --if-not-exists",
         "designated is 1 GiB (1073741824), not 2 GiB (2147483648)",
@@ -45,6 +47,7 @@ fn what_is_there_already_is_as_good_as_made_only_if_it_is_what_was_asked_for() {
     let there = format!("pool create tank --device {} --buffered --if-not-exists", device.display());
     same(&there);
     differs(&format!("{there} --extent-size 1M"), "extent is 64 KiB (65536)");
+    differs(&there.replace(" --buffered", ""), "goes through the page cache, and --buffered was not said");
     let elsewhere = dir.path().join("other.img");
     std::fs::File::create(&elsewhere).unwrap().set_len(super::DEVICE_BYTES).unwrap();
     let other = format!("pool create tank --device {} --buffered --if-not-exists", elsewhere.display());
@@ -75,6 +78,12 @@ fn a_question_with_a_key_that_nothing_knows_is_refused() {
         assert_eq!((problem.code.as_str(), problem.exit_code()), ("invalid-request", 2), "{target}");
         assert!(problem.hint.is_some(), "{target}: {}", problem.detail);
     }
+    for target in ["/api/v1/pools/tank/check?dry_run=true", "/api/v1/pools?dryrun=true"] {
+        let body = json!({"name": "b", "devices": ["/none"]});
+        assert_eq!(daemon.send("POST", target, body), Err("invalid-request".into()), "{target}");
+    }
+    assert_eq!(daemon.send("DELETE", "/api/v1/pools/tank?dry-run=true", json!({})), Err("invalid-request".into()));
+    daemon.get("/api/v1/pools/tank");
     for target in ["/api/v1/pools?", "/api/v1/space?pool=tank", "/api/v1/events?limit=1&newest=true"] {
         daemon.get(target);
     }
@@ -92,4 +101,67 @@ fn an_array_is_not_taken_for_an_object() {
     let ranges = json!({"ranges": [[0, 4096]], "worthless": true});
     assert_eq!(daemon.send("POST", &reclaim, ranges), Err("invalid-request".into()));
     assert_eq!(daemon.send("POST", &reclaim, json!([])), Err("invalid-request".into()));
+}
+
+#[test]
+fn a_kind_of_event_that_there_is_not_is_refused_with_those_that_there_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    for command in ["event list --kind pool-treshold", "event watch --kind pool-treshold --count 1"] {
+        let problem = run(dir.path(), command).expect_err(command);
+        assert_eq!((problem.code.as_str(), problem.exit_code()), ("invalid-argument", 2), "{command}");
+        assert!(problem.hint.unwrap().contains("pool-threshold, pool-threshold-cleared"), "{command}");
+    }
+    daemon.get("/api/v1/events?kind=pool-threshold");
+}
+
+#[test]
+fn figures_that_can_never_be_reached_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(dir.path());
+    daemon.make_pool(dir.path());
+    for (change, words) in [
+        ("--thresholds 99G", "pool tank has"),
+        ("--thresholds 1M,99G", "pool tank has"),
+        ("--auto-grow-at 85% --grow-file-to 500P", "can hold"),
+    ] {
+        for command in [format!("pool set tank {change}"), format!("pool set tank {change} --dry-run")] {
+            let problem = run(dir.path(), &command).expect_err(&command);
+            assert_eq!(problem.code, "invalid-argument", "{command}");
+            assert!(problem.detail.contains(words), "{command}: {problem:?}");
+        }
+    }
+    run(dir.path(), "pool set tank --thresholds 16M").unwrap();
+}
+
+#[test]
+fn a_watch_of_a_daemon_that_was_stopped_ends_well_and_of_one_that_broke_off_does_not() {
+    use std::io::{Read as _, Write as _};
+    let watched = |last: &'static [u8]| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = super::control_socket(dir.path());
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let daemon = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+            stream.write_all(b"a\r\n: events\n\n\r\n").unwrap();
+            stream.write_all(last).unwrap();
+            std::fs::remove_file(path).unwrap();
+        });
+        let client = Client::new(dir.path());
+        let patience =
+            crate::cli::event::Patience { stopped: std::time::Duration::ZERO, lost: std::time::Duration::ZERO };
+        let cli = Cli::try_parse_from(["plimsoll", "event", "watch", "--after", "7"]).unwrap();
+        let Some(crate::cli::args::Command::Event(crate::cli::args::Event::Watch { events, count })) = cli.command
+        else {
+            panic!("no watch");
+        };
+        let cx = crate::cli::run::Context { client, render: crate::cli::render::Render::new(&cli.global) };
+        let ended = crate::cli::event::watch(&cx, &events, count, &patience);
+        daemon.join().unwrap();
+        ended.map_err(|problem| problem.code)
+    };
+    assert_eq!(watched(b"0\r\n\r\n"), Ok(()));
+    assert_eq!(watched(b""), Err("unreachable".to_owned()));
 }

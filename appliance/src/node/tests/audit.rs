@@ -67,10 +67,49 @@ fn what_a_check_finds_is_a_finding_of_the_status_until_a_check_finds_it_no_more(
         node.check_pool("tank").unwrap();
         last_check(&node, |check| check.findings > 0).await;
         let said = finding(&node).unwrap();
-        assert_eq!(said.health, Health::Warning);
+        assert!(said.reason.contains("found 1 thing and healed it: label 0 of "), "{said:?}");
+        assert_eq!((said.health, node.status().health), (Health::Ok, Health::Ok), "nobody has to do anything");
         crate::cli::hints::assert_advice_can_be_followed(&said.advice);
         node.check_pool("tank").unwrap();
         last_check(&node, |check| check.findings == 0).await;
         assert_eq!(finding(&node), None);
+    });
+}
+
+#[test]
+fn what_a_start_heals_is_shown_and_told_and_is_over_when_a_check_finds_it_no_more() {
+    with_node(|node, dir| async move {
+        node.set_audit_every(None);
+        tank(&node, &dir).await;
+        node.export_pool("tank", &[]).await.unwrap();
+        spoil_one_copy(&dir);
+        // A root beside it: the pages behind the label are the roots'.
+        let file = std::fs::File::options().write(true).open(dir.join("tank.img")).unwrap();
+        file.write_all_at(&[0x5a; 8192], 4096).unwrap();
+        let paths = vec![dir.join("tank.img").display().to_string()];
+        let view = node.import_pool(ImportPool { paths, name: None, buffered: true, force: Vec::new() }).await.unwrap();
+        let healed = view.recovery.unwrap().healed;
+        assert!(healed.iter().any(|said| said.starts_with("a label of ")), "{healed:?}");
+        assert!(healed.iter().any(|said| said.starts_with("a root of ")), "{healed:?}");
+        assert_eq!(healed.len(), 2);
+        let said = finding(&node).unwrap();
+        assert!(said.health == Health::Ok && said.reason.contains("found 2 things and healed them"), "{said:?}");
+        last_check(&node, |check| check.findings == 0).await;
+        while kinds(&node).await.len() < 2 {
+            node.machine().sleep(EVERY).await;
+        }
+        assert_eq!(kinds(&node).await, ["pool-check", "pool-check-cleared"]);
+        assert_eq!(finding(&node), None);
+    });
+}
+
+#[test]
+fn a_start_that_has_nothing_to_heal_says_nothing_of_it() {
+    with_node(|node, dir| async move {
+        tank(&node, &dir).await;
+        node.export_pool("tank", &[]).await.unwrap();
+        let paths = vec![dir.join("tank.img").display().to_string()];
+        let view = node.import_pool(ImportPool { paths, name: None, buffered: true, force: Vec::new() }).await.unwrap();
+        assert_eq!((view.recovery.unwrap().healed, finding(&node)), (Vec::new(), None));
     });
 }

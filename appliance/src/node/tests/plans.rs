@@ -1,0 +1,138 @@
+//! A plan is refused as what it plans would be, and by the same words. Two copies of one device are never taken for one of them.
+
+use plimsoll_hardware::Device as _;
+
+use super::{MIB, code, file, tank, vdisk, with_node};
+use crate::cli::hints::assert_advice_can_be_followed;
+use crate::model::{AddDevice, CreatePool, CreateVdisk, ImportPool, Plan, PoolState, SetPool, VdiskPolicyChange};
+use crate::node::Node;
+use crate::problem::{Answer, Problem};
+
+/// Why both were refused.
+#[track_caller]
+fn refused<T: std::fmt::Debug>(planned: Answer<Plan>, done: Answer<T>) -> Problem {
+    let (planned, done) = (planned.unwrap_err(), done.unwrap_err());
+    assert_eq!(planned, done);
+    planned
+}
+
+fn pool(name: &str, devices: Vec<String>) -> CreatePool {
+    CreatePool { name: name.into(), devices, extent_bytes: None, force: Vec::new(), buffered: true }
+}
+
+fn import(paths: &[&String]) -> ImportPool {
+    let paths = paths.iter().map(|path| (*path).clone()).collect();
+    ImportPool { paths, name: None, buffered: true, force: Vec::new() }
+}
+
+/// A pool that is not here any more, on this file.
+async fn exported(node: &Node, name: &str, path: &str) {
+    node.create_pool(pool(name, vec![path.to_owned()])).await.unwrap();
+    node.export_pool(name, &[]).await.unwrap();
+}
+
+#[test]
+fn plans_of_pools_are_refused_as_the_pools_are() {
+    with_node(|node, dir| async move {
+        tank(&node, &dir).await;
+        let small = file(&dir, "small.img", MIB);
+        let refused_pool = async |request: CreatePool| {
+            refused(node.plan_create_pool(request.clone()).await, node.create_pool(request).await).code
+        };
+        assert_eq!(refused_pool(pool("x", vec![small.clone()])).await, "too-small");
+        let many: Vec<_> = (0..65).map(|number| file(&dir, &format!("{number}.img"), 64 * MIB)).collect();
+        assert_eq!(refused_pool(pool("x", many)).await, "invalid-argument");
+        let odd = CreatePool { extent_bytes: Some(96 << 10), ..pool("x", vec![file(&dir, "x.img", 128 * MIB)]) };
+        assert_eq!(refused_pool(odd).await, "invalid-argument");
+        let more = AddDevice { path: small, force: Vec::new(), buffered: true };
+        let planned = node.plan_add_device("tank", more.clone()).await;
+        assert_eq!(refused(planned, node.add_device("tank", more).await).code, "too-small");
+    });
+}
+
+#[test]
+fn plans_of_vdisks_are_refused_when_the_pool_may_or_can_not_promise_so_much() {
+    with_node(|node, dir| async move {
+        tank(&node, &dir).await;
+        let refused_vdisk = async |request: CreateVdisk| {
+            refused(node.plan_create_vdisk("tank", &request), node.create_vdisk("tank", request).await).code
+        };
+        let policy = VdiskPolicyChange { reservation_bytes: Some(512 * MIB), ..VdiskPolicyChange::default() };
+        assert_eq!(refused_vdisk(CreateVdisk { policy, ..vdisk("b") }).await, "limit-exceeded");
+        let limit = SetPool { overcommit_limit: Some("9x".into()), ..SetPool::default() };
+        node.set_pool("tank", limit).await.unwrap();
+        assert_eq!(refused_vdisk(vdisk("b")).await, "limit-exceeded");
+        assert_eq!(code(node.plan_create_vdisk("tank", &CreateVdisk { designated_bytes: MIB, ..vdisk("b") })), None);
+    });
+}
+
+#[test]
+fn a_plan_to_import_a_device_that_was_cut_off_is_refused_until_that_is_accepted() {
+    with_node(|node, dir| async move {
+        let path = file(&dir, "tank.img", 128 * MIB);
+        exported(&node, "tank", &path).await;
+        let cut = |bytes| std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(bytes).unwrap();
+        let both = async |request: ImportPool| {
+            refused(node.plan_import_pool(request.clone()).await, node.import_pool(request).await)
+        };
+        let forced = ImportPool { force: vec!["truncated".into()], ..import(&[&path]) };
+        cut(100 * MIB);
+        for request in [import(&[&path]), forced.clone()] {
+            let problem = both(request).await;
+            let hint = problem.hint.clone().unwrap();
+            assert!(
+                hint.contains(&format!("first make it long again (truncate -s {} {path})", 128 * MIB)),
+                "{problem:?}"
+            );
+            assert_advice_can_be_followed(&hint);
+        }
+        cut(128 * MIB);
+        assert_eq!(both(import(&[&path])).await.code, "damaged");
+        assert_eq!(code(node.plan_import_pool(forced.clone()).await), None);
+        assert_eq!(node.import_pool(forced).await.unwrap().state, PoolState::Online);
+    });
+}
+
+#[test]
+fn two_copies_of_one_device_are_refused_and_either_can_be_named() {
+    with_node(|node, dir| async move {
+        let [one, two] = ["z.img", "z2.img"].map(|name| dir.join(name).display().to_string());
+        exported(&node, "tank", &file(&dir, "z.img", 128 * MIB)).await;
+        std::fs::copy(&one, &two).unwrap();
+        let request = import(&[&one, &two]);
+        let problem = refused(node.plan_import_pool(request.clone()).await, node.import_pool(request).await);
+        assert_eq!((problem.code.as_str(), problem.exit_code()), ("conflict", 4));
+        assert!([&one, &two].iter().all(|path| problem.detail.contains(path.as_str())), "{problem:?}");
+        assert_advice_can_be_followed(&problem.hint.unwrap());
+        // The same one twice is no copy.
+        let link = dir.join("link").display().to_string();
+        std::os::unix::fs::symlink(&one, &link).unwrap();
+        node.import_pool(import(&[&one, &link])).await.unwrap();
+        node.export_pool("tank", &[]).await.unwrap();
+        node.import_pool(import(&[&two])).await.unwrap();
+        assert_eq!(node.pool_view("tank").unwrap().devices[0].path, two);
+    });
+}
+
+#[test]
+fn of_a_known_pool_and_a_copy_that_is_named_the_copy_counts_and_of_two_that_are_found_none() {
+    with_node(|node, dir| async move {
+        tank(&node, &dir).await;
+        let known = dir.join("tank.img");
+        let record = node.0.state.borrow().pools[0].clone();
+        drop(node.take_out("tank").await);
+        let copies = ["b.img", "c.img"].map(|name| dir.join(name).display().to_string());
+        for copy in &copies {
+            std::fs::copy(&known, copy).unwrap();
+        }
+        let found = |named: Vec<String>| node.find_known(&record, named, false);
+        let path = |devices: Vec<crate::node::Device>| devices[0].geometry().path.clone();
+        node.allow_buffered(&copies);
+        assert_eq!(path(found(Vec::new()).await.unwrap()), known.display().to_string());
+        assert_eq!(path(found(vec![copies[1].clone()]).await.unwrap()), copies[1]);
+        std::fs::remove_file(&known).unwrap();
+        let problem = found(Vec::new()).await.err().unwrap();
+        assert_eq!(problem.code, "conflict");
+        assert!(copies.iter().all(|copy| problem.detail.contains(copy)), "{problem:?}");
+    });
+}
