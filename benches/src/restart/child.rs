@@ -62,7 +62,8 @@ async fn opened(handle: &Handle, path: &Path, cache_mib: u64) -> Result<Pool<Han
     Ok(Pool::open(handle, options, vec![device]).await?)
 }
 
-/// Opens the pool and reads a mapped block; prints the milliseconds until then and the records replayed.
+/// Opens the pool and reads a mapped block; prints the milliseconds until then, and the records replayed from the devices and from
+/// crash memory.
 async fn open(handle: &Handle, path: &Path) -> Result<(), Box<dyn Error>> {
     let began = Instant::now();
     let pool = opened(handle, path, 1024).await?;

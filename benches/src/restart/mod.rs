@@ -40,10 +40,11 @@ pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Box<
                         true => ask(area.path(), &["write", &WRITES_BEFORE_KILL.to_string()], true)?[1],
                         false => 0.0,
                     };
-                    let [took, replayed, ..] = ask(area.path(), &["open"], false)?[..] else {
+                    let [took, from_devices, from_memory] = ask(area.path(), &["open"], false)?[..] else {
                         return Err("an opening says too little".into());
                     };
                     // Else it is not an opening after a kill that was measured. A pool that was closed has the record that says so.
+                    let replayed = from_devices + from_memory;
                     if kill && !(1.0..=replayed).contains(&least) {
                         return Err(format!("{replayed} records were replayed, of {least} first writes or more").into());
                     }
