@@ -1,11 +1,13 @@
 //! Measured claims: Plimsoll beside raw devices and its peers, in one run, as ratios.
 //!
 //! What is where: `work` says what is measured, `bare` and `engine` do it on a file, `memory` on a device of memory, `fill`
-//! what needs no space, `space` promises and held writes, `nbd` over the wire, `restart` after a kill, `count` in instructions; `pairs` compares and `report` prints.
+//! what needs no space, `space` promises and held writes, `nbd` over the wire, `restart` after a kill, `check` a look at all metadata, `count` in instructions; `pairs` compares and `report` prints.
 //! See `--help`.
 
 mod area;
 mod bare;
+mod check;
+mod child;
 mod count;
 mod engine;
 mod fill;
@@ -45,6 +47,10 @@ fn run(options: &Options) -> Result<ExitCode, Box<dyn Error>> {
     match options.child.as_deref() {
         Some([verb, rest @ ..]) if verb == "count" => {
             count::run_child(rest)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(arguments @ [verb, ..]) if verb.starts_with("check") => {
+            check::run_child(arguments)?;
             return Ok(ExitCode::SUCCESS);
         }
         Some(arguments) => {
@@ -87,6 +93,9 @@ fn measure(options: &Options, report: &mut Report) -> Result<bool, Box<dyn Error
     }
     if options.wants(Part::Restart) {
         restart::measure(options, report)?;
+    }
+    if options.wants(Part::Check) {
+        check::measure(options, report)?;
     }
     if options.wants(Part::Count) { count::measure(options, report) } else { Ok(true) }
 }

@@ -12,7 +12,7 @@ Examples:
   cargo run --release -p plimsoll-benches -- device --on disk --disk-dir /srv/scratch
   cargo run --release -p plimsoll-benches -- device memory --only 'random read'
   cargo run --release -p plimsoll-benches -- fill --on tmpfs
-  cargo run --release -p plimsoll-benches -- restart --tebibytes 1,10
+  cargo run --release -p plimsoll-benches -- restart check --tebibytes 1,10
   cargo run --release -p plimsoll-benches -- count --write-baseline
 
 Each pair does the same work twice, first by the peer (A), then by Plimsoll (B), A B A B; ratios are medians of the pairs'
@@ -53,7 +53,7 @@ pub(crate) struct Options {
     /// The daemon that `nbd` measures.
     #[arg(long, default_value = "target/release/plimsoll")]
     pub(crate) plimsoll: PathBuf,
-    /// Mapped sizes for `restart`, in TiB.
+    /// Mapped sizes for `restart` and `check`, in TiB.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 10])]
     pub(crate) tebibytes: Vec<u64>,
     /// Where the JSON goes [default: benches/results/SECONDS.json].
@@ -82,6 +82,8 @@ pub(crate) enum Part {
     Space,
     /// Opening a large pool, and the memory that its mapping takes.
     Restart,
+    /// Checking a large pool: time against a raw read of as much, and memory.
+    Check,
     /// Instructions of the mapping path, compared with benches/baseline.json.
     Count,
 }

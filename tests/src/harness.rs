@@ -1,6 +1,8 @@
 //! The scripts beside this crate: `tests/run` counts what was run, and is not made to do less from outside.
 
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -64,6 +66,32 @@ fn a_whole_run_cannot_be_made_to_do_less() {
         assert_eq!(output.status.code(), Some(2), "{name}={value}: {said}");
         assert!(said.contains(&format!("{name}={value}")), "{said}");
     }
+}
+
+/// What `tests/run` begins: the profile of nextest, and the program that bounds it with its arguments. In its place one that only tells.
+fn begun(numbers: &[(&str, &str)]) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    let stand_in = folder.path().join("timeout");
+    std::fs::write(&stand_in, "#!/bin/sh\necho \"${NEXTEST_PROFILE:-default} $*\"\n").expect("write a program");
+    std::fs::set_permissions(&stand_in, Permissions::from_mode(0o700)).expect("make it a program");
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").expect("PATH is set"));
+    let mut run = Command::new("bash");
+    run.arg(script()).env("PATH", path).env_remove("PLIMSOLL_TESTS_LIMITED").env_remove("TESTS_SECONDS");
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PLIMSOLL_") || name == "PROPTEST_CASES") {
+        run.env_remove(name);
+    }
+    let output = run.envs(numbers.iter().copied()).output().expect("start bash");
+    assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[test]
+fn a_run_for_which_more_is_asked_is_not_ended_by_what_bounds_the_usual_one() {
+    let within = |seconds: u64| format!("--kill-after=30 {seconds} bash tests/run");
+    assert_eq!(begun(&[]), format!("default {}", within(5100)));
+    assert_eq!(begun(&[("PLIMSOLL_SIM_MINUTES", "060")]), format!("long {}", within(5100 + 3600)));
+    assert_eq!(begun(&[("PLIMSOLL_KILLS", "501")]), format!("long {}", within(5100)));
+    assert_eq!(begun(&[("PLIMSOLL_SIM_MINUTES", "60"), ("TESTS_SECONDS", "7")]), format!("long {}", within(7)));
 }
 
 /// Whoever adds a number that can be set from outside says in the script what it is at least.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use plimsoll_engine::{CreatePool, CreateVdisk, OpenPool, Pool};
 use plimsoll_hardware::{Handle, Machine as _, OpenOptions, Reactor, ReactorConfig, SharedMemory};
 
+use crate::child::resident;
 use crate::work::{Kind, Offsets};
 
 const MIB: u64 = 1 << 20;
@@ -61,7 +62,8 @@ async fn opened(handle: &Handle, path: &Path, cache_mib: u64) -> Result<Pool<Han
     Ok(Pool::open(handle, options, vec![device]).await?)
 }
 
-/// Opens the pool and reads a mapped block; prints the milliseconds until then and the records replayed.
+/// Opens the pool and reads a mapped block; prints the milliseconds until then, and the records replayed from the devices and from
+/// crash memory.
 async fn open(handle: &Handle, path: &Path) -> Result<(), Box<dyn Error>> {
     let began = Instant::now();
     let pool = opened(handle, path, 1024).await?;
@@ -74,7 +76,8 @@ async fn open(handle: &Handle, path: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Opens the pool and writes so many blocks for the first time; prints their number and goes on until it is killed.
+/// Opens the pool and writes so many blocks for the first time; prints their number, and of how many there is certainly nothing but the
+/// journal to know of; goes on until it is killed.
 async fn write(handle: &Handle, path: &Path, count: u64) -> Result<(), Box<dyn Error>> {
     let pool = opened(handle, path, 1024).await?;
     if pool.vdisk("fresh").is_ok() {
@@ -109,10 +112,15 @@ async fn write(handle: &Handle, path: &Path, count: u64) -> Result<(), Box<dyn E
             }
         });
     }
+    let checkpoints = || pool.info().counters.checkpoints;
+    let (mut seen, mut covered) = (checkpoints(), 0);
     while done.get() < count {
         handle.sleep(Duration::from_millis(1)).await;
+        if checkpoints() != seen {
+            (seen, covered) = (checkpoints(), done.get());
+        }
     }
-    println!("{}", done.get());
+    println!("{} {}", done.get(), done.get() - covered);
     loop {
         handle.sleep(Duration::from_secs(1)).await;
     }
@@ -140,11 +148,4 @@ async fn forget(handle: &Handle, path: &Path) -> Result<(), Box<dyn Error>> {
     SharedMemory::remove(&uuid.to_string())?;
     println!("1");
     Ok(())
-}
-
-/// Memory of this process that is in RAM, in bytes.
-fn resident() -> Result<i64, Box<dyn Error>> {
-    let statm = std::fs::read_to_string("/proc/self/statm")?;
-    let pages: i64 = statm.split_whitespace().nth(1).ok_or("statm is short")?.parse()?;
-    Ok(pages * rustix::param::page_size() as i64)
 }

@@ -82,7 +82,10 @@ async fn fill_leaf<M: Machine>(
             let (pool, free) = (store.identity.name.clone(), store.space.available());
             return Err(Error::OutOfSpace { pool, needed: wanted.len() as u64, free });
         }
-        if store.checkpoint.running.get() || matches!(vdisk.mapping.tree.borrow().get(from.leaf()), Found::Unread(..)) {
+        if store.checkpoint.running.get()
+            || matches!(vdisk.mapping.tree.borrow().get(from.leaf()), Found::Unread(..))
+            || !found.iter().all(|&extent| store.space.is_free(extent))
+        {
             continue;
         }
         for (&at, &extent) in wanted.iter().zip(&found) {
@@ -121,7 +124,8 @@ async fn search<M: Machine>(store: &Store<M>, cursor: ExtentId, count: usize, fo
         if store.space.load_group(group).await.is_ok() {
             while found.len() < count && slot < u64::from(store.space.group_size(group)) {
                 let extent = ExtentId(group * GROUP_EXTENTS + slot);
-                if !store.space.is_allocated(extent) {
+                // What is set apart for metadata looks free in its group, and is not.
+                if store.space.is_free(extent) {
                     found.push(extent);
                 }
                 slot += 1;

@@ -165,7 +165,7 @@ impl<M: Machine> Space<M> {
     }
 
     /// Whether an extent of a group that was read may be taken.
-    pub(super) fn is_free(&self, extent: ExtentId) -> bool {
+    pub(crate) fn is_free(&self, extent: ExtentId) -> bool {
         let (group, slot) = place(extent);
         let groups = self.groups.borrow();
         groups

@@ -3,6 +3,7 @@
 mod ahead;
 mod alarm_log;
 mod canary;
+mod check_reads;
 mod close;
 mod compact;
 mod cost;

@@ -1,4 +1,4 @@
-//! Many seeds on all cores, until there are enough cycles or the time is over.
+//! Many seeds on all cores, until there are enough cycles and the time is over.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,23 +19,27 @@ thread_local! {
     static LAST_PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// How much to do.
-#[derive(Clone, Copy, Debug)]
-pub enum Effort {
-    /// So many cycles.
-    Cycles(u64),
-    /// So long.
-    Time(Duration),
+/// How much to do: so many cycles, and for so long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effort {
+    /// Cycles at least.
+    pub cycles: u64,
+    /// Time at least.
+    pub time: Duration,
 }
 
 impl Effort {
     /// From `PLIMSOLL_SIM_MINUTES`, `PLIMSOLL_SIM_CYCLES`, or whether `CI` or `PLIMSOLL_FULL` is set.
     pub fn from_environment() -> Self {
-        if let Some(minutes) = number("PLIMSOLL_SIM_MINUTES") {
-            return Effort::Time(Duration::from_secs(60 * minutes));
-        }
         let full = std::env::var_os("CI").is_some() || std::env::var_os("PLIMSOLL_FULL").is_some();
-        Effort::Cycles(number("PLIMSOLL_SIM_CYCLES").unwrap_or(if full { CYCLES } else { CYCLES_SMALL }))
+        Self::of(number("PLIMSOLL_SIM_MINUTES"), number("PLIMSOLL_SIM_CYCLES"), full)
+    }
+
+    /// Minutes that were asked for come on top: they never mean less than [`CYCLES`].
+    fn of(minutes: Option<u64>, cycles: Option<u64>, full: bool) -> Self {
+        let usual = if full || minutes.is_some() { CYCLES } else { CYCLES_SMALL };
+        let time = Duration::from_secs(60 * minutes.unwrap_or(0));
+        Self { cycles: cycles.unwrap_or(usual), time }
     }
 }
 
@@ -70,9 +74,8 @@ pub struct Report {
 pub fn run(effort: Effort) -> Report {
     let report = run_seeds(effort, &one);
     let cycles = report.tally.cycles;
-    if let (Effort::Cycles(wanted), []) = (effort, &report.failures[..]) {
-        assert!(cycles >= wanted, "only {cycles} cycles of {wanted} were run");
-    }
+    let enough = cycles >= effort.cycles && report.elapsed >= effort.time;
+    assert!(enough || !report.failures.is_empty(), "only {cycles} cycles in {:?} of {effort:?}", report.elapsed);
     report
 }
 
@@ -84,7 +87,7 @@ fn run_seeds(effort: Effort, one: &(dyn Fn(u64) -> Result<Tally, String> + Sync)
     let group = match std::env::var("PLIMSOLL_SIM_GROUP") {
         Ok(word) if word == "fresh" => Some(unseen),
         Ok(_) => number("PLIMSOLL_SIM_GROUP"),
-        Err(_) => matches!(effort, Effort::Time(_)).then_some(unseen),
+        Err(_) => (!effort.time.is_zero()).then_some(unseen),
     };
     match group {
         Some(group) => println!("simulation: seeds from 1 and of PLIMSOLL_SIM_GROUP={group}, {effort:?}"),
@@ -93,10 +96,7 @@ fn run_seeds(effort: Effort, one: &(dyn Fn(u64) -> Result<Tally, String> + Sync)
     let (next, cycles, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let report = Mutex::new(Report::default());
     let (began, keep_going) = (Instant::now(), std::env::var_os("PLIMSOLL_SIM_KEEP_GOING").is_some());
-    let enough = || match effort {
-        Effort::Cycles(wanted) => cycles.load(Ordering::Relaxed) >= wanted,
-        Effort::Time(time) => began.elapsed() >= time,
-    };
+    let enough = || cycles.load(Ordering::Relaxed) >= effort.cycles && began.elapsed() >= effort.time;
     let (under_way, over) = (Mutex::new(BTreeMap::new()), AtomicBool::new(false));
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let broken = std::thread::scope(|scope| {
@@ -202,20 +202,47 @@ fn quiet_panics() {
 mod tests {
     use super::*;
 
+    fn cycles(cycles: u64) -> Effort {
+        Effort { cycles, time: Duration::ZERO }
+    }
+
+    #[test]
+    fn minutes_never_mean_fewer_cycles_than_all_tests_take() {
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        assert_eq!(Effort::of(Some(30), None, false), Effort { cycles: CYCLES, time: minutes(30) });
+        assert_eq!(Effort::of(Some(0), None, true), cycles(CYCLES));
+        assert_eq!(Effort::of(Some(1), Some(2 * CYCLES), true), Effort { cycles: 2 * CYCLES, time: minutes(1) });
+        assert_eq!([Effort::of(None, None, true), Effort::of(None, None, false)], [CYCLES, CYCLES_SMALL].map(cycles));
+        assert_eq!(Effort::of(None, Some(7), true), cycles(7));
+    }
+
+    #[test]
+    fn seeds_are_run_until_there_are_enough_cycles_and_the_time_is_over() {
+        let time = Duration::from_millis(50);
+        let report = run_seeds(Effort { cycles: 1, time }, &|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            Ok(Tally { cycles: 1, ..Tally::default() })
+        });
+        assert!(report.elapsed >= time && report.seeds > 1, "{report:?}");
+        let report = run_seeds(Effort { cycles: 100, time: Duration::from_nanos(1) }, &|_| {
+            Ok(Tally { cycles: 1, ..Tally::default() })
+        });
+        assert!(report.tally.cycles >= 100, "{report:?}");
+    }
+
     #[test]
     #[should_panic(expected = "a thread that runs seeds came to an end: of seed 3")]
     fn a_worker_that_panics_fails_the_run() {
         let tally = || Tally { cycles: 1, ..Tally::default() };
-        run_seeds(Effort::Cycles(100), &|seed| if seed == 3 { panic!("of seed {seed}") } else { Ok(tally()) });
+        run_seeds(cycles(100), &|seed| if seed == 3 { panic!("of seed {seed}") } else { Ok(tally()) });
     }
 
     #[test]
     fn seeds_are_run_until_there_are_enough_cycles_or_one_fails() {
         let tally = || Tally { cycles: 7, ..Tally::default() };
-        let report = run_seeds(Effort::Cycles(100), &|_| Ok(tally()));
+        let report = run_seeds(cycles(100), &|_| Ok(tally()));
         assert!(report.tally.cycles >= 100 && report.seeds * 7 == report.tally.cycles && report.failures.is_empty());
-        let report =
-            run_seeds(Effort::Cycles(u64::MAX), &|seed| if seed == 9 { Err("bad".into()) } else { Ok(tally()) });
+        let report = run_seeds(cycles(u64::MAX), &|seed| if seed == 9 { Err("bad".into()) } else { Ok(tally()) });
         assert_eq!(report.failures, [(9, "bad".to_owned())]);
     }
 }

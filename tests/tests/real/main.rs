@@ -21,4 +21,5 @@ mod metrics;
 mod power;
 mod program;
 mod promises;
+mod readme;
 mod tank;

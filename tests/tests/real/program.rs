@@ -1,19 +1,17 @@
-//! The real program as a script meets it: starting it twice or wrongly, its configuration file, its exit codes, and
-//! `pool check` with and without a daemon.
+//! The real program as a script meets it: starting it twice or wrongly, its exit codes, and `pool check` with and without a daemon.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use crate::files::text;
-use plimsoll_tests::daemon::{self, Daemon};
+use plimsoll_tests::daemon::Daemon;
 use plimsoll_tests::nbd_client::{Address, Kind, NbdClient, Options};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 const PAGE: usize = 4096;
@@ -142,54 +140,6 @@ fn wrong_arguments_and_wrong_states_have_their_exit_codes() {
     assert_eq!(daemon.json(&["vdisk", "list"])["items"].as_array().map(Vec::len), Some(1), "nothing was changed");
 }
 
-/// A daemon that was started by hand, and what it said before `ready`; killed when dropped.
-struct ByHand(Child, Vec<String>);
-
-impl ByHand {
-    /// Runs the program in `folder` and waits until it is ready.
-    fn run(folder: &Path, arguments: &[&str]) -> Self {
-        let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", "--"]).arg(daemon::program()).args(arguments);
-        command.current_dir(folder).env_remove("PLIMSOLL_STATE_DIR").stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("start the daemon");
-        let mut lines =
-            BufReader::new(child.stdout.take().expect("its output is a pipe")).lines().map_while(Result::ok);
-        let said: Vec<String> = lines.by_ref().take_while(|line| line != "ready").collect();
-        let mut by_hand = Self(child, said);
-        let ended = by_hand.0.try_wait().expect("look at the daemon");
-        assert!(ended.is_none(), "plimsoll {arguments:?} ended: {ended:?}, and had said {:#?}", by_hand.1);
-        by_hand
-    }
-}
-
-impl Drop for ByHand {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// As `cargo run --release` starts it: with no arguments, in a folder in which there is nothing yet.
-#[test]
-fn what_the_embedded_default_prints_to_try_works_as_it_is_printed() {
-    let folder = daemon::test_folder("plimsoll-");
-    let daemon = ByHand::run(folder.path(), &[]);
-    let tries: Vec<&String> = daemon.1.iter().skip_while(|line| *line != "try:").skip(1).collect();
-    assert_eq!(tries.len(), 3, "{:#?}", daemon.1);
-    let program = daemon::program().canonicalize().expect("where the program is");
-    let path = std::env::var("PATH").expect("PATH is set");
-    let path = format!("{}:{path}", text(program.parent().expect("a folder")));
-    for line in tries {
-        let mut shell = Command::new("timeout");
-        shell.args(["--kill-after=5", "60", "sh", "-c", line]).current_dir(folder.path());
-        let output = shell.env("PATH", &path).env_remove("PLIMSOLL_STATE_DIR").output().expect("run a shell");
-        let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{line}: {}\n{said}\n{complained}", output.status);
-        assert!(!said.is_empty(), "{line} says nothing");
-    }
-    assert!(folder.path().join("plimsoll-data/tank.img").is_file());
-}
-
 /// Deleting a vdisk is refused while somebody uses it. Who is disconnected for it gets no answers any more, and no way back.
 #[test]
 fn a_vdisk_that_is_deleted_under_its_clients_lets_them_go() {
@@ -209,56 +159,6 @@ fn a_vdisk_that_is_deleted_under_its_clients_lets_them_go() {
     assert_eq!(again.map(drop).map_err(|error| error.kind()), Err(ErrorKind::NotFound));
     other.write(0, &[4; PAGE], 0).expect("a write to another vdisk over the old connection");
     daemon.assert_clean("tank");
-}
-
-/// The README's example of a configuration, with its paths and its port replaced.
-#[test]
-fn the_configuration_of_the_readme_serves() {
-    let folder = daemon::test_folder("plimsoll-");
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).expect("read the README");
-    let lines =
-        readme.lines().skip_while(|line| !line.starts_with("    state_dir =")).take_while(|line| !line.is_empty());
-    let mut config: String = lines.map(|line| format!("{}\n", line.trim())).collect();
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
-    let state = folder.path().join("state");
-    let devices = ["one", "two"].map(|name| folder.path().join(name));
-    let replacements = [
-        ("/var/lib/plimsoll", text(&state).to_owned()),
-        ("/dev/nvme0n1", text(&devices[0]).to_owned()),
-        ("/dev/nvme1n1", text(&devices[1]).to_owned()),
-        ("127.0.0.1:10809", port.to_string()),
-    ];
-    for (from, to) in replacements {
-        assert!(config.contains(from), "the README's configuration has no {from}:\n{config}");
-        config = config.replace(from, &to);
-    }
-    for device in &devices {
-        File::create_new(device).and_then(|file| file.set_len(64 * MIB)).expect("make a device");
-    }
-    let path = folder.path().join("plimsoll.toml");
-    fs::write(&path, config).expect("write the configuration");
-    let client = |arguments: &[&str]| {
-        let output = Command::new(daemon::program()).arg("--state-dir").arg(&state).args(arguments).output();
-        let output = output.expect("run the client");
-        let (said, complained) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "plimsoll {arguments:?}: {said}{complained}");
-        said.into_owned()
-    };
-    // Once to make the pool, once to find it.
-    for start in 0..2 {
-        let _daemon = ByHand::run(folder.path(), &["serve", "--config", text(&path)]);
-        let pool: Value = serde_json::from_str(&client(&["pool", "show", "tank", "--json"])).expect("JSON");
-        assert_eq!((&pool["state"], pool["devices"].as_array().map(Vec::len)), (&json!("online"), Some(2)), "{pool:#}");
-        if start == 0 {
-            client(&["vdisk", "create", "tank/a", "--size", "1G"]);
-        }
-        let address = Address::Tcp(port);
-        let mut export = NbdClient::connect(&address, "tank/a", Options::ALL).expect("connect where the file says");
-        if start == 0 {
-            export.write(0, &[3; PAGE], 0).expect("a write");
-        }
-        assert!(export.read(0, PAGE as u32).expect("a read") == [3; PAGE], "start {start}");
-    }
 }
 
 /// A block of data that is no metadata and like no other.

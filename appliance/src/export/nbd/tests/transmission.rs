@@ -95,6 +95,31 @@ fn trim_and_write_zeroes_give_space_back_and_leave_zeros() {
     assert_same(&client.read(196_608, 65_536), &expected);
 }
 
+/// The protocol leaves open what a length of zero does, but wants that the connection goes on. Here it is refused.
+#[test]
+fn a_length_of_zero_is_refused_and_the_connection_goes_on() {
+    let rig = Rig::new();
+    for structured in [true, false] {
+        let mut client = if structured { rig.structured(SMALL_SECTORS) } else { rig.simple(SMALL_SECTORS) };
+        let data = pattern(1, 65_536);
+        client.write(0, &data);
+        for kind in [READ, WRITE, TRIM, WRITE_ZEROES, CACHE, BLOCK_STATUS] {
+            // FUA or not, at the start, inside, and where nothing else would be refused: at the end.
+            for (flags, offset) in [(0, 0), (1, 0), (0, 1), (1, 4096), (0, SIZE)] {
+                assert_eq!(client.call(flags, kind, offset, 0, &[]), Err(22), "command {kind} at {offset}, {flags}");
+            }
+            assert_same(&client.read(0, 65_536), &data);
+        }
+        for (flags, kind) in [(2, WRITE_ZEROES), (16, WRITE_ZEROES), (8, BLOCK_STATUS)] {
+            assert_eq!(client.call(flags, kind, 0, 0, &[]), Err(22), "command {kind} with flags {flags}");
+        }
+        assert_same(&client.read(0, 65_536), &data);
+        if structured {
+            assert_eq!(client.ranges(0, 0, 65_536), [(65_536, 0)]);
+        }
+    }
+}
+
 #[test]
 fn each_kind_of_refusal_has_its_number_and_the_connection_lives_on() {
     let rig = Rig::new();
@@ -105,8 +130,6 @@ fn each_kind_of_refusal_has_its_number_and_the_connection_lives_on() {
         assert_eq!(client.call(0, WRITE, u64::MAX - 5, 1 << 20, &vec![1; 1 << 20]), Err(28));
         assert_eq!(client.call(0, WRITE_ZEROES, SIZE, 512, &[]), Err(28));
         assert_eq!(client.call(0, TRIM, SIZE, 512, &[]), Err(22));
-        assert_eq!(client.call(0, READ, 0, 0, &[]), Err(22));
-        assert_eq!(client.call(0, WRITE, 0, 0, &[]), Err(22));
         assert_eq!(client.call(0x8000, READ, 0, 512, &[]), Err(22));
         assert_eq!(client.call(0, 77, 0, 512, &[]), Err(22));
         assert_eq!(client.call(0, FLUSH, 0, 0, &[]), Ok(vec![]));

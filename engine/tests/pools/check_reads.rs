@@ -1,0 +1,147 @@
+//! A check reads metadata, journal and the ends of the devices, and not one byte of data.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::time::Duration;
+
+use crate::support::{create, filled, live, open, vdisk, world};
+use plimsoll_engine::{JobState, OpenPool, PatternSpec, PatternUse, Pool, Vdisk};
+use plimsoll_hardware::Machine;
+use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
+
+const EXTENT: u64 = 65_536;
+const BLOCK: u64 = 4096;
+/// Extents that a leaf covers.
+const LEAF: u64 = 512;
+/// Of every block of data, so that it is known on the device from metadata.
+const MARK: u8 = 0xd7;
+/// Whole extents side by side, whole ones of which each has a leaf of its own, and thin ones.
+const TOGETHER: u64 = 200;
+const APART: u64 = 48;
+const THIN: u64 = 32;
+
+/// Pages of the only disk that hold data.
+fn data(world: &SimWorld) -> BTreeSet<u64> {
+    let bytes = world.read_raw(0, 0, world.size(0));
+    let pages = bytes.chunks_exact(BLOCK as usize).enumerate();
+    pages.filter(|(_, page)| page.iter().all(|byte| *byte == MARK)).map(|(number, _)| number as u64).collect()
+}
+
+/// What the disk was asked to read, in bytes, since it is traced.
+fn reads(world: &SimWorld) -> Vec<Range<u64>> {
+    let number = |hex: &str| u64::from_str_radix(hex.trim_start_matches("0x"), 16).expect("a number");
+    let trace = world.trace();
+    let lines = trace.lines().filter_map(|line| line.split_once(" disk 0  read ")).map(|(_, place)| place.trim());
+    let places = lines.filter_map(|place| place.split_once('+'));
+    places.map(|(offset, length)| number(offset)..number(offset) + number(length)).collect()
+}
+
+/// Pages of data that were read during `work`, and how many bytes were read in all.
+async fn read_of_data<T>(world: &SimWorld, work: impl Future<Output = T>) -> (BTreeSet<u64>, u64, T) {
+    world.set_trace(true);
+    let before = world.counters(0).bytes_read;
+    let done = work.await;
+    let (read, all) = (reads(world), world.counters(0).bytes_read - before);
+    world.set_trace(false);
+    assert_eq!(read.iter().map(|range| range.end - range.start).sum::<u64>(), all, "the trace tells all reads");
+    let data = data(world);
+    let pages = read.into_iter().flat_map(|range| range.start / BLOCK..range.end.div_ceil(BLOCK));
+    (pages.filter(|page| data.contains(page)).collect(), all, done)
+}
+
+/// Checks, which must find nothing; answers the pages that it says it read, with the pages of data among them and all bytes.
+async fn check(world: &SimWorld, pool: &Pool<SimMachine>) -> (BTreeSet<u64>, u64, u64) {
+    let (pages, bytes, report) = read_of_data(world, pool.check()).await;
+    let report = report.expect("a check runs");
+    assert!(report.clean(), "{:#?}", report.findings);
+    assert_eq!(report.vdisks_checked, 2);
+    (pages, bytes, report.pages_read)
+}
+
+#[track_caller]
+fn assert_metadata_only((pages, bytes, pages_read): (BTreeSet<u64>, u64, u64), when: &str) {
+    assert_eq!(pages, BTreeSet::new(), "{when}: pages of data were read");
+    // Both copies of each leaf at least, and less than there is of data, which would be 1000 pages and more.
+    assert!(bytes >= 2 * APART * BLOCK && pages_read >= 2 * APART, "{when}: {bytes} bytes, {pages_read} pages");
+}
+
+/// Data of every kind: whole extents, packed ones, fills and zeros.
+async fn fill(pool: &Pool<SimMachine>, m: &SimMachine) {
+    for name in ["whole", "thin"] {
+        pool.create_vdisk(vdisk(name, 1 << 40)).await.expect("a vdisk");
+    }
+    pool.add_pattern(PatternSpec::Unit(b"PLIMSOLL".to_vec()), PatternUse::Everywhere).await.expect("a pattern");
+    let (whole, thin) = (pool.vdisk("whole").expect("a vdisk"), pool.vdisk("thin").expect("a vdisk"));
+    let extent = filled(m, MARK, EXTENT as usize).await;
+    for number in (0..TOGETHER).chain((1..=APART).map(|leaf| leaf * LEAF)) {
+        whole.write(number * EXTENT, extent.clone(), false).await.expect("a write");
+    }
+    for number in 0..THIN {
+        thin.write(number * EXTENT, extent.clone(), false).await.expect("a write");
+        thin.discard(number * EXTENT + BLOCK, EXTENT - BLOCK, false).await.expect("a discard");
+    }
+    let mut fills = m.buffers().alloc(EXTENT as usize).await;
+    fills.chunks_exact_mut(8).for_each(|unit| unit.copy_from_slice(b"PLIMSOLL"));
+    thin.write(LEAF * EXTENT, fills.freeze(), false).await.expect("a write");
+    thin.flush().await.expect("a flush");
+    let job = pool.compact().expect("a job").id;
+    while pool.jobs().iter().any(|other| other.id == job && other.state == JobState::Running) {
+        m.sleep(Duration::from_millis(1)).await;
+    }
+    assert!(pool.info().counters.packed_bytes > 0);
+}
+
+async fn read(disk: &Vdisk<SimMachine>, m: &SimMachine, extent: u64) {
+    disk.read(extent * EXTENT, m.buffers().alloc(EXTENT as usize).await).await.expect("a read");
+}
+
+#[test]
+fn a_check_reads_no_data_of_an_open_pool_nor_of_one_that_was_closed_or_killed() {
+    let world = world(1, 1, 64);
+    let seen = &world;
+    let inspected = async |m: &SimMachine| {
+        let options = OpenPool { inspect: true, ..OpenPool::default() };
+        Pool::open(m, options, vec![m.open(0)]).await.expect("a pool to look at")
+    };
+    live(&world, async |m| {
+        let pool = create(&m).await;
+        fill(&pool, &m).await;
+        assert_metadata_only(check(seen, &pool).await, "open, what is mapped is in memory");
+        pool.close().await.expect("a close");
+    });
+    world.crash(CrashKind::Process);
+    let stored = data(&world).len() as u64;
+    assert!(stored >= (TOGETHER + APART) * EXTENT / BLOCK, "{stored} pages of data are known");
+    live(&world, async |m| {
+        let (pages, _, pool) = read_of_data(seen, inspected(&m)).await;
+        assert_eq!(pages, BTreeSet::new(), "opening a pool to look at it reads data");
+        assert_metadata_only(check(seen, &pool).await, "closed");
+    });
+    world.crash(CrashKind::Process);
+    live(&world, async |m| {
+        let pool = open(&m, 1).await;
+        assert_metadata_only(check(seen, &pool).await, "open, nothing of the mapping is in memory");
+        let (whole, thin) = (pool.vdisk("whole").expect("a vdisk"), pool.vdisk("thin").expect("a vdisk"));
+        // What reads data is seen, and to the page.
+        let looked = async {
+            for number in 0..TOGETHER {
+                read(&whole, &m, number).await;
+            }
+            for number in 0..THIN {
+                read(&thin, &m, number).await;
+            }
+        };
+        let (pages, ..) = read_of_data(seen, looked).await;
+        assert_eq!(pages.len() as u64, TOGETHER * EXTENT / BLOCK + THIN, "pages of data were read");
+        let extent = filled(&m, MARK, EXTENT as usize).await;
+        whole.write(TOGETHER * EXTENT, extent.clone(), false).await.expect("a first write");
+        whole.flush().await.expect("a flush");
+        whole.write((TOGETHER + 1) * EXTENT, extent, false).await.expect("a first write that is not flushed");
+    });
+    world.crash(CrashKind::Process);
+    live(&world, async |m| {
+        let pool = inspected(&m).await;
+        assert!(pool.info().recovery.records_replayed > 0);
+        assert_metadata_only(check(seen, &pool).await, "killed");
+    });
+}
