@@ -151,6 +151,8 @@ fn room_that_others_have_taken_is_a_finding_and_room_that_is_made_ends_it_withou
     let pool = promised.pool();
     let figure = |name: &str| pool[name].as_u64().unwrap_or_else(|| panic!("{name} of {pool:#}"));
     assert!(figure("available_below_bytes") < figure("available_bytes").min(8 * MIB), "{pool:#}");
+    // What has been told is known after a kill, too.
+    promised.daemon.events("vdisk-exhausted", "tank/v", 1);
     promised.daemon.kill9();
     promised.daemon.restart();
     assert!(of_vdisk(&promised), "as long as there is no room");
