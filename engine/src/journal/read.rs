@@ -4,12 +4,13 @@ use plimsoll_hardware::{IoError, Machine};
 use uuid::Uuid;
 
 use super::{Journal, ring};
-use crate::format::{Batch, JournalStart, PAGE_BYTES, RingPlace};
+use crate::format::{Batch, BatchHeader, JournalStart, PAGE_BYTES, RingPlace};
 use crate::media::Media;
 
 /// Pages read ahead at once: 64 KiB.
 const WINDOW_PAGES: u64 = 16;
-/// Reads of what one ring may be alone in having. A read that fails is often good the next time, and the journal ends where nothing is.
+/// Reads of a place where neither ring is known to have a batch: one that fails is often good the next time, and the journal ends where
+/// nothing is.
 const READS: u32 = 5;
 
 /// Where the journal ended.
@@ -21,6 +22,8 @@ pub(crate) struct JournalEnd {
     pub(crate) one_sided: u64,
     /// A batch is missing that a later one says was durable.
     pub(crate) damaged: bool,
+    /// It ends where neither ring can be read: nobody knows what comes there.
+    pub(crate) unread: bool,
 }
 
 /// One ring, with the pages read last.
@@ -29,47 +32,66 @@ struct Window<'a, M: Machine> {
     ring: RingPlace,
     position: u64,
     bytes: Vec<u8>,
-    /// How often it reads what cannot be read.
-    reads: u32,
 }
 
 impl<M: Machine> Window<'_, M> {
-    /// Pages from `position`; `None` when the device cannot read them.
-    async fn pages(&mut self, position: u64, pages: u64) -> Option<&[u8]> {
+    /// Pages from `position`, which are read so often before they are given up.
+    async fn pages(&mut self, position: u64, pages: u64, reads: u32) -> Result<&[u8], IoError> {
         let have = self.position..self.position + (self.bytes.len() / PAGE_BYTES) as u64;
         if position < have.start || position + pages > have.end {
             let ahead = pages.max(WINDOW_PAGES.min(self.ring.pages));
             self.bytes = match ring::read(self.media, &self.ring, position, ahead).await {
                 Ok(bytes) => bytes,
                 // Somewhere in the window a sector is bad; take only what was asked for.
-                Err(_) => self.read_stubbornly(position, pages).await.ok()?,
+                Err(_) => self.read_stubbornly(position, pages, reads).await?,
             };
             self.position = position;
         }
         let from = (position - self.position) as usize * PAGE_BYTES;
-        self.bytes.get(from..from + pages as usize * PAGE_BYTES)
+        Ok(&self.bytes[from..from + pages as usize * PAGE_BYTES])
     }
 
-    async fn read_stubbornly(&self, position: u64, pages: u64) -> Result<Vec<u8>, IoError> {
-        let mut reads = 1;
+    async fn read_stubbornly(&self, position: u64, pages: u64, reads: u32) -> Result<Vec<u8>, IoError> {
+        let mut read = 1;
         loop {
             match ring::read(self.media, &self.ring, position, pages).await {
-                Err(error) if reads < self.reads && !matches!(error, IoError::Gone { .. }) => reads += 1,
-                read => return read,
+                Err(error) if read < reads && !matches!(error, IoError::Gone { .. }) => read += 1,
+                result => return result,
             }
         }
     }
 
-    /// The batch at `position`, whichever it is.
-    async fn batch(&mut self, position: u64, pool: Uuid) -> Option<Batch> {
-        let ring_pages = self.ring.pages;
-        let pages = Batch::claimed_pages(self.pages(position, 1).await?)?;
-        let longest = Journal::<M>::batch_bytes_max(ring_pages) / PAGE_BYTES + 2;
-        if pages > longest as u64 {
-            return None;
-        }
-        Batch::decode(self.pages(position, pages).await?).ok().filter(|batch| batch.header.pool == pool)
+    /// The batch at `position`, whichever it is; an error when that cannot be told.
+    async fn batch(&mut self, position: u64, pool: Uuid, reads: u32) -> Result<Option<Batch>, IoError> {
+        let longest = Journal::<M>::batch_bytes_max(self.ring.pages) / PAGE_BYTES + 2;
+        let pages = match Batch::claimed_pages(self.pages(position, 1, reads).await?) {
+            Some(pages) if pages <= longest as u64 => pages,
+            _ => return Ok(None),
+        };
+        let batch = Batch::decode(self.pages(position, pages, reads).await?).ok();
+        Ok(batch.filter(|batch| batch.header.pool == pool))
     }
+}
+
+/// What the rings have of the batch that comes next, and how many of them cannot be read there.
+async fn find<M: Machine>(
+    windows: &mut [Window<'_, M>; 2],
+    pool: Uuid,
+    next: JournalStart,
+    reads: u32,
+) -> ([Option<Batch>; 2], usize) {
+    let (mut found, mut unread) = ([None, None], 0);
+    for (window, found) in windows.iter_mut().zip(&mut found) {
+        match window.batch(next.position, pool, reads).await {
+            Ok(batch) => {
+                let comes_next =
+                    |header: &BatchHeader| (header.sequence, header.previous) == (next.sequence, next.previous);
+                *found = batch.filter(|batch| comes_next(&batch.header));
+            }
+            Err(_) => unread += 1,
+        }
+    }
+    (found, unread)
 }
 
 /// Reads on from `start`. Rings are healed unless `inspect`.
@@ -80,22 +102,23 @@ pub(crate) async fn read<M: Machine>(
     start: JournalStart,
     inspect: bool,
 ) -> JournalEnd {
-    let mut windows = rings.map(|ring| Window { media, ring, position: 0, bytes: Vec::new(), reads: READS });
-    let mut end = JournalEnd { next: start, batches: Vec::new(), one_sided: 0, damaged: false };
+    let mut windows = rings.map(|ring| Window { media, ring, position: 0, bytes: Vec::new() });
+    let mut end = JournalEnd { next: start, batches: Vec::new(), one_sided: 0, damaged: false, unread: false };
     let mut one_sided = Vec::new();
     while end.next.position - start.position < rings[0].pages {
-        let mut found: [Option<Batch>; 2] = [None, None];
-        for (window, found) in windows.iter_mut().zip(&mut found) {
-            *found = window.batch(end.next.position, pool).await.filter(|batch| {
-                batch.header.sequence == end.next.sequence && batch.header.previous == end.next.previous
-            });
+        let (mut found, mut unread) = find(&mut windows, pool, end.next, 1).await;
+        if unread > 0 && found.iter().all(Option::is_none) {
+            (found, unread) = find(&mut windows, pool, end.next, READS).await;
         }
         let bad = found.iter().position(Option::is_none);
-        let Some(batch) = found.into_iter().flatten().next() else { break };
+        let Some(batch) = found.into_iter().flatten().next() else {
+            end.unread = unread == windows.len();
+            break;
+        };
         one_sided.extend(bad.map(|_| batch.header.sequence));
         if let (Some(bad), false) = (bad, inspect) {
-            let bytes = windows[1 - bad].pages(end.next.position, batch.pages).await.map(<[u8]>::to_vec);
-            if let Some(bytes) = bytes {
+            let bytes = windows[1 - bad].pages(end.next.position, batch.pages, 1).await.map(<[u8]>::to_vec);
+            if let Ok(bytes) = bytes {
                 // When this fails the other ring still has it.
                 let _ = ring::write(media, &rings[bad], end.next.position, &bytes).await;
             }
@@ -112,8 +135,6 @@ pub(crate) async fn read<M: Machine>(
     let covered = covered.min(end.next.sequence.saturating_sub(2));
     end.one_sided = one_sided.iter().filter(|&&sequence| sequence <= covered).count() as u64;
     for window in &mut windows {
-        // Nothing there would be believed; this only tells.
-        window.reads = 1;
         end.damaged = end.damaged || is_gap(window, pool, start, end.next).await;
     }
     end
@@ -123,7 +144,7 @@ pub(crate) async fn read<M: Machine>(
 async fn is_gap<M: Machine>(window: &mut Window<'_, M>, pool: Uuid, start: JournalStart, next: JournalStart) -> bool {
     let end = start.position + window.ring.pages;
     for position in next.position + 1..end {
-        if let Some(batch) = window.batch(position, pool).await {
+        if let Ok(Some(batch)) = window.batch(position, pool, 1).await {
             // A proven batch covers itself; that says nothing of those before it only if it is the next one.
             let header = &batch.header;
             if header.sequence > next.sequence && header.covered >= next.sequence {

@@ -18,6 +18,10 @@ pub(crate) struct Disk<D> {
     doubtful: Cell<bool>,
     /// The file system that it is a file of had no room for it when it was asked last.
     full: Cell<bool>,
+    /// Where its end was when a label or root was last seen there, in bytes; 0: nowhere yet.
+    pub(crate) end_seen_at: Cell<u64>,
+    /// It is there no more, and nobody knows what else of the device is zeros now.
+    end_lost: Cell<bool>,
     /// What is told when it fails, and that it may have lost what it had not flushed: when it vanishes, or fails to make something durable.
     trouble: Rc<Trouble>,
 }
@@ -104,20 +108,55 @@ impl<D: Device> Disk<D> {
     pub(crate) fn new(device: D, trouble: &Rc<Trouble>) -> Rc<Self> {
         // What a former life wrote may still be in the device's cache.
         let (written, flushed, doubtful, full) = (Cell::new(1), Cell::new(0), Cell::new(false), Cell::new(false));
-        Rc::new(Disk { device, written, flushed, doubtful, full, trouble: trouble.clone() })
+        Rc::new(Disk {
+            device,
+            written,
+            flushed,
+            doubtful,
+            full,
+            end_seen_at: Cell::new(0),
+            end_lost: Cell::new(false),
+            trouble: trouble.clone(),
+        })
     }
 
     pub(crate) async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer, IoError> {
+        self.has_end(offset)?;
         self.noted(self.device.read(offset, buffer).await)
     }
 
     pub(crate) async fn write(&self, offset: u64, data: Frozen, durability: Durability) -> Result<(), IoError> {
+        self.has_end(offset)?;
         let result = self.noted(self.device.write(offset, data, durability).await);
         self.written.set(self.written.get() + 1);
         if durability == Durability::Fua && result.is_err() && self.device.geometry().volatile_cache {
             self.doubt();
         }
         result
+    }
+
+    /// Its end is not there any more: from here on nothing is read from it or written.
+    #[cold]
+    pub(crate) fn lose_end(&self, offset: u64) -> IoError {
+        self.end_lost.set(true);
+        let error = self.without_end(offset);
+        self.trouble.note(&self.device.geometry().path, &error);
+        error
+    }
+
+    pub(crate) fn is_without_end(&self) -> bool {
+        self.end_lost.get()
+    }
+
+    fn has_end(&self, offset: u64) -> Result<(), IoError> {
+        if self.end_lost.get() { Err(self.without_end(offset)) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn without_end(&self, offset: u64) -> IoError {
+        let reason = "zeros are where its label was: its end was cut off, thrown away or written over, and what was there is lost";
+        let path = self.device.geometry().path.clone();
+        IoError::Failed { path, operation: "looking for its end", offset, reason: reason.to_owned() }
     }
 
     /// What was read at `offset` is not what was written there; `other` is what that means, in words.

@@ -12,6 +12,7 @@ use futures_util::stream::{self, StreamExt};
 use plimsoll_hardware::Machine;
 
 use super::Pool;
+use super::ends::Problem;
 use super::mend::Mend;
 use super::warning::Warning;
 use crate::error::Result;
@@ -30,7 +31,7 @@ const GROUPS_AT_ONCE: u64 = 16;
 pub struct Finding {
     /// A stable kebab-case word: `bad-copy`, `lost-page`, `doubly-owned-extent`, `leaked-extent`, `unallocated-extent`,
     /// `impossible-extent`, `doubly-used-page`, `leaked-page`, `unallocated-page`, `count-mismatch`, `journal-damaged`,
-    /// `unknown-pattern`.
+    /// `unknown-pattern`, `end-lost`.
     pub kind: &'static str,
     /// Data was lost or is at risk.
     pub loss: bool,
@@ -120,6 +121,10 @@ impl<'a, M: Machine> Checker<'a, M> {
         }
         if warnings.iter().any(Warning::is_of_journal) {
             checker.mends.push(Mend::AcceptJournal);
+        }
+        // Whoever serves a pool without its end has accepted that.
+        for warning in warnings.iter().filter(|warning| live.inspect && matches!(warning, Warning::EndLost(_))) {
+            checker.refuse("end-lost", None, warning.to_string());
         }
         checker.check_ends(live).await;
         let lost_table = checker
@@ -332,8 +337,11 @@ impl<'a, M: Machine> Checker<'a, M> {
 
     /// Looks for labels, roots and journal batches that have lost a copy.
     async fn check_ends(&mut self, live: &Rc<Store<M>>) {
-        for (problem, healed) in super::ends::check(live, !self.store.inspect).await {
-            self.find_copy(problem, healed);
+        for problem in super::ends::check(live, !self.store.inspect).await {
+            match problem {
+                Problem::Copy { message, healed } => self.find_copy(message, healed),
+                Problem::Lost(message) => self.refuse("end-lost", None, message),
+            }
         }
     }
 

@@ -359,10 +359,13 @@ impl<M: Machine> Store<M> {
     /// A checkpoint failed: what is in memory is right and what is on the devices is that of the root before. Nothing more
     /// may be promised.
     fn give_up(&self, error: IoError) -> Error {
+        self.stop_writing("a checkpoint failed: ", error)
+    }
+
+    /// Nothing is written any more in this life.
+    pub(super) fn stop_writing(&self, what: &str, error: IoError) -> Error {
         let name = &self.identity.name;
-        let reason = format!(
-            "a checkpoint failed: {error}; mend the device, then open it again (plimsoll pool import --name {name})"
-        );
+        let reason = format!("{what}{error}; mend the device, then open it again (plimsoll pool import --name {name})");
         self.journal.stop(error);
         self.read_only.borrow_mut().get_or_insert(reason.clone());
         self.media.trouble.noticed.notify();

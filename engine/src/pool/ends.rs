@@ -1,55 +1,102 @@
 //! Labels, roots and journal batches: are all their copies there?
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use plimsoll_hardware::{Buffer, Device, Durability, Machine};
 
 use super::layout::{label_places, root_places};
-use crate::format::{LabelPage, PAGE_BYTES, RootPage};
+use crate::format::{LabelPage, PAGE_BYTES, RootPage, WRITTEN_FEATURES};
 use crate::media::Drive;
 use crate::vdisk::Store;
 
-/// What is missing, a sentence each, and whether it is there again; with `heal` written again from what is known, unless the pool is only
-/// looked at. To write, checkpoints must be held up: a root must not be written over a newer one.
-pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>, heal: bool) -> Vec<(String, bool)> {
+/// Time between two looks at the ends of the devices that nobody asked for.
+const LOOK: Duration = Duration::from_secs(5);
+
+impl<M: Machine> Store<M> {
+    /// Looks whether the devices still have their ends, if it is time, beside all else: a device may hang. Where one has not nothing more is
+    /// written.
+    pub(crate) fn look_at_ends(self: &Rc<Self>) {
+        let (next, now) = (&self.alarms.look_at, self.media.machine.now());
+        if now < next.get() || self.inspect || self.read_only.borrow().is_some() {
+            return;
+        }
+        next.set(Duration::MAX);
+        let store = self.clone();
+        self.media.machine.spawn(async move {
+            let root = store.root.borrow().clone();
+            let looked = super::roots::all_have_ends(&store.media, &root).await;
+            if let Err(error) = looked
+                && store.media.disks().iter().any(|disk| disk.is_without_end())
+            {
+                store.stop_writing("", error);
+            }
+            store.alarms.look_at.set(store.media.machine.now() + LOOK);
+        });
+    }
+}
+
+/// Something that is missing, in a sentence.
+pub(super) enum Problem {
+    /// One of two copies, and whether it is there again.
+    Copy { message: String, healed: bool },
+    /// What no other copy makes up for.
+    Lost(String),
+}
+
+impl Problem {
+    fn of_copy(what: &str, healed: bool, other_is_good: bool) -> Self {
+        let outcome = match (healed, other_is_good) {
+            (true, _) => "written again",
+            (false, true) => "another is good",
+            (false, false) => "so is the other",
+        };
+        Problem::Copy { message: format!("{what} is bad; {outcome}"), healed }
+    }
+}
+
+/// What is missing; with `heal` written again from what is known, unless the pool is only looked at. To write, checkpoints must be held up:
+/// a root must not be written over a newer one.
+pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>, heal: bool) -> Vec<Problem> {
     let mut problems = Vec::new();
     let root = store.root.borrow().clone();
-    let whole = super::roots::all_have_ends(&store.media, &root).await;
-    problems.extend(whole.as_ref().err().map(|error| (error.to_string(), false)));
-    let frozen = !heal || store.inspect || store.media.pages.inspect.get() || whole.is_err();
-    let say = |what: String, healed: bool| {
-        (format!("{what} is bad; {}", if healed { "written again" } else { "another is good" }), healed)
-    };
+    if let Err(error) = super::roots::all_have_ends(&store.media, &root).await {
+        return vec![Problem::Lost(error.to_string())];
+    }
+    let frozen = !heal || store.inspect || store.media.pages.inspect.get();
     // A device that is being added has no root yet, and one that has just left has an old one.
     let disks = super::roots::members(&store.media, &root);
     for (drive, size) in &disks {
-        let (path, device) = (drive.device.geometry().path.clone(), drive.slot().device);
-        for (copy, place) in label_places(*size).into_iter().enumerate() {
-            let page = read(store, drive, place).await;
-            let sound = page.is_some_and(|page| LabelPage::decode(&page).is_ok_and(|label| label.device == device));
-            if !sound {
-                let good = label_places(*size)[1 - copy];
-                let mut healed = false;
-                if let (false, Some(page)) = (frozen, read(store, drive, good).await)
-                    && LabelPage::decode(&page).is_ok()
-                {
-                    // When this fails the other copy is still good.
-                    healed = drive.write(place, page.freeze(), Durability::Cached).await.is_ok();
-                }
-                problems.push(say(format!("label {copy} of {path}"), healed));
+        let path = drive.device.geometry().path.clone();
+        let places = label_places(*size);
+        for (copy, place) in places.into_iter().enumerate() {
+            if label_at(store, drive, place).await.is_some() {
+                continue;
             }
+            let other = label_at(store, drive, places[1 - copy]).await;
+            let other_is_good = other.is_some();
+            let healed = !frozen && {
+                let page = match other {
+                    Some(page) => page,
+                    None => known_label(store, drive, *size).await,
+                };
+                drive.write(place, page.freeze(), Durability::Cached).await.is_ok()
+            };
+            problems.push(Problem::of_copy(&format!("label {copy} of {path}"), healed, other_is_good));
         }
-        for (copy, place) in root_places(*size, root.generation).into_iter().enumerate() {
-            let page = read(store, drive, place).await;
-            let found = page.and_then(|page| RootPage::decode(&page).ok());
+        let places = root_places(*size, root.generation);
+        for (copy, place) in places.into_iter().enumerate() {
+            let found = root_at(store, drive, place).await;
             // A crash between the copies of a root leaves some of the one before; the start that follows writes them.
             let left = store.inspect && found.as_ref().is_some_and(|found| is_before(found, &root));
             if found.as_ref() != Some(&root) && !left {
                 if store.root.borrow().generation != root.generation {
                     return problems;
                 }
-                let healed = !frozen && super::roots::write(&store.media, &root).await.is_ok();
-                problems.push(say(format!("root {copy} of {path}"), healed));
+                let other_is_good = root_at(store, drive, places[1 - copy]).await.as_ref() == Some(&root);
+                let healed =
+                    !frozen && super::roots::write(&store.media, &root).await.is_ok_and(|everywhere| everywhere);
+                problems.push(Problem::of_copy(&format!("root {copy} of {path}"), healed, other_is_good));
             }
         }
     }
@@ -58,7 +105,7 @@ pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>, heal: bool) -> Vec<(
     if end.one_sided > 0 {
         let batches = end.one_sided;
         let message = format!("{batches} journal batches were good in one ring only; the next start writes them again");
-        problems.push((message, false));
+        problems.push(Problem::Copy { message, healed: false });
     }
     problems
 }
@@ -66,6 +113,39 @@ pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>, heal: bool) -> Vec<(
 /// Whether a root is what stands in the place of `root` until that is written.
 fn is_before(found: &RootPage, root: &RootPage) -> bool {
     found.pool == root.pool && found.generation + 2 == root.generation
+}
+
+/// The device's own label, if it is there.
+async fn label_at<M: Machine>(store: &Rc<Store<M>>, drive: &Drive<M::Device>, place: u64) -> Option<Buffer> {
+    let page = read(store, drive, place).await?;
+    LabelPage::decode(&page).is_ok_and(|label| label.device == drive.slot().device).then_some(page)
+}
+
+/// The label of a device as an open pool knows it.
+async fn known_label<M: Machine>(store: &Rc<Store<M>>, drive: &Drive<M::Device>, size: u64) -> Buffer {
+    let (slot, identity) = (drive.slot(), &store.identity);
+    let label = LabelPage {
+        features: WRITTEN_FEATURES,
+        pool: identity.uuid,
+        device: slot.device,
+        index: drive.index,
+        devices: store.media.disks().len() as u16,
+        extent_bytes: store.media.extent_bytes as u32,
+        size,
+        extents_page: slot.extents_page,
+        extents: slot.extents,
+        extent_base: slot.extent_base,
+        rings: identity.rings,
+        created_ms: identity.created_ms,
+        name: identity.name.clone(),
+    };
+    let mut page = store.media.buffers().alloc(PAGE_BYTES).await;
+    label.encode(&mut page);
+    page
+}
+
+async fn root_at<M: Machine>(store: &Rc<Store<M>>, drive: &Drive<M::Device>, place: u64) -> Option<RootPage> {
+    RootPage::decode(&read(store, drive, place).await?).ok()
 }
 
 async fn read<M: Machine>(store: &Rc<Store<M>>, drive: &Drive<M::Device>, place: u64) -> Option<Buffer> {

@@ -74,6 +74,10 @@ impl<M: Machine> Pool<M> {
                 "it is leaving the pool; cancel that first (plimsoll pool evacuate POOL --device PATH --cancel)";
             return Err(Error::Busy { object: member.path(), reason: reason.into() });
         }
+        // Where its end is later, nobody would look for it where it was.
+        let root = store.root.borrow().clone();
+        let ends = super::roots::all_have_ends(&store.media, &root).await;
+        ends.map_err(|error| store.stop_writing("", error))?;
         let (plan, place) = self.growth_plan(&member)?;
         let Some(place) = place else { return Ok(0) };
         let apart = match &place {

@@ -63,7 +63,7 @@ pub(super) async fn read_label<M: Machine>(machine: &M, device: &M::Device) -> R
                 Ok(label) if label.size > size => {
                     let reason = format!(
                         "the label says {0} bytes and the device has {size}: it was truncated, or copied in part; restore all of it from \
-                         a copy, or first make it long again (truncate -s {0} {path}) and then go on without what was there (plimsoll \
+                         a copy, or first make it long again (a file: truncate -s {0} {path}) and then go on without what was there (plimsoll \
                          pool import {path} --force=truncated)",
                         label.size
                     );

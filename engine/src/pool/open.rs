@@ -329,7 +329,7 @@ async fn has_both_labels<M: Machine>(machine: &M, device: &M::Device, label: &La
     Ok(true)
 }
 
-/// Whether zeros are where a device has its label and both roots at its end. They are written before a root names the device, or that
+/// Whether zeros are where a device has its label and both roots at its end. The label is durable before a root names the device, or that
 /// end of it, so no crash leaves none of them.
 async fn is_end_lost<M: Machine>(machine: &M, device: &M::Device, size: u64) -> Result<bool> {
     let end = label_places(size)[1];

@@ -30,6 +30,7 @@ pub(super) struct Recovered {
     pub(super) batches: Vec<Batch>,
     pub(super) next: JournalStart,
     damaged: bool,
+    unread: bool,
     one_sided: u64,
 }
 
@@ -42,7 +43,8 @@ impl Recovered {
     ) -> Recovered {
         let rings = root.ring_places(&label.rings);
         let end = journal::read(media, root.pool, &rings, root.journal, inspect).await;
-        Recovered { batches: end.batches, next: end.next, damaged: end.damaged, one_sided: end.one_sided }
+        let (damaged, unread, one_sided) = (end.damaged, end.unread, end.one_sided);
+        Recovered { batches: end.batches, next: end.next, damaged, unread, one_sided }
     }
 
     /// The last batch that some batch, or the checkpoint, covers.
@@ -80,31 +82,15 @@ impl<M: Machine> Store<M> {
             false => self.disprove(&recovered.batches, covered, &dropped).await,
         };
         dropped.extend(new_drops.iter().copied());
-        let mut undone = Undone::default();
-        for batch in &recovered.batches {
-            for (index, record) in batch.records.iter().enumerate() {
-                if dropped.contains(&(batch.header.sequence, index as u32)) {
-                    undone.note_dropped(record);
-                    continue;
-                }
-                info.records_replayed += 1;
-                for record in undone.corrected(record) {
-                    self.replay(&record, root.generation).await;
-                }
-            }
-        }
-        for record in halves.iter().flat_map(|(_, records)| records) {
-            info.from_crash_memory += 1;
-            for record in undone.corrected(record) {
-                self.replay(&record, root.generation).await;
-            }
-        }
+        self.replay_all(&recovered.batches, &halves, &dropped, root.generation, info).await;
         info.records_dropped = new_drops.len() as u64;
         if recovered.one_sided > 0 {
             // The last one of a crash is like this by nature.
             tracing::info!(batches = recovered.one_sided, "journal batches were good in one ring only");
         }
-        if damaged {
+        if recovered.unread {
+            warnings.push(Warning::JournalUnread);
+        } else if damaged {
             warnings.push(Warning::JournalDamaged);
         }
         let pages = self.media.pages.unread.get();
@@ -131,7 +117,9 @@ impl<M: Machine> Store<M> {
         let beginning = Beginning { before: life, halves, drops, idle };
         if self.read_only.borrow().is_none() {
             match self.heal_ends(&heal, &root).await {
-                Ok(()) => info.healed = heal.damage,
+                Ok(true) => info.healed = heal.damage,
+                // The next start, or a check, tries again.
+                Ok(false) => {}
                 // One generation behind is what a crash leaves too; a checkpoint will not be content with it.
                 Err(error) => tracing::warn!(%error, "a device did not take the label or root that it lacks"),
             }
@@ -141,8 +129,38 @@ impl<M: Machine> Store<M> {
         Ok(warnings)
     }
 
-    /// Writes the labels and roots that are missing or old.
-    async fn heal_ends(&self, heal: &Healing, root: &RootPage) -> Result<()> {
+    /// Applies the records of the batches, but for those that are not believed, and of what crash memory has beyond them.
+    async fn replay_all(
+        self: &Rc<Self>,
+        batches: &[Batch],
+        halves: &[(u64, Vec<Record>)],
+        dropped: &HashSet<(u64, u32)>,
+        generation: u64,
+        info: &mut RecoveryInfo,
+    ) {
+        let mut undone = Undone::default();
+        for batch in batches {
+            for (index, record) in batch.records.iter().enumerate() {
+                if dropped.contains(&(batch.header.sequence, index as u32)) {
+                    undone.note_dropped(record);
+                    continue;
+                }
+                info.records_replayed += 1;
+                for record in undone.corrected(record) {
+                    self.replay(&record, generation).await;
+                }
+            }
+        }
+        for record in halves.iter().flat_map(|(_, records)| records) {
+            info.from_crash_memory += 1;
+            for record in undone.corrected(record) {
+                self.replay(&record, generation).await;
+            }
+        }
+    }
+
+    /// Writes the labels and roots that are missing or old. Answers whether all are there then.
+    async fn heal_ends(&self, heal: &Healing, root: &RootPage) -> Result<bool> {
         for label in &heal.labels {
             let members = super::roots::members(&self.media, root);
             if let Some((drive, _)) = members.iter().find(|(drive, _)| drive.slot().device == label.device) {
@@ -151,9 +169,11 @@ impl<M: Machine> Store<M> {
             }
         }
         if heal.root {
-            super::roots::write(&self.media, root).await?;
+            return Ok(super::roots::write(&self.media, root).await?);
         }
-        Ok(())
+        // From here on it is known that they are there.
+        super::roots::all_have_ends(&self.media, root).await?;
+        Ok(true)
     }
 
     /// MAPs and MOVEs that nothing covers and whose data is not what they say, and what builds on a MOVE among them: the extent that

@@ -86,30 +86,30 @@ pub(super) fn members<M: Machine>(media: &Media<M>, root: &RootPage) -> Vec<(Rc<
     members
 }
 
-/// Whether every device still has what the pool uses of it: as many bytes, and not only zeros at its end, where an open pool has a label
-/// and roots. Those mean that the end was cut off and made long again, or thrown away, by somebody else.
+/// Whether every device still has what the pool uses of it: as many bytes, and not only zeros at its end where a label and roots were when
+/// this looked last. Those mean that the end was cut off and made long again, or thrown away, by somebody else. An end that was never seen
+/// proves nothing: its label may have been lost on the way.
 pub(super) async fn all_have_ends<M: Machine>(media: &Media<M>, root: &RootPage) -> Result<(), IoError> {
     media.measure()?;
     for (drive, size) in members(media, root) {
         let (offset, pages) = (label_places(size)[1], media.buffers().alloc(END_PAGES * PAGE_BYTES).await);
         // One that cannot be read says nothing.
-        if let Ok(pages) = drive.read(offset, pages).await
-            && pages.iter().all(|byte| *byte == 0)
-        {
-            let reason =
-                "zeros are where its label was: its end was cut off, or thrown away, and what was there is lost";
-            let path = drive.device.geometry().path.clone();
-            return Err(IoError::Failed { path, operation: "looking for its end", offset, reason: reason.to_owned() });
+        let Ok(pages) = drive.read(offset, pages).await else { continue };
+        if pages.iter().any(|byte| *byte != 0) {
+            drive.end_seen_at.set(offset);
+        } else if drive.end_seen_at.get() == offset && media.disks().iter().any(|disk| drive.is_of(disk)) {
+            return Err(drive.lose_end(offset));
         }
     }
     Ok(())
 }
 
 /// Writes a root to both of its places on every device. A place that fails is tried again, then left, as long as the device has the
-/// root in the other: one that missed two of them in a row would pass for an old copy.
-pub(super) async fn write<M: Machine>(media: &Media<M>, root: &RootPage) -> Result<(), IoError> {
+/// root in the other: one that missed two of them in a row would pass for an old copy. Answers whether it is in all places.
+pub(super) async fn write<M: Machine>(media: &Media<M>, root: &RootPage) -> Result<bool, IoError> {
     // A write at its very end would make a file that was cut off as long as it was, and hide that it was. Nothing else is written there.
     all_have_ends(media, root).await?;
+    let mut everywhere = true;
     for (drive, size) in members(media, root) {
         let (mut written, mut failure) = (0, None);
         for place in root_places(size, root.generation) {
@@ -128,9 +128,12 @@ pub(super) async fn write<M: Machine>(media: &Media<M>, root: &RootPage) -> Resu
         }
         match failure {
             Some(error) if written == 0 => return Err(error),
-            Some(error) => tracing::warn!(%error, written, "not every copy of the root could be written"),
-            None => {}
+            Some(error) if written == 1 => {
+                everywhere = false;
+                tracing::warn!(%error, "a copy of the root could not be written");
+            }
+            _ => {}
         }
     }
-    Ok(())
+    Ok(everywhere)
 }

@@ -44,6 +44,8 @@ pub(crate) struct Alarms {
     pub(super) some_expired: Cell<bool>,
     /// What happened before anybody said what was told in earlier lives.
     early: RefCell<Vec<SpaceEvent>>,
+    /// When the ends of the devices are looked at next.
+    pub(crate) look_at: Cell<Duration>,
     events: RefCell<VecDeque<SpaceEvent>>,
     pub(crate) raised: WaitQueue,
 }
@@ -454,6 +456,7 @@ async fn keep_watching<M: Machine>(store: Rc<Store<M>>) {
             store.look_ahead();
             // Nobody may touch what was cut off. An error is noted, and told below.
             let _ = store.media.measure();
+            store.look_at_ends();
             let policy = store.policy.borrow().clone();
             next = now + horizons(&policy).unwrap_or_default().tick();
         }

@@ -123,7 +123,10 @@ fn a_device_that_was_cut_off_is_told_and_not_made_long_again_whoever_notices_it(
                     assert!(matches!(&error, Error::EndLost { path, .. } if path == "disk0"), "{by:?}: {error}");
                     let looked_at = OpenPool { inspect: true, ..OpenPool::default() };
                     let pool = Pool::open(&m, looked_at, vec![m.open(0)]).await.expect("it can be looked at");
-                    assert!(!pool.check().await.is_ok_and(|report| report.clean()), "{by:?}: a check finds nothing");
+                    let report = pool.check().await.expect("a check");
+                    let lost =
+                        report.findings.iter().filter(|finding| finding.kind == "end-lost" && finding.loss).count();
+                    assert_eq!(lost, 1, "{by:?}: {:#?}", report.findings);
                 }
                 let accepted = OpenPool { accept_lost_ends: true, ..OpenPool::default() };
                 let pool = Pool::open(&m, accepted, vec![m.open(0)]).await.expect("what is left of it");
@@ -162,6 +165,7 @@ fn what_was_cut_off_and_made_long_again_before_anybody_looked_is_never_served_as
             world.cut(0, end);
             m.extend(0, SIZE);
             if checked {
+                // It begins with a checkpoint.
                 let report = pool.check().await;
                 assert!(!report.is_ok_and(|report| report.clean()), "cut at {end}: a check finds nothing");
             }
@@ -174,4 +178,49 @@ fn what_was_cut_off_and_made_long_again_before_anybody_looked_is_never_served_as
             assert!(matches!(error, Error::EndLost { .. }), "cut at {end}: {error}");
         });
     }
+}
+
+#[test]
+fn a_device_that_was_cut_off_and_made_longer_than_it_was_does_not_grow() {
+    let world = SimWorld::new(9, vec![SimDiskSpec::new("disk0", SIZE)]);
+    live(&world, async |m: SimMachine| {
+        let pool = create(&m).await;
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        write(&pool, &m, "v", 0, 7).await.expect("a write");
+        pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+        world.cut(0, SIZE / 4);
+        m.extend(0, 2 * SIZE);
+        let device = pool.info().devices[0].uuid;
+        let error = pool.grow_device(device).await.expect_err("what is left of it grows");
+        assert!(matches!(error, Error::ReadOnly { .. }), "{error}");
+        let error = byte_at(&pool, &m, 0).await.expect_err("what may be zeros is read");
+        assert!(matches!(error, Error::Device(_)), "{error}");
+    });
+    world.crash(CrashKind::Process);
+    live(&world, async |m: SimMachine| {
+        let error = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await.err().expect("zeros are served");
+        assert!(matches!(error, Error::EndLost { .. }), "{error}");
+    });
+}
+
+#[test]
+fn an_idle_pool_notices_by_itself_that_a_device_was_cut_off_and_made_long_again() {
+    let world = SimWorld::new(9, vec![SimDiskSpec::new("disk0", SIZE)]);
+    live(&world, async |m: SimMachine| {
+        let pool = create(&m).await;
+        pool.arm(&AlarmState::default());
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        write(&pool, &m, "v", 0, 7).await.expect("a write");
+        m.sleep(Duration::from_secs(20)).await;
+        assert_eq!(byte_at(&pool, &m, 0).await.expect("a read"), 7);
+        world.cut(0, SIZE / 4);
+        m.extend(0, SIZE);
+        m.sleep(Duration::from_secs(20)).await;
+        let error = byte_at(&pool, &m, 0).await.expect_err("what may be zeros is read");
+        assert!(matches!(error, Error::Device(_)), "{error}");
+        assert!(pool.read_only().is_some(), "it takes writes");
+        m.sleep(Duration::from_secs(1)).await;
+        let events = pool.events().await;
+        assert!(events.iter().any(|event| matches!(event, SpaceEvent::ReadOnly { rising: true, .. })), "{events:#?}");
+    });
 }

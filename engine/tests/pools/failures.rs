@@ -6,7 +6,7 @@ use crate::support::{assert_clean, create, filled, live, open, vdisk, world};
 use futures_util::future::join;
 use plimsoll_engine::{CreatePool, CreateVdisk, Error, OpenPool, Pool, Zeroes};
 use plimsoll_hardware::Machine;
-use plimsoll_hardware::sim::{CrashKind, FaultKind, FaultProfile, SimMachine};
+use plimsoll_hardware::sim::{CrashKind, FaultKind, FaultProfile, SimMachine, SimWorld};
 
 const BLOCK: u64 = 4096;
 const EXTENT: u64 = 65_536;
@@ -274,31 +274,73 @@ fn an_old_copy_of_a_device_is_refused_and_left_alone() {
 const RINGS: [u64; 2] = [64 << 10, (4 << 20) - (64 << 10) - RING_BYTES];
 const RING_BYTES: u64 = 128 << 10;
 
+/// A pool with a first write that was flushed and is in the journal only, after a power loss.
+fn with_a_journal() -> SimWorld {
+    let world = world(1, 1, 4);
+    live(&world, |machine| async move {
+        let pool = create(&machine).await;
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        write(&pool, &machine, 0, 1).await.expect("a write");
+        pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+    });
+    world.crash(CrashKind::Power);
+    let copies = RINGS.map(|ring| world.read_raw(0, ring, RING_BYTES));
+    assert!(copies[0] == copies[1] && copies[0].iter().any(|byte| *byte != 0), "the journal is elsewhere");
+    world
+}
+
+/// So many reads of these copies of the journal fail.
+fn fail_reads(world: &SimWorld, rings: &'static [u64], failures: u32) {
+    let left = Cell::new(failures);
+    world.filter_faults(move |site| {
+        let there = rings.iter().any(|ring| (*ring..ring + RING_BYTES).contains(&site.offset));
+        let fails = site.kind == FaultKind::ReadError && there && left.get() > 0;
+        left.set(left.get() - u32::from(fails));
+        fails
+    });
+    world.set_faults(FaultProfile { read_error: 10_000, ..FaultProfile::NONE });
+}
+
 #[test]
 fn a_journal_of_which_a_copy_is_lost_does_not_end_where_the_other_fails_to_be_read_at_first() {
     for failures in 1..=5 {
-        let world = world(1, 1, 4);
-        live(&world, |machine| async move {
-            let pool = create(&machine).await;
-            pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
-            write(&pool, &machine, 0, 1).await.expect("a write");
-            pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
-        });
-        world.crash(CrashKind::Power);
-        let copies = RINGS.map(|ring| world.read_raw(0, ring, RING_BYTES));
-        assert!(copies[0] == copies[1] && copies[0].iter().any(|byte| *byte != 0), "the journal is elsewhere");
+        let world = with_a_journal();
         world.write_raw(0, RINGS[0], &vec![0; RING_BYTES as usize]);
-        let left = Cell::new(failures);
-        world.filter_faults(move |site| {
-            let there = site.offset >= RINGS[1] && site.offset < RINGS[1] + RING_BYTES;
-            let fails = site.kind == FaultKind::ReadError && there && left.get() > 0;
-            left.set(left.get() - u32::from(fails));
-            fails
-        });
-        world.set_faults(FaultProfile { read_error: 10_000, ..FaultProfile::NONE });
+        fail_reads(&world, &RINGS[1..], failures);
         live(&world, |machine| async move {
             let pool = open(&machine, 1).await;
             assert_eq!(first_byte(&pool, &machine, 0).await.expect("a read"), 1, "after {failures} failures");
+        });
+    }
+}
+
+#[test]
+fn a_journal_of_which_no_copy_can_be_read_does_not_end_there() {
+    let world = with_a_journal();
+    fail_reads(&world, &RINGS, u32::MAX);
+    live(&world, |machine| async move {
+        let pool = open(&machine, 1).await;
+        let warnings = pool.info().recovery.warnings;
+        assert!(warnings.iter().any(|warning| warning.contains("cannot be read to its end")), "{warnings:?}");
+        assert!(pool.read_only().is_some(), "it takes writes");
+    });
+    world.heal();
+    live(&world, |machine| async move {
+        let pool = open(&machine, 1).await;
+        assert_eq!(first_byte(&pool, &machine, 0).await.expect("a read"), 1);
+        write(&pool, &machine, 0, 2).await.expect("it takes writes again");
+    });
+}
+
+#[test]
+fn one_copy_of_the_journal_that_cannot_be_read_is_no_reason_to_take_no_writes() {
+    for ring in [&RINGS[..1], &RINGS[1..]] {
+        let world = with_a_journal();
+        fail_reads(&world, ring, u32::MAX);
+        live(&world, |machine| async move {
+            let pool = open(&machine, 1).await;
+            assert_eq!(first_byte(&pool, &machine, 0).await.expect("a read"), 1);
+            write(&pool, &machine, 0, 2).await.expect("a write");
         });
     }
 }

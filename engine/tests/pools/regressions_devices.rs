@@ -350,3 +350,27 @@ fn a_journal_that_moves_has_its_blocks_before_a_root_names_them() {
         }
     }
 }
+
+#[test]
+fn a_device_whose_rear_label_is_lost_on_the_way_joins_and_has_it_after_the_next_start() {
+    let world = world(1, 2, 16);
+    let end = (16 << 20) - (64 << 10);
+    world.filter_faults(move |site| {
+        site.kind == FaultKind::Lost && site.disk == 1 && site.offset == end && site.length == 4096
+    });
+    world.set_faults(FaultProfile { lost: 10_000, ..FaultProfile::NONE });
+    live(&world, |m| async move {
+        let pool = create(&m).await;
+        pool.add_device(m.open(1), false).await.expect("a device joins");
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        pool.close().await.expect("a close");
+        assert_eq!(pool.read_only(), None);
+    });
+    assert!(world.faults_struck(FaultKind::Lost) > 0 && world.read_raw(1, end, 4096).iter().all(|byte| *byte == 0));
+    world.heal();
+    live(&world, |m| async move {
+        let pool = open(&m, 2).await;
+        assert_eq!(pool.info().recovery.healed, ["a label of disk1 was bad"]);
+        assert_clean(&pool, "it has its label").await;
+    });
+}

@@ -55,6 +55,9 @@ pub fn run(seed: u64) -> Tally {
     image.work(&session, CALM).expect("nothing stops the last life");
     assert!(image.closed, "a pool was not closed after the faults: {:?}", session.pool.info().read_only);
     count(&mut tally, &session);
+    image.stop(false);
+    // What was written then is compared, too.
+    start(&mut image, &mut tally, Faults::None);
     tally.add_world(&image.world);
     tally
 }
