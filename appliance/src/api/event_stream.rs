@@ -79,11 +79,14 @@ async fn stream_events(
         object: asked.object,
         ..EventQuery::after(position, PAGE)
     };
+    // One that cannot be read is told, not listened to.
+    log.list(EventQuery { limit: 1, ..query.clone() }).await?;
     let waiting = VecDeque::from([Bytes::from_static(b": events\n\n")]);
     let ended = log.ended();
     let listener = Listener { log, query, newest, ended, known_gap: 0, waiting, _place: place };
     let body = Body::from_stream(stream::unfold(listener, |mut listener| async {
-        listener.next().await.map(|chunk| (Ok::<_, std::convert::Infallible>(chunk), listener))
+        let chunk = listener.next().await.map_err(|problem| std::io::Error::other(problem.detail)).transpose()?;
+        Some((chunk, listener))
     }));
     let head = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     Ok((head, body).into_response())
@@ -104,21 +107,23 @@ struct Listener {
 
 impl Listener {
     /// The next piece; `None` when the daemon stops.
-    async fn next(&mut self) -> Option<Bytes> {
+    ///
+    /// # Errors
+    /// `internal` when the log cannot be read: the stream breaks off, and the client comes back with its number.
+    async fn next(&mut self) -> Answer<Option<Bytes>> {
         loop {
             if let Some(chunk) = self.waiting.pop_front() {
-                return Some(chunk);
+                return Ok(Some(chunk));
             }
             if *self.ended.borrow_and_update() {
-                return None;
+                return Ok(None);
             }
             // Seen before the look: what comes during it wakes us again.
             let last = *self.newest.borrow_and_update();
-            // A log that cannot be read ends the stream; the client comes back with its number.
-            let page = self.log.list(self.query.clone()).await.ok()?;
+            let page = self.log.list(self.query.clone()).await?;
             // After the page: what is let go after it is found the next time.
             let after = self.query.after;
-            if let Some((first, last)) = self.log.gap(after, self.known_gap).await.ok()? {
+            if let Some((first, last)) = self.log.gap(after, self.known_gap).await? {
                 self.known_gap = last;
                 let data = serde_json::json!({ "after": after, "first_missing_seq": first, "last_missing_seq": last });
                 self.waiting.push_back(Bytes::from(format!("event: gap\ndata: {data}\n\n")));
@@ -128,13 +133,14 @@ impl Listener {
                 tokio::select! {
                     _ = self.newest.changed() => {}
                     _ = self.ended.changed() => {}
-                    () = tokio::time::sleep(KEEP_ALIVE) => return Some(Bytes::from_static(b":\n\n")),
+                    () = tokio::time::sleep(KEEP_ALIVE) => return Ok(Some(Bytes::from_static(b":\n\n"))),
                 }
             }
             for event in page.items {
                 self.query.after = event.seq;
                 let (seq, kind) = (event.seq, event.kind.clone());
-                let json = serde_json::to_string(&CloudEvent::from(event)).ok()?;
+                let json = serde_json::to_string(&CloudEvent::from(event))
+                    .map_err(|error| Problem::new("internal", format!("event {seq} cannot be written: {error}")))?;
                 self.waiting.push_back(Bytes::from(format!("id: {seq}\nevent: {kind}\ndata: {json}\n\n")));
             }
         }
@@ -169,7 +175,7 @@ mod tests {
     /// The next piece: its kind, its id and its data.
     async fn next(listener: &mut Listener) -> (String, Option<u64>, Value) {
         let piece = tokio::time::timeout(Duration::from_secs(10), listener.next()).await.unwrap().unwrap();
-        let piece = String::from_utf8(piece.to_vec()).unwrap();
+        let piece = String::from_utf8(piece.unwrap().to_vec()).unwrap();
         let line = |name: &str| piece.lines().find_map(|line| line.strip_prefix(name));
         let data = serde_json::from_str(line("data: ").unwrap()).unwrap();
         (line("event: ").unwrap().to_owned(), line("id: ").map(|id| id.parse().unwrap()), data)
@@ -204,6 +210,27 @@ mod tests {
             let mut other = listener(&log, 400);
             append(&log, 1).await;
             assert_eq!(next(&mut other).await.1, Some(401));
+        });
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_read_breaks_the_stream_off_and_one_that_ends_ends_it() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let log = EventLog::open(dir.path()).unwrap();
+            append(&log, 500).await;
+            drop(log);
+            let log = EventLog::open(dir.path()).unwrap();
+            let mut client = listener(&log, 500);
+            log.end();
+            assert!(matches!(client.next().await, Ok(None)));
+            let log = {
+                drop((client, log));
+                EventLog::open(dir.path()).unwrap()
+            };
+            std::fs::File::options().write(true).open(dir.path().join("events.redb")).unwrap().set_len(4096).unwrap();
+            assert_eq!(listener(&log, 0).next().await.unwrap_err().code, "internal");
         });
     }
 }

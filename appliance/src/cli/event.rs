@@ -85,7 +85,7 @@ fn list(cx: &Context<'_>, events: &Events, unacknowledged: bool, limit: u64) -> 
     cx.render.list(&table::EVENT, answer)
 }
 
-/// Prints events until there were enough, or the daemon was stopped and is not back. Comes back with the number of the last one when the
+/// Prints events until there were enough, or, if any number is, the daemon was stopped and is not back. Comes back with the number of the last one when the
 /// connection ends.
 pub(super) fn watch(cx: &Context<'_>, events: &Events, count: Option<u64>, patience: &Patience) -> Answer<()> {
     let filters = cx.render.filters()?;
@@ -113,9 +113,10 @@ pub(super) fn watch(cx: &Context<'_>, events: &Events, count: Option<u64>, patie
             }
             // Nobody was ever there, or it is not for want of a daemon.
             Err(problem) if !heard || problem.code != "unreachable" => return Err(problem),
-            Err(_) if stopped && lost.is_some_and(|lost| lost.elapsed() > patience.stopped) => {
+            Err(problem) if stopped && lost.is_some_and(|lost| lost.elapsed() > patience.stopped) => {
                 eprintln!("it is not back; plimsoll event watch --after {last} goes on from here");
-                return Ok(());
+                // Fewer than were waited for are no good end.
+                return if left.is_some() { Err(problem) } else { Ok(()) };
             }
             Err(problem) if lost.is_some_and(|lost| lost.elapsed() > patience.lost) => return Err(problem),
             Err(_) => {}

@@ -114,7 +114,13 @@ fn create(cx: &Context<'_>, args: PoolCreate) -> Answer<()> {
             if let Some(path) = request.devices.iter().find(is_missing) {
                 return Err(another(("pool", &pool), &[format!("it is on {}, not on {path}", known.join(", "))]));
             }
-            let through = |device: &&Value| device.get("buffered") != Some(&Value::Bool(request.buffered));
+            // What joined it later was not asked about.
+            let is_asked = |device: &Value| {
+                let path = device.get("path").and_then(Value::as_str).unwrap_or_default();
+                request.devices.iter().any(|asked| same_file(asked, path))
+            };
+            let through =
+                |device: &&Value| is_asked(device) && device.get("buffered") != Some(&Value::Bool(request.buffered));
             if let Some(device) = there.get("devices").and_then(Value::as_array).into_iter().flatten().find(through) {
                 let path = device.get("path").map(text).unwrap_or_default();
                 let differs = match request.buffered {

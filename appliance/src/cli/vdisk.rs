@@ -94,7 +94,8 @@ fn create(cx: &Context<'_>, args: VdiskCreate) -> Answer<()> {
                 |label: &Option<String>| label.as_ref().map(|label| json!(Some(label).filter(|at| !at.is_empty())));
             let bound = |bytes: Option<u64>| bytes.map(|bytes| json!(Some(bytes).filter(|bytes| *bytes > 0)));
             let wanted = [
-                ("designated_bytes", Some(json!(request.designated_bytes))),
+                // A share was of the pool as it was then, which may have grown.
+                ("designated_bytes", matches!(args.size, Size::Exact(_)).then(|| json!(request.designated_bytes))),
                 ("sector_bytes", request.sector_bytes.map(Value::from)),
                 ("write_cache", request.write_cache.map(|cache| json!(cache))),
                 ("on_full", text(&asked.on_full, |text| policy::on_full(text).map(policy::on_full_text))),

@@ -12,6 +12,8 @@ use crate::units::iec;
 
 const POOL: &str = "tank";
 const FILE: &str = "tank.img";
+/// Is there while the file is being made a pool: what was killed meanwhile is begun again.
+const UNFINISHED: &str = "tank.img.unfinished";
 const VDISK: &str = "disk1";
 const VDISK_BYTES: u64 = 10 << 30;
 const FILE_BYTES_MAX: u64 = 64 << 30;
@@ -35,15 +37,21 @@ pub(super) async fn embedded(node: &Node, buffered: bool) -> Answer<Vec<String>>
     if path.exists() {
         let import = ImportPool { paths: vec![device.clone()], name: None, buffered, force: Vec::new() };
         match node.import_pool(import).await {
+            Err(problem) if problem.code == "not-a-pool" && is_unfinished(&path) => {
+                std::fs::remove_file(&path).map_err(|error| cannot_make(&path, &error))?;
+            }
             // The daemon serves, so that what helps can be asked of it.
             Err(problem) if matches!(problem.code.as_str(), "damaged" | "not-a-pool") => {
                 node.note_not_served(POOL, &[device], problem).await;
                 return Ok(made);
             }
-            imported => drop(imported.map_err(|problem| with_a_way_out(problem, node.dir()))?),
+            imported => {
+                imported.map_err(|problem| with_a_way_out(problem, node.dir()))?;
+                made.push(format!("found pool {POOL} in {device}"));
+            }
         }
-        made.push(format!("found pool {POOL} in {device}"));
-    } else {
+    }
+    if made.is_empty() {
         let (bytes, free) = sparse_file(&path)?;
         create(node, &device, buffered).await?;
         let cache = if buffered { ", through the page cache" } else { "" };
@@ -64,8 +72,19 @@ pub(super) async fn embedded(node: &Node, buffered: bool) -> Answer<Vec<String>>
         let vdisk = node.create_vdisk(POOL, vdisk).await?;
         made.push(format!("made vdisk {}: {}, which takes no space until it is written", vdisk.name, iec(VDISK_BYTES)));
     }
+    let _ = std::fs::remove_file(path.with_file_name(UNFINISHED));
     node.set_embedded_made().await?;
     Ok(made)
+}
+
+/// Whether a start was killed before the file at `path` was a pool: it was being made one, or nothing was ever written to it.
+fn is_unfinished(path: &Path) -> bool {
+    let is_blank = || {
+        let file = std::fs::File::open(path)?;
+        rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(0)).map_err(std::io::Error::from)
+    };
+    let no_data = rustix::io::Errno::NXIO.raw_os_error();
+    path.with_file_name(UNFINISHED).exists() || is_blank().is_err_and(|error| error.raw_os_error() == Some(no_data))
 }
 
 async fn create(node: &Node, device: &str, buffered: bool) -> Answer<()> {
@@ -77,6 +96,7 @@ async fn create(node: &Node, device: &str, buffered: bool) -> Answer<()> {
         if let Err(error) = std::fs::remove_file(device) {
             tracing::warn!(device, %error, "the file of the embedded pool stays");
         }
+        let _ = std::fs::remove_file(Path::new(device).with_file_name(UNFINISHED));
     }
     created.map(drop).map_err(|problem| with_a_way_out(problem, node.dir()))
 }
@@ -93,19 +113,24 @@ fn with_a_way_out(problem: Problem, dir: &Path) -> Problem {
     ))
 }
 
+fn cannot_make(path: &Path, error: &std::io::Error) -> Problem {
+    Problem::new("internal", format!("the file {} of the embedded pool cannot be made: {error}", path.display()))
+        .hint("plimsoll serve --bare starts without it")
+}
+
 /// Makes the file; answers its size and what was free.
 fn sparse_file(path: &Path) -> Answer<(u64, u64)> {
-    let cannot = |error: std::io::Error| {
-        Problem::new("internal", format!("the file {} of the embedded pool cannot be made: {error}", path.display()))
-            .hint("plimsoll serve --bare starts without it")
-    };
+    let cannot = |error: std::io::Error| cannot_make(path, &error);
     let directory = path.parent().unwrap_or(path);
     let system = rustix::fs::statvfs(directory).map_err(|error| cannot(error.into()))?;
     let free = system.f_bavail.saturating_mul(system.f_frsize);
     let share = free / 100 * SHARE_OF_FREE_PCT / ROUND_BYTES * ROUND_BYTES;
     let bytes = share.clamp(ROUND_BYTES, FILE_BYTES_MAX);
     // What guests write is nobody else's business.
-    let make = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.set_len(bytes);
+    let make = || {
+        std::fs::write(path.with_file_name(UNFINISHED), "")?;
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.set_len(bytes)
+    };
     make().map_err(cannot)?;
     Ok((bytes, free))
 }
@@ -170,6 +195,36 @@ pub(super) mod tests {
             let again = ImportPool { paths: Vec::new(), name: Some(POOL.into()), buffered: true, force };
             assert_eq!(node.import_pool(again).await.unwrap().state, crate::model::PoolState::Online);
         });
+    }
+
+    #[test]
+    fn a_first_start_that_was_killed_before_there_was_a_pool_is_made_up_for_by_the_next() {
+        use std::os::unix::fs::FileExt as _;
+        for (is_marked, is_written, is_made) in
+            [(true, false, true), (true, true, true), (false, false, true), (false, true, false)]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join(FILE);
+            sparse_file(&path).unwrap();
+            if !is_marked {
+                std::fs::remove_file(dir.path().join(UNFINISHED)).unwrap();
+            }
+            if is_written {
+                OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"a root, or anything", 8192).unwrap();
+            }
+            with_node(dir.path(), async |node| {
+                let made = embedded(&node, true).await.unwrap().join(" ");
+                let which = format!("marked {is_marked}, written {is_written}: {made}");
+                assert_eq!(
+                    made.contains("made pool tank") && made.contains("made vdisk tank/disk1"),
+                    is_made,
+                    "{which}"
+                );
+                let online = node.pools().first().is_some_and(|pool| pool.state == crate::model::PoolState::Online);
+                assert_eq!((online, node.embedded_made()), (is_made, is_made), "{which}");
+                assert!(!dir.path().join(UNFINISHED).exists(), "{which}");
+            });
+        }
     }
 
     #[test]

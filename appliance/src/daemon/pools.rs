@@ -186,6 +186,42 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_was_mistyped_is_not_why_a_configured_pool_is_not_served_and_that_it_cannot_be_opened_is() {
+        use std::os::fd::AsRawFd as _;
+        let (dir, made) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let there = made.path().join("a.img");
+        std::fs::File::create(&there).unwrap().set_len(128 << 20).unwrap();
+        configured_in(made.path(), &pool("x", &there), |_| {});
+        // What it holds can be read, and not written.
+        let sealed = rustix::fs::memfd_create("device", rustix::fs::MemfdFlags::ALLOW_SEALING).unwrap();
+        let sealed_path = format!("/proc/{}/fd/{}", std::process::id(), sealed.as_raw_fd());
+        std::fs::copy(&there, &sealed_path).unwrap();
+        rustix::fs::fcntl_add_seals(&sealed, rustix::fs::SealFlags::WRITE).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _inside = runtime.enter();
+        let file = dir.path().join("config.toml");
+        std::fs::write(&file, pool("x", &dir.path().join("gone.img"))).unwrap();
+        with_node(dir.path(), async |node| {
+            configured(&node, &Config::load(&file).unwrap()).await;
+            let reason = || node.pool_view("x").unwrap().reason.unwrap();
+            let import = async |path: &str, name: Option<&str>| {
+                let (paths, name) = (vec![path.to_owned()], name.map(str::to_owned));
+                node.import_pool(ImportPool { paths, name, buffered: true, force: Vec::new() }).await.unwrap_err()
+            };
+            let told = async || node.events().list(crate::event::EventQuery::after(0, 100)).await.unwrap().items.len();
+            import("/typo", Some("x")).await;
+            assert!(reason().contains("gone.img"), "{}", reason());
+            assert_eq!(told().await, 1);
+            for name in [Some("x"), None] {
+                let problem = import(&sealed_path, name).await;
+                assert_eq!(reason(), problem.detail);
+                assert!(!problem.detail.contains("gone.img"), "{problem:?}");
+            }
+            assert_eq!(told().await, 2);
+        });
+    }
+
+    #[test]
     fn two_copies_of_one_device_are_refused_with_words_that_help_in_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let [one, two] = ["a.img", "b.img"].map(|name| dir.path().join(name));

@@ -14,7 +14,7 @@ pub struct PoolDeviceView {
     pub uuid: String,
     /// Its pool.
     pub pool: String,
-    /// It goes through the page cache.
+    /// It goes through the page cache; while its pool is not open: it will.
     pub buffered: bool,
     /// Its place in the pool.
     pub index: Option<u16>,

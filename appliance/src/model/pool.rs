@@ -128,11 +128,14 @@ pub struct GrowthView {
     pub impossible: Option<String>,
 }
 
-/// What a check of a pool found.
+/// What a check of a pool found; until one was made, what its start found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LastCheckView {
     /// When it was through.
     pub ended_at: String,
+    /// No check was made yet: it is the start that found and healed it.
+    #[serde(default)]
+    pub at_start: bool,
     /// Things that were not as they should be.
     pub findings: u64,
     /// Data was lost or is at risk.

@@ -59,7 +59,7 @@ impl Node {
         let _ = self.start_check("audit", pool).1.await;
     }
 
-    /// Remembers what opening a pool has healed, as a check would, and tells it.
+    /// Remembers what opening a pool has healed, until a check finds it no more, and tells it.
     pub(super) fn note_healed(&self, pool: &Pool<Handle>) {
         let info = pool.info();
         let Some(first) = info.recovery.healed.first() else { return };
@@ -68,7 +68,8 @@ impl Node {
             findings: info.recovery.healed.len() as u64,
             loss: false,
             healed: true,
-            first: Some(format!("{first} when it was opened")),
+            first: Some(first.clone()),
+            at_start: true,
         };
         if let Some(reason) = told(&found) {
             pool.raise(SpaceEvent::CheckFound { reason, loss: false, rising: true });
@@ -85,6 +86,7 @@ impl Node {
             loss: check.findings.iter().any(|finding| finding.loss),
             healed: !check.findings.is_empty() && check.findings.iter().all(|finding| finding.healed),
             first: check.findings.first().map(|finding| finding.message.clone()),
+            at_start: false,
         };
         let before = self.0.checked.borrow_mut().insert(uuid, found.clone());
         let reason = told(&found);
@@ -132,5 +134,6 @@ fn told(found: &LastCheckView) -> Option<String> {
         (true, 1) => " and healed it",
         (true, _) => " and healed them",
     };
-    Some(format!("the check found {}{healed}: {}", counted(found.findings, "thing"), found.first.as_ref()?))
+    let who = if found.at_start { "the start" } else { "the check" };
+    Some(format!("{who} found {}{healed}: {}", counted(found.findings, "thing"), found.first.as_ref()?))
 }

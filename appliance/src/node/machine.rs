@@ -47,7 +47,17 @@ impl Node {
                 OpenOptions::default().lock_patience
             },
         };
-        self.machine().open_device(path, options).await.map_err(|error| cannot_open(path, &error))
+        let buffered = options.buffered;
+        let opened = self.machine().open_device(path, options).await.map_err(|error| cannot_open(path, &error))?;
+        if purpose == Purpose::Serve {
+            self.0.opened.borrow_mut().insert(absolute(path), buffered);
+        }
+        Ok(opened)
+    }
+
+    /// Whether the device at `path` goes through the page cache, as it was opened to be served from last.
+    pub(super) fn goes_buffered(&self, path: &str) -> bool {
+        self.0.opened.borrow().get(&absolute(path)).is_some_and(|buffered| *buffered)
     }
 
     /// Whether `path` was allowed to go through the page cache.
@@ -58,6 +68,14 @@ impl Node {
     /// Allows paths to go through the page cache from now on.
     pub fn allow_buffered<'a>(&self, paths: impl IntoIterator<Item = &'a String>) {
         self.0.buffered.borrow_mut().extend(paths.into_iter().map(|path| absolute(path)));
+    }
+
+    /// The same for one change, if that was `asked` for: for good only if it succeeds.
+    pub(super) fn allow_for(&self, asked: bool, paths: &[String]) -> Allowed<'_> {
+        let mut buffered = self.0.buffered.borrow_mut();
+        let mut added: Vec<String> = paths.iter().filter(|_| asked).map(|path| absolute(path)).collect();
+        added.retain(|path| buffered.insert(path.clone()));
+        Allowed { node: self, added }
     }
 
     /// What is on an open device besides a pool, in words; `None` when nothing is recognised.
@@ -75,6 +93,28 @@ impl Node {
         let device = self.open_device(path, purpose).await?;
         let label = identify(self.machine(), &device).await?;
         Ok((device, label))
+    }
+}
+
+/// A permission to go through the page cache that is taken back unless it is kept.
+#[must_use]
+pub(super) struct Allowed<'a> {
+    node: &'a Node,
+    added: Vec<String>,
+}
+
+impl Allowed<'_> {
+    pub(super) fn keep(mut self) {
+        self.added.clear();
+    }
+}
+
+impl Drop for Allowed<'_> {
+    fn drop(&mut self) {
+        let mut buffered = self.node.0.buffered.borrow_mut();
+        for path in &self.added {
+            buffered.remove(path);
+        }
     }
 }
 

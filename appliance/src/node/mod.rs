@@ -99,6 +99,8 @@ struct Inner {
     configured: RefCell<BTreeMap<String, Vec<String>>>,
     /// Paths of devices that may go through the page cache.
     buffered: RefCell<BTreeSet<String>>,
+    /// Whether they do, of all that were opened to be served from.
+    opened: RefCell<BTreeMap<String, bool>>,
     exports: exports::Exports,
     events: EventLog,
     /// Pools that were let go: what still comes from them leaves no alarms behind.
@@ -155,6 +157,7 @@ impl Node {
             jobs: RefCell::default(),
             configured: RefCell::default(),
             buffered: RefCell::new(buffered),
+            opened: RefCell::default(),
             exports: exports::Exports::default(),
             webhooks: Webhooks::new(events.clone()),
             events,

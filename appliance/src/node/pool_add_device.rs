@@ -36,8 +36,10 @@ impl Node {
     /// The same, by somebody who has the turn and needs the space now, whether that can be made durable or not: that is left to
     /// [`Node::note`].
     pub(super) async fn add_in_turn(&self, name: &str, request: AddDevice) -> Answer<()> {
+        let allowed = self.allow_for(request.buffered, std::slice::from_ref(&request.path));
         let (pool, device, force) = self.prepare_device(name, &request).await?;
         pool.add_device(device, force.foreign).await?;
+        allowed.keep();
         let record = self.record_of(&pool);
         let noted = self.note(|state| {
             state.forget_spare(|spare| same_file(spare, &request.path));
@@ -56,6 +58,7 @@ impl Node {
     pub async fn plan_add_device(&self, name: &str, request: AddDevice) -> Answer<Plan> {
         let _turn = self.turn().await?;
         self.room_for_one_more(name, &request.path).await?;
+        let _allowed = self.allow_for(request.buffered, std::slice::from_ref(&request.path));
         let (pool, device, force) = self.prepare_device(name, &request).await?;
         pool.check_add_device(&device, force.foreign).await?;
         let (path, name) = (&device.geometry().path, pool.info().name);
@@ -75,9 +78,6 @@ impl Node {
     async fn prepare_device(&self, name: &str, request: &AddDevice) -> Answer<(Pool<Handle>, Device, Force)> {
         let pool = self.pool(name)?;
         let force = Force::of(&request.force)?;
-        if request.buffered {
-            self.allow_buffered([&request.path]);
-        }
         let device = self.open_new(&request.path, Some(pool.info().uuid), force).await?;
         Ok((pool, device, force))
     }

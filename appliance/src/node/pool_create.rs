@@ -24,6 +24,7 @@ impl Node {
     /// `spare`, or holds something, unless it has `foreign`. Nothing is written then.
     pub async fn create_pool(&self, request: CreatePool) -> Answer<PoolView> {
         let _turn = self.turn().await?;
+        let allowed = self.allow_for(request.buffered, &request.devices);
         let (spec, devices) = self.prepare_pool(&request).await?;
         let name = spec.name.clone();
         let pool = Pool::create(self.machine(), spec, devices).await?;
@@ -31,6 +32,7 @@ impl Node {
             let detail = format!("pool {name} was made, and closed again: {}", problem.detail);
             Problem { detail, ..problem }.hint(format!("plimsoll pool import {}", request.devices.join(" ")))
         })?;
+        allowed.keep();
         tracing::info!(pool = name, "pool created");
         self.pool_view(&name)
     }
@@ -41,6 +43,7 @@ impl Node {
     /// As [`Node::create_pool`], but for a lack of room below the devices, which shows when it is asked for.
     pub async fn plan_create_pool(&self, request: CreatePool) -> Answer<Plan> {
         let _turn = self.turn().await?;
+        let _allowed = self.allow_for(request.buffered, &request.devices);
         let (spec, devices) = self.prepare_pool(&request).await?;
         let mut plan = Plan::of([format!("create pool {} with extents of {} bytes", spec.name, spec.extent_bytes)]);
         for device in &devices {
@@ -74,9 +77,6 @@ impl Node {
             }
         }
         let force = Force::of(&request.force)?;
-        if request.buffered {
-            self.allow_buffered(&request.devices);
-        }
         let mut devices = Vec::new();
         for path in &request.devices {
             devices.push(self.open_new(path, None, force).await?);
@@ -138,7 +138,7 @@ impl Node {
         let info = pool.info();
         let device = |device: &engine::DeviceInfo| {
             let path = absolute(&device.path);
-            DeviceRecord { uuid: device.uuid, buffered: self.is_buffered(&path), path }
+            DeviceRecord { uuid: device.uuid, buffered: self.goes_buffered(&path), path }
         };
         PoolRecord { name: info.name, uuid: info.uuid, devices: info.devices.iter().map(device).collect() }
     }

@@ -29,19 +29,36 @@ impl Node {
         let _turn = self.turn().await?;
         let truncated = is_truncated(&request)?;
         let paths = named(&request);
+        let allowed = self.allow_for(request.buffered, &paths);
         let prepared = self.prepare_import(&request, &paths, truncated).await;
-        if let (Err(problem), Some(devices)) = (&prepared, request.name.as_ref().and_then(|name| self.configured(name)))
-        {
-            self.note_not_served(request.name.as_deref().unwrap_or_default(), &devices, problem.clone()).await;
+        // What is wrong with other paths is not why the configured ones are not served.
+        if let (Err(problem), Some(name), true) = (&prepared, &request.name, paths.is_empty()) {
+            self.note_configured(name, problem).await;
         }
-        match prepared? {
-            Import::Again(record) => self.open_again(record, paths, truncated).await,
+        let imported = match prepared? {
+            Import::Again(record) => self.open_again(record, paths, truncated).await?,
             Import::New(label, devices) => {
-                let pool = self.open_on(devices, truncated).await?;
+                let name = label.pool_name;
+                let pool = match self.open_on(devices, truncated).await.map_err(Problem::from) {
+                    Ok(pool) => pool,
+                    Err(problem) => {
+                        self.note_configured(&name, &problem).await;
+                        return Err(problem);
+                    }
+                };
                 self.adopt(pool).await?;
-                tracing::info!(pool = label.pool_name, "pool imported");
-                self.pool_view(&label.pool_name)
+                tracing::info!(pool = name, "pool imported");
+                self.pool_view(&name)?
             }
+        };
+        allowed.keep();
+        Ok(imported)
+    }
+
+    /// Notes why the pool `name`, if only the configuration knows of it, is not served.
+    async fn note_configured(&self, name: &str, problem: &Problem) {
+        if let Some(devices) = self.configured(name) {
+            self.note_not_served(name, &devices, problem.clone()).await;
         }
     }
 
@@ -53,6 +70,7 @@ impl Node {
         let _turn = self.turn().await?;
         let truncated = is_truncated(&request)?;
         let paths = named(&request);
+        let _allowed = self.allow_for(request.buffered, &paths);
         let step = match self.prepare_import(&request, &paths, truncated).await? {
             Import::New(label, devices) => {
                 let name = &label.pool_name;
@@ -71,9 +89,6 @@ impl Node {
     }
 
     async fn prepare_import(&self, request: &ImportPool, paths: &[String], truncated: bool) -> Answer<Import> {
-        if request.buffered {
-            self.allow_buffered(paths);
-        }
         if let Some(name) = &request.name {
             let name = self.pool_name(name)?;
             return match self.configured(&name) {
@@ -111,7 +126,7 @@ impl Node {
             let detail = format!("another pool named {} is here already", label.pool_name);
             return Err(Problem::new("exists", detail).hint(format!("plimsoll pool export {}", label.pool_name)));
         }
-        let devices = self.find_whole(label.pool, &paths, found, truncated).await?;
+        let devices = self.find_whole((label.pool, &[]), &paths, found, truncated).await?;
         Ok(Import::New(label, devices))
     }
 

@@ -7,7 +7,6 @@ use plimsoll_hardware::Machine;
 use plimsoll_hardware::reactor::Handle;
 
 use super::division::Division;
-use super::machine::absolute;
 use super::state::PoolRecord;
 use super::{Node, Slot};
 use crate::model::{CountersView, PoolDeviceView, PoolState, PoolView, RecoveryView, time_of};
@@ -32,10 +31,8 @@ impl Node {
             Some(Slot::Open(pool)) => {
                 let info = pool.info();
                 let view = online(pool, self.machine().now());
-                let buffered = |device: PoolDeviceView| PoolDeviceView {
-                    buffered: self.is_buffered(&absolute(&device.path)),
-                    ..device
-                };
+                let buffered =
+                    |device: PoolDeviceView| PoolDeviceView { buffered: self.goes_buffered(&device.path), ..device };
                 Ok(PoolView {
                     devices: view.devices.into_iter().map(buffered).collect(),
                     growth: self.growth_view(info.uuid),

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::{Builder, Uuid};
 
 use super::scan::{Found, Paths, missing};
-use super::state::PoolRecord;
+use super::state::{DeviceRecord, PoolRecord};
 use super::{Device, Node, Slot};
 use crate::problem::{Answer, Problem};
 
@@ -19,6 +19,20 @@ fn stand_in(name: &str) -> Uuid {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest[..16]);
     Builder::from_random_bytes(bytes).into_uuid()
+}
+
+/// That the device with the UUID `device` is missing, with all that was seen instead.
+fn not_there(missing: Problem, device: Uuid, remembered: &[DeviceRecord], failed: &[Problem]) -> Problem {
+    let is_unkept = !remembered.is_empty() && remembered.iter().all(|known| known.uuid != device);
+    let unkept = if is_unkept { JOINED_UNKEPT } else { "" };
+    let seen: String = failed.iter().map(|problem| format!("; {}", problem.detail)).collect();
+    let problem = Problem { detail: format!("{}{unkept}{seen}", missing.detail), ..missing };
+    let copies = failed.iter().find(|problem| problem.code == "conflict").and_then(|copies| copies.hint.clone());
+    match copies {
+        Some(hint) => problem.hint(hint),
+        None if is_unkept => problem.hint("plimsoll pool import PATH, with the path of that device"),
+        None => problem,
+    }
 }
 
 impl Node {
@@ -95,36 +109,36 @@ impl Node {
             let detail = format!("pool {} calls itself {} on its devices", record.name, label.pool_name);
             return Err(Problem::new("conflict", detail));
         }
-        let failed: String = found.failed.iter().map(|problem| format!("; {}", problem.detail)).collect();
-        self.find_whole(record.uuid, &paths, found, truncated).await.map_err(|error| match error {
-            Error::DeviceMissing { device, .. } => {
-                let is_known = record.devices.iter().any(|known| known.uuid == device);
-                let problem = Problem::from(error);
-                let detail = problem.detail.clone() + if is_known { "" } else { JOINED_UNKEPT } + &failed;
-                let problem = Problem { detail, ..problem };
-                if is_known { problem } else { problem.hint("plimsoll pool import PATH, with the path of that device") }
-            }
-            error => error.into(),
-        })
+        self.find_whole((record.uuid, &record.devices), &paths, found, truncated).await
     }
 
     /// The devices of a pool of which some were found at `paths`, if it can be opened on them: where the pool itself knows of more than
-    /// the labels at hand do, and than is remembered, these are looked for everywhere. `truncated`: even if the end of a device is gone.
+    /// the labels at hand do, and than is `remembered`, if it is, these are looked for everywhere. `truncated`: even if the end of a device
+    /// is gone.
     pub(super) async fn find_whole(
         &self,
-        pool: Uuid,
+        (pool, remembered): (Uuid, &[DeviceRecord]),
         paths: &Paths,
         found: Found,
         truncated: bool,
-    ) -> plimsoll_engine::Result<Vec<Device>> {
+    ) -> Answer<Vec<Device>> {
         let options = self.how_to_open(truncated);
         let check = async |found: Found| {
             Pool::check_open(self.machine(), &options, found.devices.into_values().collect()).await
         };
         match check(found).await {
-            Err(Error::DeviceMissing { .. }) => check(self.find_devices(Some(pool), paths, usize::MAX).await).await,
-            checked => checked,
+            Err(Error::DeviceMissing { .. }) => {}
+            checked => return Ok(checked?),
         }
+        let mut found = self.find_devices(Some(pool), paths, usize::MAX).await;
+        if let Some(twins) = found.twins {
+            return Err(twins);
+        }
+        let failed = std::mem::take(&mut found.failed);
+        check(found).await.map_err(|error| match error {
+            Error::DeviceMissing { device, .. } => not_there(error.into(), device, remembered, &failed),
+            error => error.into(),
+        })
     }
 
     fn how_to_open(&self, truncated: bool) -> OpenPool {

@@ -24,7 +24,7 @@ pub(super) struct Found {
     pub(super) devices: BTreeMap<Uuid, Device>,
     /// The label that knows of most devices: one that was written before a device was added knows of fewer.
     pub(super) label: Option<Label>,
-    /// Why a path that was expected to be one is none.
+    /// Why a path that was expected to be one is none, and which copies were seen.
     pub(super) failed: Vec<Problem>,
     /// Two of the paths that were named lead to copies of one device.
     pub(super) twins: Option<Problem>,
@@ -37,11 +37,6 @@ impl Found {
     }
 
     fn add(&mut self, label: Label, device: Device) {
-        if let Some(other) = self.devices.get(&label.device) {
-            let paths = [other, &device].map(|device| device.geometry().path.clone());
-            self.twins = Some(twins(&label, &paths));
-            return;
-        }
         self.devices.insert(label.device, device);
         if self.label.as_ref().is_none_or(|known| known.device_count < label.device_count) {
             self.label = Some(label);
@@ -72,8 +67,14 @@ impl Node {
             match self.open_labelled(path, Purpose::Serve).await {
                 Ok((_, None)) => found.failed.push(not_a_pool(path)),
                 Ok((device, Some(label))) if *pool.get_or_insert(label.pool) == label.pool => {
-                    if !paths.has_chosen(index, found.devices.get(&label.device)) {
-                        found.add(label, device);
+                    let there = found.devices.get(&label.device).map(|there| there.geometry().path.clone());
+                    match there.map(|there| (paths.named.contains(&there), twins(&label, &[there, path.clone()]))) {
+                        None => found.add(label, device),
+                        Some((_, twins)) if index < paths.named.len() => found.twins = Some(twins),
+                        // Who names one of two has chosen.
+                        Some((true, _)) => {}
+                        // Nobody said so, and names of devices wander: the one that is missed may be elsewhere.
+                        Some((false, twins)) => found.failed.push(twins),
                     }
                 }
                 Ok((_, Some(label))) => {
@@ -145,12 +146,6 @@ pub(super) struct Paths {
 impl Paths {
     fn all(&self) -> Vec<String> {
         self.named.iter().chain(&self.known).cloned().collect()
-    }
-
-    /// Whether the path at `index` counts for nothing, because `there`, which says that it is the same device, was named, and it was not:
-    /// who names one of two has chosen.
-    fn has_chosen(&self, index: usize, there: Option<&Device>) -> bool {
-        index >= self.named.len() && there.is_some_and(|there| self.named.contains(&there.geometry().path))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The node against real files: changes that come at once, and what it says of itself.
 
 mod audit;
+mod buffered;
 mod decided;
 pub(super) mod failing;
 mod growth;

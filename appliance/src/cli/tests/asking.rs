@@ -31,9 +31,9 @@ fn what_is_there_already_is_as_good_as_made_only_if_it_is_what_was_asked_for() {
     same("vdisk create tank/a --size 1G");
     same("vdisk create tank/a --size 1G --if-not-exists");
     same("vdisk create tank/a --size 1G --sector 512 --quota none --reservation 0 --if-not-exists");
-    differs("vdisk create tank/a --size 50% --if-not-exists", "designated is 1 GiB");
     same("vdisk create tank/half --size 50%");
     same("vdisk create tank/half --size 50% --if-not-exists");
+    differs("vdisk create tank/half --size 50% --sector 4096 --if-not-exists", "sector is 512");
     differs(
         "vdisk create tank/a --size 2G --if-not-exists",
         "designated is 1 GiB (1073741824), not 2 GiB (2147483648)",
@@ -52,6 +52,11 @@ fn what_is_there_already_is_as_good_as_made_only_if_it_is_what_was_asked_for() {
     std::fs::File::create(&elsewhere).unwrap().set_len(super::DEVICE_BYTES).unwrap();
     let other = format!("pool create tank --device {} --buffered --if-not-exists", elsewhere.display());
     differs(&other, &format!("it is on {}, not on {}", device.display(), elsewhere.display()));
+    // What it has grown by was asked for by somebody else.
+    same(&format!("pool add-device tank --device {}", elsewhere.display()));
+    same(&there);
+    same("vdisk create tank/half --size 50% --if-not-exists");
+    differs(&other, "does not go through the page cache, and --buffered was said");
     let secret = dir.path().join("secret.txt");
     std::fs::write(&secret, "correct horse battery").unwrap();
     let hook = |url: &str| format!("webhook add ops --url {url} --secret-file {} --if-not-exists", secret.display());
@@ -137,7 +142,7 @@ fn figures_that_can_never_be_reached_are_refused() {
 #[test]
 fn a_watch_of_a_daemon_that_was_stopped_ends_well_and_of_one_that_broke_off_does_not() {
     use std::io::{Read as _, Write as _};
-    let watched = |last: &'static [u8]| {
+    let watched = |words: &str, last: &'static [u8]| {
         let dir = tempfile::tempdir().unwrap();
         let path = super::control_socket(dir.path());
         let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -152,7 +157,7 @@ fn a_watch_of_a_daemon_that_was_stopped_ends_well_and_of_one_that_broke_off_does
         let client = Client::new(dir.path());
         let patience =
             crate::cli::event::Patience { stopped: std::time::Duration::ZERO, lost: std::time::Duration::ZERO };
-        let cli = Cli::try_parse_from(["plimsoll", "event", "watch", "--after", "7"]).unwrap();
+        let cli = Cli::try_parse_from(words.split(' ')).unwrap();
         let Some(crate::cli::args::Command::Event(crate::cli::args::Event::Watch { events, count })) = cli.command
         else {
             panic!("no watch");
@@ -162,6 +167,8 @@ fn a_watch_of_a_daemon_that_was_stopped_ends_well_and_of_one_that_broke_off_does
         daemon.join().unwrap();
         ended.map_err(|problem| problem.code)
     };
-    assert_eq!(watched(b"0\r\n\r\n"), Ok(()));
-    assert_eq!(watched(b""), Err("unreachable".to_owned()));
+    let (any, one) = ("plimsoll event watch --after 7", "plimsoll event watch --after 7 --count 1");
+    let lost = || Err("unreachable".to_owned());
+    assert_eq!((watched(any, b"0\r\n\r\n"), watched(any, b"")), (Ok(()), lost()));
+    assert_eq!((watched(one, b"0\r\n\r\n"), watched(one, b"")), (lost(), lost()), "fewer than were waited for");
 }

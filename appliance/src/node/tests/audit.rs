@@ -30,7 +30,7 @@ async fn kinds(node: &Node) -> Vec<String> {
 }
 
 fn finding(node: &Node) -> Option<HealthFinding> {
-    node.status().findings.into_iter().find(|finding| finding.reason.contains("the check found"))
+    node.status().findings.into_iter().find(|finding| finding.reason.contains(" found "))
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn what_a_check_finds_is_a_finding_of_the_status_until_a_check_finds_it_no_more(
         node.check_pool("tank").unwrap();
         last_check(&node, |check| check.findings > 0).await;
         let said = finding(&node).unwrap();
-        assert!(said.reason.contains("found 1 thing and healed it: label 0 of "), "{said:?}");
+        assert!(said.reason.contains("the check found 1 thing and healed it: label 0 of "), "{said:?}");
         assert_eq!((said.health, node.status().health), (Health::Ok, Health::Ok), "nobody has to do anything");
         crate::cli::hints::assert_advice_can_be_followed(&said.advice);
         node.check_pool("tank").unwrap();
@@ -93,8 +93,10 @@ fn what_a_start_heals_is_shown_and_told_and_is_over_when_a_check_finds_it_no_mor
         assert!(healed.iter().any(|said| said.starts_with("a root of ")), "{healed:?}");
         assert_eq!(healed.len(), 2);
         let said = finding(&node).unwrap();
-        assert!(said.health == Health::Ok && said.reason.contains("found 2 things and healed them"), "{said:?}");
-        last_check(&node, |check| check.findings == 0).await;
+        assert_eq!((said.health, view.last_check.map(|found| found.at_start)), (Health::Ok, Some(true)));
+        assert!(said.reason.contains("the start found 2 things and healed them"), "{said:?}");
+        let checked = last_check(&node, |check| check.findings == 0).await;
+        assert!(!checked.at_start, "{checked:?}");
         while kinds(&node).await.len() < 2 {
             node.machine().sleep(EVERY).await;
         }

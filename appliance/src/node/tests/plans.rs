@@ -136,3 +136,35 @@ fn of_a_known_pool_and_a_copy_that_is_named_the_copy_counts_and_of_two_that_are_
         assert!(copies.iter().all(|copy| problem.detail.contains(copy)), "{problem:?}");
     });
 }
+
+#[test]
+fn a_known_path_that_leads_to_a_device_that_is_there_already_keeps_no_pool_from_starting() {
+    with_node(|node, dir| async move {
+        tank(&node, &dir).await;
+        let second = AddDevice { path: file(&dir, "second.img", 64 * MIB), force: Vec::new(), buffered: true };
+        node.add_device("tank", second).await.unwrap();
+        let record = node.0.state.borrow().pools[0].clone();
+        drop(node.take_out("tank").await);
+        let [first, known, moved, copy] =
+            ["tank.img", "second.img", "moved.img", "copy.img"].map(|name| dir.join(name).display().to_string());
+        node.allow_buffered([&moved, &copy]);
+        std::fs::rename(&known, &moved).unwrap();
+        std::fs::copy(&first, &known).unwrap();
+        let found = async |named: &[&String]| {
+            let named = named.iter().map(|path| (*path).clone()).collect();
+            let devices = node.find_known(&record, named, false).await?;
+            Ok::<_, Problem>(devices.iter().map(|device| device.geometry().path.clone()).collect::<Vec<_>>())
+        };
+        let mut paths = found(&[]).await.unwrap();
+        paths.sort();
+        assert_eq!(paths, [moved.clone(), first.clone()]);
+        assert_eq!(found(&[&first, &known]).await.unwrap_err().code, "conflict", "who names both has not chosen");
+        // Of the one that is missing there are two: both are said.
+        std::fs::copy(&moved, &copy).unwrap();
+        let problem = found(&[]).await.unwrap_err();
+        let all = [&first, &known, &moved, &copy].iter().all(|path| problem.detail.contains(path.as_str()));
+        assert!(problem.code == "device-missing" && all, "{problem:?}");
+        assert!(problem.hint.clone().unwrap().contains("keep only the one"), "{problem:?}");
+        assert_advice_can_be_followed(&problem.hint.unwrap());
+    });
+}
