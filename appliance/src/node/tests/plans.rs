@@ -81,7 +81,7 @@ fn a_plan_to_import_a_device_that_was_cut_off_is_refused_until_that_is_accepted(
             let problem = both(request).await;
             let hint = problem.hint.clone().unwrap();
             assert!(
-                hint.contains(&format!("first make it long again (truncate -s {} {path})", 128 * MIB)),
+                hint.contains(&format!("first make it long again (a file: truncate -s {} {path})", 128 * MIB)),
                 "{problem:?}"
             );
             assert_advice_can_be_followed(&hint);
