@@ -85,8 +85,8 @@ fn list(cx: &Context<'_>, events: &Events, unacknowledged: bool, limit: u64) -> 
     cx.render.list(&table::EVENT, answer)
 }
 
-/// Prints events until there were enough, or, if any number is, the daemon was stopped and is not back. Comes back with the number of the last one when the
-/// connection ends.
+/// Prints events until there were enough, or, if any number is, the daemon was stopped and is not back. Comes back with the number of the
+/// last one when the connection ends.
 pub(super) fn watch(cx: &Context<'_>, events: &Events, count: Option<u64>, patience: &Patience) -> Answer<()> {
     let filters = cx.render.filters()?;
     let begin = match events.after {

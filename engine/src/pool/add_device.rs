@@ -10,7 +10,7 @@ use super::identify::read_label;
 use super::layout::{lay_out, next_base, rings_kept};
 use crate::error::{Error, Result};
 use crate::event::SpaceEvent;
-use crate::format::{DEVICES_MAX, ExtentId, LabelPage, PAGE_BYTES, WRITTEN_FEATURES};
+use crate::format::{DEVICES_MAX, DeviceSlot, ExtentId, LabelPage, PAGE_BYTES, Standing};
 use crate::media::{Disk, Drive};
 use crate::vdisk::Store;
 
@@ -81,21 +81,16 @@ impl<M: Machine> Pool<M> {
         let kept = rings_kept(device.geometry().size, ring_pages);
         let layout = lay_out(device.geometry(), extent_bytes, kept, ring_pages)?;
         let (index, extent_base) = self.place_for(layout.extents)?;
-        Ok(LabelPage {
-            features: WRITTEN_FEATURES,
-            pool: store.identity.uuid,
+        let slot = DeviceSlot {
             device: new_uuid(machine),
-            index,
-            devices: store.media.disks().len() as u16 + 1,
-            extent_bytes,
             size: device.geometry().size / PAGE_BYTES as u64 * PAGE_BYTES as u64,
             extents_page: layout.extents_page,
             extents: layout.extents,
             extent_base,
-            rings: store.identity.rings,
-            created_ms: store.identity.created_ms,
-            name: store.identity.name.clone(),
-        })
+            standing: Standing::InUse,
+            rate_kib: 0,
+        };
+        Ok(store.label_of(index, store.media.disks().len() + 1, &slot))
     }
 
     /// Where in the root's table a stretch of so many extents goes, and its first extent: the place of a device that has left if it

@@ -12,6 +12,7 @@ use crate::format::{
     RingPlace, RootPage, Standing, TreeRoot, WRITTEN_FEATURES, is_name,
 };
 use crate::space::{META_EXTENT_BYTES, reserve_extents};
+use crate::vdisk::Store;
 
 /// Bytes written at once while a ring is cleared.
 const CLEAR_BYTES: usize = 1 << 20;
@@ -218,6 +219,27 @@ pub(super) fn device_slot(label: &LabelPage) -> DeviceSlot {
         extent_base: label.extent_base,
         standing: Standing::InUse,
         rate_kib: 0,
+    }
+}
+
+impl<M: Machine> Store<M> {
+    /// The label of a device of this pool at `index`, one of `devices`: what [`device_slot`] takes from it, and what all labels say.
+    pub(super) fn label_of(&self, index: u16, devices: usize, slot: &DeviceSlot) -> LabelPage {
+        LabelPage {
+            features: WRITTEN_FEATURES,
+            pool: self.identity.uuid,
+            device: slot.device,
+            index,
+            devices: devices as u16,
+            extent_bytes: self.media.extent_bytes as u32,
+            size: slot.size,
+            extents_page: slot.extents_page,
+            extents: slot.extents,
+            extent_base: slot.extent_base,
+            rings: self.identity.rings,
+            created_ms: self.identity.created_ms,
+            name: self.identity.name.clone(),
+        }
     }
 }
 

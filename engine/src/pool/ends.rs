@@ -6,7 +6,7 @@ use std::time::Duration;
 use plimsoll_hardware::{Buffer, Device, Durability, Machine};
 
 use super::layout::{label_places, root_places};
-use crate::format::{LabelPage, PAGE_BYTES, RootPage, WRITTEN_FEATURES};
+use crate::format::{DeviceSlot, LabelPage, PAGE_BYTES, RootPage};
 use crate::media::Drive;
 use crate::vdisk::Store;
 
@@ -123,22 +123,8 @@ async fn label_at<M: Machine>(store: &Rc<Store<M>>, drive: &Drive<M::Device>, pl
 
 /// The label of a device as an open pool knows it.
 async fn known_label<M: Machine>(store: &Rc<Store<M>>, drive: &Drive<M::Device>, size: u64) -> Buffer {
-    let (slot, identity) = (drive.slot(), &store.identity);
-    let label = LabelPage {
-        features: WRITTEN_FEATURES,
-        pool: identity.uuid,
-        device: slot.device,
-        index: drive.index,
-        devices: store.media.disks().len() as u16,
-        extent_bytes: store.media.extent_bytes as u32,
-        size,
-        extents_page: slot.extents_page,
-        extents: slot.extents,
-        extent_base: slot.extent_base,
-        rings: identity.rings,
-        created_ms: identity.created_ms,
-        name: identity.name.clone(),
-    };
+    let slot = DeviceSlot { size, ..drive.slot() };
+    let label = store.label_of(drive.index, store.media.disks().len(), &slot);
     let mut page = store.media.buffers().alloc(PAGE_BYTES).await;
     label.encode(&mut page);
     page

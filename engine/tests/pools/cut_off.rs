@@ -153,15 +153,31 @@ fn a_device_that_was_cut_off_is_told_and_not_made_long_again_whoever_notices_it(
     }
 }
 
+/// A pool in which a write was flushed.
+async fn with_a_write(m: &SimMachine) -> Pool<SimMachine> {
+    let pool = create(m).await;
+    pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+    write(&pool, m, "v", 0, 7).await.expect("a write");
+    pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+    pool
+}
+
+/// The next start does not serve zeros for what was cut off at `end`.
+#[track_caller]
+fn assert_end_lost(world: &SimWorld, end: u64) {
+    world.crash(CrashKind::Process);
+    live(world, async |m: SimMachine| {
+        let error = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await.err().expect("zeros are served");
+        assert!(matches!(error, Error::EndLost { .. }), "cut at {end}: {error}");
+    });
+}
+
 #[test]
 fn what_was_cut_off_and_made_long_again_before_anybody_looked_is_never_served_as_zeros() {
     for (end, checked) in [(SIZE / 2, false), (SIZE - END, false), (SIZE / 2, true)] {
         let world = SimWorld::new(9, vec![SimDiskSpec::new("disk0", SIZE)]);
         live(&world, async |m: SimMachine| {
-            let pool = create(&m).await;
-            pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
-            write(&pool, &m, "v", 0, 7).await.expect("a write");
-            pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+            let pool = with_a_write(&m).await;
             world.cut(0, end);
             m.extend(0, SIZE);
             if checked {
@@ -172,11 +188,7 @@ fn what_was_cut_off_and_made_long_again_before_anybody_looked_is_never_served_as
             let closed = pool.close().await;
             assert!(closed.is_err() || pool.read_only().is_some(), "cut at {end}: it is closed as if nothing had been");
         });
-        world.crash(CrashKind::Process);
-        live(&world, async |m: SimMachine| {
-            let error = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await.err().expect("zeros are served");
-            assert!(matches!(error, Error::EndLost { .. }), "cut at {end}: {error}");
-        });
+        assert_end_lost(&world, end);
     }
 }
 
@@ -184,10 +196,7 @@ fn what_was_cut_off_and_made_long_again_before_anybody_looked_is_never_served_as
 fn a_device_that_was_cut_off_and_made_longer_than_it_was_does_not_grow() {
     let world = SimWorld::new(9, vec![SimDiskSpec::new("disk0", SIZE)]);
     live(&world, async |m: SimMachine| {
-        let pool = create(&m).await;
-        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
-        write(&pool, &m, "v", 0, 7).await.expect("a write");
-        pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+        let pool = with_a_write(&m).await;
         world.cut(0, SIZE / 4);
         m.extend(0, 2 * SIZE);
         let device = pool.info().devices[0].uuid;
@@ -196,21 +205,15 @@ fn a_device_that_was_cut_off_and_made_longer_than_it_was_does_not_grow() {
         let error = byte_at(&pool, &m, 0).await.expect_err("what may be zeros is read");
         assert!(matches!(error, Error::Device(_)), "{error}");
     });
-    world.crash(CrashKind::Process);
-    live(&world, async |m: SimMachine| {
-        let error = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await.err().expect("zeros are served");
-        assert!(matches!(error, Error::EndLost { .. }), "{error}");
-    });
+    assert_end_lost(&world, SIZE / 4);
 }
 
 #[test]
 fn an_idle_pool_notices_by_itself_that_a_device_was_cut_off_and_made_long_again() {
     let world = SimWorld::new(9, vec![SimDiskSpec::new("disk0", SIZE)]);
     live(&world, async |m: SimMachine| {
-        let pool = create(&m).await;
+        let pool = with_a_write(&m).await;
         pool.arm(&AlarmState::default());
-        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
-        write(&pool, &m, "v", 0, 7).await.expect("a write");
         m.sleep(Duration::from_secs(20)).await;
         assert_eq!(byte_at(&pool, &m, 0).await.expect("a read"), 7);
         world.cut(0, SIZE / 4);

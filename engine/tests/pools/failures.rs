@@ -133,16 +133,20 @@ fn nothing_is_answered_after_a_flush_has_failed() {
     assert!(before > 0 && after > 0, "{before} ended before the failure and {after} after it");
 }
 
+/// A pool in which a write was flushed.
+async fn with_a_write(machine: &SimMachine) -> Pool<SimMachine> {
+    let pool = create(machine).await;
+    pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+    write(&pool, machine, 0, 1).await.expect("a write");
+    pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+    pool
+}
+
 #[test]
 fn starts_that_are_cut_short_do_not_fill_the_journal() {
     for kind in [CrashKind::Process, CrashKind::Power] {
         let world = world(3, 1, 16);
-        live(&world, |machine| async move {
-            let pool = create(&machine).await;
-            pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
-            write(&pool, &machine, 0, 1).await.expect("a write");
-            pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
-        });
+        live(&world, |machine| async move { drop(with_a_write(&machine).await) });
         for start in 0..200 {
             world.crash(kind);
             live(&world, |machine| async move {
@@ -277,12 +281,7 @@ const RING_BYTES: u64 = 128 << 10;
 /// A pool with a first write that was flushed and is in the journal only, after a power loss.
 fn with_a_journal() -> SimWorld {
     let world = world(1, 1, 4);
-    live(&world, |machine| async move {
-        let pool = create(&machine).await;
-        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
-        write(&pool, &machine, 0, 1).await.expect("a write");
-        pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
-    });
+    live(&world, |machine| async move { drop(with_a_write(&machine).await) });
     world.crash(CrashKind::Power);
     let copies = RINGS.map(|ring| world.read_raw(0, ring, RING_BYTES));
     assert!(copies[0] == copies[1] && copies[0].iter().any(|byte| *byte != 0), "the journal is elsewhere");
