@@ -29,7 +29,7 @@ pub fn check(kind: &str, name: &str) -> Answer<()> {
         return Ok(());
     };
     Err(Problem::new("invalid-name", format!("{} cannot name a {kind}: {wrong}", quoted(name)))
-        .hint("use letters, digits, '.', '_' and '-', for example tank or db-1"))
+        .hint(format!("use 1 to {NAME_MAX} letters, digits, '.', '_' and '-', for example tank or db-1")))
 }
 
 /// The address of a vdisk.

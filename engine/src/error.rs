@@ -154,6 +154,22 @@ pub enum Error {
         /// Why not, and behind a semicolon what to do.
         reason: String,
     },
+    /// The device is shorter than its label says.
+    #[error(
+        "{path} is shorter than it was: pool {pool} has {label} bytes on it and it has {size}, so it was cut off, or copied in part; restore \
+         all of it from a copy, or first make it long again (a file: truncate -s {label} {path}) and then go on without what was there \
+         (plimsoll pool import {path} --force=truncated)"
+    )]
+    Shortened {
+        /// The device.
+        path: String,
+        /// The pool.
+        pool: String,
+        /// Its bytes by its label.
+        label: u64,
+        /// Its bytes.
+        size: u64,
+    },
     /// The device was cut off, and made as long as it was.
     #[error(
         "the end of {path} is gone: where pool {pool} has a label and roots there are zeros, so it was cut off, or copied in part, and \
@@ -272,7 +288,7 @@ impl Error {
                 "device-no-space"
             }
             Error::Device(_) => "device-error",
-            Error::Damaged { .. } | Error::EndLost { .. } => "damaged",
+            Error::Damaged { .. } | Error::EndLost { .. } | Error::Shortened { .. } => "damaged",
             Error::WouldCutOff { .. } => "would-cut-off",
             Error::DeviceMissing { .. } => "device-missing",
             Error::InUse { .. } => "in-use",

@@ -28,7 +28,7 @@ pub(super) use vdisk::{Detected, Tenant, Vdisk, VdiskCreate, VdiskPromises, Vdis
 #[command(name = "plimsoll", version, before_help = examples!["plimsoll serve", "plimsoll vdisk create tank/db1 --size 2T"])]
 #[command(after_help = "Without a command it serves the embedded default under ./plimsoll-data.\n\
     Exit codes: 0 done, 1 internal, 2 usage, 3 not found, 4 conflict, 5 refused, 6 daemon unreachable, 7 out of space, \
-    8 degraded, 9 timeout.")]
+    8 damaged, or a check has findings, 9 timeout.")]
 pub(super) struct Cli {
     #[command(flatten)]
     pub(super) global: Global,

@@ -29,7 +29,7 @@ fn grown(pool: &str, device: Option<&str>, before: u64, now: u64) -> String {
     match now.saturating_sub(before) {
         0 => {
             let which = device.unwrap_or("its devices");
-            format!("pool {pool} has {} as before: it uses all of {which} already", iec(now))
+            format!("pool {pool} has {} as before: there is nothing more of {which} that it could use", iec(now))
         }
         gained => format!("pool {pool} has grown by {}, to {}", iec(gained), iec(now)),
     }
@@ -190,8 +190,10 @@ mod tests {
     #[test]
     fn growing_says_by_how_much_and_that_there_was_nothing_to_grow_by() {
         assert_eq!(grown("tank", None, 1 << 30, 3 << 30), "pool tank has grown by 2 GiB, to 3 GiB");
-        let nothing = "pool tank has 1 GiB as before: it uses all of its devices already";
+        let nothing = "pool tank has 1 GiB as before: there is nothing more of its devices that it could use";
         assert_eq!(grown("tank", None, 1 << 30, 1 << 30), nothing);
-        assert!(grown("tank", Some("/dev/sdb"), 1 << 30, 1 << 30).ends_with("all of /dev/sdb already"));
+        assert!(
+            grown("tank", Some("/dev/sdb"), 1 << 30, 1 << 30).ends_with("nothing more of /dev/sdb that it could use")
+        );
     }
 }

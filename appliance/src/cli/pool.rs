@@ -153,7 +153,25 @@ fn set(cx: &Context<'_>, args: PoolSet) -> Answer<()> {
             "plimsoll pool set {pool} --thresholds 70%,85%,95%; plimsoll pool set --help lists what can be"
         )));
     }
-    cx.changed(("PATCH", &target(pool)), &args.change.how, &request, &format!("pool {pool} changed"))
+    let Some(now) = cx.change("PATCH", &target(pool), &args.change.how, &request)? else { return Ok(()) };
+    if let Some(warning) = over_promised(pool, &now).filter(|_| request.overcommit_limit.is_some()) {
+        eprintln!("warning: {warning}");
+    }
+    cx.render.changed(&format!("pool {pool} changed"), &now)
+}
+
+/// That a pool has promised more than its overcommit limit allows, if it has.
+fn over_promised(pool: &str, now: &Value) -> Option<String> {
+    let bytes = |name: &str| now.get(name).and_then(Value::as_u64);
+    let (promised, allowed) = (bytes("designated_bytes")?, bytes("designated_bytes_max")?);
+    (promised > allowed).then(|| {
+        format!(
+            "pool {pool} has promised {} already, and its overcommit limit allows {}: no vdisk can be made or enlarged until it has \
+             promised less or has more space",
+            iec(promised),
+            iec(allowed)
+        )
+    })
 }
 
 /// Bytes of a size that may not be relative.

@@ -10,6 +10,7 @@ use crate::problem::Problem;
 /// Brings up all configured pools. One that does not come up is logged; the others serve.
 pub(super) async fn configured(node: &Node, config: &Config) {
     for pool in &config.pool {
+        node.note_configuration(&pool.name, &pool.devices);
         if node.pool_view(&pool.name).is_ok() {
             continue;
         }
@@ -234,6 +235,64 @@ mod tests {
             let finding = node.status().findings.remove(0);
             let named = [&one, &two].iter().all(|path| finding.reason.contains(&path.display().to_string()));
             assert!(named && finding.advice.contains("[[pool]]"), "{finding:?}");
+        });
+    }
+
+    #[test]
+    fn a_pool_that_is_served_from_elsewhere_than_the_configuration_has_it_is_a_finding_that_says_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let (device, old) = (dir.path().join("a.img"), dir.path().join("old"));
+        std::fs::File::create(&device).unwrap().set_len(128 << 20).unwrap();
+        std::fs::create_dir(&old).unwrap();
+        let copy = old.join("a.img");
+        configured_in(dir.path(), &pool("x", &device), |node| {
+            assert_eq!(node.status().findings, []);
+        });
+        std::fs::copy(&device, &copy).unwrap();
+        let both = pool("x", &device).replace("a.img\"]", &format!("a.img\", \"{}\"]", copy.display()));
+        for config in [pool("x", &copy), both] {
+            configured_in(dir.path(), &config, |node| {
+                assert_eq!(node.pool_view("x").unwrap().devices[0].path, device.display().to_string());
+                let [finding] = &node.status().findings[..] else { panic!("{:?}", node.status().findings) };
+                let said = format!("on {}, and it is served from {}", copy.display(), device.display());
+                assert!(
+                    finding.reason.ends_with(&said) && finding.health == crate::model::Health::Warning,
+                    "{finding:?}"
+                );
+                crate::cli::hints::assert_advice_can_be_followed(&finding.advice);
+            });
+        }
+        // By another name of the file it is where it is said to be.
+        let link = dir.path().join("link.img");
+        std::os::unix::fs::symlink(&device, &link).unwrap();
+        configured_in(dir.path(), &pool("x", &link), |node| assert_eq!(node.status().findings, []));
+    }
+
+    #[test]
+    fn another_pool_of_the_same_name_is_served_by_doing_what_is_advised() {
+        let (dir, made) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let [device, there] = [dir.path(), made.path()].map(|dir| dir.join("a.img"));
+        for path in [&device, &there] {
+            std::fs::File::create(path).unwrap().set_len(128 << 20).unwrap();
+        }
+        configured_in(dir.path(), &pool("x", &device), |_| {});
+        configured_in(made.path(), &pool("x", &there), |_| {});
+        std::fs::rename(&there, &device).unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _inside = runtime.enter();
+        let file = dir.path().join("config.toml");
+        std::fs::write(&file, pool("x", &device)).unwrap();
+        with_node(dir.path(), async |node| {
+            configured(&node, &Config::load(&file).unwrap()).await;
+            let finding = node.status().findings.remove(0);
+            assert!(finding.reason.contains("belongs to pool x (UUID "), "{finding:?}");
+            assert!(finding.advice.contains("plimsoll pool export x; then plimsoll pool import PATH"), "{finding:?}");
+            crate::cli::hints::assert_advice_can_be_followed(&finding.advice);
+            let (paths, name) = (vec![device.display().to_string()], None);
+            let import = ImportPool { paths, name, buffered: true, force: Vec::new() };
+            assert!(node.import_pool(import.clone()).await.is_err());
+            node.export_pool("x", &[]).await.unwrap();
+            assert_eq!(node.import_pool(import).await.unwrap().state, PoolState::Online);
         });
     }
 

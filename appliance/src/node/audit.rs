@@ -135,5 +135,6 @@ fn told(found: &LastCheckView) -> Option<String> {
         (true, _) => " and healed them",
     };
     let who = if found.at_start { "the start" } else { "the check" };
-    Some(format!("{who} found {}{healed}: {}", counted(found.findings, "thing"), found.first.as_ref()?))
+    let first = if found.findings > 1 { ", first" } else { "" };
+    Some(format!("{who} found {}{healed}{first}: {}", counted(found.findings, "thing"), found.first.as_ref()?))
 }

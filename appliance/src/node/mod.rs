@@ -97,6 +97,8 @@ struct Inner {
     jobs: RefCell<jobs::Jobs>,
     /// Pools that the configuration names and nobody has seen yet, and their devices there.
     configured: RefCell<BTreeMap<String, Vec<String>>>,
+    /// Where the configuration has pools.
+    in_configuration: RefCell<BTreeMap<String, Vec<String>>>,
     /// Paths of devices that may go through the page cache.
     buffered: RefCell<BTreeSet<String>>,
     /// Whether they do, of all that were opened to be served from.
@@ -156,6 +158,7 @@ impl Node {
             pools: RefCell::default(),
             jobs: RefCell::default(),
             configured: RefCell::default(),
+            in_configuration: RefCell::default(),
             buffered: RefCell::new(buffered),
             opened: RefCell::default(),
             exports: exports::Exports::default(),

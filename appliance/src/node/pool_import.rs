@@ -4,9 +4,10 @@ use plimsoll_engine::Label;
 
 use super::machine::absolute;
 use super::pool_create::force_of;
+use super::pool_open::Whole;
 use super::scan::{Paths, first_failure, not_a_pool};
 use super::state::PoolRecord;
-use super::{Device, Node, Slot};
+use super::{Node, Slot};
 use crate::model::{ImportPool, Plan, PoolView};
 use crate::problem::{Answer, Problem};
 use crate::units::counted;
@@ -15,8 +16,8 @@ use crate::units::counted;
 enum Import {
     /// A known pool is tried again.
     Again(PoolRecord),
-    /// A pool that is new here, on these devices.
-    New(Label, Vec<Device>),
+    /// A pool that is new here, on these devices; what of it is lost.
+    New(Label, Whole),
 }
 
 impl Node {
@@ -37,7 +38,7 @@ impl Node {
         }
         let imported = match prepared? {
             Import::Again(record) => self.open_again(record, paths, truncated).await?,
-            Import::New(label, devices) => {
+            Import::New(label, (devices, _)) => {
                 let name = label.pool_name;
                 let pool = match self.open_on(devices, truncated).await.map_err(Problem::from) {
                     Ok(pool) => pool,
@@ -71,21 +72,22 @@ impl Node {
         let truncated = is_truncated(&request)?;
         let paths = named(&request);
         let _allowed = self.allow_for(request.buffered, &paths);
-        let step = match self.prepare_import(&request, &paths, truncated).await? {
-            Import::New(label, devices) => {
-                let name = &label.pool_name;
-                format!("open pool {name} (UUID {}) on {}", label.pool, counted(devices.len() as u64, "device"))
+        let (step, lost) = match self.prepare_import(&request, &paths, truncated).await? {
+            Import::New(label, (devices, lost)) => {
+                let (name, devices) = (&label.pool_name, counted(devices.len() as u64, "device"));
+                (format!("open pool {name} (UUID {}) on {devices}", label.pool), lost)
             }
             // It has its devices: whether they will do shows when it has let them go.
             Import::Again(record) if self.is_open(&record.name) => {
-                format!("close pool {0}, which takes no writes, and open it again", record.name)
+                (format!("close pool {0}, which takes no writes, and open it again", record.name), Vec::new())
             }
             Import::Again(record) => {
-                self.find_known(&record, paths, truncated).await?;
-                format!("open pool {} again", record.name)
+                let (_, lost) = self.find_known(&record, paths, truncated).await?;
+                (format!("open pool {} again", record.name), lost)
             }
         };
-        Ok(Plan::of([step]))
+        let lost = lost.into_iter().map(|loss| format!("go on although {loss}"));
+        Ok(Plan::of([step].into_iter().chain(lost).collect::<Vec<_>>()))
     }
 
     async fn prepare_import(&self, request: &ImportPool, paths: &[String], truncated: bool) -> Answer<Import> {
@@ -124,10 +126,11 @@ impl Node {
         }
         if self.is_taken(&label.pool_name) {
             let detail = format!("another pool named {} is here already", label.pool_name);
-            return Err(Problem::new("exists", detail).hint(format!("plimsoll pool export {}", label.pool_name)));
+            let hint = format!("let go of that one first: plimsoll pool export {}; then again", label.pool_name);
+            return Err(Problem::new("exists", detail).hint(hint));
         }
-        let devices = self.find_whole((label.pool, &[]), &paths, found, truncated).await?;
-        Ok(Import::New(label, devices))
+        let whole = self.find_whole((label.pool, &[]), &paths, found, truncated).await?;
+        Ok(Import::New(label, whole))
     }
 
     /// The known pool `name`, unless it is open and takes writes.

@@ -5,10 +5,13 @@ use plimsoll_hardware::reactor::Handle;
 use sha2::{Digest as _, Sha256};
 use uuid::{Builder, Uuid};
 
-use super::scan::{Found, Paths, missing};
+use super::scan::{Found, Paths, cut_off, missing};
 use super::state::{DeviceRecord, PoolRecord};
 use super::{Device, Node, Slot};
 use crate::problem::{Answer, Problem};
+
+/// All devices of a pool, and what of it is lost, in sentences.
+pub(super) type Whole = (Vec<Device>, Vec<String>);
 
 /// Of a device that a pool knows and nobody here does.
 const JOINED_UNKEPT: &str = "; it is not known here where that is: it joined when the state could not be kept";
@@ -25,6 +28,9 @@ fn stand_in(name: &str) -> Uuid {
 fn not_there(missing: Problem, device: Uuid, remembered: &[DeviceRecord], failed: &[Problem]) -> Problem {
     let is_unkept = !remembered.is_empty() && remembered.iter().all(|known| known.uuid != device);
     let unkept = if is_unkept { JOINED_UNKEPT } else { "" };
+    if let Some(cut_off) = cut_off(failed) {
+        return cut_off.clone();
+    }
     let seen: String = failed.iter().map(|problem| format!("; {}", problem.detail)).collect();
     let problem = Problem { detail: format!("{}{unkept}{seen}", missing.detail), ..missing };
     let copies = failed.iter().find(|problem| problem.code == "conflict").and_then(|copies| copies.hint.clone());
@@ -62,6 +68,11 @@ impl Node {
         self.0.pools.borrow_mut().insert(name.to_owned(), Slot::Unavailable(problem));
     }
 
+    /// Notes where the configuration has a pool: it is a finding when that is served from elsewhere.
+    pub fn note_configuration(&self, name: &str, devices: &[String]) {
+        self.0.in_configuration.borrow_mut().insert(name.to_owned(), devices.to_vec());
+    }
+
     /// The devices of a pool that the configuration names, if that alone knows of it.
     pub(super) fn configured(&self, name: &str) -> Option<Vec<String>> {
         self.0.configured.borrow().get(name).cloned()
@@ -85,18 +96,13 @@ impl Node {
 
     /// Opens one known pool, looking at the paths that were `named` first.
     pub(super) async fn open_known(&self, record: &PoolRecord, named: Vec<String>, truncated: bool) -> Answer<()> {
-        let devices = self.find_known(record, named, truncated).await?;
+        let (devices, _) = self.find_known(record, named, truncated).await?;
         let pool = self.open_on(devices, truncated).await?;
         self.adopt_as(record, pool).await
     }
 
-    /// The devices that [`Node::open_known`] opens a pool on.
-    pub(super) async fn find_known(
-        &self,
-        record: &PoolRecord,
-        named: Vec<String>,
-        truncated: bool,
-    ) -> Answer<Vec<Device>> {
+    /// The devices that [`Node::open_known`] opens a pool on, and what of it is lost.
+    pub(super) async fn find_known(&self, record: &PoolRecord, named: Vec<String>, truncated: bool) -> Answer<Whole> {
         let paths = Paths { named, known: record.devices.iter().map(|device| device.path.clone()).collect() };
         let found = self.find_devices(Some(record.uuid), &paths, record.devices.len()).await;
         if let Some(twins) = found.twins {
@@ -114,14 +120,14 @@ impl Node {
 
     /// The devices of a pool of which some were found at `paths`, if it can be opened on them: where the pool itself knows of more than
     /// the labels at hand do, and than is `remembered`, if it is, these are looked for everywhere. `truncated`: even if the end of a device
-    /// is gone.
+    /// is gone; that is told.
     pub(super) async fn find_whole(
         &self,
         (pool, remembered): (Uuid, &[DeviceRecord]),
         paths: &Paths,
         found: Found,
         truncated: bool,
-    ) -> Answer<Vec<Device>> {
+    ) -> Answer<Whole> {
         let options = self.how_to_open(truncated);
         let check = async |found: Found| {
             Pool::check_open(self.machine(), &options, found.devices.into_values().collect()).await

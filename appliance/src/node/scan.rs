@@ -78,7 +78,7 @@ impl Node {
                     }
                 }
                 Ok((_, Some(label))) => {
-                    let detail = format!("{path} belongs to pool {} (UUID {})", label.pool_name, label.pool);
+                    let detail = format!("{path}{}{})", belongs_to(&label.pool_name), label.pool);
                     found.failed.push(Problem::new("not-a-pool", detail));
                 }
                 Err(problem) => found.failed.push(problem),
@@ -152,6 +152,11 @@ impl Paths {
 /// How words about copies of a device end.
 pub(crate) const COPIES: &str = "all but one are copies";
 
+/// Between a path and the UUID of another pool, which may be called as the one that is looked for.
+fn belongs_to(name: &str) -> String {
+    format!(" belongs to pool {name} (UUID ")
+}
+
 /// Which of them is a copy, only its owner knows.
 fn twins(label: &Label, paths: &[String]) -> Problem {
     let detail = format!(
@@ -194,12 +199,27 @@ pub(super) fn missing(name: &str, found: &Found, expected: usize) -> Problem {
     if let Some(twins) = found.failed.iter().find(|problem| problem.code == "conflict") {
         return Problem { detail: format!("pool {name}: {}", twins.detail), ..twins.clone() };
     }
+    if let Some(cut_off) = cut_off(&found.failed) {
+        return cut_off.clone();
+    }
     let code = match &found.failed[..] {
         [only] if only.code != "not-found" && only.code != "not-a-pool" => only.code.as_str(),
         _ => "device-missing",
     };
-    Problem::new(code, format!("pool {name}: {there} of {expected} devices were found{why}"))
-        .hint(format!("plimsoll pool import --name {name} PATH..., with the paths where the devices are now"))
+    let hint = match reasons.iter().find(|reason| reason.contains(&belongs_to(name))) {
+        Some(_) => {
+            format!(
+                "to serve that one, let go of the one that is known here: plimsoll pool export {name}; then plimsoll pool import PATH"
+            )
+        }
+        None => format!("plimsoll pool import --name {name} PATH..., with the paths where the devices are now"),
+    };
+    Problem::new(code, format!("pool {name}: {there} of {expected} devices were found{why}")).hint(hint)
+}
+
+/// That a device which was expected is shorter than it was: why it is missed.
+pub(super) fn cut_off(failed: &[Problem]) -> Option<&Problem> {
+    failed.iter().find(|problem| problem.code == "damaged")
 }
 
 pub(super) fn first_failure(found: &Found) -> Answer<()> {

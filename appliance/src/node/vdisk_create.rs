@@ -9,7 +9,7 @@ use super::vdisk_set::{policy_of, promise};
 use crate::model::{CreateVdisk, Plan, VdiskView, WriteCache};
 use crate::name::{self, VdiskName};
 use crate::problem::{Answer, Problem};
-use crate::units::iec;
+use crate::units::{counted, iec};
 
 /// Largest vdisk: 16 PiB, what the format's tree of mapping pages covers.
 const VDISK_BYTES_MAX: u64 = 16 << 50;
@@ -89,6 +89,6 @@ pub(super) fn check_size(bytes: u64, sector: u32, vdisk: &str) -> Answer<()> {
     } else {
         return Ok(());
     };
-    Err(Problem::new("invalid-argument", format!("vdisk {vdisk} cannot have {bytes} bytes: {reason}"))
+    Err(Problem::new("invalid-argument", format!("vdisk {vdisk} cannot have {}: {reason}", counted(bytes, "byte")))
         .hint("give a size such as 10G, 2T or 512M"))
 }

@@ -1,9 +1,11 @@
 //! Large pools: how long opening one takes after a clean close and after a kill, and the memory that its mapping takes.
 //!
 //! The generator maps terabytes on a sparse file without writing their data. Every opening is that of a new process (this
-//! program, run again as a child), which is killed in the middle of first writes where a kill is wanted.
+//! program, run again as a child), which is killed in the middle of first writes where a kill is wanted. And a tiny pool, in the
+//! simulated machine.
 
 mod child;
+mod tiny;
 
 pub(crate) use child::run as run_child;
 
@@ -25,6 +27,7 @@ const CAP_MIB: u64 = 64;
 
 /// Measures each size on each file system.
 pub(crate) fn measure(options: &Options, report: &mut Report) -> Result<(), Box<dyn Error>> {
+    tiny::measure(report)?;
     for (place, directory) in options.places() {
         for &tebibytes in &options.tebibytes {
             let name = |what: &str| format!("{tebibytes} TiB mapped, {place}: {what}");

@@ -4,6 +4,7 @@
 //! finding brings its [`Mend`], or says that there is none.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -97,6 +98,30 @@ impl<M: Machine> Pool<M> {
         let (report, _, _pin) = self.examine().await?;
         Ok(report)
     }
+}
+
+/// The words of a leaf, with what is pending for it; none if it cannot be had. It takes no place in memory that it did not have before.
+async fn words_of<M: Machine>(
+    store: &Rc<Store<M>>,
+    vdisk: &VdiskCore,
+    loader: &Loader,
+    index: u64,
+) -> (u64, Vec<Word>) {
+    let (media, mapping) = (&store.media, &vdisk.mapping);
+    let was_resident = matches!(mapping.tree.borrow().get(index), Found::Page(_));
+    if load(media, loader, &mapping.tree, index).await.is_err()
+        || mapping.load_leaf(media, &store.cache, index).await.is_err()
+    {
+        return (index, Vec::new());
+    }
+    let words = match mapping.tree.borrow().get(index) {
+        Found::Page(page) => page.iter().collect(),
+        _ => Vec::new(),
+    };
+    if !was_resident {
+        mapping.tree.borrow_mut().evict(index);
+    }
+    (index, words)
 }
 
 impl<'a, M: Machine> Checker<'a, M> {
@@ -245,21 +270,16 @@ impl<'a, M: Machine> Checker<'a, M> {
         }
         let loader = Loader::default();
         let (mut backed, mut unknown) = (0, Vec::new());
-        let mut leaf = 0;
-        loop {
-            let present = tree.borrow().next_sound(leaf);
-            let Some(index) = present.into_iter().chain(vdisk.mapping.next_pending(leaf)).min() else { break };
-            leaf = index + 1;
-            let was_resident = matches!(tree.borrow().get(index), Found::Page(_));
-            if load(&self.store.media, &loader, tree, index).await.is_err()
-                || vdisk.mapping.load_leaf(&self.store.media, &self.store.cache, index).await.is_err()
-            {
-                continue;
-            }
-            let words: Vec<Word> = match tree.borrow().get(index) {
-                Found::Page(page) => page.iter().collect(),
-                _ => continue,
-            };
+        let mut from = 0;
+        let present = std::iter::from_fn(|| {
+            let present = tree.borrow().next_sound(from);
+            let index = present.into_iter().chain(vdisk.mapping.next_pending(from)).min()?;
+            from = index + 1;
+            Some(index)
+        });
+        let leaves = present.map(|index| words_of(self.store, vdisk, &loader, index));
+        let mut leaves = pin!(stream::iter(leaves).buffered(READS_AT_ONCE));
+        while let Some((index, words)) = leaves.next().await {
             let mut packed: BTreeMap<ExtentId, Blocks> = BTreeMap::new();
             for (slot, word) in words.into_iter().enumerate() {
                 let offset = (index * LEAF_WORDS as u64 + slot as u64) * extent_bytes;
@@ -282,9 +302,6 @@ impl<'a, M: Machine> Checker<'a, M> {
                         unknown.push((offset, word.pattern()));
                     }
                 }
-            }
-            if !was_resident {
-                tree.borrow_mut().evict(index);
             }
         }
         for (offset, pattern) in &unknown {

@@ -149,6 +149,7 @@ pub(super) async fn refuse_used<M: Machine>(machine: &M, device: &M::Device, for
         Ok(Some(label)) => format!("device {} of pool {} ({})", label.index, label.name, label.pool),
         // Without its advice: another is given here.
         Err(Error::NotAPool { reason, .. }) => format!("a pool, but {}", reason.split("; ").next().unwrap_or(&reason)),
+        Err(Error::Shortened { pool, .. }) => format!("a device of pool {pool} that was cut off"),
         Err(error) => return Err(error),
     };
     if force { Ok(()) } else { Err(Error::InUse { path: geometry.path.clone(), what: found }) }

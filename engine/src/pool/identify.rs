@@ -34,7 +34,7 @@ pub struct Label {
 /// Reads a device's label without opening its pool. `None`: there is none.
 ///
 /// # Errors
-/// `Device` when it cannot be read, `NotAPool` when there is a label that is damaged in both copies or of another version.
+/// `Device` when it cannot be read, `Shortened` when it is shorter than its label says, `NotAPool` when there is a label that is damaged in both copies or of another version.
 pub async fn identify<M: Machine>(machine: &M, device: &M::Device) -> Result<Option<Label>> {
     let label = read_label(machine, device).await?;
     Ok(label.map(|label| Label {
@@ -61,13 +61,7 @@ pub(super) async fn read_label<M: Machine>(machine: &M, device: &M::Device) -> R
             Err(error) => problem = Some(Error::Device(error)),
             Ok(page) => match LabelPage::decode(&page) {
                 Ok(label) if label.size > size => {
-                    let reason = format!(
-                        "the label says {0} bytes and the device has {size}: it was truncated, or copied in part; restore all of it from \
-                         a copy, or first make it long again (a file: truncate -s {0} {path}) and then go on without what was there (plimsoll \
-                         pool import {path} --force=truncated)",
-                        label.size
-                    );
-                    return Err(Error::NotAPool { path, reason });
+                    return Err(Error::Shortened { path, pool: label.name, label: label.size, size });
                 }
                 Ok(label) => return Ok(Some(label)),
                 Err(FormatError::Magic) => {}

@@ -67,7 +67,7 @@ impl<M: Machine> Pool<M> {
     /// Opens the pool that `devices` are; all of them, in any order.
     ///
     /// # Errors
-    /// `NotAPool`, `EndLost`, `DeviceMissing`, `UnsupportedFeature`, `Device`, `Damaged` when the vdisk table cannot be read in part: no;
+    /// `NotAPool`, `Shortened`, `EndLost`, `DeviceMissing`, `UnsupportedFeature`, `Device`, `Damaged` when the vdisk table cannot be read in part: no;
     /// damage of metadata costs what it covers and is reported by [`Pool::check`], but without any root nothing opens.
     pub async fn open(machine: &M, options: OpenPool, devices: Vec<M::Device>) -> Result<Self> {
         let found = find(machine, devices, options.inspect || options.accept_lost_ends).await?;
@@ -120,13 +120,19 @@ impl<M: Machine> Pool<M> {
         Ok(pool)
     }
 
-    /// Says whether a pool can be opened on `devices`, and changes nothing. Answers those of them that it is on.
+    /// Says whether a pool can be opened on `devices`, and changes nothing. Answers those of them that it is on, and what of it would be
+    /// lost, in sentences.
     ///
     /// # Errors
     /// As [`Pool::open`], as far as the ends of the devices tell.
-    pub async fn check_open(machine: &M, options: &OpenPool, devices: Vec<M::Device>) -> Result<Vec<M::Device>> {
+    pub async fn check_open(
+        machine: &M,
+        options: &OpenPool,
+        devices: Vec<M::Device>,
+    ) -> Result<(Vec<M::Device>, Vec<String>)> {
         let found = find(machine, devices, options.inspect || options.accept_lost_ends).await?;
-        Ok(found.devices.into_iter().flatten().collect())
+        let lost = found.warnings.iter().map(Warning::to_string).collect();
+        Ok((found.devices.into_iter().flatten().collect(), lost))
     }
 
     /// The next start finds the ends written again: that they were lost, and that this was accepted, stays with who listens.

@@ -111,7 +111,7 @@ fn a_device_that_was_cut_off_is_told_and_not_made_long_again_whoever_notices_it(
             live(&world, async |m: SimMachine| {
                 let error = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await.err().expect("it is not served");
                 let said = error.to_string();
-                assert!(said.contains("it was truncated") && said.contains(&SIZE.to_string()), "{by:?}: {said}");
+                assert!(said.contains("it was cut off") && said.contains(&SIZE.to_string()), "{by:?}: {said}");
             });
             world.crash(CrashKind::Process);
             // Somebody makes it as long as it was: that is told, whoever opens it first, and nothing that is inside is lost.

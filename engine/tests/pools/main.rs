@@ -19,6 +19,7 @@ mod fill;
 mod full;
 mod hold;
 mod hold_ends;
+mod large;
 mod lost_blocks;
 mod many;
 mod messages;

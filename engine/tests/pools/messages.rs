@@ -55,17 +55,23 @@ fn a_device_that_cannot_be_used_is_refused_with_advice() {
 #[test]
 fn a_device_that_lost_bytes_is_refused_with_advice() {
     type Spoil = fn(&SimWorld);
-    let spoils: [Spoil; 3] = [
-        |world| world.truncate(0, 8 << 20),
-        |world| [0, (MIB << 20) - 65_536].into_iter().for_each(|label| world.flip_bit(0, label + 99, 1)),
-        |world| [0, (MIB << 20) - 65_536].into_iter().for_each(|label| world.scribble(0, label + 4096, 8192)),
+    let spoils: [(Spoil, &str); 3] = [
+        (|world| world.truncate(0, 8 << 20), "damaged"),
+        (
+            |world| [0, (MIB << 20) - 65_536].into_iter().for_each(|label| world.flip_bit(0, label + 99, 1)),
+            "not-a-pool",
+        ),
+        (
+            |world| [0, (MIB << 20) - 65_536].into_iter().for_each(|label| world.scribble(0, label + 4096, 8192)),
+            "not-a-pool",
+        ),
     ];
-    for spoil in spoils {
+    for (spoil, code) in spoils {
         let world = prepared(1);
         spoil(&world);
         let machine = world.boot();
         let m = machine.clone();
-        machine.run(async move { assert_advises(opened(&m, &[0]).await, "not-a-pool", "disk0") }).done();
+        machine.run(async move { assert_advises(opened(&m, &[0]).await, code, "disk0") }).done();
     }
 }
 

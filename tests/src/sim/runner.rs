@@ -179,7 +179,7 @@ pub fn replay(seed: u64, failure: &str) -> String {
     };
     format!(
         "seed {seed} failed: {failure}\nreplay it: {bug}PLIMSOLL_SIM_SEED={seed} cargo test -p plimsoll-tests --profile test-fast{feature} \
-         --test simulation -- --nocapture"
+         --test simulation -- whatever_happens --nocapture"
     )
 }
 

@@ -1,9 +1,11 @@
 //! Events about space through `kill -9`: levels are crossed up and down while the daemon dies again and again, and in the end every
 //! alarm was raised and cleared in turn, with none lost and none repeated.
-//! Checklist 0.08, 0.24, 4.46, 4.49; `PLIMSOLL_ALARM_KILLS` (default 40) says how often, `PLIMSOLL_SEED` which moments.
+//! Checklist 0.08, 0.24, 4.46, 4.49; `PLIMSOLL_ALARM_KILLS` (default 40) says how often, `PLIMSOLL_SEED` after how much work.
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use plimsoll_tests::daemon::{Daemon, READY_TIMEOUT};
@@ -44,11 +46,19 @@ fn alarms_alternate_and_none_is_lost_or_repeated_through_kill_9() {
 
     let (mut rounds, mut last_seq) = (0, 0);
     for kill in 0..kills {
-        let life = Duration::from_micros(random.within(1_000..150_000));
+        // By its work, so that a slow machine has the same, and then anywhere in the next of it.
+        let (work, moment) = (random.within(1..150), Duration::from_micros(random.within(0..2_000)));
         let address = Address::Unix(daemon.nbd_socket());
         let worker = random.part(kill);
-        let writer = std::thread::spawn(move || fill_and_trim(&address, worker));
-        std::thread::sleep(life);
+        let done = Arc::new(AtomicU64::new(0));
+        let counter = done.clone();
+        let writer = std::thread::spawn(move || fill_and_trim(&address, worker, &counter));
+        let began = Instant::now();
+        while done.load(Ordering::Relaxed) < work && !writer.is_finished() {
+            assert!(began.elapsed() < READY_TIMEOUT, "kill {kill}: stuck\n{}", daemon.log());
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        std::thread::sleep(moment);
         daemon.kill9();
         rounds += writer.join().expect("the writer panicked");
         daemon.restart();
@@ -133,8 +143,8 @@ fn a_level_is_told_once_in_all_lives_of_the_daemon_and_anew_when_a_pool_comes_ba
     assert_eq!(daemon.events("pool-threshold-cleared", "tank", 1).len(), 1);
 }
 
-/// Fills the vdisk to a random place and trims it from a random place, until the daemon is gone.
-fn fill_and_trim(address: &Address, mut random: Random) -> u64 {
+/// Fills the vdisk to a random place and trims it from a random place, until the daemon is gone; counts in `done` what was answered.
+fn fill_and_trim(address: &Address, mut random: Random, done: &AtomicU64) -> u64 {
     let mut rounds = 0;
     let mut round = || -> std::io::Result<()> {
         let mut client = NbdClient::connect(address, "tank/v", Options::default())?;
@@ -142,6 +152,7 @@ fn fill_and_trim(address: &Address, mut random: Random) -> u64 {
             for chunk in 0..random.within(1..VDISK_MIB * MIB / CHUNK) {
                 let reply = client.call(Kind::Write, 0, chunk * CHUNK, CHUNK as u32, &vec![7; CHUNK as usize])?;
                 assert!([0, 28].contains(&reply.error), "{reply:?}");
+                done.fetch_add(1, Ordering::Relaxed);
             }
             rounds += 1;
             if random.within(0..2) == 0 {
@@ -149,6 +160,7 @@ fn fill_and_trim(address: &Address, mut random: Random) -> u64 {
             }
             let from = random.within(0..VDISK_MIB) * MIB;
             client.trim(from, (VDISK_MIB * MIB - from) as u32)?;
+            done.fetch_add(1, Ordering::Relaxed);
             if random.within(0..2) == 0 {
                 client.flush()?;
             }

@@ -88,8 +88,45 @@ fn a_plan_to_import_a_device_that_was_cut_off_is_refused_until_that_is_accepted(
         }
         cut(128 * MIB);
         assert_eq!(both(import(&[&path])).await.code, "damaged");
-        assert_eq!(code(node.plan_import_pool(forced.clone()).await), None);
+        let plan = node.plan_import_pool(forced.clone()).await.unwrap();
+        assert!(
+            plan.steps[1].contains(&format!("the end of {path} is gone: what vdisks stored there reads as zeros")),
+            "{plan:?}"
+        );
         assert_eq!(node.import_pool(forced).await.unwrap().state, PoolState::Online);
+    });
+}
+
+#[test]
+fn of_a_pool_of_several_the_device_that_was_cut_off_is_named_and_what_to_do_about_it() {
+    with_node(|node, dir| async move {
+        let paths = ["one.img", "two.img"].map(|name| file(&dir, name, 128 * MIB));
+        node.create_pool(pool("tank", paths.to_vec())).await.unwrap();
+        node.export_pool("tank", &[]).await.unwrap();
+        let cut = |bytes| std::fs::OpenOptions::new().write(true).open(&paths[1]).unwrap().set_len(bytes).unwrap();
+        let both = [&paths[0], &paths[1]];
+        for known in [false, true] {
+            cut(100 * MIB);
+            for force in [Vec::new(), vec!["truncated".to_owned()]] {
+                let request = ImportPool { force, ..import(&both) };
+                let problem = refused(node.plan_import_pool(request.clone()).await, node.import_pool(request).await);
+                assert_eq!((problem.code.as_str(), problem.exit_code()), ("damaged", 8), "{problem:?}");
+                assert!(problem.detail.starts_with(&format!("{} is shorter than it was", paths[1])), "{problem:?}");
+                let hint = problem.hint.unwrap();
+                assert!(
+                    hint.contains(&format!("make it long again (a file: truncate -s {} {})", 128 * MIB, paths[1])),
+                    "{hint}"
+                );
+                assert_advice_can_be_followed(&hint);
+            }
+            cut(128 * MIB);
+            let request = ImportPool { force: vec!["truncated".into()], ..import(&both) };
+            assert_eq!(node.import_pool(request).await.unwrap().state, PoolState::Online);
+            if !known {
+                // Known, and not served.
+                node.take_out("tank").await.unwrap();
+            }
+        }
     });
 }
 
@@ -126,7 +163,7 @@ fn of_a_known_pool_and_a_copy_that_is_named_the_copy_counts_and_of_two_that_are_
             std::fs::copy(&known, copy).unwrap();
         }
         let found = |named: Vec<String>| node.find_known(&record, named, false);
-        let path = |devices: Vec<crate::node::Device>| devices[0].geometry().path.clone();
+        let path = |(devices, _): crate::node::pool_open::Whole| devices[0].geometry().path.clone();
         node.allow_buffered(&copies);
         assert_eq!(path(found(Vec::new()).await.unwrap()), known.display().to_string());
         assert_eq!(path(found(vec![copies[1].clone()]).await.unwrap()), copies[1]);
@@ -152,7 +189,7 @@ fn a_known_path_that_leads_to_a_device_that_is_there_already_keeps_no_pool_from_
         std::fs::copy(&first, &known).unwrap();
         let found = async |named: &[&String]| {
             let named = named.iter().map(|path| (*path).clone()).collect();
-            let devices = node.find_known(&record, named, false).await?;
+            let (devices, _) = node.find_known(&record, named, false).await?;
             Ok::<_, Problem>(devices.iter().map(|device| device.geometry().path.clone()).collect::<Vec<_>>())
         };
         let mut paths = found(&[]).await.unwrap();

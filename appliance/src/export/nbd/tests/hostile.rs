@@ -227,6 +227,45 @@ fn when_memory_is_short_clients_that_stand_still_give_theirs_back() {
     assert_eq!(large.read(0, 32 << 20).len(), 32 << 20);
 }
 
+#[test]
+fn while_there_is_no_memory_sockets_are_not_read_and_then_all_goes_on() {
+    const WRITES: u64 = 32;
+    let rig = Rig::with(NbdLimits { stall_time: Duration::from_millis(100), ..Default::default() }, 8 << 20);
+    let mut client = rig.structured(SMALL_SECTORS);
+    rig.order(|done| Order::Memory(true, done));
+    let payload = |part: u64| pattern(part as u8, 1 << 20);
+    let bytes: Vec<u8> =
+        (0..WRITES).flat_map(|part| [request(0, WRITE, part, part << 20, 1 << 20), payload(part)].concat()).collect();
+    client.stream.set_nonblocking(true).expect("a mode");
+    // As much as the socket takes by itself; longer than a client may stand still that does so of its own.
+    let (mut sent, mut since) = (0, Instant::now());
+    while since.elapsed() < Duration::from_millis(700) {
+        match client.stream.write(&bytes[sent..]) {
+            Ok(more) => (sent, since) = (sent + more, Instant::now()),
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!((1..2 << 20).contains(&sent), "{sent} of {} bytes were taken in without memory for them", bytes.len());
+    assert!(rig.connections()[0].unanswered <= 1, "one is being received");
+    rig.order(|done| Order::Memory(false, done));
+    client.stream.set_nonblocking(false).expect("a mode");
+    let mut socket = client.stream.try_clone().expect("a second handle");
+    let rest = std::thread::spawn(move || socket.write_all(&bytes[sent..]));
+    let mut answered: Vec<u64> = (0..WRITES)
+        .map(|_| match client.message() {
+            Message::Chunk { cookie, .. } => cookie,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    rest.join().expect("it ran").expect("the rest is taken");
+    answered.sort_unstable();
+    assert_eq!(answered, (0..WRITES).collect::<Vec<_>>());
+    for part in 0..WRITES {
+        assert_same(&client.read(part << 20, 1 << 20), &payload(part));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..Default::default() })]
 

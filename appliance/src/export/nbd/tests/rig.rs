@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use plimsoll_engine::{CreatePool, CreateVdisk, OnFull, OpenPool, Pool, VdiskPolicy};
+use plimsoll_hardware::buffer::BUFFER_MAX;
 use plimsoll_hardware::reactor::{Handle, Listener, MailboxSender, Peer, Reactor, ReactorConfig, mailbox};
 use plimsoll_hardware::{Machine, OpenOptions};
 
@@ -28,6 +29,8 @@ pub(super) enum Order {
     CloseExport(&'static str, mpsc::Sender<usize>),
     Connections(mpsc::Sender<Vec<ConnectionInfo>>),
     FreeBytes(mpsc::Sender<usize>),
+    /// Takes all memory for I/O that there is, or gives it back.
+    Memory(bool, mpsc::Sender<()>),
     JournalCommits(mpsc::Sender<u64>),
     /// What [`SMALL_SECTORS`] may take; beyond that its writes are held for longer than a test lasts.
     Quota(u64, mpsc::Sender<()>),
@@ -116,6 +119,7 @@ impl Rig {
                 let address = listener.local_addr().expect("an address");
                 server.listen(listener);
                 let (sender, mut orders) = mailbox(&handle);
+                let mut taken = Vec::new();
                 ready.send((sender, address)).expect("the test waits");
                 while let Some(order) = orders.recv().await {
                     // Whoever gave the order may have given up on it.
@@ -125,6 +129,13 @@ impl Rig {
                         Order::Connections(done) => done.send(server.connections()).is_ok(),
                         Order::JournalCommits(done) => done.send(pool.info().counters.journal_commits).is_ok(),
                         Order::FreeBytes(done) => done.send(handle.buffers().free_bytes()).is_ok(),
+                        Order::Memory(take, done) => {
+                            taken.clear();
+                            for size in [BUFFER_MAX, 4096].into_iter().filter(|_| take) {
+                                taken.extend(std::iter::from_fn(|| handle.buffers().try_alloc(size)));
+                            }
+                            done.send(()).is_ok()
+                        }
                         Order::Quota(bytes, done) => {
                             let on_full = OnFull::Hold(Duration::from_secs(600));
                             let policy = VdiskPolicy { quota: Some(bytes), on_full, ..VdiskPolicy::default() };
