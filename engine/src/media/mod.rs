@@ -7,10 +7,12 @@ mod drive;
 mod flush;
 mod page;
 mod place;
+mod scrub;
 mod trouble;
 
 pub(crate) use drive::{Disk, Drive};
-pub(crate) use page::{LostPage, PageIo, Scrubbed};
+pub(crate) use page::{LostPage, PageIo};
+pub(crate) use scrub::Scrubbed;
 pub(crate) use trouble::Trouble;
 
 use std::cell::{Cell, RefCell};

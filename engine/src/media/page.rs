@@ -34,21 +34,8 @@ pub(crate) struct LostPage {
     pub(crate) unread: bool,
 }
 
-/// What a look at both copies of a page came to.
-pub(crate) enum Scrubbed {
-    /// Both are good.
-    Sound,
-    /// One is bad.
-    Bad {
-        /// It was written again.
-        healed: bool,
-    },
-    /// None is good.
-    Lost,
-}
-
 /// What became of reading one copy of a page.
-enum Copy {
+pub(super) enum Copy {
     Good(Buffer),
     /// It was read and is not what its parent says.
     Bad,
@@ -56,7 +43,7 @@ enum Copy {
 }
 
 impl Copy {
-    fn good(self) -> Option<Buffer> {
+    pub(super) fn good(self) -> Option<Buffer> {
         match self {
             Copy::Good(page) => Some(page),
             Copy::Bad | Copy::Unread => None,
@@ -104,21 +91,8 @@ impl<M: Machine> Media<M> {
         Ok(again)
     }
 
-    /// Reads and verifies both copies, healing one from the other.
-    pub(crate) async fn scrub_page(&self, reference: &PageRef, kind: PageType) -> Scrubbed {
-        let first = self.read_copy(reference.a, reference, kind).await;
-        let second = self.read_copy(reference.b, reference, kind).await;
-        self.tell_bad(reference, &first, &second);
-        match (first.good(), second.good()) {
-            (Some(_), Some(_)) => Scrubbed::Sound,
-            (Some(good), None) => Scrubbed::Bad { healed: self.heal(reference.b, &good.freeze()).await },
-            (None, Some(good)) => Scrubbed::Bad { healed: self.heal(reference.a, &good.freeze()).await },
-            (None, None) => Scrubbed::Lost,
-        }
-    }
-
     /// Tells of copies that are not what was written, and whether the other makes up for it.
-    fn tell_bad(&self, reference: &PageRef, first: &Copy, second: &Copy) {
+    pub(super) fn tell_bad(&self, reference: &PageRef, first: &Copy, second: &Copy) {
         if self.pages.passing.get() {
             return;
         }
@@ -135,7 +109,7 @@ impl<M: Machine> Media<M> {
         }
     }
 
-    async fn read_copy(&self, at: PageAddr, reference: &PageRef, kind: PageType) -> Copy {
+    pub(super) async fn read_copy(&self, at: PageAddr, reference: &PageRef, kind: PageType) -> Copy {
         let Some(drive) = self.drive(at.device()) else { return Copy::Bad };
         // A read that fails may have been unlucky; contents that are wrong stay so.
         for _ in 0..READ_ATTEMPTS {
@@ -148,7 +122,7 @@ impl<M: Machine> Media<M> {
     }
 
     /// Answers whether it was done.
-    async fn heal(&self, at: PageAddr, page: &Frozen) -> bool {
+    pub(super) async fn heal(&self, at: PageAddr, page: &Frozen) -> bool {
         if self.pages.inspect.get() {
             count(&self.pages.bad_copies);
             return false;

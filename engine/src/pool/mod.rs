@@ -6,6 +6,8 @@ mod alarm;
 mod background;
 mod change_vdisk;
 mod check;
+mod check_groups;
+mod check_vdisk;
 mod checkpoint;
 mod close;
 mod compact;

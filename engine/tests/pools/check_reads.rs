@@ -36,33 +36,44 @@ fn reads(world: &SimWorld) -> Vec<Range<u64>> {
     places.map(|(offset, length)| number(offset)..number(offset) + number(length)).collect()
 }
 
-/// Pages of data that were read during `work`, and how many bytes were read in all.
-async fn read_of_data<T>(world: &SimWorld, work: impl Future<Output = T>) -> (BTreeSet<u64>, u64, T) {
+/// What was read during some work.
+struct Read {
+    /// Pages of data.
+    data: BTreeSet<u64>,
+    /// Bytes in all.
+    bytes: u64,
+    /// And in how many reads.
+    reads: u64,
+}
+
+async fn read_during<T>(world: &SimWorld, work: impl Future<Output = T>) -> (Read, T) {
     world.set_trace(true);
     let before = world.counters(0).bytes_read;
     let done = work.await;
     let (read, all) = (reads(world), world.counters(0).bytes_read - before);
     world.set_trace(false);
     assert_eq!(read.iter().map(|range| range.end - range.start).sum::<u64>(), all, "the trace tells all reads");
-    let data = data(world);
+    let (data, reads) = (data(world), read.len() as u64);
     let pages = read.into_iter().flat_map(|range| range.start / BLOCK..range.end.div_ceil(BLOCK));
-    (pages.filter(|page| data.contains(page)).collect(), all, done)
+    (Read { data: pages.filter(|page| data.contains(page)).collect(), bytes: all, reads }, done)
 }
 
-/// Checks, which must find nothing; answers the pages that it says it read, with the pages of data among them and all bytes.
-async fn check(world: &SimWorld, pool: &Pool<SimMachine>) -> (BTreeSet<u64>, u64, u64) {
-    let (pages, bytes, report) = read_of_data(world, pool.check()).await;
+/// Checks, which must find nothing; answers what it read, and the pages that it says it read.
+async fn check(world: &SimWorld, pool: &Pool<SimMachine>) -> (Read, u64) {
+    let (read, report) = read_during(world, pool.check()).await;
     let report = report.expect("a check runs");
     assert!(report.clean(), "{:#?}", report.findings);
     assert_eq!(report.vdisks_checked, 2);
-    (pages, bytes, report.pages_read)
+    (read, report.pages_read)
 }
 
 #[track_caller]
-fn assert_metadata_only((pages, bytes, pages_read): (BTreeSet<u64>, u64, u64), when: &str) {
-    assert_eq!(pages, BTreeSet::new(), "{when}: pages of data were read");
+fn assert_metadata_only((read, pages_read): (Read, u64), when: &str) {
+    let Read { data, bytes, reads } = read;
+    assert_eq!(data, BTreeSet::new(), "{when}: pages of data were read");
     // Both copies of each leaf at least, and less than there is of data, which would be 1000 pages and more.
     assert!(bytes >= 2 * APART * BLOCK && pages_read >= 2 * APART, "{when}: {bytes} bytes, {pages_read} pages");
+    assert!(reads < pages_read / 2, "{when}: {pages_read} pages took {reads} reads: neighbours are read together");
 }
 
 /// Data of every kind: whole extents, packed ones, fills and zeros.
@@ -91,7 +102,7 @@ async fn fill(pool: &Pool<SimMachine>, m: &SimMachine) {
     assert!(pool.info().counters.packed_bytes > 0);
 }
 
-async fn read(disk: &Vdisk<SimMachine>, m: &SimMachine, extent: u64) {
+async fn read_extent(disk: &Vdisk<SimMachine>, m: &SimMachine, extent: u64) {
     disk.read(extent * EXTENT, m.buffers().alloc(EXTENT as usize).await).await.expect("a read");
 }
 
@@ -113,8 +124,8 @@ fn a_check_reads_no_data_of_an_open_pool_nor_of_one_that_was_closed_or_killed() 
     let stored = data(&world).len() as u64;
     assert!(stored >= (TOGETHER + APART) * EXTENT / BLOCK, "{stored} pages of data are known");
     live(&world, async |m| {
-        let (pages, _, pool) = read_of_data(seen, inspected(&m)).await;
-        assert_eq!(pages, BTreeSet::new(), "opening a pool to look at it reads data");
+        let (read, pool) = read_during(seen, inspected(&m)).await;
+        assert_eq!(read.data, BTreeSet::new(), "opening a pool to look at it reads data");
         assert_metadata_only(check(seen, &pool).await, "closed");
     });
     world.crash(CrashKind::Process);
@@ -125,14 +136,14 @@ fn a_check_reads_no_data_of_an_open_pool_nor_of_one_that_was_closed_or_killed() 
         // What reads data is seen, and to the page.
         let looked = async {
             for number in 0..TOGETHER {
-                read(&whole, &m, number).await;
+                read_extent(&whole, &m, number).await;
             }
             for number in 0..THIN {
-                read(&thin, &m, number).await;
+                read_extent(&thin, &m, number).await;
             }
         };
-        let (pages, ..) = read_of_data(seen, looked).await;
-        assert_eq!(pages.len() as u64, TOGETHER * EXTENT / BLOCK + THIN, "pages of data were read");
+        let (read, ()) = read_during(seen, looked).await;
+        assert_eq!(read.data.len() as u64, TOGETHER * EXTENT / BLOCK + THIN, "pages of data were read");
         let extent = filled(&m, MARK, EXTENT as usize).await;
         whole.write(TOGETHER * EXTENT, extent.clone(), false).await.expect("a first write");
         whole.flush().await.expect("a flush");
