@@ -141,7 +141,7 @@ fn a_device_shorter_than_its_label_makes_its_pool_unavailable_and_no_other() {
         assert!(reason.contains(text(&tank)), "{reason}");
         if again {
             let both = reason.contains(&(64 * MIB).to_string()) && reason.contains(&bytes.to_string());
-            assert!(both && reason.contains("truncated"), "both sizes must be named: {reason}");
+            assert!(both && reason.contains("cut off"), "both sizes must be named: {reason}");
         }
         assert_serves(&daemon, "whole");
     }
