@@ -165,6 +165,8 @@ pub enum Error {
         path: String,
         /// The pool.
         pool: String,
+        /// Its UUID, and the device's.
+        uuids: (Uuid, Uuid),
         /// Its bytes by its label.
         label: u64,
         /// Its bytes.

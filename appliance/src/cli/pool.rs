@@ -167,7 +167,7 @@ fn over_promised(pool: &str, now: &Value) -> Option<String> {
     (promised > allowed).then(|| {
         format!(
             "pool {pool} has promised {} already, and its overcommit limit allows {}: no vdisk can be made or enlarged until it has \
-             promised less or has more space",
+             promised less, more space or a higher limit",
             iec(promised),
             iec(allowed)
         )

@@ -7,10 +7,13 @@ use crate::model::{CreatePool, ImportPool};
 use crate::node::{COPIES, Node};
 use crate::problem::Problem;
 
+/// How words about a label that is damaged go on behind the path.
+const LABEL_UNUSABLE: &str = "its pool label cannot be used";
+
 /// Brings up all configured pools. One that does not come up is logged; the others serve.
 pub(super) async fn configured(node: &Node, config: &Config) {
     for pool in &config.pool {
-        node.note_configuration(&pool.name, &pool.devices);
+        node.note_configuration(&pool.name, &pool.devices).await;
         if node.pool_view(&pool.name).is_ok() {
             continue;
         }
@@ -23,7 +26,8 @@ pub(super) async fn configured(node: &Node, config: &Config) {
         }
         let import = ImportPool { paths: pool.devices.clone(), name: None, buffered: pool.buffered, force: Vec::new() };
         let result = match node.import_pool(import).await {
-            Err(problem) if problem.code == "not-a-pool" => {
+            // Who made the label has lost what says whose it is, and not what is behind it.
+            Err(problem) if problem.code == "not-a-pool" && !problem.detail.contains(LABEL_UNUSABLE) => {
                 let create = CreatePool {
                     name: pool.name.clone(),
                     devices: pool.devices.clone(),

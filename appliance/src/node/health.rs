@@ -6,7 +6,6 @@ mod webhooks;
 use plimsoll_engine::{Level, Levels, Pool, PoolInfo, Thresholds};
 use plimsoll_hardware::Handle;
 
-use super::machine::{absolute, same_file};
 use super::{Node, Slot};
 use crate::event::CRITICAL_PCT;
 use crate::model::{Health, HealthFinding};
@@ -51,7 +50,7 @@ impl Node {
             let advice = if advice.is_empty() { again } else { advice.to_owned() };
             findings.push(about(Health::Critical, format!("pool {name} is read-only: {reason}"), advice));
         }
-        findings.extend(self.astray(&info).map(|(reason, advice)| about(Health::Warning, reason, advice)));
+        findings.extend(self.astray(name).map(|(reason, advice)| about(Health::Warning, reason, advice)));
         let check = || format!("plimsoll pool check {name}");
         findings.extend(info.recovery.warnings.iter().map(|warning| about(Health::Critical, warning.clone(), check())));
         let repaired = self.0.repaired.borrow().get(&info.uuid).copied().unwrap_or(0);
@@ -75,25 +74,6 @@ impl Node {
         }
         findings.extend(space::findings(pool, &info, self.available_below(&info)));
         findings
-    }
-
-    /// That the configuration has a pool on what it is not served from, and what to do.
-    fn astray(&self, info: &PoolInfo) -> Option<(String, String)> {
-        let name = &info.name;
-        let served: Vec<&str> = info.devices.iter().map(|device| device.path.as_str()).collect();
-        let configured = self.0.in_configuration.borrow();
-        let is_astray = |path: &&String| !served.iter().any(|known| same_file(known, &absolute(path)));
-        let astray: Vec<&str> = configured.get(name)?.iter().filter(is_astray).map(String::as_str).collect();
-        if astray.is_empty() {
-            return None;
-        }
-        let served = served.join(", ");
-        let reason =
-            format!("pool {name} is in the configuration on {}, and it is served from {served}", astray.join(", "));
-        let advice = format!(
-            "write its devices in its [[pool]]; if what is configured is to be served, plimsoll pool export {name}, then start again"
-        );
-        Some((reason, advice))
     }
 
     fn not_served(&self, name: &str, problem: &Problem) -> HealthFinding {

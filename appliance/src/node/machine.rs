@@ -90,11 +90,20 @@ impl Node {
 
     /// Opens the device at `path` and reads its label.
     pub(super) async fn open_labelled(&self, path: &str, purpose: Purpose) -> Answer<(Device, Option<Label>)> {
+        let (device, label) = self.open_looked_at(path, purpose).await?;
+        Ok((device, label?))
+    }
+
+    /// The same, and what is wrong with a label that cannot be used.
+    pub(super) async fn open_looked_at(&self, path: &str, purpose: Purpose) -> Answer<(Device, Looked)> {
         let device = self.open_device(path, purpose).await?;
-        let label = identify(self.machine(), &device).await?;
+        let label = identify(self.machine(), &device).await;
         Ok((device, label))
     }
 }
+
+/// The label of a device, if there is one, or why it cannot be used.
+pub(super) type Looked = plimsoll_engine::Result<Option<Label>>;
 
 /// A permission to go through the page cache that is taken back unless it is kept.
 #[must_use]

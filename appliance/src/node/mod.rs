@@ -10,6 +10,7 @@
 //!
 //! Each operation is a file named by its verb.
 
+mod astray;
 mod audit;
 mod below;
 mod close;
@@ -99,6 +100,8 @@ struct Inner {
     configured: RefCell<BTreeMap<String, Vec<String>>>,
     /// Where the configuration has pools.
     in_configuration: RefCell<BTreeMap<String, Vec<String>>>,
+    /// Of open pools that are served from elsewhere, what to say.
+    astray: RefCell<BTreeMap<String, (String, String)>>,
     /// Paths of devices that may go through the page cache.
     buffered: RefCell<BTreeSet<String>>,
     /// Whether they do, of all that were opened to be served from.
@@ -159,6 +162,7 @@ impl Node {
             jobs: RefCell::default(),
             configured: RefCell::default(),
             in_configuration: RefCell::default(),
+            astray: RefCell::default(),
             buffered: RefCell::new(buffered),
             opened: RefCell::default(),
             exports: exports::Exports::default(),

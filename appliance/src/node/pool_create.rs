@@ -3,7 +3,7 @@
 //! Order: everything is checked first; then the engine writes the labels; then the pool is remembered; then it is
 //! answered. A crash in between leaves a pool that `pool import` finds.
 
-use plimsoll_engine::{self as engine, Pool};
+use plimsoll_engine::{self as engine, Error, Pool};
 use plimsoll_hardware::{Device as _, Handle};
 use uuid::Uuid;
 
@@ -105,9 +105,9 @@ impl Node {
             return Err(Problem::new("in-use", format!("{path} is a device of pool {pool}"))
                 .hint(format!("plimsoll pool show {pool}")));
         }
-        let (device, label) = self.open_labelled(path, purpose).await?;
+        let (device, label) = self.open_looked_at(path, purpose).await?;
         // By another path, as a loop device's: nothing makes that right.
-        if let Some(pool) = label.as_ref().and_then(|label| self.served_from(label)) {
+        if let Some(pool) = label.as_ref().ok().and_then(Option::as_ref).and_then(|label| self.served_from(label)) {
             return Err(Problem::new("in-use", format!("{path} is a device of pool {pool}, which is served from it"))
                 .hint(format!("give another device; plimsoll pool show {pool}")));
         }
@@ -115,8 +115,11 @@ impl Node {
             return Ok(device);
         }
         let found = match label {
-            Some(label) => Some(format!("a device of pool {} (UUID {})", label.pool_name, label.pool)),
-            None => self.contents(&device).await?.map(str::to_owned),
+            Ok(Some(label)) => Some(format!("a device of pool {} (UUID {})", label.pool_name, label.pool)),
+            Err(Error::Shortened { pool, .. }) => Some(format!("a device of pool {pool} that was cut off")),
+            Err(Error::NotAPool { .. }) => Some("a device of a pool whose label cannot be used".to_owned()),
+            Err(error) => return Err(error.into()),
+            Ok(None) => self.contents(&device).await?.map(str::to_owned),
         };
         match found {
             Some(what) => Err(Problem::new("in-use", format!("{path} holds {what}"))

@@ -121,10 +121,13 @@ impl Node {
     pub(super) fn follow_members(&self, pool: &Pool<Handle>) {
         let (node, pool) = (self.clone(), pool.clone());
         self.spawn(async move {
+            let name = pool.info().name;
+            node.look_astray(&name).await;
             while pool.members_changed().await {
                 let record = node.record_of(&pool);
                 // A finding until it is noted.
                 let _ = node.note(|state| state.update(record)).await;
+                node.look_astray(&name).await;
             }
         });
     }

@@ -1,5 +1,7 @@
 //! Opening the pools that are known, at the start and when an unavailable one is tried again.
 
+use std::collections::BTreeMap;
+
 use plimsoll_engine::{Error, OpenPool, Pool, SpaceEvent};
 use plimsoll_hardware::reactor::Handle;
 use sha2::{Digest as _, Sha256};
@@ -25,11 +27,12 @@ fn stand_in(name: &str) -> Uuid {
 }
 
 /// That the device with the UUID `device` is missing, with all that was seen instead.
-fn not_there(missing: Problem, device: Uuid, remembered: &[DeviceRecord], failed: &[Problem]) -> Problem {
+fn not_there(missing: Problem, device: Uuid, remembered: &[DeviceRecord], found: &Found) -> Problem {
+    let failed = &found.failed[..];
     let is_unkept = !remembered.is_empty() && remembered.iter().all(|known| known.uuid != device);
     let unkept = if is_unkept { JOINED_UNKEPT } else { "" };
-    if let Some(cut_off) = cut_off(failed) {
-        return cut_off.clone();
+    if let Some((_, problem)) = found.cut_off.as_ref().filter(|(of, _)| *of == device) {
+        return cut_off(problem, failed);
     }
     let seen: String = failed.iter().map(|problem| format!("; {}", problem.detail)).collect();
     let problem = Problem { detail: format!("{}{unkept}{seen}", missing.detail), ..missing };
@@ -66,11 +69,6 @@ impl Node {
         self.0.configured.borrow_mut().insert(name.to_owned(), devices.to_vec());
         self.tell_not_served(name, stand_in(name), &problem).await;
         self.0.pools.borrow_mut().insert(name.to_owned(), Slot::Unavailable(problem));
-    }
-
-    /// Notes where the configuration has a pool: it is a finding when that is served from elsewhere.
-    pub fn note_configuration(&self, name: &str, devices: &[String]) {
-        self.0.in_configuration.borrow_mut().insert(name.to_owned(), devices.to_vec());
     }
 
     /// The devices of a pool that the configuration names, if that alone knows of it.
@@ -129,10 +127,10 @@ impl Node {
         truncated: bool,
     ) -> Answer<Whole> {
         let options = self.how_to_open(truncated);
-        let check = async |found: Found| {
-            Pool::check_open(self.machine(), &options, found.devices.into_values().collect()).await
+        let check = async |devices: BTreeMap<Uuid, Device>| {
+            Pool::check_open(self.machine(), &options, devices.into_values().collect()).await
         };
-        match check(found).await {
+        match check(found.devices).await {
             Err(Error::DeviceMissing { .. }) => {}
             checked => return Ok(checked?),
         }
@@ -140,9 +138,9 @@ impl Node {
         if let Some(twins) = found.twins {
             return Err(twins);
         }
-        let failed = std::mem::take(&mut found.failed);
-        check(found).await.map_err(|error| match error {
-            Error::DeviceMissing { device, .. } => not_there(error.into(), device, remembered, &failed),
+        let devices = std::mem::take(&mut found.devices);
+        check(devices).await.map_err(|error| match error {
+            Error::DeviceMissing { device, .. } => not_there(error.into(), device, remembered, &found),
             error => error.into(),
         })
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use plimsoll_engine::Label;
+use plimsoll_engine::{Error, Label};
 use plimsoll_hardware::Device as _;
 use uuid::Uuid;
 
@@ -26,6 +26,8 @@ pub(super) struct Found {
     pub(super) label: Option<Label>,
     /// Why a path that was expected to be one is none, and which copies were seen.
     pub(super) failed: Vec<Problem>,
+    /// A device of it that is shorter than it was, and what to say of that.
+    pub(super) cut_off: Option<(Uuid, Problem)>,
     /// Two of the paths that were named lead to copies of one device.
     pub(super) twins: Option<Problem>,
 }
@@ -64,9 +66,22 @@ impl Node {
             if all[..index].iter().any(|other| same_file(other, path)) {
                 continue;
             }
-            match self.open_labelled(path, Purpose::Serve).await {
-                Ok((_, None)) => found.failed.push(not_a_pool(path)),
-                Ok((device, Some(label))) if *pool.get_or_insert(label.pool) == label.pool => {
+            match self.open_looked_at(path, Purpose::Serve).await {
+                Ok((_, Ok(None))) => found.failed.push(not_a_pool(path)),
+                Ok((_, Err(error))) => {
+                    let cut_off = match &error {
+                        Error::Shortened { uuids: (of, device), .. } if pool.is_none_or(|pool| pool == *of) => {
+                            Some(*device)
+                        }
+                        _ => None,
+                    };
+                    let problem = Problem::from(error);
+                    if let Some(device) = cut_off {
+                        found.cut_off.get_or_insert((device, problem.clone()));
+                    }
+                    found.failed.push(problem);
+                }
+                Ok((device, Ok(Some(label)))) if *pool.get_or_insert(label.pool) == label.pool => {
                     let there = found.devices.get(&label.device).map(|there| there.geometry().path.clone());
                     match there.map(|there| (paths.named.contains(&there), twins(&label, &[there, path.clone()]))) {
                         None => found.add(label, device),
@@ -77,7 +92,7 @@ impl Node {
                         Some((false, twins)) => found.failed.push(twins),
                     }
                 }
-                Ok((_, Some(label))) => {
+                Ok((_, Ok(Some(label)))) => {
                     let detail = format!("{path}{}{})", belongs_to(&label.pool_name), label.pool);
                     found.failed.push(Problem::new("not-a-pool", detail));
                 }
@@ -199,8 +214,8 @@ pub(super) fn missing(name: &str, found: &Found, expected: usize) -> Problem {
     if let Some(twins) = found.failed.iter().find(|problem| problem.code == "conflict") {
         return Problem { detail: format!("pool {name}: {}", twins.detail), ..twins.clone() };
     }
-    if let Some(cut_off) = cut_off(&found.failed) {
-        return cut_off.clone();
+    if let Some((_, problem)) = &found.cut_off {
+        return cut_off(problem, &found.failed);
     }
     let code = match &found.failed[..] {
         [only] if only.code != "not-found" && only.code != "not-a-pool" => only.code.as_str(),
@@ -217,9 +232,11 @@ pub(super) fn missing(name: &str, found: &Found, expected: usize) -> Problem {
     Problem::new(code, format!("pool {name}: {there} of {expected} devices were found{why}")).hint(hint)
 }
 
-/// That a device which was expected is shorter than it was: why it is missed.
-pub(super) fn cut_off(failed: &[Problem]) -> Option<&Problem> {
-    failed.iter().find(|problem| problem.code == "damaged")
+/// That a device of a pool is shorter than it was, and what else was seen.
+pub(super) fn cut_off(problem: &Problem, failed: &[Problem]) -> Problem {
+    let others = failed.iter().filter(|other| *other != problem);
+    let seen: String = others.map(|other| format!("; {}", other.detail)).collect();
+    Problem { detail: format!("{}{seen}", problem.detail), ..problem.clone() }
 }
 
 pub(super) fn first_failure(found: &Found) -> Answer<()> {

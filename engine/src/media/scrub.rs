@@ -27,8 +27,8 @@ pub(crate) enum Scrubbed {
 }
 
 impl<M: Machine> Media<M> {
-    /// Of `count` pages, which are good in both copies; a read that fails says nothing good of any page in it. What first copies hold that
-    /// are good is given to `take`.
+    /// Of `count` pages, which are good in both copies; a read that fails, or has no memory, says nothing good of any page in it. What
+    /// first copies hold that are good is given to `take`.
     pub(crate) async fn sound(
         &self,
         count: usize,
@@ -63,7 +63,8 @@ impl<M: Machine> Media<M> {
 
     async fn read_run(&self, first: PageAddr, pages: usize) -> Option<Buffer> {
         let drive = self.drive(first.device())?;
-        let buffer = self.buffers().alloc(pages * PAGE_BYTES).await;
+        // Not waited for: a run of free pages may be missing for long, and who waits is in the way of who wants one page.
+        let buffer = self.buffers().try_alloc(pages * PAGE_BYTES)?;
         drive.read(first.page() * PAGE_BYTES as u64, buffer).await.ok()
     }
 

@@ -4,9 +4,11 @@
 //! good one when the pool may be written; it repairs nothing else. Every finding brings its [`Mend`], or says that there is none.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::rc::Rc;
 
 use bitvec::prelude::{BitVec, Lsb0};
+use futures_util::stream::{self, StreamExt};
 use plimsoll_hardware::Machine;
 
 use super::Pool;
@@ -18,6 +20,11 @@ use crate::format::{ExtentId, GROUP_EXTENTS, PageRef, PageType, Payload};
 use crate::media::Scrubbed;
 use crate::tree::{PageSeen, Tree, load_nodes};
 use crate::vdisk::Store;
+
+/// Pages of a tree between two turns of others, a millisecond at most.
+const PAGES_AT_ONCE: usize = 4096;
+/// Pages that are looked at one by one, at the same time.
+const READS_AT_ONCE: usize = 32;
 
 /// Something that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,13 +186,20 @@ impl<'a, M: Machine> Checker<'a, M> {
         let media = &self.store.media;
         load_nodes(media, tree).await;
         let pages = tree.borrow().pages();
-        let page = |index: usize| (pages[index].reference, pages[index].kind);
-        let sound = media.sound(pages.len(), page, |index, bytes| take(self, &pages[index], bytes)).await;
+        let mut unsound = Vec::new();
+        for pages in pages.chunks(PAGES_AT_ONCE) {
+            let page = |index: usize| (pages[index].reference, pages[index].kind);
+            let sound = media.sound(pages.len(), page, |index, bytes| take(self, &pages[index], bytes)).await;
+            for (page, sound) in pages.iter().zip(sound) {
+                self.report.pages_read += 2;
+                self.note_page(&page.reference);
+                unsound.extend((!sound).then(|| page.clone()));
+            }
+        }
+        let scrubs = unsound.into_iter().map(async |page| (media.scrub_page(&page.reference, page.kind).await, page));
+        let mut scrubs = pin!(stream::iter(scrubs).buffered(READS_AT_ONCE));
         let mut lost = Vec::new();
-        for (page, sound) in pages.into_iter().zip(sound) {
-            self.report.pages_read += 2;
-            self.note_page(&page.reference);
-            let scrubbed = if sound { Scrubbed::Sound } else { media.scrub_page(&page.reference, page.kind).await };
+        while let Some((scrubbed, page)) = scrubs.next().await {
             match scrubbed {
                 Scrubbed::Sound => {}
                 Scrubbed::Bad { healed } => {

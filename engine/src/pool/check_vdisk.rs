@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
 use plimsoll_hardware::Machine;
@@ -15,6 +16,8 @@ use crate::vdisk::{Store, VdiskCore};
 
 /// Leaves brought into memory at the same time.
 const LEAVES_AT_ONCE: usize = 32;
+/// Leaves between two turns of others, a millisecond at most when all were looked at before.
+const LEAVES_PER_TURN: usize = 4096;
 
 /// What the words of a vdisk say.
 #[derive(Default)]
@@ -61,7 +64,7 @@ impl<M: Machine> Checker<'_, M> {
             let (index, mapping) = (page.first, &vdisk.mapping);
             let counts = page.kind == PageType::Leaf
                 && !checker.changes
-                && matches!(tree.borrow().get(index), Found::Unread(..))
+                && matches!(tree.borrow().get(index), Found::Unread(home, 0) if home == page.reference)
                 && mapping.next_pending(index) != Some(index);
             if let Some(leaf) = counts.then(|| Leaf::decode(bytes).ok()).flatten() {
                 taken.insert(index);
@@ -80,17 +83,26 @@ impl<M: Machine> Checker<'_, M> {
         }
         let loader = Loader::default();
         let mut from = 0;
-        let present = std::iter::from_fn(|| {
+        let mut present = std::iter::from_fn(|| {
             let present = tree.borrow().next_sound(from);
             let index = present.into_iter().chain(vdisk.mapping.next_pending(from)).min()?;
             from = index + 1;
             Some(index)
         });
-        let others = present.filter(|index| !taken.contains(index));
-        let leaves = others.map(|index| words_of(self.store, vdisk, &loader, index));
-        let mut leaves = pin!(stream::iter(leaves).buffered(LEAVES_AT_ONCE));
-        while let Some((index, words)) = leaves.next().await {
-            self.note_words(&name, index, words.into_iter(), &mut seen);
+        loop {
+            let some: Vec<u64> = present.by_ref().take(LEAVES_PER_TURN).collect();
+            let is_last = some.len() < LEAVES_PER_TURN;
+            let others = some.into_iter().filter(|index| !taken.contains(index));
+            let leaves = others.map(|index| words_of(self.store, vdisk, &loader, index));
+            let mut leaves = pin!(stream::iter(leaves).buffered(LEAVES_AT_ONCE));
+            while let Some((index, words)) = leaves.next().await {
+                self.note_words(&name, index, words.into_iter(), &mut seen);
+            }
+            if is_last {
+                break;
+            }
+            // Most are taken, and passed without a wait: others have their turn.
+            self.store.media.machine.sleep(Duration::from_micros(1)).await;
         }
         let Seen { backed, unknown } = seen;
         for (offset, pattern) in &unknown {

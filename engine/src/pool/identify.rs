@@ -61,13 +61,15 @@ pub(super) async fn read_label<M: Machine>(machine: &M, device: &M::Device) -> R
             Err(error) => problem = Some(Error::Device(error)),
             Ok(page) => match LabelPage::decode(&page) {
                 Ok(label) if label.size > size => {
-                    return Err(Error::Shortened { path, pool: label.name, label: label.size, size });
+                    let uuids = (label.pool, label.device);
+                    return Err(Error::Shortened { path, pool: label.name, uuids, label: label.size, size });
                 }
                 Ok(label) => return Ok(Some(label)),
                 Err(FormatError::Magic) => {}
                 Err(error) => {
                     let reason = format!(
-                        "its pool label cannot be used: {error}; restore the device, or give up what it held (plimsoll pool create --force)"
+                        "its pool label cannot be used: {error}; restore the device, or give up what it held (plimsoll pool create NAME \
+                         --device {path} --force=foreign)"
                     );
                     problem = Some(Error::NotAPool { path: path.clone(), reason });
                 }

@@ -4,6 +4,7 @@ use super::{Slot, Tree, child};
 use crate::format::{NODE_FANOUT, PageRef, PageType, Payload};
 
 /// A page of the tree as it stands on the devices.
+#[derive(Clone)]
 pub(crate) struct PageSeen {
     pub(crate) reference: PageRef,
     pub(crate) kind: PageType,

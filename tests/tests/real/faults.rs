@@ -295,7 +295,7 @@ fn a_file_that_is_cut_off_under_a_pool_is_told_and_never_taken_for_whole_again()
     let length = std::fs::metadata(&file).expect("the file").len();
     assert!((short..long).contains(&length), "what is lost would read as zeros: it has {length} bytes");
     let told = &daemon.events("pool-not-served", "tank", 1)[0];
-    assert!(told["cause"].as_str().is_some_and(|cause| cause.contains("truncated")), "{told:#}");
+    assert!(told["cause"].as_str().is_some_and(|cause| cause.contains("cut off")), "{told:#}");
     daemon.kill9();
     daemon.restart();
     assert_eq!(daemon.events("pool-not-served", "tank", 1).len(), 1, "it is told once");

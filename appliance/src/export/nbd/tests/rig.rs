@@ -132,7 +132,7 @@ impl Rig {
                         Order::Memory(take, done) => {
                             taken.clear();
                             for size in [BUFFER_MAX, 4096].into_iter().filter(|_| take) {
-                                taken.extend(std::iter::from_fn(|| handle.buffers().try_alloc(size)));
+                                taken.extend(std::iter::from_fn(|| handle.buffers().privileged().try_alloc(size)));
                             }
                             done.send(()).is_ok()
                         }
