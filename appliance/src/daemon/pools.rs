@@ -263,6 +263,7 @@ mod tests {
                     finding.reason.ends_with(&said) && finding.health == crate::model::Health::Warning,
                     "{finding:?}"
                 );
+                assert!(finding.advice.contains("serve what is there instead: plimsoll pool export x"), "{finding:?}");
                 crate::cli::hints::assert_advice_can_be_followed(&finding.advice);
             });
         }
@@ -270,6 +271,34 @@ mod tests {
         let link = dir.path().join("link.img");
         std::os::unix::fs::symlink(&device, &link).unwrap();
         configured_in(dir.path(), &pool("x", &link), |node| assert_eq!(node.status().findings, []));
+    }
+
+    #[test]
+    fn a_blank_device_that_is_written_into_the_configuration_joins_by_doing_what_is_advised() {
+        let dir = tempfile::tempdir().unwrap();
+        let [device, blank] = ["a.img", "n.img"].map(|name| dir.path().join(name));
+        for path in [&device, &blank] {
+            std::fs::File::create(path).unwrap().set_len(128 << 20).unwrap();
+        }
+        configured_in(dir.path(), &pool("x", &device), |_| {});
+        let both = pool("x", &device).replace("a.img\"]", &format!("a.img\", \"{}\"]", blank.display()));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _inside = runtime.enter();
+        let file = dir.path().join("config.toml");
+        std::fs::write(&file, both).unwrap();
+        with_node(dir.path(), async |node| {
+            configured(&node, &Config::load(&file).unwrap()).await;
+            let [finding] = &node.status().findings[..] else { panic!("{:?}", node.status().findings) };
+            let command = format!("plimsoll pool add-device x --device {}", blank.display());
+            assert!(finding.advice.ends_with(&command) && !finding.advice.contains("export"), "{finding:?}");
+            let path = blank.display().to_string();
+            let add = crate::model::AddDevice { path, force: Vec::new(), buffered: true };
+            node.add_device("x", add).await.unwrap();
+            // Who follows the pool's devices looks again.
+            while !node.status().findings.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        });
     }
 
     #[test]
@@ -314,6 +343,18 @@ mod tests {
         configured_in(dirs[1].path(), &both, |node| {
             let advice = node.status().findings.iter().map(|finding| finding.advice.clone()).collect::<String>();
             assert!(!advice.contains("--force") && !advice.contains("pool create"), "{advice}");
+        });
+        // Nor when its label is damaged: what is behind it may be whole.
+        use std::os::unix::fs::FileExt as _;
+        let file = std::fs::OpenOptions::new().write(true).open(&device).unwrap();
+        for label in [0, (128 << 20) - 65_536] {
+            file.write_all_at(&[0xff; 8], label + 99).unwrap();
+        }
+        let third = tempfile::tempdir().unwrap();
+        configured_in(third.path(), &pool("x", &device), |node| {
+            let [finding] = &node.status().findings[..] else { panic!("{:?}", node.status().findings) };
+            assert!(finding.reason.contains("its pool label cannot be used"), "{finding:?}");
+            assert!(finding.advice.starts_with("restore the device, or give up"), "{finding:?}");
         });
     }
 

@@ -131,6 +131,75 @@ fn of_a_pool_of_several_the_device_that_was_cut_off_is_named_and_what_to_do_abou
 }
 
 #[test]
+fn a_device_that_is_missing_is_named_whatever_else_is_where_it_was() {
+    with_node(|node, dir| async move {
+        let [one, two, other] = ["one.img", "two.img", "other.img"].map(|name| dir.join(name).display().to_string());
+        let cut = |path: &str| {
+            std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(100 * MIB).unwrap();
+        };
+        exported(&node, "other", &file(&dir, "other.img", 128 * MIB)).await;
+        let paths = vec![file(&dir, "one.img", 128 * MIB), file(&dir, "two.img", 128 * MIB)];
+        node.create_pool(pool("tank", paths)).await.unwrap();
+        node.take_out("tank").await.unwrap();
+        // Where no search finds it; in its place is one of another pool, which was cut off.
+        let hidden = dir.join("hidden");
+        std::fs::create_dir(&hidden).unwrap();
+        std::fs::rename(&two, hidden.join("two.img")).unwrap();
+        std::fs::rename(&other, &two).unwrap();
+        cut(&two);
+        let request = import(&[&one]);
+        let problem = refused(node.plan_import_pool(request.clone()).await, node.import_pool(request.clone()).await);
+        assert_eq!(problem.code, "device-missing", "{problem:?}");
+        assert!(problem.detail.contains("device 1") && problem.detail.contains("two.img is shorter"), "{problem:?}");
+        assert!(!problem.hint.as_ref().unwrap().contains("truncated"), "{problem:?}");
+        // One of its own was cut off, and the other is gone.
+        std::fs::remove_file(&two).unwrap();
+        cut(&one);
+        let problem = refused(node.plan_import_pool(request.clone()).await, node.import_pool(request).await);
+        assert_eq!(problem.code, "damaged", "{problem:?}");
+        let both = problem.detail.contains("one.img is shorter") && problem.detail.contains("two.img does not exist");
+        assert!(both, "{problem:?}");
+    });
+}
+
+#[test]
+fn what_a_device_held_before_it_was_cut_off_or_scribbled_on_is_named_and_overwritten_only_by_force() {
+    use std::os::unix::fs::FileExt as _;
+    with_node(|node, dir| async move {
+        tank(&node, &dir).await;
+        let cut_off = file(&dir, "cut.img", 128 * MIB);
+        exported(&node, "old", &cut_off).await;
+        let scribbled = file(&dir, "scribbled.img", 128 * MIB);
+        exported(&node, "older", &scribbled).await;
+        let open = |path: &str| std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        open(&cut_off).set_len(100 * MIB).unwrap();
+        for label in [0, 128 * MIB - 65_536] {
+            open(&scribbled).write_all_at(&[0xff; 8], label + 99).unwrap();
+        }
+        let held = [(&cut_off, "pool old that was cut off"), (&scribbled, "a pool whose label cannot be used")];
+        for (path, holds) in held {
+            let create = pool("new", vec![path.clone()]);
+            let problem = refused(node.plan_create_pool(create.clone()).await, node.create_pool(create).await);
+            assert_eq!(problem.code, "in-use", "{problem:?}");
+            assert!(problem.detail.ends_with(&format!("holds a device of {holds}")), "{problem:?}");
+            assert!(problem.hint.as_ref().unwrap().contains("--force=foreign"), "{problem:?}");
+            let add = |force: &[&str]| {
+                let force = force.iter().map(|check| (*check).to_owned()).collect();
+                AddDevice { path: path.clone(), force, buffered: true }
+            };
+            let problem =
+                refused(node.plan_add_device("tank", add(&[])).await, node.add_device("tank", add(&[])).await);
+            assert!(problem.code == "in-use" && problem.detail.contains(holds), "{problem:?}");
+            assert_eq!(code(node.plan_add_device("tank", add(&["foreign"])).await), None);
+            let forced = CreatePool { force: vec!["foreign".into()], ..pool("new", vec![path.clone()]) };
+            assert_eq!(code(node.plan_create_pool(forced.clone()).await), None);
+            assert_eq!(node.create_pool(forced).await.unwrap().state, PoolState::Online);
+            node.export_pool("new", &[]).await.unwrap();
+        }
+    });
+}
+
+#[test]
 fn two_copies_of_one_device_are_refused_and_either_can_be_named() {
     with_node(|node, dir| async move {
         let [one, two] = ["z.img", "z2.img"].map(|name| dir.join(name).display().to_string());
