@@ -148,8 +148,9 @@ impl From<plimsoll_engine::Error> for Problem {
                 advice.or_else(|| Some("use a larger device, or several: --device A --device B".to_owned()))
             }
             Error::Exists { kind, .. } => advice.or_else(|| Some(format!("choose another name; plimsoll {kind} list"))),
-            Error::EndLost { path, .. } => Some(format!(
-                "bring all of it back from a copy; to go on with what is left: plimsoll pool import {path} --force=truncated"
+            Error::EndLost { paths, .. } => Some(format!(
+                "bring all of it back from a copy; to go on with what is left: plimsoll pool import {} --force=truncated",
+                paths.join(" ")
             )),
             Error::NotAPool { path, .. } => advice.or_else(|| Some(format!("plimsoll device show {path}"))),
             Error::ReadOnly { pool, .. } => advice.or_else(|| Some(format!("plimsoll pool show {pool}"))),

@@ -172,14 +172,14 @@ pub enum Error {
         /// Its bytes.
         size: u64,
     },
-    /// The device was cut off, and made as long as it was.
+    /// Devices were cut off, and made as long as they were.
     #[error(
-        "the end of {path} is gone: where pool {pool} has a label and roots there are zeros, so it was cut off, or copied in part, and \
-         made long again; what was stored there would read as zeros"
+        "the end of {} is gone: where pool {pool} has a label and roots there are zeros, so it was cut off, or copied in part, and \
+         made long again; what was stored there would read as zeros", paths.join(", and of ")
     )]
     EndLost {
-        /// The device.
-        path: String,
+        /// The devices.
+        paths: Vec<String>,
         /// The pool.
         pool: String,
     },

@@ -1,7 +1,7 @@
 //! Checking a pool without a daemon: a reactor of our own, the devices opened and locked, so that no daemon can open them
 //! meanwhile. Nothing is written unless a repair was asked for.
 
-use plimsoll_engine::{OpenPool, Pool};
+use plimsoll_engine::{Error, OpenPool, Pool};
 use plimsoll_hardware::{Handle, OpenError, OpenOptions, Reactor, ReactorConfig};
 
 use super::pool::absolute;
@@ -60,6 +60,11 @@ async fn open(machine: &Handle, paths: &[String], inspect: bool) -> Answer<Pool<
         }
         devices.push(opened.map_err(|error| cannot_open(&path, &error))?);
     }
-    Ok(Pool::open(machine, OpenPool { inspect, cache_bytes: Some(CACHE_BYTES), ..OpenPool::default() }, devices)
-        .await?)
+    let options = OpenPool { inspect, cache_bytes: Some(CACHE_BYTES), ..OpenPool::default() };
+    Pool::open(machine, options, devices).await.map_err(|error| match &error {
+        Error::DeviceMissing { .. } => {
+            Problem::from(error).hint("name all of its devices: plimsoll pool check --device PATH --device PATH...")
+        }
+        _ => error.into(),
+    })
 }

@@ -13,7 +13,7 @@ use super::{growth, table};
 use crate::model::{AddDevice, CreatePool, ImportPool, SetPool, SetTenant};
 use crate::node::same_file;
 use crate::problem::{Answer, Problem};
-use crate::units::{Size, iec};
+use crate::units::{Size, iec, printable};
 
 pub(super) fn run(cx: &Context<'_>, command: Pool) -> Answer<()> {
     match command {
@@ -218,5 +218,9 @@ fn import(cx: &Context<'_>, args: PoolImport) -> Answer<()> {
     let request = ImportPool { paths, name: args.name, buffered: args.buffered, force: args.force };
     let Some(answer) = cx.change("POST", "/api/v1/pools/import", &args.how, &request)? else { return Ok(()) };
     let name = answer.get("name").and_then(Value::as_str).unwrap_or("?").to_owned();
+    let warnings = answer.pointer("/recovery/warnings").and_then(Value::as_array);
+    for warning in warnings.into_iter().flatten().filter_map(Value::as_str) {
+        eprintln!("warning: {}", printable(warning));
+    }
     cx.render.changed(&format!("pool {name} imported"), &answer)
 }

@@ -4,11 +4,8 @@
 use super::Config;
 use super::config::PoolConfig;
 use crate::model::{CreatePool, ImportPool};
-use crate::node::{COPIES, Node};
+use crate::node::{COPIES, NO_LABEL, Node};
 use crate::problem::Problem;
-
-/// How words about a label that is damaged go on behind the path.
-const LABEL_UNUSABLE: &str = "its pool label cannot be used";
 
 /// Brings up all configured pools. One that does not come up is logged; the others serve.
 pub(super) async fn configured(node: &Node, config: &Config) {
@@ -26,8 +23,7 @@ pub(super) async fn configured(node: &Node, config: &Config) {
         }
         let import = ImportPool { paths: pool.devices.clone(), name: None, buffered: pool.buffered, force: Vec::new() };
         let result = match node.import_pool(import).await {
-            // Who made the label has lost what says whose it is, and not what is behind it.
-            Err(problem) if problem.code == "not-a-pool" && !problem.detail.contains(LABEL_UNUSABLE) => {
+            Err(problem) if problem.code == "not-a-pool" && problem.detail.contains(NO_LABEL) => {
                 let create = CreatePool {
                     name: pool.name.clone(),
                     devices: pool.devices.clone(),
@@ -82,8 +78,14 @@ fn in_a_file(problem: Problem, pool: &PoolConfig) -> Problem {
             let command = format!("plimsoll pool create {}{devices}{buffered} --force={check}", pool.name);
             problem.hint(format!("write other devices in its [[pool]]; or overwrite what they hold: {command}"))
         }
-        Some(_) if problem.code == "not-found" => {
-            problem.hint(format!("connect it, or write where it is in its [[pool]], and open it: plimsoll pool import --name {}", pool.name))
+        Some(_) if problem.code == "not-found" => problem.hint(format!(
+            "connect it, and open it: plimsoll pool import --name {}; if it is elsewhere: plimsoll pool import PATH..., and write that in its \
+             [[pool]]",
+            pool.name
+        )),
+        // Its label alone may be damaged, and what is behind it whole.
+        Some(_) if problem.code == "not-a-pool" => {
+            problem.hint("restore it from a copy, or write the devices of that pool in its [[pool]], and start again")
         }
         Some(_) if problem.detail.contains(COPIES) => {
             problem.hint("write only the one in its [[pool]] that was in use last, and keep the others in another directory")
@@ -175,7 +177,10 @@ mod tests {
                 let finding = node.status().findings.remove(0);
                 assert!(finding.reason.contains("pool x is not served") && finding.reason.contains("does not exist"));
                 crate::cli::hints::assert_advice_can_be_followed(&finding.advice);
-                assert!(finding.advice.ends_with("plimsoll pool import --name x"), "{finding:?}");
+                assert!(
+                    finding.advice.starts_with("connect it, and open it: plimsoll pool import --name x;"),
+                    "{finding:?}"
+                );
                 assert_eq!(super::super::serve::pool_to_try(&node.pools()), "pool show x", "it is there");
                 assert_eq!(kinds(&node).await, ["pool-not-served"], "once, whatever the number of starts");
                 assert_eq!(node.import_pool(again()).await.unwrap_err().code, "not-found");
@@ -260,7 +265,9 @@ mod tests {
                 let [finding] = &node.status().findings[..] else { panic!("{:?}", node.status().findings) };
                 let said = format!("on {}, and it is served from {}", copy.display(), device.display());
                 assert!(
-                    finding.reason.ends_with(&said) && finding.health == crate::model::Health::Warning,
+                    finding.reason.contains(&said)
+                        && finding.reason.ends_with("holds a copy of it")
+                        && finding.health == crate::model::Health::Warning,
                     "{finding:?}"
                 );
                 assert!(finding.advice.contains("serve what is there instead: plimsoll pool export x"), "{finding:?}");
@@ -271,6 +278,34 @@ mod tests {
         let link = dir.path().join("link.img");
         std::os::unix::fs::symlink(&device, &link).unwrap();
         configured_in(dir.path(), &pool("x", &link), |node| assert_eq!(node.status().findings, []));
+    }
+
+    #[test]
+    fn of_another_pool_on_a_configured_path_its_uuid_is_said_and_a_device_that_is_served_here_is_never_locked_by_another_process()
+     {
+        let (dir, made) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let [device, there] = [dir.path(), made.path()].map(|dir| dir.join("a.img"));
+        for path in [&device, &there] {
+            std::fs::File::create(path).unwrap().set_len(128 << 20).unwrap();
+        }
+        configured_in(dir.path(), &pool("x", &device), |_| {});
+        let mut uuid = String::new();
+        configured_in(made.path(), &pool("x", &there), |node| uuid = node.pool_view("x").unwrap().uuid);
+        configured_in(dir.path(), &pool("x", &there), |node| {
+            let [finding] = &node.status().findings[..] else { panic!("{:?}", node.status().findings) };
+            assert!(finding.reason.ends_with(&format!("holds another pool, x (UUID {uuid})")), "{finding:?}");
+        });
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _inside = runtime.enter();
+        let file = dir.path().join("config.toml");
+        std::fs::write(&file, pool("y", &device)).unwrap();
+        with_node(dir.path(), async |node| {
+            configured(&node, &Config::load(&file).unwrap()).await;
+            let again = ImportPool { paths: Vec::new(), name: Some("y".into()), buffered: true, force: Vec::new() };
+            let problem = node.import_pool(again).await.unwrap_err();
+            assert_eq!(problem.code, "in-use", "{problem:?}");
+            assert!(problem.detail.contains("is a device of pool x"), "{problem:?}");
+        });
     }
 
     #[test]
@@ -354,7 +389,7 @@ mod tests {
         configured_in(third.path(), &pool("x", &device), |node| {
             let [finding] = &node.status().findings[..] else { panic!("{:?}", node.status().findings) };
             assert!(finding.reason.contains("its pool label cannot be used"), "{finding:?}");
-            assert!(finding.advice.starts_with("restore the device, or give up"), "{finding:?}");
+            assert!(!finding.advice.contains("create") && finding.advice.contains("restore"), "{finding:?}");
         });
     }
 

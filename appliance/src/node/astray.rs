@@ -41,22 +41,28 @@ impl Node {
         };
         let astray = self.blocking(look).await.ok().filter(|astray| !astray.is_empty())?;
         let mut blank = Vec::new();
-        let mut is_other = false;
+        let mut others = Vec::new();
         for path in &astray {
             match self.open_looked_at(path, Purpose::Look).await {
                 Ok((device, Ok(None))) if matches!(self.contents(&device).await, Ok(None)) => {
                     blank.push(format!("plimsoll pool add-device {name} --device {path}"));
                 }
-                Ok((_, Ok(Some(_)))) => is_other = true,
+                Ok((_, Ok(Some(label)))) if label.pool == info.uuid => {
+                    others.push(format!("{path} holds a copy of it"))
+                }
+                Ok((_, Ok(Some(label)))) => {
+                    others.push(format!("{path} holds another pool, {} (UUID {})", label.pool_name, label.pool));
+                }
                 _ => {}
             }
         }
         let (astray, served) = (astray.join(", "), served.join(", "));
         let reason = format!("pool {name} is in the configuration on {astray}, and it is served from {served}");
+        let reason = [&[reason][..], &others].concat().join("; ");
         let mut advice = format!("write in its [[pool]] where it is: {served}");
         if !blank.is_empty() {
             advice += &format!("; or give it that space: {}", blank.join("; "));
-        } else if is_other {
+        } else if !others.is_empty() {
             advice += &format!("; or serve what is there instead: plimsoll pool export {name}, then start again");
         }
         Some((reason, advice))

@@ -115,7 +115,8 @@ impl Node {
     }
 
     pub(super) fn check_finding(&self, pool: &str, uuid: Uuid) -> Option<HealthFinding> {
-        let found = self.last_check(uuid)?;
+        // What is lost at an end is told by itself, until that was seen to.
+        let found = self.last_check(uuid).filter(|found| found.findings > self.losses(uuid).len() as u64)?;
         let reason = format!("pool {pool}: {}", told(&found)?);
         let check = format!("plimsoll pool check {pool}");
         let (health, advice) = match (found.loss, found.healed) {

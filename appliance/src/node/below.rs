@@ -30,6 +30,14 @@ pub(super) struct Below {
     pub(super) path: String,
 }
 
+/// What was seen below pools.
+pub(super) struct Seen {
+    /// Where there is less room than is promised.
+    pub(super) below: BTreeMap<Uuid, Below>,
+    /// Files of pools that are not where they were.
+    pub(super) gone: BTreeMap<Uuid, Vec<String>>,
+}
+
 impl Node {
     /// What [`look`] is to look at.
     pub(super) fn asked_below(&self) -> Asked {
@@ -39,6 +47,11 @@ impl Node {
     }
 
     /// What [`look`] has found.
+    pub(super) fn set_seen(&self, seen: Seen) {
+        self.0.files_gone.replace(seen.gone);
+        self.set_below(seen.below);
+    }
+
     pub(super) fn set_below(&self, found: BTreeMap<Uuid, Below>) {
         self.0.below.replace(found);
     }
@@ -51,8 +64,12 @@ impl Node {
             loop {
                 let asked: Asked = node.asked_below().into_iter().filter(|(asked, _)| *asked == uuid).collect();
                 // A file system that does not answer keeps nobody waiting but this.
-                if let Ok(mut found) = aside(move || look(asked)).await {
-                    match found.remove(&uuid) {
+                if let Ok(mut seen) = aside(move || look(asked)).await {
+                    match seen.gone.remove(&uuid) {
+                        Some(gone) => drop(node.0.files_gone.borrow_mut().insert(uuid, gone)),
+                        None => drop(node.0.files_gone.borrow_mut().remove(&uuid)),
+                    }
+                    match seen.below.remove(&uuid) {
                         Some(below) => drop(node.0.below.borrow_mut().insert(uuid, below)),
                         None => drop(node.0.below.borrow_mut().remove(&uuid)),
                     }
@@ -98,8 +115,21 @@ pub(super) fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
 }
 
 /// Looks at the file systems of pools. Blocks.
-pub(super) fn look(asked: Asked) -> BTreeMap<Uuid, Below> {
-    asked.into_iter().filter_map(|(pool, devices)| Some((pool, below(&devices)?))).collect()
+pub(super) fn look(asked: Asked) -> Seen {
+    let below = asked.iter().filter_map(|(pool, devices)| Some((*pool, below(devices)?))).collect();
+    let paths = |devices: &[DeviceInfo]| files_gone(devices.iter().map(|device| device.path.as_str()));
+    let gone =
+        asked.iter().map(|(pool, devices)| (*pool, paths(devices))).filter(|(_, gone)| !gone.is_empty()).collect();
+    Seen { below, gone }
+}
+
+/// Those of the files that pools are open on which nobody could open again. Devices that vanish tell so themselves. Blocks.
+pub(super) fn files_gone<'a>(paths: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let is_gone = |path: &&str| {
+        let found = std::fs::symlink_metadata(path);
+        !path.starts_with("/dev/") && found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    };
+    paths.filter(is_gone).map(str::to_owned).collect()
 }
 
 /// Where these devices have less room below them than they have free. Blocks.

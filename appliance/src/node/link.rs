@@ -72,7 +72,7 @@ impl NodeLink {
         if let Ok(Ok(found)) = tokio::time::timeout(LOOK_TIME_MAX, look).await {
             // A node that is gone needs it no more.
             let keep = |node: Node| async move {
-                node.set_below(found);
+                node.set_seen(found);
                 Ok(())
             };
             let _ = self.call(keep).await;

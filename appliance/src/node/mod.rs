@@ -22,6 +22,7 @@ mod growth;
 mod health;
 mod jobs;
 mod link;
+mod losses;
 mod machine;
 mod pattern;
 mod pool_add_device;
@@ -74,7 +75,7 @@ pub(crate) use link::{asked_by, asker};
 pub use machine::Device;
 pub(crate) use machine::{cannot_open, same_file};
 pub use pool_check::{check_view, repair_view};
-pub(crate) use scan::COPIES;
+pub(crate) use scan::{COPIES, NO_LABEL};
 use state::State;
 
 /// Everything on the reactor's thread. Cheap to clone; all clones are the same node.
@@ -124,6 +125,8 @@ struct Inner {
     checked: RefCell<BTreeMap<Uuid, LastCheckView>>,
     /// Open pools that have more available than there is room for below them.
     below: RefCell<BTreeMap<Uuid, below::Below>>,
+    /// Files of open pools that are not where they were.
+    files_gone: RefCell<BTreeMap<Uuid, Vec<String>>>,
     /// Whether that was told of a pool.
     below_told: RefCell<BTreeMap<Uuid, bool>>,
     ready: Cell<bool>,
@@ -177,6 +180,7 @@ impl Node {
             audits: audit::Audits::default(),
             checked: RefCell::default(),
             below: RefCell::default(),
+            files_gone: RefCell::default(),
             below_told: RefCell::default(),
             ready: Cell::new(false),
             closing: Cell::new(false),
@@ -297,7 +301,7 @@ impl Node {
         found.filter(|name| pools.contains_key(name)).ok_or_else(|| {
             let hint = match pools.keys().next() {
                 Some(first) => format!("plimsoll pool list (there is {first})"),
-                None => "plimsoll pool create NAME --device PATH (there is no pool yet)".to_owned(),
+                None => "no pool is here; one that was made before: plimsoll pool import PATH...".to_owned(),
             };
             Problem::not_found("pool", text).hint(hint)
         })

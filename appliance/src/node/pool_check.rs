@@ -29,7 +29,9 @@ impl Node {
                 // Whoever closes it waits for its devices.
                 () = pool.closed() => return Err(engine::Error::Closing(name).into()),
             };
-            let check = check_view(&name, &report);
+            let mut check = check_view(&name, &report);
+            check.findings.splice(0..0, node.losses_found(pool.info().uuid));
+            check.clean = check.findings.is_empty();
             node.note_checked(&pool, &check).await;
             Ok(Outcome::Check(check))
         });
@@ -46,8 +48,11 @@ impl Node {
         let kind = if plan_only { "plan-repair" } else { "repair" };
         let node = self.clone();
         Ok(self.start_job(kind, &name.clone(), async move {
-            let steps = if plan_only { pool.repair_plan().await? } else { pool.repair().await? };
+            let uuid = pool.info().uuid;
+            let mut steps = if plan_only { pool.repair_plan().await? } else { pool.repair().await? };
+            steps.extend(node.loss_steps(uuid));
             if !plan_only {
+                node.forget_losses(uuid).await;
                 node.note_repaired(&pool);
                 // What was told of is over, or not.
                 drop(node.start_check("audit", &pool));

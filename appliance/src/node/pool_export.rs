@@ -1,6 +1,7 @@
 //! `pool export`: close a pool cleanly and let it go, so that its devices can move to another machine. One that cannot be closed cleanly
 //! stays known, because what only this machine's memory has of it would be lost elsewhere.
 
+use super::below::files_gone;
 use super::close::{forget_crash_memory, not_closed};
 use super::exports::connected;
 use super::pool_create::force_of;
@@ -12,7 +13,8 @@ impl Node {
     /// Closes a pool and forgets it. An unavailable one is only forgotten.
     ///
     /// # Errors
-    /// `in-use` while clients are connected, unless `force` has `in-use`; `not-closed` when it is closed and not cleanly: it is unavailable
+    /// `in-use` while clients are connected, unless `force` has `in-use`; `device-missing` when a file that it is open on was deleted or moved,
+    /// unless `force` has `missing`; `not-closed` when it is closed and not cleanly: it is unavailable
     /// then, and asked again it is forgotten as it is.
     pub async fn export_pool(&self, name: &str, force: &[String]) -> Answer<()> {
         let _turn = self.turn().await?;
@@ -44,7 +46,19 @@ impl Node {
 
     fn prepare_export(&self, name: &str, force: &[String]) -> Answer<String> {
         let name = self.pool_name(name)?;
-        let force = force_of(force, &["in-use"])?;
+        let force = force_of(force, &["in-use", "missing"])?;
+        let devices = self.pool(&name).map(|pool| pool.info().devices).unwrap_or_default();
+        let gone = files_gone(devices.iter().map(|device| device.path.as_str()));
+        if !gone.is_empty() && !force.contains(&"missing") {
+            let gone = gone.join(", ");
+            let detail = format!(
+                "pool {name} is open on {gone}, which is not there any more: if it was deleted, closing it loses what it stores"
+            );
+            let hint = format!(
+                "copy its vdisks out, or move back what was moved; or lose it: plimsoll pool export {name} --force=missing"
+            );
+            return Err(Problem::new("device-missing", detail).hint(hint));
+        }
         let clients = self.pool_clients(&name);
         if clients > 0 && !force.contains(&"in-use") {
             return Err(connected(clients, &format!("vdisks of pool {name}"))

@@ -38,9 +38,9 @@ impl Node {
         }
         let imported = match prepared? {
             Import::Again(record) => self.open_again(record, paths, truncated).await?,
-            Import::New(label, (devices, _)) => {
+            Import::New(label, whole) => {
                 let name = label.pool_name;
-                let pool = match self.open_on(devices, truncated).await.map_err(Problem::from) {
+                let pool = match self.open_whole(label.pool, whole, truncated).await {
                     Ok(pool) => pool,
                     Err(problem) => {
                         self.note_configured(&name, &problem).await;
@@ -111,6 +111,12 @@ impl Node {
             return Err(Problem::new("invalid-argument", "neither a path nor a name of a pool was given")
                 .hint("plimsoll pool import PATH..."));
         };
+        if let Some((path, pool)) = paths.iter().find_map(|path| Some((path, self.pool_on(path)?)))
+            && name.is_some()
+        {
+            return Err(Problem::new("in-use", format!("{path} is a device of pool {pool}, which is here"))
+                .hint(format!("plimsoll pool show {pool}")));
+        }
         let paths = Paths { named: paths.to_vec(), known: Vec::new() };
         let found = self.find_devices(None, &paths, 1).await;
         first_failure(&found)?;

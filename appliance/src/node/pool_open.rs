@@ -94,8 +94,8 @@ impl Node {
 
     /// Opens one known pool, looking at the paths that were `named` first.
     pub(super) async fn open_known(&self, record: &PoolRecord, named: Vec<String>, truncated: bool) -> Answer<()> {
-        let (devices, _) = self.find_known(record, named, truncated).await?;
-        let pool = self.open_on(devices, truncated).await?;
+        let whole = self.find_known(record, named, truncated).await?;
+        let pool = self.open_whole(record.uuid, whole, truncated).await?;
         self.adopt_as(record, pool).await
     }
 

@@ -7,6 +7,7 @@ use super::Node;
 use crate::model::{GrowthChange, GrowthPolicy, Plan, PoolView, SetPool};
 use crate::policy;
 use crate::problem::{Answer, Problem};
+use crate::units::iec;
 
 impl Node {
     /// Decides anew for a pool; what is absent stays as it is. Either all of it is in force, or nothing.
@@ -50,7 +51,15 @@ impl Node {
         let decided = decided_for(&pool, &request)?;
         let mut plan = Plan::of([]);
         if decided != pool.policy() {
-            plan.steps.push(format!("change the policy of pool {}", pool.info().name));
+            let info = pool.info();
+            plan.steps.push(format!("change the policy of pool {}", info.name));
+            let allowed = pool.promises_max(&decided).filter(|_| request.overcommit_limit.is_some());
+            if let Some(allowed) = allowed.filter(|allowed| info.designated_bytes > *allowed) {
+                let (promised, allowed) = (iec(info.designated_bytes), iec(allowed));
+                plan.steps.push(format!(
+                    "let no vdisk be made or enlarged: {promised} are promised already, and {allowed} would be allowed"
+                ));
+            }
         }
         if let Some(change) = request.growth {
             let growth = self.growth_of(&pool, change)?;

@@ -94,7 +94,8 @@ impl Node {
                 }
                 Ok((_, Ok(Some(label)))) => {
                     let detail = format!("{path}{}{})", belongs_to(&label.pool_name), label.pool);
-                    found.failed.push(Problem::new("not-a-pool", detail));
+                    let hint = "name the devices of one pool only: plimsoll pool import PATH...";
+                    found.failed.push(Problem::new("not-a-pool", detail).hint(hint));
                 }
                 Err(problem) => found.failed.push(problem),
             }
@@ -181,7 +182,10 @@ fn twins(label: &Label, paths: &[String]) -> Problem {
         label.pool_name
     );
     Problem::new("conflict", detail)
-        .hint("keep only the one that was in use last in this directory, and name it: plimsoll pool import PATH")
+        .hint(
+            "name all devices of the pool, and of copies the one that was in use last: plimsoll pool import PATH...; keep the others \
+             elsewhere",
+        )
 }
 
 /// Where else a device may be, in order of likelihood.
@@ -201,9 +205,12 @@ fn candidates(near: &[String]) -> Vec<PathBuf> {
     candidates
 }
 
+/// What is said of a device behind its path.
+pub(crate) const NO_LABEL: &str = " carries no label of a pool";
+
 pub(super) fn not_a_pool(path: &str) -> Problem {
-    Problem::new("not-a-pool", format!("{path} carries no label of a pool"))
-        .hint(format!("plimsoll pool create NAME --device {path}"))
+    Problem::new("not-a-pool", format!("{path}{NO_LABEL}"))
+        .hint("restore it from a copy, or name the devices of the pool: plimsoll pool import PATH...")
 }
 
 /// What is wrong when devices are missing: the first failure, or that nothing was found.
@@ -239,6 +246,19 @@ pub(super) fn cut_off(problem: &Problem, failed: &[Problem]) -> Problem {
     Problem { detail: format!("{}{seen}", problem.detail), ..problem.clone() }
 }
 
+/// The first of what is wrong with devices that were named, as who imports a pool is to be told it: never with advice to make one.
 pub(super) fn first_failure(found: &Found) -> Answer<()> {
-    found.twins.iter().chain(&found.failed).next().map_or(Ok(()), |problem| Err(problem.clone()))
+    let Some(problem) = found.twins.iter().chain(&found.failed).next().cloned() else { return Ok(()) };
+    let detail = match &found.label {
+        Some(label) => {
+            let (there, all) = (found.devices.len(), label.device_count);
+            format!("pool {}: {there} of {all} devices were found; {}", label.pool_name, problem.detail)
+        }
+        None => problem.detail.clone(),
+    };
+    let problem = Problem { detail, ..problem };
+    Err(match problem.code.as_str() {
+        "not-found" => problem.hint("connect it, or name where it is now: plimsoll pool import PATH..."),
+        _ => problem,
+    })
 }

@@ -49,6 +49,18 @@ pub struct State {
     /// How pools grow by themselves.
     #[serde(default)]
     pub growth: Vec<GrowthRecord>,
+    /// What pools were served without, until somebody has seen to it.
+    #[serde(default)]
+    pub losses: Vec<LossRecord>,
+}
+
+/// What a pool is served without: nothing on its devices says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LossRecord {
+    /// The pool.
+    pub pool: Uuid,
+    /// In a sentence.
+    pub what: String,
 }
 
 /// What was decided for a tenant of a pool.
@@ -272,6 +284,7 @@ mod tests {
                 quota_bytes: 1 << 40,
                 thresholds: Some("80%".into()),
             }],
+            losses: vec![LossRecord { pool: Uuid::from_u128(7), what: "the end of it".into() }],
             growth: vec![GrowthRecord {
                 pool: Uuid::from_u128(7),
                 policy: GrowthPolicy {

@@ -6,6 +6,7 @@ mod decided;
 pub(super) mod failing;
 mod growth;
 mod kept;
+mod losses;
 mod plans;
 mod served;
 mod survey;

@@ -137,11 +137,12 @@ impl<M: Machine> Pool<M> {
 
     /// The next start finds the ends written again: that they were lost, and that this was accepted, stays with who listens.
     fn tell_accepted(&self) {
-        for warning in &*self.warnings.borrow() {
-            if let Warning::EndLost(device) = warning {
-                let (device, reason) = (device.clone(), warning.to_string());
-                self.raise(SpaceEvent::DeviceErrors { device, errors: 1, reason, full: false });
-            }
+        let warnings = self.warnings.borrow();
+        let lost = warnings.iter().filter(|warning| matches!(warning, Warning::EndLost(_)));
+        let lost: Vec<String> = lost.map(Warning::to_string).collect();
+        if !lost.is_empty() {
+            let reason = format!("the start found that {}", lost.join("; and that "));
+            self.raise(SpaceEvent::CheckFound { reason, loss: true, rising: true });
         }
     }
 }
@@ -267,7 +268,7 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>, without_ends: bo
     let mut heal = Healing { root: found.incomplete, labels: Vec::new(), damage: Vec::new() };
     // A power loss while a root is written may leave a part of it.
     heal.damage.extend(found.bad.iter().filter(|_| root.clean).map(|path| format!("a root of {path} was bad")));
-    let mut warnings = Vec::new();
+    let mut ends_lost = Vec::new();
     for (label, device) in &labelled {
         let Some(slot) = root.devices.iter().find(|slot| slot.device == label.device) else { continue };
         let right = LabelPage { size: slot.size, ..label.clone() };
@@ -276,17 +277,17 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>, without_ends: bo
                 continue;
             }
             if is_end_lost(machine, device, label.size).await? {
-                let path = device.geometry().path.clone();
-                if !without_ends {
-                    return Err(Error::EndLost { path, pool: label.name.clone() });
-                }
-                warnings.push(Warning::EndLost(path));
+                ends_lost.push(device.geometry().path.clone());
             } else {
                 heal.damage.push(format!("a label of {} was bad", device.geometry().path));
             }
         }
         heal.labels.push(right);
     }
+    if !ends_lost.is_empty() && !without_ends {
+        return Err(Error::EndLost { paths: ends_lost, pool: label.name });
+    }
+    let warnings = ends_lost.into_iter().map(Warning::EndLost).collect();
     let mut ordered = Vec::with_capacity(root.devices.len());
     for (index, slot) in root.devices.iter().enumerate() {
         let before = &root.devices[..index];

@@ -81,6 +81,11 @@ impl<M: Machine> Pool<M> {
         verify_pool(policy)
     }
 
+    /// Bytes of designated space that this policy would allow the pool to promise; `None` is as many as it likes.
+    pub fn promises_max(&self, policy: &PoolPolicy) -> Option<u64> {
+        self.store.promises_max_by(policy.overcommit_limit, 0)
+    }
+
     /// Bounds what all vdisks of a tenant may use together: physical bytes, rounded down to extents; `None` is no bound. Not kept on the
     /// devices: who opens the pool says it again.
     pub fn set_tenant_quota(&self, tenant: &str, quota_bytes: Option<u64>) {

@@ -114,8 +114,13 @@ impl<M: Machine> Store<M> {
 
     /// Bytes that the pool may promise; `None` is as many as it likes. `more`: vdisks beside those that there are.
     pub(super) fn promises_max(&self, more: u64) -> Option<u64> {
+        self.promises_max_by(self.policy.borrow().overcommit_limit, more)
+    }
+
+    /// The same, if this were the limit.
+    pub(super) fn promises_max_by(&self, limit: Option<OvercommitLimit>, more: u64) -> Option<u64> {
         let vdisks = self.vdisks.borrow().len() as u64 + more;
-        self.policy.borrow().overcommit_limit.map(|limit| self.space.promises_max(limit, vdisks))
+        limit.map(|limit| self.space.promises_max(limit, vdisks))
     }
 
     fn check_overcommit(&self, what: &str, account: &Account, designated: u64, is_new: bool) -> Result<()> {

@@ -190,7 +190,7 @@ impl<M: Machine> Pool<M> {
             Mend::GiveBack => "free what only the pages given up had named, and correct the counts".to_owned(),
             Mend::Copy(message) => format!("write it again from the other copy: {message}"),
             Mend::Refuse(message) => format!(
-                "cannot be repaired: {message}; copy what is needed out of the pool's vdisks and make the pool anew"
+                "leave what cannot be repaired: {message}; copy what is needed out of the pool's vdisks and make the pool anew"
             ),
         }
     }

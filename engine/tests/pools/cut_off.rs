@@ -120,7 +120,7 @@ fn a_device_that_was_cut_off_is_told_and_not_made_long_again_whoever_notices_it(
                 for _ in 0..2 {
                     let error =
                         Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await.err().expect("zeros are served");
-                    assert!(matches!(&error, Error::EndLost { path, .. } if path == "disk0"), "{by:?}: {error}");
+                    assert!(matches!(&error, Error::EndLost { paths, .. } if *paths == ["disk0"]), "{by:?}: {error}");
                     let looked_at = OpenPool { inspect: true, ..OpenPool::default() };
                     let pool = Pool::open(&m, looked_at, vec![m.open(0)]).await.expect("it can be looked at");
                     let report = pool.check().await.expect("a check");
@@ -134,8 +134,8 @@ fn a_device_that_was_cut_off_is_told_and_not_made_long_again_whoever_notices_it(
                 assert!(said.contains("the end of disk0 is gone"), "{by:?}: {said}");
                 pool.arm(&AlarmState::default());
                 let told = |event: &SpaceEvent| {
-                    matches!(event, SpaceEvent::DeviceErrors { device, reason, .. }
-                        if device == "disk0" && reason.contains("the end of disk0 is gone"))
+                    matches!(event, SpaceEvent::CheckFound { reason, loss: true, rising: true }
+                        if reason.contains("the end of disk0 is gone"))
                 };
                 let events = pool.events().await;
                 assert!(events.iter().any(told), "{by:?}: {events:?}");

@@ -270,7 +270,7 @@ fn a_known_path_that_leads_to_a_device_that_is_there_already_keeps_no_pool_from_
         let problem = found(&[]).await.unwrap_err();
         let all = [&first, &known, &moved, &copy].iter().all(|path| problem.detail.contains(path.as_str()));
         assert!(problem.code == "device-missing" && all, "{problem:?}");
-        assert!(problem.hint.clone().unwrap().contains("keep only the one"), "{problem:?}");
+        assert!(problem.hint.clone().unwrap().contains("of copies the one that was in use last"), "{problem:?}");
         assert_advice_can_be_followed(&problem.hint.unwrap());
     });
 }

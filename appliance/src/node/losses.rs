@@ -1,0 +1,79 @@
+//! What a pool is served without, because somebody accepted that. The pool is whole again as far as its devices tell; so it is remembered
+//! here, and stays a finding until a repair says that it was seen to.
+
+use plimsoll_engine::Pool;
+use plimsoll_hardware::Handle;
+use uuid::Uuid;
+
+use super::Node;
+use super::pool_open::Whole;
+use super::state::LossRecord;
+use crate::model::{FindingView, Health, HealthFinding};
+use crate::problem::Answer;
+
+impl Node {
+    /// Opens a pool on its devices. What of it is lost is remembered first: afterwards nothing shows it.
+    ///
+    /// # Errors
+    /// The engine's reasons; `state-no-space`, `state-not-kept` when what is lost cannot be remembered.
+    pub(super) async fn open_whole(&self, uuid: Uuid, whole: Whole, truncated: bool) -> Answer<Pool<Handle>> {
+        let (devices, lost) = whole;
+        let new: Vec<_> = lost.into_iter().map(|what| LossRecord { pool: uuid, what }).collect();
+        let known = self.0.state.borrow().losses.clone();
+        let new: Vec<_> = new.into_iter().filter(|loss| !known.contains(loss)).collect();
+        if !new.is_empty() {
+            self.remember(|state| state.losses.extend(new.iter().cloned())).await?;
+        }
+        let opened = self.open_on(devices, truncated).await;
+        if opened.is_err() && !new.is_empty() {
+            // It is as it was.
+            let _ = self.note(|state| state.losses.retain(|loss| !new.contains(loss))).await;
+        }
+        Ok(opened?)
+    }
+
+    /// What of a pool is lost and nobody has seen to yet.
+    pub(super) fn losses(&self, pool: Uuid) -> Vec<String> {
+        let state = self.0.state.borrow();
+        state.losses.iter().filter(|loss| loss.pool == pool).map(|loss| loss.what.clone()).collect()
+    }
+
+    /// As findings of a check.
+    pub(super) fn losses_found(&self, pool: Uuid) -> impl Iterator<Item = FindingView> {
+        self.losses(pool).into_iter().map(|message| FindingView {
+            kind: "end-lost".to_owned(),
+            loss: true,
+            healed: false,
+            vdisk: None,
+            offset_bytes: None,
+            length_bytes: None,
+            message,
+        })
+    }
+
+    /// As findings of the status.
+    pub(super) fn loss_findings(&self, name: &str, pool: Uuid) -> impl Iterator<Item = HealthFinding> {
+        self.losses(pool).into_iter().map(move |what| {
+            let (reason, advice) = what.split_once("; ").unwrap_or((&what, "compare its vdisks with a backup"));
+            HealthFinding {
+                health: Health::Critical,
+                object: name.to_owned(),
+                reason: format!("pool {name}: {reason}"),
+                advice: format!("{advice}; when that is done: plimsoll pool check {name} --repair"),
+            }
+        })
+    }
+
+    /// What a repair says of them.
+    pub(super) fn loss_steps(&self, pool: Uuid) -> impl Iterator<Item = String> {
+        self.losses(pool).into_iter().map(|what| format!("say no more of this: {what}"))
+    }
+
+    /// Somebody has seen to them.
+    pub(super) async fn forget_losses(&self, pool: Uuid) {
+        if !self.losses(pool).is_empty() {
+            // A finding until it is kept.
+            let _ = self.note(|state| state.losses.retain(|loss| loss.pool != pool)).await;
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! What a pool is served without stays said, through restarts, until somebody has seen to it; and files that are not there any more.
+
+use std::time::Duration;
+
+use super::*;
+use crate::model::{CheckView, FindingView, HealthFinding, ImportPool, JobState, JobView, PoolState};
+
+/// A life of a node in `dir` that ends as if it were killed: nothing is closed.
+fn live(dir: &Path, work: impl AsyncFnOnce(Node)) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _inside = runtime.enter();
+    let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
+    let node = Node::new(reactor.handle(), dir, None).unwrap();
+    reactor.block_on(async {
+        node.open_known_pools().await;
+        work(node.clone()).await;
+    });
+}
+
+async fn ended(node: &Node, job: JobView) -> JobView {
+    loop {
+        let now = node.job(&job.id).unwrap();
+        if now.state != JobState::Running {
+            assert_eq!(now.state, JobState::Done, "{now:?}");
+            return now;
+        }
+        node.machine().sleep(Duration::from_millis(1)).await;
+    }
+}
+
+async fn check(node: &Node) -> CheckView {
+    ended(node, node.check_pool("tank").unwrap()).await.check.unwrap()
+}
+
+/// What is said of the loss.
+fn said(node: &Node) -> Vec<HealthFinding> {
+    node.status().findings.into_iter().filter(|finding| finding.reason.contains("the end of ")).collect()
+}
+
+#[track_caller]
+fn assert_said(node: &Node, device: &str) {
+    let [said] = &said(node)[..] else { panic!("{:?}", node.status().findings) };
+    assert!(said.reason.contains(&format!("the end of {device} is gone")), "{said:?}");
+    assert_eq!((said.health, node.status().health), (Health::Critical, Health::Critical));
+    assert!(said.advice.ends_with("plimsoll pool check tank --repair"), "{said:?}");
+    crate::cli::hints::assert_advice_can_be_followed(&said.advice);
+}
+
+#[test]
+fn that_an_end_was_lost_is_said_in_every_life_until_a_repair_says_that_it_was_seen_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = dir.path().join("tank.img").display().to_string();
+    let import = |force: &[&str]| {
+        let force = force.iter().map(|check| (*check).to_owned()).collect();
+        ImportPool { paths: vec![device.clone()], name: None, buffered: true, force }
+    };
+    live(dir.path(), async |node| {
+        tank(&node, dir.path()).await;
+        node.export_pool("tank", &[]).await.unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&device).unwrap();
+        file.set_len(100 * MIB).and_then(|()| file.set_len(128 * MIB)).unwrap();
+        assert_eq!(node.import_pool(import(&[])).await.unwrap_err().code, "damaged");
+        assert_eq!(said(&node), []);
+        assert_eq!(node.import_pool(import(&["truncated"])).await.unwrap().state, PoolState::Online);
+        assert_said(&node, &device);
+    });
+    live(dir.path(), async |node| {
+        assert_said(&node, &device);
+        let found = check(&node).await;
+        let [FindingView { kind, loss: true, .. }] = &found.findings[..] else { panic!("{found:?}") };
+        assert!(kind == "end-lost" && !found.clean, "{found:?}");
+        // Once, though a check has found it too.
+        assert_said(&node, &device);
+        let plan = ended(&node, node.repair_pool("tank", true).unwrap()).await.repair.unwrap();
+        assert!(plan.steps.iter().any(|step| step.starts_with("say no more of this: the end of ")), "{plan:?}");
+        assert_said(&node, &device);
+        ended(&node, node.repair_pool("tank", false).unwrap()).await;
+        assert_eq!(said(&node), []);
+        assert!(check(&node).await.clean);
+    });
+    live(dir.path(), async |node| {
+        assert_eq!(node.status().findings, []);
+        assert!(check(&node).await.clean);
+    });
+}
+
+#[test]
+fn a_file_that_was_deleted_under_its_pool_is_critical_and_keeps_the_pool_from_being_closed_by_mistake() {
+    with_node(|node, dir| async move {
+        tank(&node, &dir).await;
+        let (path, away) = (dir.join("tank.img"), dir.join("away.img"));
+        let look = || node.set_seen(super::super::below::look(node.asked_below()));
+        look();
+        assert_eq!(node.status().findings, []);
+        std::fs::rename(&path, &away).unwrap();
+        look();
+        let [finding] = &node.status().findings[..] else { panic!("{:?}", node.status().findings) };
+        let named = finding.reason.contains(&path.display().to_string());
+        assert!(named && finding.health == Health::Critical, "{finding:?}");
+        crate::cli::hints::assert_advice_can_be_followed(&finding.advice);
+        let refused = node.export_pool("tank", &[]).await.unwrap_err();
+        assert_eq!(refused, node.plan_export_pool("tank", &[]).unwrap_err());
+        assert_eq!((refused.code.as_str(), refused.exit_code()), ("device-missing", 4));
+        crate::cli::hints::assert_advice_can_be_followed(refused.hint.as_ref().unwrap());
+        assert_eq!(node.pool_view("tank").unwrap().state, PoolState::Online, "it is served as before");
+        std::fs::rename(&away, &path).unwrap();
+        look();
+        assert_eq!(node.status().findings, []);
+        std::fs::remove_file(&path).unwrap();
+        node.export_pool("tank", &["missing".to_owned()]).await.unwrap();
+    });
+}
