@@ -66,6 +66,10 @@ fn another(pool: &PoolConfig, path: &str, found: &str) -> Problem {
 /// With a hint that who wrote the file can follow: there are no options in it.
 fn in_a_file(problem: Problem, pool: &PoolConfig) -> Problem {
     match &problem.hint {
+        // Its label alone may be damaged, and what is behind it whole.
+        Some(_) if problem.code == "not-a-pool" => {
+            problem.hint("restore it from a copy, or write the devices of that pool in its [[pool]], and start again")
+        }
         // Whatever else is wrong, what it holds is a pool.
         Some(_) if problem.code == "in-use" && problem.detail.contains("a device of pool") => problem.hint(format!(
             "name the devices of that pool only, all of them; another joins it later: plimsoll pool add-device {} --device PATH",
@@ -83,10 +87,6 @@ fn in_a_file(problem: Problem, pool: &PoolConfig) -> Problem {
              [[pool]]",
             pool.name
         )),
-        // Its label alone may be damaged, and what is behind it whole.
-        Some(_) if problem.code == "not-a-pool" => {
-            problem.hint("restore it from a copy, or write the devices of that pool in its [[pool]], and start again")
-        }
         Some(_) if problem.detail.contains(COPIES) => {
             problem.hint("write only the one in its [[pool]] that was in use last, and keep the others in another directory")
         }

@@ -116,8 +116,13 @@ impl Node {
 
     pub(super) fn check_finding(&self, pool: &str, uuid: Uuid) -> Option<HealthFinding> {
         // What is lost at an end is told by itself, until that was seen to.
-        let found = self.last_check(uuid).filter(|found| found.findings > self.losses(uuid).len() as u64)?;
-        let reason = format!("pool {pool}: {}", told(&found)?);
+        let losses = self.losses(uuid).len() as u64;
+        let found = self.last_check(uuid).filter(|found| found.findings > losses)?;
+        let said = match losses {
+            0 => told(&found)?,
+            _ => format!("the check found {} beside that", counted(found.findings - losses, "thing")),
+        };
+        let reason = format!("pool {pool}: {said}");
         let check = format!("plimsoll pool check {pool}");
         let (health, advice) = match (found.loss, found.healed) {
             (true, _) => (Health::Critical, check + " --repair --dry-run"),

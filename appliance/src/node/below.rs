@@ -127,7 +127,8 @@ pub(super) fn look(asked: Asked) -> Seen {
 pub(super) fn files_gone<'a>(paths: impl Iterator<Item = &'a str>) -> Vec<String> {
     let is_gone = |path: &&str| {
         let found = std::fs::symlink_metadata(path);
-        !path.starts_with("/dev/") && found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        let is_of_files = !["/dev/", "/proc/"].iter().any(|other| path.starts_with(other));
+        is_of_files && found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
     };
     paths.filter(is_gone).map(str::to_owned).collect()
 }

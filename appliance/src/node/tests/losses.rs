@@ -67,7 +67,7 @@ fn that_an_end_was_lost_is_said_in_every_life_until_a_repair_says_that_it_was_se
     live(dir.path(), async |node| {
         assert_said(&node, &device);
         let found = check(&node).await;
-        let [FindingView { kind, loss: true, .. }] = &found.findings[..] else { panic!("{found:?}") };
+        let [FindingView { kind, loss: true, .. }, ..] = &found.findings[..] else { panic!("{found:?}") };
         assert!(kind == "end-lost" && !found.clean, "{found:?}");
         // Once, though a check has found it too.
         assert_said(&node, &device);
