@@ -166,8 +166,8 @@ fn over_promised(pool: &str, now: &Value) -> Option<String> {
     let (promised, allowed) = (bytes("designated_bytes")?, bytes("designated_bytes_max")?);
     (promised > allowed).then(|| {
         format!(
-            "pool {pool} has promised {} already, and its overcommit limit allows {}: no vdisk can be made or enlarged until it has \
-             promised less, more space or a higher limit",
+            "pool {pool} has promised {} already, and its overcommit limit allows {}: no vdisk can be made or enlarged until less is \
+             promised, or there is more space or a higher limit",
             iec(promised),
             iec(allowed)
         )

@@ -10,7 +10,7 @@ use crate::problem::Problem;
 /// Brings up all configured pools. One that does not come up is logged; the others serve.
 pub(super) async fn configured(node: &Node, config: &Config) {
     for pool in &config.pool {
-        node.note_configuration(&pool.name, &pool.devices).await;
+        node.note_configuration(&pool.name, &pool.devices);
         if node.pool_view(&pool.name).is_ok() {
             continue;
         }
@@ -67,11 +67,11 @@ fn another(pool: &PoolConfig, path: &str, found: &str) -> Problem {
 fn in_a_file(problem: Problem, pool: &PoolConfig) -> Problem {
     match &problem.hint {
         // Its label alone may be damaged, and what is behind it whole.
-        Some(_) if problem.code == "not-a-pool" => {
+        Some(hint) if problem.code == "not-a-pool" && hint.contains("pool create") => {
             problem.hint("restore it from a copy, or write the devices of that pool in its [[pool]], and start again")
         }
         // Whatever else is wrong, what it holds is a pool.
-        Some(_) if problem.code == "in-use" && problem.detail.contains("a device of pool") => problem.hint(format!(
+        Some(_) if problem.code == "in-use" && problem.detail.contains("a device of ") => problem.hint(format!(
             "name the devices of that pool only, all of them; another joins it later: plimsoll pool add-device {} --device PATH",
             pool.name
         )),
@@ -105,11 +105,19 @@ mod tests {
     use super::*;
     use crate::model::PoolState;
 
+    /// With what is configured brought up and looked at.
+    async fn looked(node: &Node, config: &Config) {
+        configured(node, config).await;
+        for pool in &config.pool {
+            node.look_astray(&pool.name).await;
+        }
+    }
+
     fn configured_in(dir: &Path, config: &str, look: impl FnOnce(&Node)) {
         let file = dir.join("config.toml");
         std::fs::write(&file, config).unwrap();
         with_node(dir, async |node| {
-            configured(&node, &Config::load(&file).unwrap()).await;
+            looked(&node, &Config::load(&file).unwrap()).await;
             look(&node);
         });
     }
@@ -281,8 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn of_another_pool_on_a_configured_path_its_uuid_is_said_and_a_device_that_is_served_here_is_never_locked_by_another_process()
-     {
+    fn of_another_pool_on_a_configured_path_its_uuid_is_said_and_a_device_that_is_served_here_is_said_to_be() {
         let (dir, made) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let [device, there] = [dir.path(), made.path()].map(|dir| dir.join("a.img"));
         for path in [&device, &there] {
@@ -322,17 +329,15 @@ mod tests {
         let file = dir.path().join("config.toml");
         std::fs::write(&file, both).unwrap();
         with_node(dir.path(), async |node| {
-            configured(&node, &Config::load(&file).unwrap()).await;
+            looked(&node, &Config::load(&file).unwrap()).await;
             let [finding] = &node.status().findings[..] else { panic!("{:?}", node.status().findings) };
             let command = format!("plimsoll pool add-device x --device {}", blank.display());
             assert!(finding.advice.ends_with(&command) && !finding.advice.contains("export"), "{finding:?}");
             let path = blank.display().to_string();
             let add = crate::model::AddDevice { path, force: Vec::new(), buffered: true };
             node.add_device("x", add).await.unwrap();
-            // Who follows the pool's devices looks again.
-            while !node.status().findings.is_empty() {
-                tokio::task::yield_now().await;
-            }
+            node.look_astray("x").await;
+            assert_eq!(node.status().findings, []);
         });
     }
 
@@ -391,6 +396,14 @@ mod tests {
             assert!(finding.reason.contains("its pool label cannot be used"), "{finding:?}");
             assert!(!finding.advice.contains("create") && finding.advice.contains("restore"), "{finding:?}");
         });
+        let both = |one: &Path, other: &Path| pool("x", one).replace("\"]", &format!("\", \"{}\"]", other.display()));
+        for config in [both(&blank, &device), both(&device, &blank)] {
+            let dir = tempfile::tempdir().unwrap();
+            configured_in(dir.path(), &config, |node| {
+                let [finding] = &node.status().findings[..] else { panic!("{:?}", node.status().findings) };
+                assert!(!finding.advice.contains("--force") && !finding.advice.contains("create"), "{finding:?}");
+            });
+        }
     }
 
     #[test]

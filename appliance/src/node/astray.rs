@@ -1,6 +1,7 @@
 //! Where the configuration has a pool, and where it is served from: the labels decide, and a file that says otherwise is told of.
 
 use super::Node;
+use super::below::aside;
 use super::machine::{Purpose, absolute, same_file};
 
 /// Reason and advice.
@@ -8,10 +9,16 @@ type Said = (String, String);
 
 impl Node {
     /// Notes where the configuration has a pool.
-    pub async fn note_configuration(&self, name: &str, devices: &[String]) {
+    pub fn note_configuration(&self, name: &str, devices: &[String]) {
         let devices = devices.iter().map(|path| absolute(path)).collect();
         self.0.in_configuration.borrow_mut().insert(name.to_owned(), devices);
-        self.look_astray(name).await;
+        self.begin_look_astray(name);
+    }
+
+    /// Looks in a task of its own: what is looked at may hang, and nothing waits for it.
+    pub(super) fn begin_look_astray(&self, name: &str) {
+        let (node, name) = (self.clone(), name.to_owned());
+        self.spawn(async move { node.look_astray(&name).await });
     }
 
     /// That the configuration has a pool on what it is not served from, and what to do, as of the last look.
@@ -20,7 +27,8 @@ impl Node {
     }
 
     /// Looks whether a pool that is open is served from where the configuration has it.
-    pub(super) async fn look_astray(&self, name: &str) {
+    pub(crate) async fn look_astray(&self, name: &str) {
+        let _turn = self.0.astray_turn.lock().await;
         let said = self.compare_with_configuration(name).await;
         let mut astray = self.0.astray.borrow_mut();
         match said {
@@ -34,12 +42,12 @@ impl Node {
         let info = self.pool(name).ok()?.info();
         let served: Vec<String> = info.devices.iter().map(|device| device.path.clone()).collect();
         let known = served.clone();
-        // A path may lead to what hangs.
+        // In a thread of its own: a path may lead to what hangs. What answers there is opened here.
         let look = move || {
             let is_astray = |path: &String| !known.iter().any(|other| same_file(other, path));
             configured.into_iter().filter(is_astray).collect::<Vec<_>>()
         };
-        let astray = self.blocking(look).await.ok().filter(|astray| !astray.is_empty())?;
+        let astray = aside(look).await.ok().filter(|astray| !astray.is_empty())?;
         let mut blank = Vec::new();
         let mut others = Vec::new();
         for path in &astray {

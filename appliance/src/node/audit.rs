@@ -62,7 +62,7 @@ impl Node {
     /// Remembers what opening a pool has healed, until a check finds it no more, and tells it.
     pub(super) fn note_healed(&self, pool: &Pool<Handle>) {
         let info = pool.info();
-        let Some(first) = info.recovery.healed.first() else { return };
+        let Some(first) = info.recovery.healed.first().filter(|_| self.losses(info.uuid).is_empty()) else { return };
         let found = LastCheckView {
             ended_at: time_of(self.machine().wall_clock_ms()),
             findings: info.recovery.healed.len() as u64,
@@ -103,7 +103,9 @@ impl Node {
                 }
             },
         };
-        if before != reason {
+        // That an end was lost is told until that was seen to, whatever a check finds of the rest.
+        let stays = reason.is_none() && !self.losses(uuid).is_empty();
+        if before != reason && !stays {
             let (rising, loss) = (reason.is_some(), found.loss);
             pool.raise(SpaceEvent::CheckFound { reason: reason.or(before).unwrap_or_default(), loss, rising });
         }
@@ -115,14 +117,8 @@ impl Node {
     }
 
     pub(super) fn check_finding(&self, pool: &str, uuid: Uuid) -> Option<HealthFinding> {
-        // What is lost at an end is told by itself, until that was seen to.
-        let losses = self.losses(uuid).len() as u64;
-        let found = self.last_check(uuid).filter(|found| found.findings > losses)?;
-        let said = match losses {
-            0 => told(&found)?,
-            _ => format!("the check found {} beside that", counted(found.findings - losses, "thing")),
-        };
-        let reason = format!("pool {pool}: {said}");
+        let found = self.last_check(uuid)?;
+        let reason = format!("pool {pool}: {}", told(&found)?);
         let check = format!("plimsoll pool check {pool}");
         let (health, advice) = match (found.loss, found.healed) {
             (true, _) => (Health::Critical, check + " --repair --dry-run"),

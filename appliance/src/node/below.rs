@@ -18,7 +18,7 @@ const STAT_BLOCK_BYTES: u64 = 512;
 /// Between two looks that nobody asks for.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// The devices of the open pools that take more space.
+/// The devices of the open pools.
 pub(super) type Asked = Vec<(Uuid, Vec<DeviceInfo>)>;
 
 /// Where there is less room below a pool than it has free.
@@ -41,9 +41,7 @@ pub(super) struct Seen {
 impl Node {
     /// What [`look`] is to look at.
     pub(super) fn asked_below(&self) -> Asked {
-        let takes_more = |device: &DeviceInfo| device.state == DeviceState::InUse;
-        let open = self.open_pools().into_iter().map(|pool| pool.info());
-        open.map(|info| (info.uuid, info.devices.into_iter().filter(takes_more).collect())).collect()
+        self.open_pools().into_iter().map(|pool| pool.info()).map(|info| (info.uuid, info.devices)).collect()
     }
 
     /// What [`look`] has found.
@@ -116,7 +114,9 @@ pub(super) fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
 
 /// Looks at the file systems of pools. Blocks.
 pub(super) fn look(asked: Asked) -> Seen {
-    let below = asked.iter().filter_map(|(pool, devices)| Some((*pool, below(devices)?))).collect();
+    let takes_more = |device: &&DeviceInfo| device.state == DeviceState::InUse;
+    let taking = |devices: &[DeviceInfo]| devices.iter().filter(takes_more).cloned().collect::<Vec<_>>();
+    let below = asked.iter().filter_map(|(pool, devices)| Some((*pool, below(&taking(devices))?))).collect();
     let paths = |devices: &[DeviceInfo]| files_gone(devices.iter().map(|device| device.path.as_str()));
     let gone =
         asked.iter().map(|(pool, devices)| (*pool, paths(devices))).filter(|(_, gone)| !gone.is_empty()).collect();
@@ -126,9 +126,9 @@ pub(super) fn look(asked: Asked) -> Seen {
 /// Those of the files that pools are open on which nobody could open again. Devices that vanish tell so themselves. Blocks.
 pub(super) fn files_gone<'a>(paths: impl Iterator<Item = &'a str>) -> Vec<String> {
     let is_gone = |path: &&str| {
-        let found = std::fs::symlink_metadata(path);
-        let is_of_files = !["/dev/", "/proc/"].iter().any(|other| path.starts_with(other));
-        is_of_files && found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        let is_file = !path.starts_with("/proc/") && (!path.starts_with("/dev/") || path.starts_with("/dev/shm/"));
+        // Through a symbolic link as well: it is what would be opened again.
+        is_file && std::fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
     };
     paths.filter(is_gone).map(str::to_owned).collect()
 }

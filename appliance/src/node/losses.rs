@@ -1,7 +1,7 @@
 //! What a pool is served without, because somebody accepted that. The pool is whole again as far as its devices tell; so it is remembered
 //! here, and stays a finding until a repair says that it was seen to.
 
-use plimsoll_engine::Pool;
+use plimsoll_engine::{Pool, SpaceEvent};
 use plimsoll_hardware::Handle;
 use uuid::Uuid;
 
@@ -24,12 +24,8 @@ impl Node {
         if !new.is_empty() {
             self.remember(|state| state.losses.extend(new.iter().cloned())).await?;
         }
-        let opened = self.open_on(devices, truncated).await;
-        if opened.is_err() && !new.is_empty() {
-            // It is as it was.
-            let _ = self.note(|state| state.losses.retain(|loss| !new.contains(loss))).await;
-        }
-        Ok(opened?)
+        // When that fails the ends may be written already, and then nothing else says that they were lost.
+        Ok(self.open_on(devices, truncated).await?)
     }
 
     /// What of a pool is lost and nobody has seen to yet.
@@ -69,11 +65,21 @@ impl Node {
         self.losses(pool).into_iter().map(|what| format!("say no more of this: {what}"))
     }
 
-    /// Somebody has seen to them.
+    /// Nothing more is to be said of them.
     pub(super) async fn forget_losses(&self, pool: Uuid) {
         if !self.losses(pool).is_empty() {
             // A finding until it is kept.
             let _ = self.note(|state| state.losses.retain(|loss| loss.pool != pool)).await;
+        }
+    }
+
+    /// Somebody has seen to them, and that is told if they were.
+    pub(super) async fn end_losses(&self, pool: &Pool<Handle>) {
+        let uuid = pool.info().uuid;
+        let lost = self.losses(uuid);
+        self.forget_losses(uuid).await;
+        if !lost.is_empty() && self.alarms(uuid).await.is_ok_and(|alarms| alarms.check_found.is_some()) {
+            pool.raise(SpaceEvent::CheckFound { reason: lost.join("; "), loss: true, rising: false });
         }
     }
 }

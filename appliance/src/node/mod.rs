@@ -103,6 +103,8 @@ struct Inner {
     in_configuration: RefCell<BTreeMap<String, Vec<String>>>,
     /// Of open pools that are served from elsewhere, what to say.
     astray: RefCell<BTreeMap<String, (String, String)>>,
+    /// Who looks, one after the other.
+    astray_turn: tokio::sync::Mutex<()>,
     /// Paths of devices that may go through the page cache.
     buffered: RefCell<BTreeSet<String>>,
     /// Whether they do, of all that were opened to be served from.
@@ -166,6 +168,7 @@ impl Node {
             configured: RefCell::default(),
             in_configuration: RefCell::default(),
             astray: RefCell::default(),
+            astray_turn: tokio::sync::Mutex::new(()),
             buffered: RefCell::new(buffered),
             opened: RefCell::default(),
             exports: exports::Exports::default(),

@@ -30,9 +30,9 @@ impl Node {
                 () = pool.closed() => return Err(engine::Error::Closing(name).into()),
             };
             let mut check = check_view(&name, &report);
+            node.note_checked(&pool, &check).await;
             check.findings.splice(0..0, node.losses_found(pool.info().uuid));
             check.clean = check.findings.is_empty();
-            node.note_checked(&pool, &check).await;
             Ok(Outcome::Check(check))
         });
         (job, ended)
@@ -52,7 +52,7 @@ impl Node {
             let mut steps = if plan_only { pool.repair_plan().await? } else { pool.repair().await? };
             steps.extend(node.loss_steps(uuid));
             if !plan_only {
-                node.forget_losses(uuid).await;
+                node.end_losses(&pool).await;
                 node.note_repaired(&pool);
                 // What was told of is over, or not.
                 drop(node.start_check("audit", &pool));

@@ -23,10 +23,12 @@ impl Node {
     pub async fn delete_pool(&self, name: &str, force: &[String]) -> Answer<()> {
         let _turn = self.turn().await?;
         let (name, paths) = self.prepare_delete(name, force)?;
+        let uuid = self.pool(&name)?.info().uuid;
         self.room_to_remember().await?;
         // One that is not closed cleanly is wiped as well.
         let _ = self.take_out(&name).await;
         self.forget(&name).await?;
+        self.forget_losses(uuid).await;
         for path in &paths {
             self.wipe(path).await?;
         }

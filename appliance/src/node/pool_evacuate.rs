@@ -122,12 +122,12 @@ impl Node {
         let (node, pool) = (self.clone(), pool.clone());
         self.spawn(async move {
             let name = pool.info().name;
-            node.look_astray(&name).await;
+            node.begin_look_astray(&name);
             while pool.members_changed().await {
                 let record = node.record_of(&pool);
                 // A finding until it is noted.
                 let _ = node.note(|state| state.update(record)).await;
-                node.look_astray(&name).await;
+                node.begin_look_astray(&name);
             }
         });
     }

@@ -47,17 +47,8 @@ impl Node {
     fn prepare_export(&self, name: &str, force: &[String]) -> Answer<String> {
         let name = self.pool_name(name)?;
         let force = force_of(force, &["in-use", "missing"])?;
-        let devices = self.pool(&name).map(|pool| pool.info().devices).unwrap_or_default();
-        let gone = files_gone(devices.iter().map(|device| device.path.as_str()));
-        if !gone.is_empty() && !force.contains(&"missing") {
-            let gone = gone.join(", ");
-            let detail = format!(
-                "pool {name} is open on {gone}, which is not there any more: if it was deleted, closing it loses what it stores"
-            );
-            let hint = format!(
-                "copy its vdisks out, or move back what was moved; or lose it: plimsoll pool export {name} --force=missing"
-            );
-            return Err(Problem::new("device-missing", detail).hint(hint));
+        if !force.contains(&"missing") {
+            self.refuse_to_lose(&name)?;
         }
         let clients = self.pool_clients(&name);
         if clients > 0 && !force.contains(&"in-use") {
@@ -65,6 +56,26 @@ impl Node {
                 .hint(format!("plimsoll export list; or plimsoll pool export {name} --force=in-use")));
         }
         Ok(name)
+    }
+
+    /// Refuses to close a pool that could not be opened again.
+    ///
+    /// # Errors
+    /// `device-missing` when a file that it is open on was deleted or moved.
+    pub(super) fn refuse_to_lose(&self, name: &str) -> Answer<()> {
+        let Ok(info) = self.pool(name).map(|pool| pool.info()) else { return Ok(()) };
+        let gone = files_gone(info.devices.iter().map(|device| device.path.as_str()));
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let gone = gone.join(", ");
+        let detail = format!(
+            "pool {name} is open on {gone}, which is not there any more: if it was deleted, closing the pool loses what it stores"
+        );
+        let hint = format!(
+            "copy its vdisks out, or move back what was moved; or lose it: plimsoll pool export {name} --force=missing"
+        );
+        Err(Problem::new("device-missing", detail).hint(hint))
     }
 
     /// Takes a pool out of service, closes it if it is open, and keeps the last of what it tells.

@@ -24,8 +24,9 @@ impl Node {
     /// Opens the pool on `request.paths`, or the known one that is named, and remembers where it is.
     ///
     /// # Errors
-    /// By what is wrong with a path; `exists` when it is open already or its name is taken; `conflict` when two of the paths are copies of
-    /// one device; the engine's reasons.
+    /// By what is wrong with a path; `exists` when it is open already or its name is taken; `in-use` when a device is another pool's here;
+    /// `conflict` when two of the paths are copies of one device; `device-missing` when it is open on a file that is gone; `state-no-space`
+    /// and `state-not-kept` when it cannot be remembered; the engine's reasons.
     pub async fn import_pool(&self, request: ImportPool) -> Answer<PoolView> {
         let _turn = self.turn().await?;
         let truncated = is_truncated(&request)?;
@@ -79,6 +80,7 @@ impl Node {
             }
             // It has its devices: whether they will do shows when it has let them go.
             Import::Again(record) if self.is_open(&record.name) => {
+                self.refuse_to_lose(&record.name)?;
                 (format!("close pool {0}, which takes no writes, and open it again", record.name), Vec::new())
             }
             Import::Again(record) => {
@@ -156,6 +158,7 @@ impl Node {
     async fn open_again(&self, record: PoolRecord, paths: Vec<String>, truncated: bool) -> Answer<PoolView> {
         let name = record.name.clone();
         if self.is_open(&name) {
+            self.refuse_to_lose(&name)?;
             // It cannot be closed cleanly. What made it read-only may be mended, and a start recovers it.
             let _ = self.take_out(&name).await;
         }

@@ -31,7 +31,7 @@ fn not_there(missing: Problem, device: Uuid, remembered: &[DeviceRecord], found:
     let failed = &found.failed[..];
     let is_unkept = !remembered.is_empty() && remembered.iter().all(|known| known.uuid != device);
     let unkept = if is_unkept { JOINED_UNKEPT } else { "" };
-    if let Some((_, problem)) = found.cut_off.as_ref().filter(|(of, _)| *of == device) {
+    if let Some(problem) = found.cut_off.get(&device) {
         return cut_off(problem, failed);
     }
     let seen: String = failed.iter().map(|problem| format!("; {}", problem.detail)).collect();

@@ -26,8 +26,8 @@ pub(super) struct Found {
     pub(super) label: Option<Label>,
     /// Why a path that was expected to be one is none, and which copies were seen.
     pub(super) failed: Vec<Problem>,
-    /// A device of it that is shorter than it was, and what to say of that.
-    pub(super) cut_off: Option<(Uuid, Problem)>,
+    /// Devices of it that are shorter than they were, and what to say of each.
+    pub(super) cut_off: BTreeMap<Uuid, Problem>,
     /// Two of the paths that were named lead to copies of one device.
     pub(super) twins: Option<Problem>,
 }
@@ -77,7 +77,7 @@ impl Node {
                     };
                     let problem = Problem::from(error);
                     if let Some(device) = cut_off {
-                        found.cut_off.get_or_insert((device, problem.clone()));
+                        found.cut_off.entry(device).or_insert_with(|| problem.clone());
                     }
                     found.failed.push(problem);
                 }
@@ -221,7 +221,7 @@ pub(super) fn missing(name: &str, found: &Found, expected: usize) -> Problem {
     if let Some(twins) = found.failed.iter().find(|problem| problem.code == "conflict") {
         return Problem { detail: format!("pool {name}: {}", twins.detail), ..twins.clone() };
     }
-    if let Some((_, problem)) = &found.cut_off {
+    if let Some(problem) = found.cut_off.values().next() {
         return cut_off(problem, &found.failed);
     }
     let code = match &found.failed[..] {
@@ -257,8 +257,12 @@ pub(super) fn first_failure(found: &Found) -> Answer<()> {
         None => problem.detail.clone(),
     };
     let problem = Problem { detail, ..problem };
-    Err(match problem.code.as_str() {
-        "not-found" => problem.hint("connect it, or name where it is now: plimsoll pool import PATH..."),
+    let makes = |hint: &String| ["truncate -s 64G", "pool create"].iter().any(|making| hint.contains(making));
+    Err(match &problem.hint {
+        Some(hint) if makes(hint) && problem.code == "not-a-pool" => {
+            problem.hint("restore it from a copy, or name the devices of the pool: plimsoll pool import PATH...")
+        }
+        Some(hint) if makes(hint) => problem.hint("connect it, or name where it is now: plimsoll pool import PATH..."),
         _ => problem,
     })
 }
