@@ -72,7 +72,8 @@ pub(super) fn destroy_version(
         cx.render.plan(&plan)?;
         return Ok(None);
     }
-    confirm(danger.yes, &steps(&plan), command)?;
+    let command = if force.is_empty() { command.to_owned() } else { format!("{command} --force={force}") };
+    confirm(danger.yes, &steps(&plan), &command)?;
     let target = format!("{target}?force={force}");
     cx.client.send(Request::new(method, &target).if_match(version)).map(Some)
 }

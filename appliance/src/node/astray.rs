@@ -49,7 +49,7 @@ impl Node {
         };
         let astray = aside(look).await.ok().filter(|astray| !astray.is_empty())?;
         let mut blank = Vec::new();
-        let mut others = Vec::new();
+        let (mut others, mut missing) = (Vec::new(), Vec::new());
         for path in &astray {
             match self.open_looked_at(path, Purpose::Look).await {
                 Ok((device, Ok(None))) if matches!(self.contents(&device).await, Ok(None)) => {
@@ -61,6 +61,7 @@ impl Node {
                 Ok((_, Ok(Some(label)))) => {
                     others.push(format!("{path} holds another pool, {} (UUID {})", label.pool_name, label.pool));
                 }
+                Err(problem) if problem.code == "not-found" => missing.push(path.clone()),
                 _ => {}
             }
         }
@@ -68,9 +69,15 @@ impl Node {
         let reason = format!("pool {name} is in the configuration on {astray}, and it is served from {served}");
         let reason = [&[reason][..], &others].concat().join("; ");
         let mut advice = format!("write in its [[pool]] where it is: {served}");
+        if !missing.is_empty() {
+            let missing = missing.join(", ");
+            others.push(format!("{missing} is not there"));
+            advice =
+                format!("look first whether {served} is what was in use last, and not a copy of {missing}; {advice}");
+        }
         if !blank.is_empty() {
             advice += &format!("; or give it that space: {}", blank.join("; "));
-        } else if !others.is_empty() {
+        } else if !others.is_empty() && missing.is_empty() {
             advice += &format!("; or serve what is there instead: plimsoll pool export {name}, then start again");
         }
         Some((reason, advice))

@@ -12,14 +12,15 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::Node;
+use super::machine::File;
 
 /// Blocks of a file are counted in this unit, whatever its file system's are (stat(2)).
 const STAT_BLOCK_BYTES: u64 = 512;
 /// Between two looks that nobody asks for.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// The devices of the open pools.
-pub(super) type Asked = Vec<(Uuid, Vec<DeviceInfo>)>;
+/// The devices of the open pools, and those of them that are files.
+pub(super) type Asked = Vec<(Uuid, Vec<DeviceInfo>, Vec<File>)>;
 
 /// Where there is less room below a pool than it has free.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +42,10 @@ pub(super) struct Seen {
 impl Node {
     /// What [`look`] is to look at.
     pub(super) fn asked_below(&self) -> Asked {
-        self.open_pools().into_iter().map(|pool| pool.info()).map(|info| (info.uuid, info.devices)).collect()
+        let open = self.open_pools().into_iter().map(|pool| pool.info());
+        open.map(|info| (info.uuid, self.files_of(&info.devices), info.devices))
+            .map(|(uuid, files, devices)| (uuid, devices, files))
+            .collect()
     }
 
     /// What [`look`] has found.
@@ -60,7 +64,7 @@ impl Node {
         self.spawn_while_open(&pool.clone(), async move {
             let uuid = pool.info().uuid;
             loop {
-                let asked: Asked = node.asked_below().into_iter().filter(|(asked, _)| *asked == uuid).collect();
+                let asked: Asked = node.asked_below().into_iter().filter(|(asked, ..)| *asked == uuid).collect();
                 // A file system that does not answer keeps nobody waiting but this.
                 if let Ok(mut seen) = aside(move || look(asked)).await {
                     match seen.gone.remove(&uuid) {
@@ -116,21 +120,18 @@ pub(super) fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
 pub(super) fn look(asked: Asked) -> Seen {
     let takes_more = |device: &&DeviceInfo| device.state == DeviceState::InUse;
     let taking = |devices: &[DeviceInfo]| devices.iter().filter(takes_more).cloned().collect::<Vec<_>>();
-    let below = asked.iter().filter_map(|(pool, devices)| Some((*pool, below(&taking(devices))?))).collect();
-    let paths = |devices: &[DeviceInfo]| files_gone(devices.iter().map(|device| device.path.as_str()));
-    let gone =
-        asked.iter().map(|(pool, devices)| (*pool, paths(devices))).filter(|(_, gone)| !gone.is_empty()).collect();
-    Seen { below, gone }
+    let below = asked.iter().filter_map(|(pool, devices, _)| Some((*pool, below(&taking(devices))?))).collect();
+    let gone = asked.iter().map(|(pool, _, files)| (*pool, files_gone(files)));
+    Seen { below, gone: gone.filter(|(_, gone)| !gone.is_empty()).collect() }
 }
 
-/// Those of the files that pools are open on which nobody could open again. Devices that vanish tell so themselves. Blocks.
-pub(super) fn files_gone<'a>(paths: impl Iterator<Item = &'a str>) -> Vec<String> {
-    let is_gone = |path: &&str| {
-        let is_file = !path.starts_with("/proc/") && (!path.starts_with("/dev/") || path.starts_with("/dev/shm/"));
-        // Through a symbolic link as well: it is what would be opened again.
-        is_file && std::fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+/// Those of the files whose name leads to nothing, or to another file: nobody could open them again. Blocks.
+pub(super) fn files_gone(files: &[File]) -> Vec<String> {
+    let is_gone = |(path, known): &&File| match std::fs::metadata(path) {
+        Ok(found) => (found.dev(), found.ino()) != *known,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     };
-    paths.filter(is_gone).map(str::to_owned).collect()
+    files.iter().filter(is_gone).map(|(path, _)| path.clone()).collect()
 }
 
 /// Where these devices have less room below them than they have free. Blocks.

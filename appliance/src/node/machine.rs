@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
 
-use plimsoll_engine::{Label, identify};
+use plimsoll_engine::{DeviceInfo, Label, identify};
 use plimsoll_hardware::probe::{SIGNATURE_BYTES, signature};
 use plimsoll_hardware::{Device as _, Machine, OpenError, OpenOptions};
 
@@ -17,6 +17,17 @@ use crate::units::iec;
 
 /// A device of the machine that the node runs on.
 pub type Device = <plimsoll_hardware::reactor::Handle as Machine>::Device;
+
+/// A file by its path, and by its file system and number there.
+pub(super) type File = (String, (u64, u64));
+
+/// What is known of a device that was opened to be served from.
+pub(super) struct Opened {
+    /// It goes through the page cache.
+    buffered: bool,
+    /// What it is, if it is a file.
+    file: Option<(u64, u64)>,
+}
 
 /// What for a device is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +47,7 @@ impl Node {
     /// `not-found`, `not-a-device`, `read-only`, `locked`, `device-error`, each with the path.
     pub(super) async fn open_device(&self, path: &str, purpose: Purpose) -> Answer<Device> {
         let checked = path.to_owned();
-        self.blocking(move || check_path(&checked)).await??;
+        let found = self.blocking(move || check_path(&checked)).await??;
         let options = OpenOptions {
             buffered: self.is_buffered(path),
             read_only: purpose != Purpose::Serve,
@@ -50,14 +61,23 @@ impl Node {
         let buffered = options.buffered;
         let opened = self.machine().open_device(path, options).await.map_err(|error| cannot_open(path, &error))?;
         if purpose == Purpose::Serve {
-            self.0.opened.borrow_mut().insert(absolute(path), buffered);
+            // What has no name in a file system is nobody's to delete.
+            let file = Some((found.dev(), found.ino())).filter(|_| found.is_file() && !path.starts_with("/proc/"));
+            self.0.opened.borrow_mut().insert(absolute(path), Opened { buffered, file });
         }
         Ok(opened)
     }
 
     /// Whether the device at `path` goes through the page cache, as it was opened to be served from last.
     pub(super) fn goes_buffered(&self, path: &str) -> bool {
-        self.0.opened.borrow().get(&absolute(path)).is_some_and(|buffered| *buffered)
+        self.0.opened.borrow().get(&absolute(path)).is_some_and(|opened| opened.buffered)
+    }
+
+    /// Those of the devices that are files, and which.
+    pub(super) fn files_of(&self, devices: &[DeviceInfo]) -> Vec<File> {
+        let opened = self.0.opened.borrow();
+        let file = |device: &DeviceInfo| Some((device.path.clone(), opened.get(&device.path)?.file?));
+        devices.iter().filter_map(file).collect()
     }
 
     /// Whether `path` was allowed to go through the page cache.
@@ -127,8 +147,8 @@ impl Drop for Allowed<'_> {
     }
 }
 
-/// Refuses what can be no device at all, by what it is.
-fn check_path(path: &str) -> Answer<()> {
+/// Refuses what can be no device at all, by what it is; answers what is there.
+fn check_path(path: &str) -> Answer<fs::Metadata> {
     if path.is_empty() {
         return Err(Problem::new("invalid-argument", "the path of a device is empty").hint("plimsoll device list"));
     }
@@ -150,7 +170,7 @@ fn check_path(path: &str) -> Answer<()> {
     } else if kind.is_socket() {
         "is a socket"
     } else {
-        return Ok(());
+        return Ok(found);
     };
     let detail = format!("{path} {wrong}, not a block device or regular file");
     let hint = if kind.is_dir() {

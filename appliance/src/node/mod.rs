@@ -108,7 +108,7 @@ struct Inner {
     /// Paths of devices that may go through the page cache.
     buffered: RefCell<BTreeSet<String>>,
     /// Whether they do, of all that were opened to be served from.
-    opened: RefCell<BTreeMap<String, bool>>,
+    opened: RefCell<BTreeMap<String, machine::Opened>>,
     exports: exports::Exports,
     events: EventLog,
     /// Pools that were let go: what still comes from them leaves no alarms behind.

@@ -19,7 +19,7 @@ impl Node {
     ///
     /// # Errors
     /// `not-empty` while it has vdisks, unless `force` has `not-empty`; `in-use` while clients are connected, unless
-    /// `force` has `in-use`; `unavailable` when it is not open, because then its devices cannot be reached.
+    /// `force` has `in-use`; `device-missing` when a file of it was deleted or moved; `unavailable` when it is not open, because then its devices cannot be reached.
     pub async fn delete_pool(&self, name: &str, force: &[String]) -> Answer<()> {
         let _turn = self.turn().await?;
         let (name, paths) = self.prepare_delete(name, force)?;
@@ -53,6 +53,8 @@ impl Node {
         let force = force_of(force, &["not-empty", "in-use"])?;
         let info = self.pool(name)?.info();
         let name = info.name;
+        // What cannot be opened again cannot be wiped.
+        self.refuse_to_lose(&name)?;
         if info.vdisks > 0 && !force.contains(&"not-empty") {
             return Err(Problem::new("not-empty", format!("pool {name} has {}", counted(info.vdisks, "vdisk")))
                 .hint(format!("plimsoll vdisk list --pool {name}; or plimsoll pool delete {name} --force=not-empty")));

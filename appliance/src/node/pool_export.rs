@@ -38,9 +38,13 @@ impl Node {
     /// As [`Node::export_pool`].
     pub fn plan_export_pool(&self, name: &str, force: &[String]) -> Answer<Plan> {
         let name = self.prepare_export(name, force)?;
+        let lost = match self.refuse_to_lose(&name) {
+            Ok(()) => "its devices keep all data".to_owned(),
+            Err(problem) => problem.detail,
+        };
         Ok(Plan::of([
             format!("disconnect {} clients of pool {name}", self.pool_clients(&name)),
-            format!("close pool {name} and forget it; its devices keep all data"),
+            format!("close pool {name} and forget it; {lost}"),
         ]))
     }
 
@@ -64,7 +68,7 @@ impl Node {
     /// `device-missing` when a file that it is open on was deleted or moved.
     pub(super) fn refuse_to_lose(&self, name: &str) -> Answer<()> {
         let Ok(info) = self.pool(name).map(|pool| pool.info()) else { return Ok(()) };
-        let gone = files_gone(info.devices.iter().map(|device| device.path.as_str()));
+        let gone = files_gone(&self.files_of(&info.devices));
         if gone.is_empty() {
             return Ok(());
         }

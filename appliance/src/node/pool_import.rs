@@ -32,20 +32,25 @@ impl Node {
         let truncated = is_truncated(&request)?;
         let paths = named(&request);
         let allowed = self.allow_for(request.buffered, &paths);
-        let prepared = self.prepare_import(&request, &paths, truncated).await;
+        let named = said(&request);
+        let prepared =
+            self.prepare_import(&request, &paths, truncated).await.map_err(|problem| naming(problem, &named));
         // What is wrong with other paths is not why the configured ones are not served.
         if let (Err(problem), Some(name), true) = (&prepared, &request.name, paths.is_empty()) {
             self.note_configured(name, problem).await;
         }
         let imported = match prepared? {
-            Import::Again(record) => self.open_again(record, paths, truncated).await?,
+            Import::Again(record) => {
+                let opened = self.open_again(record, paths, truncated).await;
+                opened.map_err(|problem| naming(problem, &named))?
+            }
             Import::New(label, whole) => {
                 let name = label.pool_name;
                 let pool = match self.open_whole(label.pool, whole, truncated).await {
                     Ok(pool) => pool,
                     Err(problem) => {
                         self.note_configured(&name, &problem).await;
-                        return Err(problem);
+                        return Err(naming(problem, &named));
                     }
                 };
                 self.adopt(pool).await?;
@@ -69,6 +74,11 @@ impl Node {
     /// # Errors
     /// As [`Node::import_pool`], as far as the ends of the devices tell.
     pub async fn plan_import_pool(&self, request: ImportPool) -> Answer<Plan> {
+        let named = said(&request);
+        self.plan_import(request).await.map_err(|problem| naming(problem, &named))
+    }
+
+    async fn plan_import(&self, request: ImportPool) -> Answer<Plan> {
         let _turn = self.turn().await?;
         let truncated = is_truncated(&request)?;
         let paths = named(&request);
@@ -175,6 +185,27 @@ impl Node {
 
 fn is_truncated(request: &ImportPool) -> Answer<bool> {
     Ok(force_of(&request.force, &["truncated"])?.contains(&"truncated"))
+}
+
+/// What was named, as it is typed.
+fn said(request: &ImportPool) -> String {
+    let name = request.name.as_ref().map(|name| format!("--name {name}"));
+    name.into_iter().chain(named(request)).collect::<Vec<_>>().join(" ")
+}
+
+/// With a hint to import what is left that names all that was `named`: of a pool of several one device is not enough.
+pub(super) fn naming(problem: Problem, named: &str) -> Problem {
+    const BEGIN: &str = "plimsoll pool import ";
+    const END: &str = " --force=truncated";
+    let hint = problem.hint.as_deref().and_then(|hint| {
+        let (before, rest) = hint.split_once(BEGIN)?;
+        let (_, after) = rest.split_once(END)?;
+        Some(format!("{before}{BEGIN}{named}{END}{after}"))
+    });
+    match hint {
+        Some(hint) => problem.hint(hint),
+        None => problem,
+    }
 }
 
 fn named(request: &ImportPool) -> Vec<String> {

@@ -128,6 +128,12 @@ fn wrong_arguments_and_wrong_states_have_their_exit_codes() {
         (&["vdisk", "create", "tank/a", "--size", "1G"], CONFLICT, &["[exists]", "hint: plimsoll vdisk show tank/a"]),
         (&["vdisk", "delete", "tank/a"], REFUSED, &["[not-confirmed]", "hint: plimsoll vdisk delete tank/a --yes"]),
         (&["pool", "delete", "tank", "--yes"], CONFLICT, &["[not-empty]", "hint: "]),
+        // What was overridden stays so when it is confirmed.
+        (
+            &["pool", "delete", "tank", "--force=not-empty"],
+            REFUSED,
+            &["plimsoll pool delete tank --force=not-empty --yes"],
+        ),
     ];
     for (arguments, code, words) in cases {
         daemon.refused(arguments, code, words);

@@ -121,6 +121,17 @@ fn a_file_that_was_deleted_under_its_pool_is_critical_and_keeps_the_pool_from_be
         std::fs::remove_file(&away).unwrap();
         look();
         assert_eq!(node.status().findings.len(), 1);
+        assert_eq!(code(node.plan_delete_pool("tank", &[])), code(node.delete_pool("tank", &[]).await));
+        assert!(node.status().findings.len() == 1 && dir.join("tank.img").is_symlink(), "nothing was deleted");
+        // Another file in its place is not it.
+        std::fs::remove_file(&path).unwrap();
+        file(&dir, "tank.img", 128 * MIB);
+        look();
+        assert_eq!(node.status().findings.len(), 1);
+        let force = ["not-empty".to_owned()];
+        assert_eq!(code(node.delete_pool("tank", &force).await).as_deref(), Some("device-missing"));
+        let plan = node.plan_export_pool("tank", &["missing".to_owned()]).unwrap();
+        assert!(plan.steps.iter().all(|step| !step.contains("keep all data")), "{plan:?}");
         std::fs::remove_file(&path).unwrap();
         node.export_pool("tank", &["missing".to_owned()]).await.unwrap();
     });

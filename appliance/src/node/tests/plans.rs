@@ -118,6 +118,8 @@ fn of_a_pool_of_several_the_device_that_was_cut_off_is_named_and_what_to_do_abou
                     "{hint}"
                 );
                 assert_advice_can_be_followed(&hint);
+                let all = format!("plimsoll pool import {} {} --force=truncated", paths[0], paths[1]);
+                assert!(hint.contains(&all), "{hint}");
             }
             cut(128 * MIB);
             let request = ImportPool { force: vec!["truncated".into()], ..import(&both) };
