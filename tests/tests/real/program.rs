@@ -106,7 +106,7 @@ fn wrong_arguments_and_wrong_states_have_their_exit_codes() {
     let port = TcpListener::bind("127.0.0.1:0").expect("a port");
     let listen = port.local_addr().expect("an address").to_string();
     daemon.done(&["vdisk", "create", "tank/a", "--size", "64M"]);
-    let cases: [(&[&str], i32, &[&str]); 13] = [
+    let cases: [(&[&str], i32, &[&str]); 14] = [
         (&["serve", "--nonsense"], USAGE, &["--nonsense"]),
         (&["serve", "--nbd-listen", "nowhere"], USAGE, &["nowhere"]),
         (&["serve", "--config", "/none/at/all"], USAGE, &["error: cannot serve [invalid-config]", "/none/at/all"]),
