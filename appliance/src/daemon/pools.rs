@@ -67,7 +67,7 @@ fn another(pool: &PoolConfig, path: &str, found: &str) -> Problem {
 fn in_a_file(problem: Problem, pool: &PoolConfig) -> Problem {
     match &problem.hint {
         // Its label alone may be damaged, and what is behind it whole.
-        Some(hint) if problem.code == "not-a-pool" && hint.contains("pool create") => {
+        Some(_) if problem.code == "not-a-pool" && problem.detail.contains("label cannot be used") => {
             problem.hint("restore it from a copy, or write the devices of that pool in its [[pool]], and start again")
         }
         // Whatever else is wrong, what it holds is a pool.
@@ -282,6 +282,12 @@ mod tests {
                 crate::cli::hints::assert_advice_can_be_followed(&finding.advice);
             });
         }
+        let never = dir.path().join("never.img");
+        configured_in(dir.path(), &pool("x", &never), |node| {
+            let [finding] = &node.status().findings[..] else { panic!("{:?}", node.status().findings) };
+            assert!(finding.reason.ends_with("never.img is not there"), "{finding:?}");
+            assert!(finding.advice.starts_with("look first whether "), "{finding:?}");
+        });
         // By another name of the file it is where it is said to be.
         let link = dir.path().join("link.img");
         std::os::unix::fs::symlink(&device, &link).unwrap();

@@ -65,19 +65,20 @@ impl Node {
                 _ => {}
             }
         }
+        let is_all_there = missing.is_empty();
+        others.extend(missing.iter().map(|path| format!("{path} is not there")));
         let (astray, served) = (astray.join(", "), served.join(", "));
         let reason = format!("pool {name} is in the configuration on {astray}, and it is served from {served}");
         let reason = [&[reason][..], &others].concat().join("; ");
         let mut advice = format!("write in its [[pool]] where it is: {served}");
-        if !missing.is_empty() {
+        if !is_all_there {
             let missing = missing.join(", ");
-            others.push(format!("{missing} is not there"));
             advice =
                 format!("look first whether {served} is what was in use last, and not a copy of {missing}; {advice}");
         }
         if !blank.is_empty() {
             advice += &format!("; or give it that space: {}", blank.join("; "));
-        } else if !others.is_empty() && missing.is_empty() {
+        } else if !others.is_empty() && is_all_there {
             advice += &format!("; or serve what is there instead: plimsoll pool export {name}, then start again");
         }
         Some((reason, advice))

@@ -78,7 +78,9 @@ impl Node {
         let uuid = pool.info().uuid;
         let lost = self.losses(uuid);
         self.forget_losses(uuid).await;
-        if !lost.is_empty() && self.alarms(uuid).await.is_ok_and(|alarms| alarms.check_found.is_some()) {
+        // What else a check has found is told by the next one.
+        let is_all = self.last_check(uuid).is_none_or(|found| found.findings == 0);
+        if is_all && !lost.is_empty() && self.alarms(uuid).await.is_ok_and(|alarms| alarms.check_found.is_some()) {
             pool.raise(SpaceEvent::CheckFound { reason: lost.join("; "), loss: true, rising: false });
         }
     }

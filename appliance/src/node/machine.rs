@@ -47,7 +47,7 @@ impl Node {
     /// `not-found`, `not-a-device`, `read-only`, `locked`, `device-error`, each with the path.
     pub(super) async fn open_device(&self, path: &str, purpose: Purpose) -> Answer<Device> {
         let checked = path.to_owned();
-        let found = self.blocking(move || check_path(&checked)).await??;
+        self.blocking(move || check_path(&checked)).await??;
         let options = OpenOptions {
             buffered: self.is_buffered(path),
             read_only: purpose != Purpose::Serve,
@@ -62,7 +62,8 @@ impl Node {
         let opened = self.machine().open_device(path, options).await.map_err(|error| cannot_open(path, &error))?;
         if purpose == Purpose::Serve {
             // What has no name in a file system is nobody's to delete.
-            let file = Some((found.dev(), found.ino())).filter(|_| found.is_file() && !path.starts_with("/proc/"));
+            let found = fs::metadata(path).ok().filter(|found| found.is_file() && !path.starts_with("/proc/"));
+            let file = found.map(|found| (found.dev(), found.ino()));
             self.0.opened.borrow_mut().insert(absolute(path), Opened { buffered, file });
         }
         Ok(opened)
@@ -147,8 +148,8 @@ impl Drop for Allowed<'_> {
     }
 }
 
-/// Refuses what can be no device at all, by what it is; answers what is there.
-fn check_path(path: &str) -> Answer<fs::Metadata> {
+/// Refuses what can be no device at all, by what it is.
+fn check_path(path: &str) -> Answer<()> {
     if path.is_empty() {
         return Err(Problem::new("invalid-argument", "the path of a device is empty").hint("plimsoll device list"));
     }
@@ -170,7 +171,7 @@ fn check_path(path: &str) -> Answer<fs::Metadata> {
     } else if kind.is_socket() {
         "is a socket"
     } else {
-        return Ok(found);
+        return Ok(());
     };
     let detail = format!("{path} {wrong}, not a block device or regular file");
     let hint = if kind.is_dir() {

@@ -4,7 +4,9 @@
 use super::below::files_gone;
 use super::close::{forget_crash_memory, not_closed};
 use super::exports::connected;
+use super::machine::Purpose;
 use super::pool_create::force_of;
+use super::state::PoolRecord;
 use super::{Node, Slot};
 use crate::model::Plan;
 use crate::problem::{Answer, Problem};
@@ -67,8 +69,7 @@ impl Node {
     /// # Errors
     /// `device-missing` when a file that it is open on was deleted or moved.
     pub(super) fn refuse_to_lose(&self, name: &str) -> Answer<()> {
-        let Ok(info) = self.pool(name).map(|pool| pool.info()) else { return Ok(()) };
-        let gone = files_gone(&self.files_of(&info.devices));
+        let gone = self.gone_from(name);
         if gone.is_empty() {
             return Ok(());
         }
@@ -80,6 +81,27 @@ impl Node {
             "copy its vdisks out, or move back what was moved; or lose it: plimsoll pool export {name} --force=missing"
         );
         Err(Problem::new("device-missing", detail).hint(hint))
+    }
+
+    /// The same of a pool that is to be opened again, unless what is there now, or was `named`, is of that pool: somebody has mended it.
+    ///
+    /// # Errors
+    /// As of [`Node::refuse_to_lose`].
+    pub(super) async fn refuse_to_lose_unless_mended(&self, record: &PoolRecord, named: &[String]) -> Answer<()> {
+        let gone = self.gone_from(&record.name);
+        for path in if named.is_empty() { &gone } else { named } {
+            match self.open_labelled(path, Purpose::Look).await {
+                Ok((_, Some(label))) if label.pool == record.uuid => {}
+                _ => return self.refuse_to_lose(&record.name),
+            }
+        }
+        Ok(())
+    }
+
+    /// Files that an open pool has and that are not where they were.
+    fn gone_from(&self, name: &str) -> Vec<String> {
+        let devices = self.pool(name).map(|pool| pool.info().devices).unwrap_or_default();
+        files_gone(&self.files_of(&devices))
     }
 
     /// Takes a pool out of service, closes it if it is open, and keeps the last of what it tells.

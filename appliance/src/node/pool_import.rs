@@ -90,7 +90,7 @@ impl Node {
             }
             // It has its devices: whether they will do shows when it has let them go.
             Import::Again(record) if self.is_open(&record.name) => {
-                self.refuse_to_lose(&record.name)?;
+                self.refuse_to_lose_unless_mended(&record, &paths).await?;
                 (format!("close pool {0}, which takes no writes, and open it again", record.name), Vec::new())
             }
             Import::Again(record) => {
@@ -168,13 +168,15 @@ impl Node {
     async fn open_again(&self, record: PoolRecord, paths: Vec<String>, truncated: bool) -> Answer<PoolView> {
         let name = record.name.clone();
         if self.is_open(&name) {
-            self.refuse_to_lose(&name)?;
+            self.refuse_to_lose_unless_mended(&record, &paths).await?;
             // It cannot be closed cleanly. What made it read-only may be mended, and a start recovers it.
             let _ = self.take_out(&name).await;
         }
         match self.open_known(&record, paths, truncated).await {
             Ok(()) => self.pool_view(&name),
             Err(problem) => {
+                // In the words of a start, whatever was typed now.
+                let problem = naming(problem, &format!("--name {name}"));
                 self.tell_not_served(&name, record.uuid, &problem).await;
                 self.0.pools.borrow_mut().insert(name, Slot::Unavailable(problem.clone()));
                 Err(problem)

@@ -95,7 +95,9 @@ fn that_an_end_was_lost_is_said_in_every_life_until_a_repair_says_that_it_was_se
 fn a_file_that_was_deleted_under_its_pool_is_critical_and_keeps_the_pool_from_being_closed_by_mistake() {
     with_node(|node, dir| async move {
         tank(&node, &dir).await;
-        let (path, away) = (dir.join("tank.img"), dir.join("away.img"));
+        let [path, away, copy] = ["tank.img", "away.img", "copy.img"].map(|name| dir.join(name));
+        std::fs::copy(&path, &copy).unwrap();
+        node.allow_buffered(&[copy.display().to_string()]);
         let look = || node.set_seen(super::super::below::look(node.asked_below()));
         look();
         assert_eq!(node.status().findings, []);
@@ -128,6 +130,14 @@ fn a_file_that_was_deleted_under_its_pool_is_critical_and_keeps_the_pool_from_be
         file(&dir, "tank.img", 128 * MIB);
         look();
         assert_eq!(node.status().findings.len(), 1);
+        // That a pool is opened again there is refused, and not when what is there or is named belongs to it.
+        let record = node.0.state.borrow().pools[0].clone();
+        let named = [copy.display().to_string()];
+        let refused = node.refuse_to_lose_unless_mended(&record, &[]).await;
+        assert_eq!(code(refused).as_deref(), Some("device-missing"));
+        assert_eq!(code(node.refuse_to_lose_unless_mended(&record, &named).await), None);
+        std::fs::copy(&copy, &path).unwrap();
+        assert_eq!(code(node.refuse_to_lose_unless_mended(&record, &[]).await), None);
         let force = ["not-empty".to_owned()];
         assert_eq!(code(node.delete_pool("tank", &force).await).as_deref(), Some("device-missing"));
         let plan = node.plan_export_pool("tank", &["missing".to_owned()]).unwrap();
