@@ -141,7 +141,8 @@ impl Node {
         let info = pool.info();
         let device = |device: &engine::DeviceInfo| {
             let path = absolute(&device.path);
-            DeviceRecord { uuid: device.uuid, buffered: self.goes_buffered(&path), path }
+            let inode = self.files_of(std::slice::from_ref(device)).first().map(|(_, (_, inode))| *inode);
+            DeviceRecord { uuid: device.uuid, buffered: self.goes_buffered(&path), path, inode }
         };
         PoolRecord { name: info.name, uuid: info.uuid, devices: info.devices.iter().map(device).collect() }
     }

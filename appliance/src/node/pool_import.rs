@@ -1,5 +1,7 @@
 //! `pool import`: serve a pool that was made elsewhere, or try an unavailable one again.
 
+use std::collections::BTreeMap;
+
 use plimsoll_engine::Label;
 
 use super::machine::absolute;
@@ -129,7 +131,7 @@ impl Node {
             return Err(Problem::new("in-use", format!("{path} is a device of pool {pool}, which is here"))
                 .hint(format!("plimsoll pool show {pool}")));
         }
-        let paths = Paths { named: paths.to_vec(), known: Vec::new() };
+        let paths = Paths { named: paths.to_vec(), known: Vec::new(), inodes: BTreeMap::new() };
         let found = self.find_devices(None, &paths, 1).await;
         first_failure(&found)?;
         let Some(label) = found.label.clone() else { return Err(not_a_pool(first)) };

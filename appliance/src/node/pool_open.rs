@@ -103,7 +103,9 @@ impl Node {
 
     /// The devices that [`Node::open_known`] opens a pool on, and what of it is lost.
     pub(super) async fn find_known(&self, record: &PoolRecord, named: Vec<String>, truncated: bool) -> Answer<Whole> {
-        let paths = Paths { named, known: record.devices.iter().map(|device| device.path.clone()).collect() };
+        let known = record.devices.iter().map(|device| device.path.clone()).collect();
+        let inodes = record.devices.iter().filter_map(|device| Some((device.uuid, device.inode?))).collect();
+        let paths = Paths { named, known, inodes };
         let found = self.find_devices(Some(record.uuid), &paths, record.devices.len()).await;
         if let Some(twins) = found.twins {
             return Err(twins);

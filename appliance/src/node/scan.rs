@@ -2,6 +2,7 @@
 //! block devices. A pool is what its labels say, not a list of paths.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use plimsoll_engine::{Error, Label};
@@ -102,15 +103,22 @@ impl Node {
         }
         let Some(pool) = pool else { return found };
         if !found.is_complete(at_least) {
-            self.search(pool, &all, at_least, &mut found).await;
+            self.search(pool, (&all, &paths.inodes), at_least, &mut found).await;
         }
         found
     }
 
-    async fn search(&self, pool: Uuid, paths: &[String], at_least: usize, found: &mut Found) {
+    async fn search(
+        &self,
+        pool: Uuid,
+        (paths, inodes): (&[String], &BTreeMap<Uuid, u64>),
+        at_least: usize,
+        found: &mut Found,
+    ) {
         let near = paths.to_vec();
         let Ok(candidates) = self.blocking(move || candidates(&near)).await else { return };
         let mut seen: BTreeMap<Uuid, (Label, Vec<String>)> = BTreeMap::new();
+        let mut copies = Vec::new();
         for path in candidates {
             let path = path.to_string_lossy().into_owned();
             if paths.contains(&path) || self.pool_serving(&path) {
@@ -122,6 +130,11 @@ impl Node {
             if label.pool != pool || found.devices.contains_key(&label.device) {
                 continue;
             }
+            // Nobody named it, and what it holds may be older than what was written last.
+            if inodes.get(&label.device).is_some_and(|inode| is_another_file(&path, *inode)) {
+                copies.push((label, path));
+                continue;
+            }
             seen.entry(label.device).or_insert((label, Vec::new())).1.push(path);
         }
         for (device, (label, paths)) in seen {
@@ -131,6 +144,9 @@ impl Node {
                 _ => found.failed.push(twins(&label, &paths)),
             }
         }
+        let missed = copies.into_iter().filter(|(label, _)| !found.devices.contains_key(&label.device));
+        let missed: Vec<Problem> = missed.map(|(label, path)| copy(&label, &path)).collect();
+        found.failed.extend(missed);
     }
 
     async fn take_found(&self, expected: Uuid, path: &str, found: &mut Found) {
@@ -157,6 +173,8 @@ pub(super) struct Paths {
     pub(super) named: Vec<String>,
     /// They were seen there last.
     pub(super) known: Vec<String>,
+    /// Numbers of those that are files, by the device's UUID.
+    pub(super) inodes: BTreeMap<Uuid, u64>,
 }
 
 impl Paths {
@@ -186,6 +204,23 @@ fn twins(label: &Label, paths: &[String]) -> Problem {
             "name all devices of the pool, and of copies the one that was in use last: plimsoll pool import PATH...; keep the others \
              elsewhere",
         )
+}
+
+/// Whether a file is another one than that with this number.
+fn is_another_file(path: &str, inode: u64) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.ino() != inode)
+}
+
+/// What was in use last is missed, and here is a copy.
+fn copy(label: &Label, path: &str) -> Problem {
+    let detail = format!(
+        "{path} says that it is device {} of pool {}, and is another file than the one that was in use last: it may be older",
+        label.index, label.pool_name
+    );
+    Problem::new("conflict", detail).hint(format!(
+        "bring back the one that was in use last; if it is this: plimsoll pool import --name {} {path}",
+        label.pool_name
+    ))
 }
 
 /// Where else a device may be, in order of likelihood.
@@ -218,11 +253,11 @@ pub(super) fn missing(name: &str, found: &Found, expected: usize) -> Problem {
     let there = found.devices.len();
     let reasons: Vec<&str> = found.failed.iter().map(|problem| problem.detail.as_str()).collect();
     let why = if reasons.is_empty() { String::new() } else { format!(": {}", reasons.join("; ")) };
-    if let Some(twins) = found.failed.iter().find(|problem| problem.code == "conflict") {
-        return Problem { detail: format!("pool {name}: {}", twins.detail), ..twins.clone() };
-    }
     if let Some(problem) = found.cut_off.values().next() {
         return cut_off(problem, &found.failed);
+    }
+    if let Some(twins) = found.failed.iter().find(|problem| problem.code == "conflict") {
+        return Problem { detail: format!("pool {name}: {}", reasons.join("; ")), ..twins.clone() };
     }
     let code = match &found.failed[..] {
         [only] if only.code != "not-found" && only.code != "not-a-pool" => only.code.as_str(),

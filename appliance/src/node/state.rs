@@ -107,6 +107,9 @@ pub struct DeviceRecord {
     /// It may go through the page cache.
     #[serde(default)]
     pub buffered: bool,
+    /// Its number in its file system, if it is a file: a copy of it has another, and one that was renamed has the same.
+    #[serde(default)]
+    pub inode: Option<u64>,
 }
 
 /// An export that differs from the default.
@@ -270,7 +273,12 @@ mod tests {
             pools: vec![PoolRecord {
                 name: "tank".into(),
                 uuid: Uuid::from_u128(7),
-                devices: vec![DeviceRecord { uuid: Uuid::from_u128(8), path: "/dev/\u{fc}".into(), buffered: true }],
+                devices: vec![DeviceRecord {
+                    uuid: Uuid::from_u128(8),
+                    path: "/dev/\u{fc}".into(),
+                    buffered: true,
+                    inode: Some(7),
+                }],
             }],
             exports: vec![ExportRecord {
                 name: "tank/db1".into(),
@@ -332,7 +340,7 @@ mod tests {
         // As long as it is open, no other file gets its number.
         let _first = File::open(dir.path().join(FILE)).unwrap();
         let path = format!("/{}", "\"".repeat(4095));
-        state.pools[0].devices.push(DeviceRecord { uuid: Uuid::from_u128(10), path, buffered: false });
+        state.pools[0].devices.push(DeviceRecord { uuid: Uuid::from_u128(10), path, buffered: false, inode: None });
         state.save(dir.path()).unwrap();
         assert_eq!((inode(FILE), inode(NEW), blocks(FILE)), (other, one, before));
         assert!(blocks(NEW) > before, "and there is room for one more again");

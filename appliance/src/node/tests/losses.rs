@@ -146,3 +146,51 @@ fn a_file_that_was_deleted_under_its_pool_is_critical_and_keeps_the_pool_from_be
         node.export_pool("tank", &["missing".to_owned()]).await.unwrap();
     });
 }
+
+#[test]
+fn a_copy_beside_what_was_in_use_last_is_served_only_by_its_name_and_what_was_renamed_by_itself() {
+    use std::os::unix::fs::FileExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let [device, copy, renamed] = ["tank.img", "tank.bak", "new.img"].map(|name| dir.path().join(name));
+    let open = || std::fs::OpenOptions::new().write(true).open(&device).unwrap();
+    let state = |node: &Node| node.pool_view("tank").unwrap();
+    live(dir.path(), async |node| {
+        tank(&node, dir.path()).await;
+        node.close().await.unwrap();
+    });
+    std::fs::copy(&device, &copy).unwrap();
+    type Spoil<'a> = &'a dyn Fn();
+    let whole = std::fs::read(&device).unwrap();
+    let mend = || open().write_all_at(&whole, 0).unwrap();
+    let cut = || open().set_len(100 * MIB).unwrap();
+    let scribble =
+        || [0, 128 * MIB - 65_536].iter().for_each(|label| open().write_all_at(&[0xff; 8], label + 99).unwrap());
+    let remove = || std::fs::rename(&device, &renamed).unwrap();
+    let spoils: [(Spoil<'_>, &str); 2] = [(&cut, "is shorter than it was"), (&scribble, "label cannot be used")];
+    for (spoil, words) in spoils {
+        spoil();
+        live(dir.path(), async |node| {
+            let view = state(&node);
+            assert_eq!(view.state, PoolState::Unavailable, "{words}: {view:?}");
+            let reason = view.reason.unwrap();
+            assert!(reason.contains(words) && reason.contains("tank.bak"), "{reason}");
+        });
+        mend();
+        live(dir.path(), async |node| assert_eq!(state(&node).state, PoolState::Online));
+    }
+    // What was renamed is found by itself, with the copy beside it.
+    remove();
+    live(dir.path(), async |node| {
+        assert_eq!(state(&node).devices[0].path, renamed.display().to_string());
+        node.close().await.unwrap();
+    });
+    std::fs::remove_file(&renamed).unwrap();
+    live(dir.path(), async |node| {
+        let reason = state(&node).reason.unwrap();
+        assert!(reason.contains("another file than the one that was in use last"), "{reason}");
+        let (paths, name) = (vec![copy.display().to_string()], Some("tank".to_owned()));
+        let import = ImportPool { paths, name, buffered: true, force: Vec::new() };
+        assert_eq!(node.import_pool(import).await.unwrap().state, PoolState::Online);
+        node.close().await.unwrap();
+    });
+}

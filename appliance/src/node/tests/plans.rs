@@ -267,10 +267,17 @@ fn a_known_path_that_leads_to_a_device_that_is_there_already_keeps_no_pool_from_
         paths.sort();
         assert_eq!(paths, [moved.clone(), first.clone()]);
         assert_eq!(found(&[&first, &known]).await.unwrap_err().code, "conflict", "who names both has not chosen");
-        // Of the one that is missing there are two: both are said.
+        // A copy beside the one that was renamed is told from it.
         std::fs::copy(&moved, &copy).unwrap();
+        let mut paths = found(&[]).await.unwrap();
+        paths.sort();
+        assert_eq!(paths, [moved.clone(), first.clone()]);
+        // Of the one that is missing there are two, and neither is it: both are said.
+        let again = dir.join("again.img").display().to_string();
+        std::fs::copy(&copy, &again).unwrap();
+        std::fs::remove_file(&moved).unwrap();
         let problem = found(&[]).await.unwrap_err();
-        let all = [&first, &known, &moved, &copy].iter().all(|path| problem.detail.contains(path.as_str()));
+        let all = [&first, &known, &again, &copy].iter().all(|path| problem.detail.contains(path.as_str()));
         assert!(problem.code == "device-missing" && all, "{problem:?}");
         assert!(problem.hint.clone().unwrap().contains("of copies the one that was in use last"), "{problem:?}");
         assert_advice_can_be_followed(&problem.hint.unwrap());
