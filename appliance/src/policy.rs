@@ -201,6 +201,17 @@ pub fn overcommit_limit(text: &str) -> Answer<Option<OvercommitLimit>> {
     }
 }
 
+/// That a pool has promised more than its overcommit limit allows, if it has; both in bytes, and the limit as it is written.
+pub fn over_promised(pool: &str, promised: u64, allowed: u64, limit: &str) -> Option<String> {
+    (promised > allowed).then(|| {
+        format!(
+            "pool {pool} has promised {}, more than its overcommit limit of {limit} allows, {}: no vdisk can be made or enlarged",
+            iec(promised),
+            iec(allowed)
+        )
+    })
+}
+
 /// As [`overcommit_limit`] reads it.
 pub fn overcommit_limit_text(limit: Option<OvercommitLimit>) -> String {
     match limit {

@@ -9,6 +9,41 @@ use utoipa::ToSchema;
 use crate::name::NAME_MAX;
 use crate::units::cut;
 
+/// What is behind a problem, for who words its advice for another place than where it was noticed. It is not sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A path leads nowhere.
+    NotThere,
+    /// The device carries no label of a pool.
+    NoLabel,
+    /// It carries one that cannot be used: what is behind that may be whole.
+    BadLabel,
+    /// It is part of a pool of this name.
+    PartOf(String),
+    /// Several paths lead to copies of one device.
+    Copies,
+    /// It holds what it is not to lose, unless this check is forced.
+    Guarded(&'static str),
+    /// Its end is gone. Of one that is shorter than it was, its path and how many bytes it had.
+    CutOff(Option<(String, u64)>),
+}
+
+impl Cause {
+    /// How to go on without the end of a device, if that is what is gone, where a pool is imported by what was `named`: of a pool of
+    /// several one device is not enough.
+    fn go_on_without(&self, named: &str) -> Option<String> {
+        let Cause::CutOff(shorter) = self else { return None };
+        let import = format!("plimsoll pool import {named} --force=truncated");
+        Some(match shorter {
+            Some((path, bytes)) => format!(
+                "restore all of it from a copy, or first make it long again (a file: truncate -s {bytes} {path}) and then go on without \
+                 what was there ({import})"
+            ),
+            None => format!("bring all of it back from a copy; to go on with what is left: {import}"),
+        })
+    }
+}
+
 /// What a request was answered when it was not done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, thiserror::Error)]
 #[error("{detail}")]
@@ -28,6 +63,9 @@ pub struct Problem {
     pub detail: String,
     /// A command that helps.
     pub hint: Option<String>,
+    /// What is behind it; `None` when its own advice does everywhere.
+    #[serde(skip)]
+    pub cause: Option<Box<Cause>>,
 }
 
 /// Result of everything a request can ask for.
@@ -92,6 +130,7 @@ impl Problem {
             code: code.to_owned(),
             detail: detail.into(),
             hint: None,
+            cause: None,
         }
     }
 
@@ -100,6 +139,27 @@ impl Problem {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// With what is behind it.
+    #[must_use]
+    pub fn because(mut self, cause: Cause) -> Self {
+        self.cause = Some(Box::new(cause));
+        self
+    }
+
+    /// What is behind it.
+    pub fn cause(&self) -> Option<&Cause> {
+        self.cause.as_deref()
+    }
+
+    /// As who imports a pool by what was `named` is to be told it.
+    #[must_use]
+    pub fn naming(self, named: &str) -> Self {
+        match self.cause().and_then(|cause| cause.go_on_without(named)) {
+            Some(hint) => self.hint(hint),
+            None => self,
+        }
     }
 
     /// The exit code of the CLI for it.
@@ -148,10 +208,15 @@ impl From<plimsoll_engine::Error> for Problem {
                 advice.or_else(|| Some("use a larger device, or several: --device A --device B".to_owned()))
             }
             Error::Exists { kind, .. } => advice.or_else(|| Some(format!("choose another name; plimsoll {kind} list"))),
-            Error::EndLost { paths, .. } => Some(format!(
-                "bring all of it back from a copy; to go on with what is left: plimsoll pool import {} --force=truncated",
-                paths.join(" ")
-            )),
+            Error::Shortened { path, label, .. } => {
+                let cause = Cause::CutOff(Some((path.clone(), *label)));
+                return Self::new(error.code(), detail).because(cause).naming(path);
+            }
+            Error::EndLost { paths, .. } => {
+                return Self::new(error.code(), error.to_string())
+                    .because(Cause::CutOff(None))
+                    .naming(&paths.join(" "));
+            }
             Error::NotAPool { path, .. } => advice.or_else(|| Some(format!("plimsoll device show {path}"))),
             Error::ReadOnly { pool, .. } => advice.or_else(|| Some(format!("plimsoll pool show {pool}"))),
             Error::Closing(_) => advice.or_else(|| Some("plimsoll status".to_owned())),

@@ -157,8 +157,7 @@ pub enum Error {
     /// The device is shorter than its label says.
     #[error(
         "{path} is shorter than it was: pool {pool} has {label} bytes on it and it has {size}, so it was cut off, or copied in part; restore \
-         all of it from a copy, or first make it long again (a file: truncate -s {label} {path}) and then go on without what was there \
-         (plimsoll pool import {path} --force=truncated)"
+         all of it from a copy, or make it long again and go on without what was there"
     )]
     Shortened {
         /// The device.

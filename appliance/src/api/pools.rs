@@ -113,7 +113,7 @@ async fn delete(
     node.call(move |node| async move {
         let force = how.forced();
         if how.dry_run {
-            return node.plan_delete_pool(&pool, &force).map(Change::Planned);
+            return node.plan_delete_pool(&pool, &force).await.map(Change::Planned);
         }
         node.delete_pool(&pool, &force).await.map(|()| Change::Gone)
     })
@@ -281,7 +281,7 @@ async fn export(
     node.call(move |node| async move {
         let force = how.forced();
         if how.dry_run {
-            return node.plan_export_pool(&pool, &force).map(Change::Planned);
+            return node.plan_export_pool(&pool, &force).await.map(Change::Planned);
         }
         node.export_pool(&pool, &force).await.map(|()| Change::Gone)
     })

@@ -39,8 +39,12 @@ impl Offline {
     pub(super) fn repair(&self, devices: &[String]) -> Answer<(RepairView, CheckView)> {
         self.reactor.block_on(async {
             let pool = open(&self.reactor.handle(), devices, false).await?;
-            let name = pool.info().name;
-            let repaired = repair_view(&name, true, pool.repair().await?);
+            let info = pool.info();
+            let name = info.name;
+            let mut repaired = repair_view(&name, true, pool.repair().await?);
+            // Of a copy that was bad the opening has made a good one.
+            let healed = info.recovery.healed.into_iter().map(|copy| format!("{copy}; it was written again"));
+            repaired.steps.splice(0..0, healed);
             let found = check_view(&name, &pool.check().await?);
             pool.close().await?;
             Ok((repaired, found))

@@ -12,6 +12,7 @@ use super::run::Context;
 use super::{growth, table};
 use crate::model::{AddDevice, CreatePool, ImportPool, SetPool, SetTenant};
 use crate::node::same_file;
+use crate::policy;
 use crate::problem::{Answer, Problem};
 use crate::units::{Size, iec, printable};
 
@@ -164,15 +165,8 @@ fn set(cx: &Context<'_>, args: PoolSet) -> Answer<()> {
 /// That a pool has promised more than its overcommit limit allows, if it has.
 fn over_promised(pool: &str, now: &Value) -> Option<String> {
     let bytes = |name: &str| now.get(name).and_then(Value::as_u64);
-    let (promised, allowed) = (bytes("designated_bytes")?, bytes("designated_bytes_max")?);
-    (promised > allowed).then(|| {
-        format!(
-            "pool {pool} has promised {} already, and its overcommit limit allows {}: no vdisk can be made or enlarged until less is \
-             promised, or there is more space or a higher limit",
-            iec(promised),
-            iec(allowed)
-        )
-    })
+    let limit = now.get("overcommit_limit").and_then(Value::as_str)?;
+    policy::over_promised(pool, bytes("designated_bytes")?, bytes("designated_bytes_max")?, limit)
 }
 
 /// Bytes of a size that may not be relative.

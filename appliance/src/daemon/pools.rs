@@ -4,8 +4,8 @@
 use super::Config;
 use super::config::PoolConfig;
 use crate::model::{CreatePool, ImportPool};
-use crate::node::{COPIES, NO_LABEL, Node};
-use crate::problem::Problem;
+use crate::node::Node;
+use crate::problem::{Cause, Problem};
 
 /// Brings up all configured pools. One that does not come up is logged; the others serve.
 pub(super) async fn configured(node: &Node, config: &Config) {
@@ -23,7 +23,7 @@ pub(super) async fn configured(node: &Node, config: &Config) {
         }
         let import = ImportPool { paths: pool.devices.clone(), name: None, buffered: pool.buffered, force: Vec::new() };
         let result = match node.import_pool(import).await {
-            Err(problem) if problem.code == "not-a-pool" && problem.detail.contains(NO_LABEL) => {
+            Err(problem) if problem.cause() == Some(&Cause::NoLabel) => {
                 let create = CreatePool {
                     name: pool.name.clone(),
                     devices: pool.devices.clone(),
@@ -65,36 +65,36 @@ fn another(pool: &PoolConfig, path: &str, found: &str) -> Problem {
 
 /// With a hint that who wrote the file can follow: there are no options in it.
 fn in_a_file(problem: Problem, pool: &PoolConfig) -> Problem {
-    match &problem.hint {
+    let name = &pool.name;
+    let hint = match problem.cause() {
         // Its label alone may be damaged, and what is behind it whole.
-        Some(_) if problem.code == "not-a-pool" && problem.detail.contains("label cannot be used") => {
-            problem.hint("restore it from a copy, or write the devices of that pool in its [[pool]], and start again")
+        Some(Cause::BadLabel) => {
+            "restore it from a copy, or write the devices of that pool in its [[pool]], and start again".to_owned()
         }
         // Whatever else is wrong, what it holds is a pool.
-        Some(_) if problem.code == "in-use" && problem.detail.contains("a device of ") => problem.hint(format!(
-            "name the devices of that pool only, all of them; another joins it later: plimsoll pool add-device {} --device PATH",
-            pool.name
-        )),
-        Some(hint) if hint.contains("--force=spare") || hint.contains("--force=foreign") => {
-            let check = if hint.contains("--force=spare") { "spare" } else { "foreign" };
+        Some(Cause::PartOf(_)) if problem.code == "in-use" => format!(
+            "name the devices of that pool only, all of them; another joins it later: plimsoll pool add-device {name} --device PATH"
+        ),
+        Some(Cause::Guarded(check)) => {
             let devices: String = pool.devices.iter().map(|path| format!(" --device {path}")).collect();
             let buffered = if pool.buffered { " --buffered" } else { "" };
-            let command = format!("plimsoll pool create {}{devices}{buffered} --force={check}", pool.name);
-            problem.hint(format!("write other devices in its [[pool]]; or overwrite what they hold: {command}"))
+            let command = format!("plimsoll pool create {name}{devices}{buffered} --force={check}");
+            format!("write other devices in its [[pool]]; or overwrite what they hold: {command}")
         }
-        Some(_) if problem.code == "not-found" => problem.hint(format!(
-            "connect it, and open it: plimsoll pool import --name {}; if it is elsewhere: plimsoll pool import PATH..., and write that in its \
-             [[pool]]",
-            pool.name
-        )),
-        Some(_) if problem.detail.contains(COPIES) => {
-            problem.hint("write only the one in its [[pool]] that was in use last, and keep the others in another directory")
+        Some(Cause::NotThere) => format!(
+            "connect it, and open it: plimsoll pool import --name {name}; if it is elsewhere: plimsoll pool import PATH..., and write \
+             that in its [[pool]]"
+        ),
+        Some(Cause::Copies) => {
+            "write only the one in its [[pool]] that was in use last, and keep the others in another directory"
+                .to_owned()
         }
-        Some(hint) if hint.contains("--buffered") => {
-            problem.hint("write buffered = true in its [[pool]], or devices in another file system")
+        _ if problem.code == "no-direct-io" => {
+            "write buffered = true in its [[pool]], or devices in another file system".to_owned()
         }
-        _ => problem,
-    }
+        _ => return problem,
+    };
+    problem.hint(hint)
 }
 
 #[cfg(test)]
@@ -114,11 +114,18 @@ mod tests {
     }
 
     fn configured_in(dir: &Path, config: &str, look: impl FnOnce(&Node)) {
+        configured_then(dir, config, async |node| look(node));
+    }
+
+    /// The same, with what takes its time.
+    fn configured_then(dir: &Path, config: &str, work: impl AsyncFnOnce(&Node)) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _inside = runtime.enter();
         let file = dir.join("config.toml");
         std::fs::write(&file, config).unwrap();
         with_node(dir, async |node| {
             looked(&node, &Config::load(&file).unwrap()).await;
-            look(&node);
+            work(&node).await;
         });
     }
 
@@ -170,18 +177,13 @@ mod tests {
         let [device, there] = [dir.path(), made.path()].map(|dir| dir.join("a.img"));
         std::fs::File::create(&there).unwrap().set_len(128 << 20).unwrap();
         configured_in(made.path(), &pool("x", &there), |_| {});
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let _inside = runtime.enter();
-        let file = dir.path().join("config.toml");
-        std::fs::write(&file, pool("x", &device)).unwrap();
         let kinds = async |node: &Node| {
             let page = node.events().list(crate::event::EventQuery::after(0, 100)).await.unwrap();
             page.items.into_iter().map(|event| event.kind).collect::<Vec<_>>()
         };
         let again = || ImportPool { paths: Vec::new(), name: Some("x".into()), buffered: true, force: Vec::new() };
         for _ in 0..2 {
-            with_node(dir.path(), async |node| {
-                configured(&node, &Config::load(&file).unwrap()).await;
+            configured_then(dir.path(), &pool("x", &device), async |node| {
                 let finding = node.status().findings.remove(0);
                 assert!(finding.reason.contains("pool x is not served") && finding.reason.contains("does not exist"));
                 crate::cli::hints::assert_advice_can_be_followed(&finding.advice);
@@ -190,15 +192,14 @@ mod tests {
                     "{finding:?}"
                 );
                 assert_eq!(super::super::serve::pool_to_try(&node.pools()), "pool show x", "it is there");
-                assert_eq!(kinds(&node).await, ["pool-not-served"], "once, whatever the number of starts");
+                assert_eq!(kinds(node).await, ["pool-not-served"], "once, whatever the number of starts");
                 assert_eq!(node.import_pool(again()).await.unwrap_err().code, "not-found");
             });
         }
-        with_node(dir.path(), async |node| {
-            configured(&node, &Config::load(&file).unwrap()).await;
+        configured_then(dir.path(), &pool("x", &device), async |node| {
             std::fs::rename(&there, &device).unwrap();
             assert_eq!(node.import_pool(again()).await.unwrap().state, PoolState::Online);
-            assert_eq!(kinds(&node).await.last().unwrap(), "pool-not-served-cleared");
+            assert_eq!(kinds(node).await.last().unwrap(), "pool-not-served-cleared");
             assert!(node.status().findings.is_empty(), "{:?}", node.status().findings);
         });
     }
@@ -215,12 +216,7 @@ mod tests {
         let sealed_path = format!("/proc/{}/fd/{}", std::process::id(), sealed.as_raw_fd());
         std::fs::copy(&there, &sealed_path).unwrap();
         rustix::fs::fcntl_add_seals(&sealed, rustix::fs::SealFlags::WRITE).unwrap();
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let _inside = runtime.enter();
-        let file = dir.path().join("config.toml");
-        std::fs::write(&file, pool("x", &dir.path().join("gone.img"))).unwrap();
-        with_node(dir.path(), async |node| {
-            configured(&node, &Config::load(&file).unwrap()).await;
+        configured_then(dir.path(), &pool("x", &dir.path().join("gone.img")), async |node| {
             let reason = || node.pool_view("x").unwrap().reason.unwrap();
             let import = async |path: &str, name: Option<&str>| {
                 let (paths, name) = (vec![path.to_owned()], name.map(str::to_owned));
@@ -288,6 +284,16 @@ mod tests {
             assert!(finding.reason.ends_with("never.img is not there"), "{finding:?}");
             assert!(finding.advice.starts_with("look first whether "), "{finding:?}");
         });
+        // One that was cut off is not to be served, and what is may be an old copy of it.
+        std::fs::OpenOptions::new().write(true).open(&copy).unwrap().set_len(64 << 20).unwrap();
+        configured_in(dir.path(), &pool("x", &copy), |node| {
+            let [finding] = &node.status().findings[..] else { panic!("{:?}", node.status().findings) };
+            assert!(finding.reason.contains(&format!("{} is shorter than it was", copy.display())), "{finding:?}");
+            assert!(
+                finding.advice.starts_with("look first whether ") && !finding.advice.contains("export"),
+                "{finding:?}"
+            );
+        });
         // By another name of the file it is where it is said to be.
         let link = dir.path().join("link.img");
         std::os::unix::fs::symlink(&device, &link).unwrap();
@@ -308,12 +314,7 @@ mod tests {
             let [finding] = &node.status().findings[..] else { panic!("{:?}", node.status().findings) };
             assert!(finding.reason.ends_with(&format!("holds another pool, x (UUID {uuid})")), "{finding:?}");
         });
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let _inside = runtime.enter();
-        let file = dir.path().join("config.toml");
-        std::fs::write(&file, pool("y", &device)).unwrap();
-        with_node(dir.path(), async |node| {
-            configured(&node, &Config::load(&file).unwrap()).await;
+        configured_then(dir.path(), &pool("y", &device), async |node| {
             let again = ImportPool { paths: Vec::new(), name: Some("y".into()), buffered: true, force: Vec::new() };
             let problem = node.import_pool(again).await.unwrap_err();
             assert_eq!(problem.code, "in-use", "{problem:?}");
@@ -330,12 +331,7 @@ mod tests {
         }
         configured_in(dir.path(), &pool("x", &device), |_| {});
         let both = pool("x", &device).replace("a.img\"]", &format!("a.img\", \"{}\"]", blank.display()));
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let _inside = runtime.enter();
-        let file = dir.path().join("config.toml");
-        std::fs::write(&file, both).unwrap();
-        with_node(dir.path(), async |node| {
-            looked(&node, &Config::load(&file).unwrap()).await;
+        configured_then(dir.path(), &both, async |node| {
             let [finding] = &node.status().findings[..] else { panic!("{:?}", node.status().findings) };
             let command = format!("plimsoll pool add-device x --device {}", blank.display());
             assert!(finding.advice.ends_with(&command) && !finding.advice.contains("export"), "{finding:?}");
@@ -357,12 +353,7 @@ mod tests {
         configured_in(dir.path(), &pool("x", &device), |_| {});
         configured_in(made.path(), &pool("x", &there), |_| {});
         std::fs::rename(&there, &device).unwrap();
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let _inside = runtime.enter();
-        let file = dir.path().join("config.toml");
-        std::fs::write(&file, pool("x", &device)).unwrap();
-        with_node(dir.path(), async |node| {
-            configured(&node, &Config::load(&file).unwrap()).await;
+        configured_then(dir.path(), &pool("x", &device), async |node| {
             let finding = node.status().findings.remove(0);
             assert!(finding.reason.contains("belongs to pool x (UUID "), "{finding:?}");
             assert!(finding.advice.contains("plimsoll pool export x; then plimsoll pool import PATH"), "{finding:?}");

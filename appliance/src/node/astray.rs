@@ -1,8 +1,11 @@
 //! Where the configuration has a pool, and where it is served from: the labels decide, and a file that says otherwise is told of.
 
+use uuid::Uuid;
+
 use super::Node;
 use super::below::aside;
 use super::machine::{Purpose, absolute, same_file};
+use crate::problem::{Cause, Problem};
 
 /// Reason and advice.
 type Said = (String, String);
@@ -48,39 +51,68 @@ impl Node {
             configured.into_iter().filter(is_astray).collect::<Vec<_>>()
         };
         let astray = aside(look).await.ok().filter(|astray| !astray.is_empty())?;
-        let mut blank = Vec::new();
-        let (mut others, mut missing) = (Vec::new(), Vec::new());
-        for path in &astray {
-            match self.open_looked_at(path, Purpose::Look).await {
-                Ok((device, Ok(None))) if matches!(self.contents(&device).await, Ok(None)) => {
-                    blank.push(format!("plimsoll pool add-device {name} --device {path}"));
-                }
-                Ok((_, Ok(Some(label)))) if label.pool == info.uuid => {
-                    others.push(format!("{path} holds a copy of it"))
-                }
-                Ok((_, Ok(Some(label)))) => {
-                    others.push(format!("{path} holds another pool, {} (UUID {})", label.pool_name, label.pool));
-                }
-                Err(problem) if problem.code == "not-found" => missing.push(path.clone()),
-                _ => {}
-            }
+        let mut holds = Vec::new();
+        for path in astray {
+            let held = self.held_by(&path, info.uuid).await;
+            holds.push((path, held));
         }
-        let is_all_there = missing.is_empty();
-        others.extend(missing.iter().map(|path| format!("{path} is not there")));
-        let (astray, served) = (astray.join(", "), served.join(", "));
-        let reason = format!("pool {name} is in the configuration on {astray}, and it is served from {served}");
-        let reason = [&[reason][..], &others].concat().join("; ");
-        let mut advice = format!("write in its [[pool]] where it is: {served}");
-        if !is_all_there {
-            let missing = missing.join(", ");
-            advice =
-                format!("look first whether {served} is what was in use last, and not a copy of {missing}; {advice}");
-        }
-        if !blank.is_empty() {
-            advice += &format!("; or give it that space: {}", blank.join("; "));
-        } else if !others.is_empty() && is_all_there {
-            advice += &format!("; or serve what is there instead: plimsoll pool export {name}, then start again");
-        }
-        Some((reason, advice))
+        Some(said(name, &served.join(", "), &holds))
     }
+
+    /// What a path holds that the pool is not served from.
+    async fn held_by(&self, path: &str, pool: Uuid) -> Held {
+        match self.open_looked_at(path, Purpose::Look).await {
+            Ok((device, Ok(None))) if matches!(self.contents(&device).await, Ok(None)) => Held::Nothing,
+            Ok((_, Ok(Some(label)))) if label.pool == pool => Held::Copy,
+            Ok((_, Ok(Some(label)))) => Held::Other(format!("another pool, {} (UUID {})", label.pool_name, label.pool)),
+            Ok((_, Err(error))) => Held::Unusable(Problem::from(error).detail),
+            Err(problem) if problem.cause() == Some(&Cause::NotThere) => Held::Unusable(format!("{path} is not there")),
+            _ => Held::Unknown,
+        }
+    }
+}
+
+/// What is where the configuration has a pool that is served from elsewhere.
+enum Held {
+    Nothing,
+    /// Another copy of a device of it.
+    Copy,
+    /// Another pool, in words.
+    Other(String),
+    /// It may have held the pool and cannot now; why, in words.
+    Unusable(String),
+    Unknown,
+}
+
+fn said(name: &str, served: &str, holds: &[(String, Held)]) -> Said {
+    let paths = |is: fn(&Held) -> bool| holds.iter().filter(move |(_, held)| is(held)).map(|(path, _)| path.as_str());
+    let astray = paths(|_| true).collect::<Vec<_>>().join(", ");
+    let mut reason = format!("pool {name} is in the configuration on {astray}, and it is served from {served}");
+    for (path, held) in holds {
+        match held {
+            Held::Copy => reason += &format!("; {path} holds a copy of it"),
+            Held::Other(what) => reason += &format!("; {path} holds {what}"),
+            Held::Unusable(why) => reason += &format!("; {why}"),
+            Held::Nothing | Held::Unknown => {}
+        }
+    }
+    let mut advice = format!("write in its [[pool]] where it is: {served}");
+    let unusable: Vec<&str> = paths(|held| matches!(held, Held::Unusable(_))).collect();
+    if !unusable.is_empty() {
+        let unusable = unusable.join(", ");
+        advice = format!("look first whether {served} is what was in use last, and not a copy of {unusable}; {advice}");
+    }
+    let blank = paths(|held| matches!(held, Held::Nothing));
+    let add = blank.map(|path| format!("plimsoll pool add-device {name} --device {path}")).collect::<Vec<_>>();
+    let again = format!("serve what is there instead: plimsoll pool export {name}, then start again");
+    if !add.is_empty() {
+        advice += &format!("; or give it that space: {}", add.join("; "));
+    } else if !unusable.is_empty() {
+        // Nothing there can be served.
+    } else if paths(|held| matches!(held, Held::Copy)).next().is_some() {
+        advice += &format!("; or, if the copy is newer, {again}");
+    } else if paths(|held| matches!(held, Held::Other(_))).next().is_some() {
+        advice += &format!("; or {again}");
+    }
+    (reason, advice)
 }

@@ -19,8 +19,15 @@ const STAT_BLOCK_BYTES: u64 = 512;
 /// Between two looks that nobody asks for.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// The devices of the open pools, and those of them that are files.
-pub(super) type Asked = Vec<(Uuid, Vec<DeviceInfo>, Vec<File>)>;
+/// The devices of an open pool, and those of them that are files.
+pub(super) struct AskedPool {
+    pool: Uuid,
+    devices: Vec<DeviceInfo>,
+    files: Vec<File>,
+}
+
+/// Of all open pools.
+pub(super) type Asked = Vec<AskedPool>;
 
 /// Where there is less room below a pool than it has free.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,10 +49,12 @@ pub(super) struct Seen {
 impl Node {
     /// What [`look`] is to look at.
     pub(super) fn asked_below(&self) -> Asked {
-        let open = self.open_pools().into_iter().map(|pool| pool.info());
-        open.map(|info| (info.uuid, self.files_of(&info.devices), info.devices))
-            .map(|(uuid, files, devices)| (uuid, devices, files))
-            .collect()
+        self.open_pools().iter().map(|pool| self.asked_below_of(pool)).collect()
+    }
+
+    fn asked_below_of(&self, pool: &Pool<Handle>) -> AskedPool {
+        let info = pool.info();
+        AskedPool { pool: info.uuid, files: self.files_of(&info.devices), devices: info.devices }
     }
 
     /// What [`look`] has found.
@@ -64,7 +73,7 @@ impl Node {
         self.spawn_while_open(&pool.clone(), async move {
             let uuid = pool.info().uuid;
             loop {
-                let asked: Asked = node.asked_below().into_iter().filter(|(asked, ..)| *asked == uuid).collect();
+                let asked = vec![node.asked_below_of(&pool)];
                 // A file system that does not answer keeps nobody waiting but this.
                 if let Ok(mut seen) = aside(move || look(asked)).await {
                     match seen.gone.remove(&uuid) {
@@ -120,8 +129,8 @@ pub(super) fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
 pub(super) fn look(asked: Asked) -> Seen {
     let takes_more = |device: &&DeviceInfo| device.state == DeviceState::InUse;
     let taking = |devices: &[DeviceInfo]| devices.iter().filter(takes_more).cloned().collect::<Vec<_>>();
-    let below = asked.iter().filter_map(|(pool, devices, _)| Some((*pool, below(&taking(devices))?))).collect();
-    let gone = asked.iter().map(|(pool, _, files)| (*pool, files_gone(files)));
+    let below = asked.iter().filter_map(|asked| Some((asked.pool, below(&taking(&asked.devices))?))).collect();
+    let gone = asked.iter().map(|asked| (asked.pool, files_gone(&asked.files)));
     Seen { below, gone: gone.filter(|(_, gone)| !gone.is_empty()).collect() }
 }
 
@@ -132,6 +141,14 @@ pub(super) fn files_gone(files: &[File]) -> Vec<String> {
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     };
     files.iter().filter(is_gone).map(|(path, _)| path.clone()).collect()
+}
+
+/// What that means for a pool.
+pub(super) fn open_on_gone(pool: &str, gone: &[String]) -> String {
+    format!(
+        "pool {pool} is open on {}, which is not there any more: if it was deleted, what it stores goes when the pool is closed",
+        gone.join(", ")
+    )
 }
 
 /// Where these devices have less room below them than they have free. Blocks.

@@ -24,6 +24,7 @@ impl Node {
         self.stop_exports(GRACE).await;
         let pools = std::mem::take(&mut *self.0.pools.borrow_mut());
         let mut unclean = Vec::new();
+        let mut is_broken = false;
         for (name, slot) in pools {
             let Slot::Open(pool) = slot else { continue };
             match self.machine().timeout(CLOSE_TIME_MAX, pool.close()).await {
@@ -31,7 +32,10 @@ impl Node {
                     forget_crash_memory(&pool);
                     tracing::info!(pool = name, "pool closed");
                 }
-                Ok(Err(error)) => unclean.push(not_closed(&name, &error)),
+                Ok(Err(error)) => {
+                    is_broken |= !matches!(error, Error::ClosedFull { .. });
+                    unclean.push(not_closed(&name, &error));
+                }
                 Err(late) => unclean.push(format!("pool {name}: {late}")),
             }
         }
@@ -43,7 +47,9 @@ impl Node {
             return Ok(());
         }
         let detail = format!("not closed cleanly: {}", unclean.join("; "));
-        Err(Problem::new("not-closed", detail).hint("start it again: pools recover when they are opened"))
+        let first = if is_broken { "mend that first; then " } else { "" };
+        Err(Problem::new("not-closed", detail)
+            .hint(format!("{first}start it again: pools recover when they are opened")))
     }
 }
 

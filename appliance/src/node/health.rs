@@ -6,6 +6,7 @@ mod webhooks;
 use plimsoll_engine::{Level, Levels, Pool, PoolInfo, Thresholds};
 use plimsoll_hardware::Handle;
 
+use super::below::open_on_gone;
 use super::{Node, Slot};
 use crate::event::CRITICAL_PCT;
 use crate::model::{Health, HealthFinding};
@@ -52,18 +53,13 @@ impl Node {
         }
         let gone = self.0.files_gone.borrow().get(&info.uuid).cloned();
         findings.extend(gone.map(|gone| {
-            let reason = format!(
-                "pool {name} is open on {}, which is not there any more: if it was deleted, what it stores goes when the pool is closed",
-                gone.join(", ")
-            );
-            let advice = "copy the vdisks out while they are served: plimsoll export list; move back what was moved".to_owned();
-            about(Health::Critical, reason, advice)
+            let advice = "copy the vdisks out while they are served: plimsoll export list; move back what was moved";
+            about(Health::Critical, open_on_gone(name, &gone), advice.to_owned())
         }));
         findings.extend(self.astray(name).map(|(reason, advice)| about(Health::Warning, reason, advice)));
         let check = || format!("plimsoll pool check {name}");
         findings.extend(self.loss_findings(name, info.uuid));
-        // What is lost at an end is told above, until that was seen to.
-        let damage = info.recovery.warnings.iter().filter(|warning| !warning.starts_with("the end of "));
+        let damage = info.recovery.warnings.iter();
         findings.extend(damage.map(|warning| about(Health::Critical, warning.clone(), check())));
         let repaired = self.0.repaired.borrow().get(&info.uuid).copied().unwrap_or(0);
         let lost = info.counters.pages_lost.saturating_sub(repaired);

@@ -12,7 +12,7 @@ use plimsoll_hardware::probe::{SIGNATURE_BYTES, signature};
 use plimsoll_hardware::{Device as _, Machine, OpenError, OpenOptions};
 
 use super::Node;
-use crate::problem::{Answer, Problem};
+use crate::problem::{Answer, Cause, Problem};
 use crate::units::iec;
 
 /// A device of the machine that the node runs on.
@@ -155,6 +155,7 @@ fn check_path(path: &str) -> Answer<()> {
     }
     let found = fs::metadata(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Problem::new("not-found", format!("{path} does not exist"))
+            .because(Cause::NotThere)
             .hint(format!("plimsoll device list; for a pool in a sparse file first: truncate -s 64G {path}")),
         std::io::ErrorKind::PermissionDenied => {
             Problem::new("permission", format!("{path}: permission denied")).hint(format!("ls -l {path}"))
@@ -203,6 +204,7 @@ pub(crate) fn cannot_open(path: &str, error: &OpenError) -> Problem {
         None => Problem::new(code, text),
     };
     match code {
+        "not-found" => problem.because(Cause::NotThere),
         // Only a device has a protection of its own.
         "read-only" if fs::metadata(path).is_ok_and(|found| found.is_file()) => {
             problem.hint(format!("name a file of another file system, or mount that writable: findmnt -T {path}"))

@@ -75,7 +75,6 @@ pub(crate) use link::{asked_by, asker};
 pub use machine::Device;
 pub(crate) use machine::{cannot_open, same_file};
 pub use pool_check::{check_view, repair_view};
-pub(crate) use scan::{COPIES, NO_LABEL};
 use state::State;
 
 /// Everything on the reactor's thread. Cheap to clone; all clones are the same node.

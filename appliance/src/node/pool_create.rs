@@ -12,7 +12,7 @@ use super::state::{DeviceRecord, PoolRecord};
 use super::{Device, Node, Slot};
 use crate::model::{CreatePool, Plan, PoolView};
 use crate::name;
-use crate::problem::{Answer, Problem};
+use crate::problem::{Answer, Cause, Problem};
 
 const EXTENT_BYTES_DEFAULT: u32 = 64 << 10;
 
@@ -94,6 +94,7 @@ impl Node {
             && let Some(pool) = self.spare_of(path, own)
         {
             return Err(Problem::new("in-use", format!("{path} is a spare of pool {pool}"))
+                .because(Cause::Guarded("spare"))
                 .hint("give another device; or say --force=spare to take it from that pool"));
         }
         self.look_at_new(&absolute(path), Purpose::Serve, force.foreign).await
@@ -103,29 +104,39 @@ impl Node {
     pub(super) async fn look_at_new(&self, path: &str, purpose: Purpose, force: bool) -> Answer<Device> {
         if let Some(pool) = self.pool_on(path) {
             return Err(Problem::new("in-use", format!("{path} is a device of pool {pool}"))
-                .hint(format!("plimsoll pool show {pool}")));
+                .hint(format!("plimsoll pool show {pool}"))
+                .because(Cause::PartOf(pool)));
         }
         let (device, label) = self.open_looked_at(path, purpose).await?;
         // By another path, as a loop device's: nothing makes that right.
         if let Some(pool) = label.as_ref().ok().and_then(Option::as_ref).and_then(|label| self.served_from(label)) {
             return Err(Problem::new("in-use", format!("{path} is a device of pool {pool}, which is served from it"))
-                .hint(format!("give another device; plimsoll pool show {pool}")));
+                .hint(format!("give another device; plimsoll pool show {pool}"))
+                .because(Cause::PartOf(pool)));
         }
         if force {
             return Ok(device);
         }
-        let found = match label {
-            Ok(Some(label)) => Some(format!("a device of pool {} (UUID {})", label.pool_name, label.pool)),
-            Err(Error::Shortened { pool, .. }) => Some(format!("a device of pool {pool} that was cut off")),
-            Err(Error::NotAPool { .. }) => Some("a device of a pool whose label cannot be used".to_owned()),
+        let (what, cause) = match label {
+            Ok(Some(label)) => {
+                let what = format!("a device of pool {} (UUID {})", label.pool_name, label.pool);
+                (what, Cause::PartOf(label.pool_name))
+            }
+            Err(Error::Shortened { pool, .. }) => {
+                (format!("a device of pool {pool} that was cut off"), Cause::PartOf(pool))
+            }
+            Err(Error::NotAPool { .. }) => {
+                ("a device of a pool whose label cannot be used".to_owned(), Cause::BadLabel)
+            }
             Err(error) => return Err(error.into()),
-            Ok(None) => self.contents(&device).await?.map(str::to_owned),
+            Ok(None) => match self.contents(&device).await? {
+                Some(what) => (what.to_owned(), Cause::Guarded("foreign")),
+                None => return Ok(device),
+            },
         };
-        match found {
-            Some(what) => Err(Problem::new("in-use", format!("{path} holds {what}"))
-                .hint("give another device; or say --force=foreign to overwrite it, which loses what it holds")),
-            None => Ok(device),
-        }
+        Err(Problem::new("in-use", format!("{path} holds {what}"))
+            .because(cause)
+            .hint("give another device; or say --force=foreign to overwrite it, which loses what it holds"))
     }
 
     /// The open pool that a device with this label is part of.

@@ -18,11 +18,12 @@ impl Node {
     /// Destroys a pool.
     ///
     /// # Errors
-    /// `not-empty` while it has vdisks, unless `force` has `not-empty`; `in-use` while clients are connected, unless
-    /// `force` has `in-use`; `device-missing` when a file of it was deleted or moved; `unavailable` when it is not open, because then its devices cannot be reached.
+    /// `not-empty` while it has vdisks, unless `force` has `not-empty`; `in-use` while clients are connected, unless `force` has `in-use`;
+    /// `device-missing` when a file of it was deleted or moved; `unavailable` when it is not open, because then its devices cannot be
+    /// reached.
     pub async fn delete_pool(&self, name: &str, force: &[String]) -> Answer<()> {
         let _turn = self.turn().await?;
-        let (name, paths) = self.prepare_delete(name, force)?;
+        let (name, paths) = self.prepare_delete(name, force).await?;
         let uuid = self.pool(&name)?.info().uuid;
         self.room_to_remember().await?;
         // One that is not closed cleanly is wiped as well.
@@ -40,8 +41,8 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::delete_pool`].
-    pub fn plan_delete_pool(&self, name: &str, force: &[String]) -> Answer<Plan> {
-        let (name, paths) = self.prepare_delete(name, force)?;
+    pub async fn plan_delete_pool(&self, name: &str, force: &[String]) -> Answer<Plan> {
+        let (name, paths) = self.prepare_delete(name, force).await?;
         let info = self.pool(&name)?.info();
         let mut plan = Plan::of([format!("destroy pool {name} with {}", counted(info.vdisks, "vdisk"))]);
         plan.steps.extend(paths.iter().map(|path| format!("overwrite the labels on {path}")));
@@ -49,12 +50,12 @@ impl Node {
         Ok(plan)
     }
 
-    fn prepare_delete(&self, name: &str, force: &[String]) -> Answer<(String, Vec<String>)> {
+    async fn prepare_delete(&self, name: &str, force: &[String]) -> Answer<(String, Vec<String>)> {
         let force = force_of(force, &["not-empty", "in-use"])?;
         let info = self.pool(name)?.info();
         let name = info.name;
         // What cannot be opened again cannot be wiped.
-        self.refuse_to_lose(&name)?;
+        self.refuse_to_lose(&name).await?;
         if info.vdisks > 0 && !force.contains(&"not-empty") {
             return Err(Problem::new("not-empty", format!("pool {name} has {}", counted(info.vdisks, "vdisk")))
                 .hint(format!("plimsoll vdisk list --pool {name}; or plimsoll pool delete {name} --force=not-empty")));

@@ -1,7 +1,7 @@
 //! `pool export`: close a pool cleanly and let it go, so that its devices can move to another machine. One that cannot be closed cleanly
 //! stays known, because what only this machine's memory has of it would be lost elsewhere.
 
-use super::below::files_gone;
+use super::below::{aside, files_gone, open_on_gone};
 use super::close::{forget_crash_memory, not_closed};
 use super::exports::connected;
 use super::machine::Purpose;
@@ -15,12 +15,12 @@ impl Node {
     /// Closes a pool and forgets it. An unavailable one is only forgotten.
     ///
     /// # Errors
-    /// `in-use` while clients are connected, unless `force` has `in-use`; `device-missing` when a file that it is open on was deleted or moved,
-    /// unless `force` has `missing`; `not-closed` when it is closed and not cleanly: it is unavailable
-    /// then, and asked again it is forgotten as it is.
+    /// `in-use` while clients are connected, unless `force` has `in-use`; `device-missing` when a file that it is open on was deleted or
+    /// moved, unless `force` has `missing`; `not-closed` when it is closed and not cleanly: it is unavailable then, and asked again it is
+    /// forgotten as it is.
     pub async fn export_pool(&self, name: &str, force: &[String]) -> Answer<()> {
         let _turn = self.turn().await?;
-        let name = self.prepare_export(name, force)?;
+        let (name, _) = self.prepare_export(name, force).await?;
         self.room_to_remember().await?;
         if let Err(problem) = self.take_out(&name).await {
             let problem = Problem { detail: format!("it was not let go: {}", problem.detail), ..problem }.hint(format!(
@@ -38,49 +38,37 @@ impl Node {
     ///
     /// # Errors
     /// As [`Node::export_pool`].
-    pub fn plan_export_pool(&self, name: &str, force: &[String]) -> Answer<Plan> {
-        let name = self.prepare_export(name, force)?;
-        let lost = match self.refuse_to_lose(&name) {
-            Ok(()) => "its devices keep all data".to_owned(),
-            Err(problem) => problem.detail,
-        };
+    pub async fn plan_export_pool(&self, name: &str, force: &[String]) -> Answer<Plan> {
+        let (name, gone) = self.prepare_export(name, force).await?;
+        let devices = if gone.is_empty() { "its devices keep all data".to_owned() } else { open_on_gone(&name, &gone) };
         Ok(Plan::of([
             format!("disconnect {} clients of pool {name}", self.pool_clients(&name)),
-            format!("close pool {name} and forget it; {lost}"),
+            format!("close pool {name} and forget it; {devices}"),
         ]))
     }
 
-    fn prepare_export(&self, name: &str, force: &[String]) -> Answer<String> {
+    /// The pool's name, and the files it has that are gone.
+    async fn prepare_export(&self, name: &str, force: &[String]) -> Answer<(String, Vec<String>)> {
         let name = self.pool_name(name)?;
         let force = force_of(force, &["in-use", "missing"])?;
+        let gone = self.gone_from(&name).await;
         if !force.contains(&"missing") {
-            self.refuse_to_lose(&name)?;
+            keeps_all(&name, &gone)?;
         }
         let clients = self.pool_clients(&name);
         if clients > 0 && !force.contains(&"in-use") {
             return Err(connected(clients, &format!("vdisks of pool {name}"))
                 .hint(format!("plimsoll export list; or plimsoll pool export {name} --force=in-use")));
         }
-        Ok(name)
+        Ok((name, gone))
     }
 
     /// Refuses to close a pool that could not be opened again.
     ///
     /// # Errors
     /// `device-missing` when a file that it is open on was deleted or moved.
-    pub(super) fn refuse_to_lose(&self, name: &str) -> Answer<()> {
-        let gone = self.gone_from(name);
-        if gone.is_empty() {
-            return Ok(());
-        }
-        let gone = gone.join(", ");
-        let detail = format!(
-            "pool {name} is open on {gone}, which is not there any more: if it was deleted, closing the pool loses what it stores"
-        );
-        let hint = format!(
-            "copy its vdisks out, or move back what was moved; or lose it: plimsoll pool export {name} --force=missing"
-        );
-        Err(Problem::new("device-missing", detail).hint(hint))
+    pub(super) async fn refuse_to_lose(&self, name: &str) -> Answer<()> {
+        keeps_all(name, &self.gone_from(name).await)
     }
 
     /// The same of a pool that is to be opened again, unless what is there now, or was `named`, is of that pool: somebody has mended it.
@@ -88,20 +76,21 @@ impl Node {
     /// # Errors
     /// As of [`Node::refuse_to_lose`].
     pub(super) async fn refuse_to_lose_unless_mended(&self, record: &PoolRecord, named: &[String]) -> Answer<()> {
-        let gone = self.gone_from(&record.name);
+        let gone = self.gone_from(&record.name).await;
         for path in if named.is_empty() { &gone } else { named } {
             match self.open_labelled(path, Purpose::Look).await {
                 Ok((_, Some(label))) if label.pool == record.uuid => {}
-                _ => return self.refuse_to_lose(&record.name),
+                _ => return keeps_all(&record.name, &gone),
             }
         }
         Ok(())
     }
 
     /// Files that an open pool has and that are not where they were.
-    fn gone_from(&self, name: &str) -> Vec<String> {
+    async fn gone_from(&self, name: &str) -> Vec<String> {
         let devices = self.pool(name).map(|pool| pool.info().devices).unwrap_or_default();
-        files_gone(&self.files_of(&devices))
+        let files = self.files_of(&devices);
+        aside(move || files_gone(&files)).await.unwrap_or_default()
     }
 
     /// Takes a pool out of service, closes it if it is open, and keeps the last of what it tells.
@@ -141,4 +130,14 @@ impl Node {
         }
         Ok(())
     }
+}
+
+/// Refuses to close a pool of whose files some are `gone`.
+fn keeps_all(name: &str, gone: &[String]) -> Answer<()> {
+    if gone.is_empty() {
+        return Ok(());
+    }
+    Err(Problem::new("device-missing", open_on_gone(name, gone)).hint(format!(
+        "copy its vdisks out, or move back what was moved; or lose it: plimsoll pool export {name} --force=missing"
+    )))
 }

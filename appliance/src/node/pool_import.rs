@@ -35,8 +35,7 @@ impl Node {
         let paths = named(&request);
         let allowed = self.allow_for(request.buffered, &paths);
         let named = said(&request);
-        let prepared =
-            self.prepare_import(&request, &paths, truncated).await.map_err(|problem| naming(problem, &named));
+        let prepared = self.prepare_import(&request, &paths, truncated).await.map_err(|problem| problem.naming(&named));
         // What is wrong with other paths is not why the configured ones are not served.
         if let (Err(problem), Some(name), true) = (&prepared, &request.name, paths.is_empty()) {
             self.note_configured(name, problem).await;
@@ -44,7 +43,7 @@ impl Node {
         let imported = match prepared? {
             Import::Again(record) => {
                 let opened = self.open_again(record, paths, truncated).await;
-                opened.map_err(|problem| naming(problem, &named))?
+                opened.map_err(|problem| problem.naming(&named))?
             }
             Import::New(label, whole) => {
                 let name = label.pool_name;
@@ -52,7 +51,7 @@ impl Node {
                     Ok(pool) => pool,
                     Err(problem) => {
                         self.note_configured(&name, &problem).await;
-                        return Err(naming(problem, &named));
+                        return Err(problem.naming(&named));
                     }
                 };
                 self.adopt(pool).await?;
@@ -77,7 +76,7 @@ impl Node {
     /// As [`Node::import_pool`], as far as the ends of the devices tell.
     pub async fn plan_import_pool(&self, request: ImportPool) -> Answer<Plan> {
         let named = said(&request);
-        self.plan_import(request).await.map_err(|problem| naming(problem, &named))
+        self.plan_import(request).await.map_err(|problem| problem.naming(&named))
     }
 
     async fn plan_import(&self, request: ImportPool) -> Answer<Plan> {
@@ -178,7 +177,7 @@ impl Node {
             Ok(()) => self.pool_view(&name),
             Err(problem) => {
                 // In the words of a start, whatever was typed now.
-                let problem = naming(problem, &format!("--name {name}"));
+                let problem = problem.naming(&format!("--name {name}"));
                 self.tell_not_served(&name, record.uuid, &problem).await;
                 self.0.pools.borrow_mut().insert(name, Slot::Unavailable(problem.clone()));
                 Err(problem)
@@ -195,21 +194,6 @@ fn is_truncated(request: &ImportPool) -> Answer<bool> {
 fn said(request: &ImportPool) -> String {
     let name = request.name.as_ref().map(|name| format!("--name {name}"));
     name.into_iter().chain(named(request)).collect::<Vec<_>>().join(" ")
-}
-
-/// With a hint to import what is left that names all that was `named`: of a pool of several one device is not enough.
-pub(super) fn naming(problem: Problem, named: &str) -> Problem {
-    const BEGIN: &str = "plimsoll pool import ";
-    const END: &str = " --force=truncated";
-    let hint = problem.hint.as_deref().and_then(|hint| {
-        let (before, rest) = hint.split_once(BEGIN)?;
-        let (_, after) = rest.split_once(END)?;
-        Some(format!("{before}{BEGIN}{named}{END}{after}"))
-    });
-    match hint {
-        Some(hint) => problem.hint(hint),
-        None => problem,
-    }
 }
 
 fn named(request: &ImportPool) -> Vec<String> {

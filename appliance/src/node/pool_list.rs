@@ -105,7 +105,7 @@ fn online(pool: &Pool<Handle>, now: Duration) -> PoolView {
             records_replayed: info.recovery.records_replayed,
             records_dropped: info.recovery.records_dropped,
             from_crash_memory: info.recovery.from_crash_memory,
-            warnings: info.recovery.warnings,
+            warnings: [info.recovery.ends_lost, info.recovery.warnings].concat(),
             healed: info.recovery.healed,
         }),
         counters: Some(CountersView {

@@ -7,7 +7,6 @@ use plimsoll_hardware::reactor::Handle;
 use sha2::{Digest as _, Sha256};
 use uuid::{Builder, Uuid};
 
-use super::pool_import::naming;
 use super::scan::{Found, Paths, cut_off, missing};
 use super::state::{DeviceRecord, PoolRecord};
 use super::{Device, Node, Slot};
@@ -52,7 +51,7 @@ impl Node {
         let known = self.0.state.borrow().pools.clone();
         for record in known {
             if let Err(problem) = self.open_known(&record, Vec::new(), false).await {
-                let problem = naming(problem, &format!("--name {}", record.name));
+                let problem = problem.naming(&format!("--name {}", record.name));
                 tracing::error!(pool = record.name, reason = problem.detail, "the pool is unavailable");
                 self.tell_not_served(&record.name, record.uuid, &problem).await;
                 self.0.pools.borrow_mut().insert(record.name, Slot::Unavailable(problem));
@@ -160,7 +159,7 @@ impl Node {
         for healed in &info.recovery.healed {
             tracing::warn!(pool = info.name, "{healed}; it was written again");
         }
-        for warning in &info.recovery.warnings {
+        for warning in info.recovery.ends_lost.iter().chain(&info.recovery.warnings) {
             tracing::warn!(pool = info.name, "{warning}");
         }
         tracing::info!(

@@ -7,7 +7,6 @@ use super::Node;
 use crate::model::{GrowthChange, GrowthPolicy, Plan, PoolView, SetPool};
 use crate::policy;
 use crate::problem::{Answer, Problem};
-use crate::units::iec;
 
 impl Node {
     /// Decides anew for a pool; what is absent stays as it is. Either all of it is in force, or nothing.
@@ -53,13 +52,10 @@ impl Node {
         if decided != pool.policy() {
             let info = pool.info();
             plan.steps.push(format!("change the policy of pool {}", info.name));
+            let limit = policy::overcommit_limit_text(decided.overcommit_limit);
             let allowed = pool.promises_max(&decided).filter(|_| request.overcommit_limit.is_some());
-            if let Some(allowed) = allowed.filter(|allowed| info.designated_bytes > *allowed) {
-                let (promised, allowed) = (iec(info.designated_bytes), iec(allowed));
-                plan.steps.push(format!(
-                    "let no vdisk be made or enlarged: {promised} are promised already, and {allowed} would be allowed"
-                ));
-            }
+            let beyond = allowed.and_then(|max| policy::over_promised(&info.name, info.designated_bytes, max, &limit));
+            plan.steps.extend(beyond.map(|beyond| format!("go on although {beyond}")));
         }
         if let Some(change) = request.growth {
             let growth = self.growth_of(&pool, change)?;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::machine::{Purpose, same_file};
 use super::{Device, Node};
-use crate::problem::{Answer, Problem};
+use crate::problem::{Answer, Cause, Problem};
 
 /// Files of one directory that are looked at; more means that it is not a directory of pool files.
 const FILES_MAX: usize = 256;
@@ -76,7 +76,11 @@ impl Node {
                         }
                         _ => None,
                     };
-                    let problem = Problem::from(error);
+                    let has_bad_label = matches!(error, Error::NotAPool { .. });
+                    let mut problem = Problem::from(error);
+                    if has_bad_label {
+                        problem = problem.because(Cause::BadLabel);
+                    }
                     if let Some(device) = cut_off {
                         found.cut_off.entry(device).or_insert_with(|| problem.clone());
                     }
@@ -94,9 +98,10 @@ impl Node {
                     }
                 }
                 Ok((_, Ok(Some(label)))) => {
-                    let detail = format!("{path}{}{})", belongs_to(&label.pool_name), label.pool);
+                    let detail = format!("{path} belongs to pool {} (UUID {})", label.pool_name, label.pool);
                     let hint = "name the devices of one pool only: plimsoll pool import PATH...";
-                    found.failed.push(Problem::new("not-a-pool", detail).hint(hint));
+                    let cause = Cause::PartOf(label.pool_name);
+                    found.failed.push(Problem::new("not-a-pool", detail).because(cause).hint(hint));
                 }
                 Err(problem) => found.failed.push(problem),
             }
@@ -119,7 +124,7 @@ impl Node {
         let Ok(candidates) = self.blocking(move || candidates(&near)).await else { return };
         let mut seen: BTreeMap<Uuid, (Label, Vec<String>)> = BTreeMap::new();
         let mut copies = Vec::new();
-        for path in candidates {
+        for Candidate { path, inode } in candidates {
             let path = path.to_string_lossy().into_owned();
             if paths.contains(&path) || self.pool_serving(&path) {
                 continue;
@@ -131,7 +136,8 @@ impl Node {
                 continue;
             }
             // Nobody named it, and what it holds may be older than what was written last.
-            if inodes.get(&label.device).is_some_and(|inode| is_another_file(&path, *inode)) {
+            let is_another = |known: &u64| inode.is_some_and(|inode| inode != *known);
+            if inodes.get(&label.device).is_some_and(is_another) {
                 copies.push((label, path));
                 continue;
             }
@@ -183,32 +189,20 @@ impl Paths {
     }
 }
 
-/// How words about copies of a device end.
-pub(crate) const COPIES: &str = "all but one are copies";
-
-/// Between a path and the UUID of another pool, which may be called as the one that is looked for.
-fn belongs_to(name: &str) -> String {
-    format!(" belongs to pool {name} (UUID ")
-}
-
 /// Which of them is a copy, only its owner knows.
 fn twins(label: &Label, paths: &[String]) -> Problem {
     let detail = format!(
-        "{} all say that they are device {} of pool {}: {COPIES}",
+        "{} all say that they are device {} of pool {}: all but one are copies",
         paths.join(", "),
         label.index,
         label.pool_name
     );
     Problem::new("conflict", detail)
+        .because(Cause::Copies)
         .hint(
             "name all devices of the pool, and of copies the one that was in use last: plimsoll pool import PATH...; keep the others \
              elsewhere",
         )
-}
-
-/// Whether a file is another one than that with this number.
-fn is_another_file(path: &str, inode: u64) -> bool {
-    std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.ino() != inode)
 }
 
 /// What was in use last is missed, and here is a copy.
@@ -223,29 +217,37 @@ fn copy(label: &Label, path: &str) -> Problem {
     ))
 }
 
+/// A path that may lead to a device that is missed.
+struct Candidate {
+    path: PathBuf,
+    /// Its number, if it is a file.
+    inode: Option<u64>,
+}
+
 /// Where else a device may be, in order of likelihood.
-fn candidates(near: &[String]) -> Vec<PathBuf> {
+fn candidates(near: &[String]) -> Vec<Candidate> {
     let mut directories: Vec<&Path> = near.iter().filter_map(|path| Path::new(path).parent()).collect();
     directories.sort_unstable();
     directories.dedup();
     let mut candidates = Vec::new();
     for directory in directories.into_iter().filter(|directory| !directory.starts_with("/dev")) {
         let Ok(entries) = std::fs::read_dir(directory) else { continue };
-        let large = |entry: &std::fs::DirEntry| {
-            entry.metadata().is_ok_and(|data| data.is_file() && data.len() >= FILE_BYTES_MIN)
+        let large = |entry: std::fs::DirEntry| {
+            let found = entry.metadata().ok().filter(|found| found.is_file() && found.len() >= FILE_BYTES_MIN)?;
+            Some(Candidate { path: entry.path(), inode: Some(found.ino()) })
         };
-        candidates.extend(entries.flatten().filter(large).take(FILES_MAX).map(|entry| entry.path()));
+        candidates.extend(entries.flatten().filter_map(large).take(FILES_MAX));
     }
-    candidates.extend(plimsoll_hardware::probe::list_devices().into_iter().map(|found| found.path));
+    let devices = plimsoll_hardware::probe::list_devices().into_iter();
+    candidates.extend(devices.map(|found| Candidate { path: found.path, inode: None }));
     candidates
 }
 
-/// What is said of a device behind its path.
-pub(crate) const NO_LABEL: &str = " carries no label of a pool";
+/// Of advice on a device that should be part of a pool and is none, whatever its label.
+const RESTORE: &str = "restore it from a copy, or name the devices of the pool: plimsoll pool import PATH...";
 
 pub(super) fn not_a_pool(path: &str) -> Problem {
-    Problem::new("not-a-pool", format!("{path}{NO_LABEL}"))
-        .hint("restore it from a copy, or name the devices of the pool: plimsoll pool import PATH...")
+    Problem::new("not-a-pool", format!("{path} carries no label of a pool")).because(Cause::NoLabel).hint(RESTORE)
 }
 
 /// What is wrong when devices are missing: the first failure, or that nothing was found.
@@ -263,13 +265,14 @@ pub(super) fn missing(name: &str, found: &Found, expected: usize) -> Problem {
         [only] if only.code != "not-found" && only.code != "not-a-pool" => only.code.as_str(),
         _ => "device-missing",
     };
-    let hint = match reasons.iter().find(|reason| reason.contains(&belongs_to(name))) {
-        Some(_) => {
-            format!(
-                "to serve that one, let go of the one that is known here: plimsoll pool export {name}; then plimsoll pool import PATH"
-            )
-        }
-        None => format!("plimsoll pool import --name {name} PATH..., with the paths where the devices are now"),
+    // Another one, which is called the same.
+    let is_namesake = |problem: &Problem| matches!(problem.cause(), Some(Cause::PartOf(pool)) if pool == name);
+    let hint = if found.failed.iter().any(is_namesake) {
+        format!(
+            "to serve that one, let go of the one that is known here: plimsoll pool export {name}; then plimsoll pool import PATH"
+        )
+    } else {
+        format!("plimsoll pool import --name {name} PATH..., with the paths where the devices are now")
     };
     Problem::new(code, format!("pool {name}: {there} of {expected} devices were found{why}")).hint(hint)
 }
@@ -292,12 +295,9 @@ pub(super) fn first_failure(found: &Found) -> Answer<()> {
         None => problem.detail.clone(),
     };
     let problem = Problem { detail, ..problem };
-    let makes = |hint: &String| ["truncate -s 64G", "pool create"].iter().any(|making| hint.contains(making));
-    Err(match &problem.hint {
-        Some(hint) if makes(hint) && problem.code == "not-a-pool" => {
-            problem.hint("restore it from a copy, or name the devices of the pool: plimsoll pool import PATH...")
-        }
-        Some(hint) if makes(hint) => problem.hint("connect it, or name where it is now: plimsoll pool import PATH..."),
+    Err(match problem.cause() {
+        Some(Cause::BadLabel) => problem.hint(RESTORE),
+        Some(Cause::NotThere) => problem.hint("connect it, or name where it is now: plimsoll pool import PATH..."),
         _ => problem,
     })
 }

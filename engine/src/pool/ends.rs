@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use plimsoll_hardware::{Buffer, Device, Durability, Machine};
+use plimsoll_hardware::{Buffer, Device, Durability, IoError, Machine};
 
 use super::layout::{label_places, root_places};
 use crate::format::{DeviceSlot, LabelPage, PAGE_BYTES, RootPage};
@@ -14,11 +14,23 @@ use crate::vdisk::Store;
 const LOOK: Duration = Duration::from_secs(5);
 
 impl<M: Machine> Store<M> {
-    /// Looks whether the devices still have their ends, if it is time, beside all else: a device may hang. Where one has not nothing more is
-    /// written.
+    /// Looks whether the devices still have their ends: at their sizes always, and if it is time at what is there, beside all else, as a
+    /// device may hang. Where one has not nothing more is written.
     pub(crate) fn look_at_ends(self: &Rc<Self>) {
         let (next, now) = (&self.alarms.look_at, self.media.machine.now());
-        if now < next.get() || self.inspect || self.read_only.borrow().is_some() {
+        // Nobody may touch what was cut off, whether the pool takes writes or not.
+        let measured = self.media.measure();
+        if self.inspect || self.read_only.borrow().is_some() {
+            return;
+        }
+        // One that was pulled may be pushed in again; until then its operations tell.
+        if let Err(error) = measured
+            && !matches!(error, IoError::Gone { .. })
+        {
+            self.stop_writing("", error);
+            return;
+        }
+        if now < next.get() {
             return;
         }
         next.set(Duration::MAX);

@@ -34,7 +34,8 @@ pub struct Label {
 /// Reads a device's label without opening its pool. `None`: there is none.
 ///
 /// # Errors
-/// `Device` when it cannot be read, `Shortened` when it is shorter than its label says, `NotAPool` when there is a label that is damaged in both copies or of another version.
+/// `Device` when it cannot be read, `Shortened` when it is shorter than its label says, `NotAPool` when there is a label that is damaged
+/// in both copies or of another version.
 pub async fn identify<M: Machine>(machine: &M, device: &M::Device) -> Result<Option<Label>> {
     let label = read_label(machine, device).await?;
     Ok(label.map(|label| Label {

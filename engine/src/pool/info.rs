@@ -7,6 +7,7 @@ use plimsoll_hardware::{Device, Machine};
 use uuid::Uuid;
 
 use super::Pool;
+use super::warning::Warning;
 use crate::format::{PoolPolicy, Standing};
 use crate::media::Disk;
 
@@ -58,7 +59,9 @@ pub struct RecoveryInfo {
     pub records_dropped: u64,
     /// Records that only crash memory had.
     pub from_crash_memory: u64,
-    /// Damage found and not repaired since, in words.
+    /// Devices whose ends are gone, which was accepted: what of the pool is lost, in words.
+    pub ends_lost: Vec<String>,
+    /// Other damage found and not repaired since, in words.
     pub warnings: Vec<String>,
     /// Labels and roots that were bad and have been written again from another copy, in words.
     pub healed: Vec<String>,
@@ -186,7 +189,9 @@ impl<M: Machine> Pool<M> {
         let designated = space.ledger.designated();
         let (held_writes, held_writes_bytes) = store.holds.figures();
         let (time_to_full, growth_bytes_per_s) = store.alarms.outlook();
-        let warnings = self.warnings.borrow().iter().map(ToString::to_string).collect();
+        let (ends, others): (Vec<_>, Vec<_>) = self.warnings.borrow().iter().cloned().partition(Warning::is_of_end);
+        let in_words = |warnings: Vec<Warning>| warnings.iter().map(Warning::to_string).collect();
+        let recovery = RecoveryInfo { ends_lost: in_words(ends), warnings: in_words(others), ..self.recovery.clone() };
         PoolInfo {
             name: store.identity.name.clone(),
             uuid: store.identity.uuid,
@@ -216,7 +221,7 @@ impl<M: Machine> Pool<M> {
             read_only: self.read_only(),
             starved: space.is_starved().then(|| store.full_device_path()),
             generation: store.root.borrow().generation,
-            recovery: RecoveryInfo { warnings, ..self.recovery.clone() },
+            recovery,
             counters: self.counters(),
         }
     }

@@ -67,8 +67,8 @@ impl<M: Machine> Pool<M> {
     /// Opens the pool that `devices` are; all of them, in any order.
     ///
     /// # Errors
-    /// `NotAPool`, `Shortened`, `EndLost`, `DeviceMissing`, `UnsupportedFeature`, `Device`, `Damaged` when the vdisk table cannot be read in part: no;
-    /// damage of metadata costs what it covers and is reported by [`Pool::check`], but without any root nothing opens.
+    /// `NotAPool` also when no root can be read, `Shortened`, `EndLost`, `DeviceMissing`, `UnsupportedFeature`, `Device`. Other damage of
+    /// metadata costs what it covers, and is reported by [`Pool::check`].
     pub async fn open(machine: &M, options: OpenPool, devices: Vec<M::Device>) -> Result<Self> {
         let found = find(machine, devices, options.inspect || options.accept_lost_ends).await?;
         let media = Rc::new(Media::new(machine.clone(), found.label.extent_bytes));
@@ -137,9 +137,7 @@ impl<M: Machine> Pool<M> {
 
     /// The next start finds the ends written again: that they were lost, and that this was accepted, stays with who listens.
     fn tell_accepted(&self) {
-        let warnings = self.warnings.borrow();
-        let lost = warnings.iter().filter(|warning| matches!(warning, Warning::EndLost(_)));
-        let lost: Vec<String> = lost.map(Warning::to_string).collect();
+        let lost = self.info().recovery.ends_lost;
         if !lost.is_empty() {
             let reason = format!("the start found that {}", lost.join("; and that "));
             self.raise(SpaceEvent::CheckFound { reason, loss: true, rising: true });

@@ -22,6 +22,11 @@ pub(super) enum Warning {
 }
 
 impl Warning {
+    /// Whether the end of a device is gone.
+    pub(super) fn is_of_end(&self) -> bool {
+        matches!(self, Warning::EndLost(_))
+    }
+
     /// Whether the journal was not believed to its end; the pool is read-only until that is accepted.
     pub(super) fn is_of_journal(&self) -> bool {
         matches!(self, Warning::JournalDamaged | Warning::JournalUnread | Warning::ProofsUnread(_))

@@ -454,8 +454,6 @@ async fn keep_watching<M: Machine>(store: Rc<Store<M>>) {
             // Freed extents whose record somebody else's flush made durable, or that were still read when it was.
             store.release_freed();
             store.look_ahead();
-            // Nobody may touch what was cut off. An error is noted, and told below.
-            let _ = store.media.measure();
             store.look_at_ends();
             let policy = store.policy.borrow().clone();
             next = now + horizons(&policy).unwrap_or_default().tick();

@@ -130,7 +130,7 @@ fn a_device_that_was_cut_off_is_told_and_not_made_long_again_whoever_notices_it(
                 }
                 let accepted = OpenPool { accept_lost_ends: true, ..OpenPool::default() };
                 let pool = Pool::open(&m, accepted, vec![m.open(0)]).await.expect("what is left of it");
-                let said = pool.info().recovery.warnings.join(" ");
+                let said = pool.info().recovery.ends_lost.join(" ");
                 assert!(said.contains("the end of disk0 is gone"), "{by:?}: {said}");
                 pool.arm(&AlarmState::default());
                 let told = |event: &SpaceEvent| {
@@ -223,6 +223,24 @@ fn an_idle_pool_notices_by_itself_that_a_device_was_cut_off_and_made_long_again(
         assert!(matches!(error, Error::Device(_)), "{error}");
         assert!(pool.read_only().is_some(), "it takes writes");
         m.sleep(Duration::from_secs(1)).await;
+        let events = pool.events().await;
+        assert!(events.iter().any(|event| matches!(event, SpaceEvent::ReadOnly { rising: true, .. })), "{events:#?}");
+    });
+}
+
+#[test]
+fn an_idle_pool_notices_within_two_seconds_that_a_device_was_cut_off_and_takes_no_writes() {
+    let world = SimWorld::new(9, vec![SimDiskSpec { volatile_cache: false, ..SimDiskSpec::new("disk0", SIZE) }]);
+    live(&world, async |m: SimMachine| {
+        let pool = with_a_write(&m).await;
+        pool.arm(&AlarmState::default());
+        m.sleep(Duration::from_secs(20)).await;
+        assert_eq!(pool.read_only(), None);
+        world.cut(0, SIZE / 2);
+        m.sleep(Duration::from_secs(2)).await;
+        let reason = pool.read_only().expect("it takes writes");
+        assert!(reason.contains("it was truncated"), "{reason}");
+        assert_eq!(byte_at(&pool, &m, 0).await.expect("what is in front of it is there"), 7);
         let events = pool.events().await;
         assert!(events.iter().any(|event| matches!(event, SpaceEvent::ReadOnly { rising: true, .. })), "{events:#?}");
     });

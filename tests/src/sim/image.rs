@@ -139,7 +139,8 @@ impl Image {
         };
         let info = pool.info();
         trace::say(|| format!("opened: {:?}, read-only: {:?}", info.recovery, info.read_only));
-        let impaired = info.read_only.is_some() || info.counters.pages_lost > 0 || !info.recovery.warnings.is_empty();
+        let is_whole = info.recovery.ends_lost.is_empty() && info.recovery.warnings.is_empty();
+        let impaired = info.read_only.is_some() || info.counters.pages_lost > 0 || !is_whole;
         if faulty && (impaired || self.world.faults_struck(FaultKind::Vanish) > vanished) {
             // It serves what it can. Whatever it writes in this state must not make things worse.
             let _ = ended(machine.run(async { pool.check().await.is_ok() }), "a check of an impaired pool")?;

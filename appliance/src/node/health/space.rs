@@ -5,7 +5,7 @@ use plimsoll_hardware::Handle;
 
 use super::VDISKS_MAX;
 use crate::model::{Health, HealthFinding};
-use crate::policy::overcommit_limit_text;
+use crate::policy;
 use crate::units::{counted, iec};
 
 /// So much in a file system is as good as nothing: others may take it at any moment, and the last of it is hardly ever in one piece.
@@ -140,13 +140,8 @@ fn tenant_over_quota(pool: &str, tenant: &TenantInfo) -> Option<HealthFinding> {
 
 fn over_promised(info: &PoolInfo) -> Option<HealthFinding> {
     let (pool, promised) = (&info.name, info.designated_bytes);
-    let allowed = info.designated_bytes_max.filter(|allowed| promised > *allowed)?;
-    let reason = format!(
-        "pool {pool} has promised {}, more than its overcommit limit of {} allows, {}: no vdisk can be made or enlarged",
-        iec(promised),
-        overcommit_limit_text(info.policy.overcommit_limit),
-        iec(allowed),
-    );
+    let limit = policy::overcommit_limit_text(info.policy.overcommit_limit);
+    let reason = policy::over_promised(pool, promised, info.designated_bytes_max?, &limit)?;
     let advice = format!(
         "plimsoll pool add-device {pool} --device PATH; plimsoll pool set {pool} --overcommit-limit LIMIT; plimsoll vdisk list \
          --pool {pool}"

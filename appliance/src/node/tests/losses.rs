@@ -108,7 +108,7 @@ fn a_file_that_was_deleted_under_its_pool_is_critical_and_keeps_the_pool_from_be
         assert!(named && finding.health == Health::Critical, "{finding:?}");
         crate::cli::hints::assert_advice_can_be_followed(&finding.advice);
         let refused = node.export_pool("tank", &[]).await.unwrap_err();
-        assert_eq!(refused, node.plan_export_pool("tank", &[]).unwrap_err());
+        assert_eq!(refused, node.plan_export_pool("tank", &[]).await.unwrap_err());
         assert_eq!((refused.code.as_str(), refused.exit_code()), ("device-missing", 4));
         crate::cli::hints::assert_advice_can_be_followed(refused.hint.as_ref().unwrap());
         assert_eq!(node.pool_view("tank").unwrap().state, PoolState::Online, "it is served as before");
@@ -123,7 +123,7 @@ fn a_file_that_was_deleted_under_its_pool_is_critical_and_keeps_the_pool_from_be
         std::fs::remove_file(&away).unwrap();
         look();
         assert_eq!(node.status().findings.len(), 1);
-        assert_eq!(code(node.plan_delete_pool("tank", &[])), code(node.delete_pool("tank", &[]).await));
+        assert_eq!(code(node.plan_delete_pool("tank", &[]).await), code(node.delete_pool("tank", &[]).await));
         assert!(node.status().findings.len() == 1 && dir.join("tank.img").is_symlink(), "nothing was deleted");
         // Another file in its place is not it.
         std::fs::remove_file(&path).unwrap();
@@ -140,7 +140,7 @@ fn a_file_that_was_deleted_under_its_pool_is_critical_and_keeps_the_pool_from_be
         assert_eq!(code(node.refuse_to_lose_unless_mended(&record, &[]).await), None);
         let force = ["not-empty".to_owned()];
         assert_eq!(code(node.delete_pool("tank", &force).await).as_deref(), Some("device-missing"));
-        let plan = node.plan_export_pool("tank", &["missing".to_owned()]).unwrap();
+        let plan = node.plan_export_pool("tank", &["missing".to_owned()]).await.unwrap();
         assert!(plan.steps.iter().all(|step| !step.contains("keep all data")), "{plan:?}");
         std::fs::remove_file(&path).unwrap();
         node.export_pool("tank", &["missing".to_owned()]).await.unwrap();
