@@ -273,6 +273,13 @@ pub enum SpaceEvent {
         /// There is less.
         rising: bool,
     },
+    /// Files that the pool is open on were deleted, moved or replaced, or are all where they were. Raised by whoever looks at them.
+    FilesGone {
+        /// Their paths.
+        files: String,
+        /// They are gone.
+        rising: bool,
+    },
     /// A check of the pool found what is not as it should be, or does not any more. Raised by whoever has it checked.
     CheckFound {
         /// What it found; what it found before, when that is over.
@@ -321,6 +328,8 @@ pub struct AlarmState {
     pub check_found: Option<String>,
     /// There is less room below the pool than it has available.
     pub room_below: bool,
+    /// Files that the pool is open on and that are not where they were: their paths.
+    pub files_gone: Option<String>,
 }
 
 impl AlarmState {
@@ -340,6 +349,7 @@ impl AlarmState {
             SpaceEvent::ReadOnly { rising, .. } => self.read_only = *rising,
             SpaceEvent::NotServed { reason, rising } => self.not_served = rising.then(|| reason.clone()),
             SpaceEvent::RoomBelow { rising, .. } => self.room_below = *rising,
+            SpaceEvent::FilesGone { files, rising } => self.files_gone = rising.then(|| files.clone()),
             SpaceEvent::CheckFound { reason, rising, .. } => self.check_found = rising.then(|| reason.clone()),
             SpaceEvent::GrowthImpossible { reason } => self.growth_impossible = Some(reason.clone()),
             SpaceEvent::Grown { .. } | SpaceEvent::GrowthPossible => self.growth_impossible = None,

@@ -29,6 +29,8 @@ pub(super) struct Alarms {
     check_found: Option<String>,
     #[serde(default)]
     room_below: bool,
+    #[serde(default)]
+    files_gone: Option<String>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -105,6 +107,7 @@ impl From<&AlarmState> for Alarms {
             not_served: state.not_served.clone(),
             check_found: state.check_found.clone(),
             room_below: state.room_below,
+            files_gone: state.files_gone.clone(),
         }
     }
 }
@@ -137,6 +140,7 @@ impl From<Alarms> for AlarmState {
             not_served: alarms.not_served,
             check_found: alarms.check_found,
             room_below: alarms.room_below,
+            files_gone: alarms.files_gone,
         }
     }
 }
@@ -164,6 +168,7 @@ mod tests {
             not_served: Some("a device is missing".into()),
             check_found: Some("one copy of a page is bad".into()),
             room_below: true,
+            files_gone: Some("/srv/p.img".into()),
         };
         let json = serde_json::to_vec(&Alarms::from(&state)).unwrap();
         assert_eq!(AlarmState::from(serde_json::from_slice::<Alarms>(&json).unwrap()), state);

@@ -111,6 +111,20 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
             )),
         SpaceEvent::ReadOnly { reason, rising } => out_of_service(pool, "pool-read-only", "is read-only", reason, *rising),
         SpaceEvent::NotServed { reason, rising } => out_of_service(pool, "pool-not-served", "is not served", reason, *rising),
+        SpaceEvent::FilesGone { files, rising } => {
+            let severity = if *rising { Severity::Critical } else { Severity::Info };
+            let event = NewEvent::new(severity, &format!("pool-files-gone{}", cleared(*rising)), pool)
+                .detail("files", files.as_str());
+            match rising {
+                false => event.cause(format!("the files that pool {pool} is open on are all where they were")),
+                true => event
+                    .cause(format!("pool {pool} is open on {files}, which is not there any more"))
+                    .advice(format!(
+                        "Move back what was moved. If it was deleted, what it stores goes when the pool is closed: copy the vdisks of \
+                         pool {pool} out before the daemon is stopped (plimsoll export list)."
+                    )),
+            }
+        }
         SpaceEvent::RoomBelow { device, room_bytes, available_bytes, rising } => {
             let (severity, has) = (if *rising { Severity::Warning } else { Severity::Info }, iec(*available_bytes));
             let event = NewEvent::new(severity, &format!("pool-room-below{}", cleared(*rising)), pool)

@@ -4,7 +4,7 @@ use crate::problem::{Answer, Problem};
 use crate::units::quoted;
 
 /// All of them, in order. Scripts rely on them.
-pub(super) const KINDS: [&str; 32] = [
+pub(super) const KINDS: [&str; 34] = [
     "device-errors",
     "device-full",
     "event-log-behind",
@@ -16,6 +16,8 @@ pub(super) const KINDS: [&str; 32] = [
     "pool-check",
     "pool-check-cleared",
     "pool-event",
+    "pool-files-gone",
+    "pool-files-gone-cleared",
     "pool-forecast",
     "pool-forecast-cleared",
     "pool-grown",

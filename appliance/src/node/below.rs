@@ -38,6 +38,15 @@ pub(super) struct Below {
     pub(super) path: String,
 }
 
+/// What was told of what is below a pool.
+#[derive(Clone, Default)]
+pub(super) struct Told {
+    /// There is less room than is promised.
+    is_short: bool,
+    /// These files are gone.
+    gone: Option<String>,
+}
+
 /// What was seen below pools.
 pub(super) struct Seen {
     /// Where there is less room than is promised.
@@ -85,6 +94,7 @@ impl Node {
                         None => drop(node.0.below.borrow_mut().remove(&uuid)),
                     }
                     node.tell_below(&pool).await;
+                    node.tell_gone(&pool).await;
                 }
                 node.machine().sleep(EVERY).await;
             }
@@ -95,19 +105,37 @@ impl Node {
     /// that its files may still ask for, the metadata reserve too: a file system that others use is at the limit again and again.
     pub(super) async fn tell_below(&self, pool: &Pool<Handle>) {
         let uuid = pool.info().uuid;
-        let known = self.0.below_told.borrow().get(&uuid).copied();
-        let told = match known {
-            Some(told) => told,
-            None => self.alarms(uuid).await.is_ok_and(|alarms| alarms.room_below),
-        };
+        let told = self.told_below(uuid).await.is_short;
         let (info, is_short) = (pool.info(), self.0.below.borrow().contains_key(&uuid));
         let (below, available_bytes) = (self.available_below(&info), info.available_bytes);
         let now = if told { is_short } else { below.is_some() };
-        self.0.below_told.borrow_mut().insert(uuid, now);
+        self.0.below_told.borrow_mut().entry(uuid).or_default().is_short = now;
         if told != now {
             let (room_bytes, device) = below.unwrap_or((available_bytes, String::new()));
             pool.raise(SpaceEvent::RoomBelow { device, room_bytes, available_bytes, rising: now });
         }
+    }
+
+    /// Tells which files of a pool are gone, when that has changed.
+    pub(super) async fn tell_gone(&self, pool: &Pool<Handle>) {
+        let uuid = pool.info().uuid;
+        let told = self.told_below(uuid).await.gone;
+        let gone = self.0.files_gone.borrow().get(&uuid).map(|gone| gone.join(", "));
+        if told != gone {
+            self.0.below_told.borrow_mut().entry(uuid).or_default().gone = gone.clone();
+            let (rising, files) = (gone.is_some(), gone.or(told).unwrap_or_default());
+            pool.raise(SpaceEvent::FilesGone { files, rising });
+        }
+    }
+
+    /// What was told last, in this life or before.
+    async fn told_below(&self, pool: Uuid) -> Told {
+        if let Some(told) = self.0.below_told.borrow().get(&pool) {
+            return told.clone();
+        }
+        let alarms = self.alarms(pool).await.unwrap_or_default();
+        let told = Told { is_short: alarms.room_below, gone: alarms.files_gone };
+        self.0.below_told.borrow_mut().entry(pool).or_insert(told).clone()
     }
 
     /// What of a pool's available space its file systems have room for, and a device without; `None` where that is all of it.

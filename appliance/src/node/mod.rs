@@ -129,7 +129,7 @@ struct Inner {
     /// Files of open pools that are not where they were.
     files_gone: RefCell<BTreeMap<Uuid, Vec<String>>>,
     /// Whether that was told of a pool.
-    below_told: RefCell<BTreeMap<Uuid, bool>>,
+    below_told: RefCell<BTreeMap<Uuid, below::Told>>,
     ready: Cell<bool>,
     closing: Cell<bool>,
 }

@@ -101,8 +101,23 @@ fn a_file_that_was_deleted_under_its_pool_is_critical_and_keeps_the_pool_from_be
         let look = || node.set_seen(super::super::below::look(node.asked_below()));
         look();
         assert_eq!(node.status().findings, []);
+        let pool = node.pool("tank").unwrap();
+        let kinds = async || {
+            let page = node.events().list(crate::event::EventQuery::after(0, 100)).await.unwrap();
+            let is_of_files = |kind: &String| kind.starts_with("pool-files-gone");
+            page.items.into_iter().map(|event| event.kind).filter(is_of_files).collect::<Vec<_>>()
+        };
+        let told = async |expected: &[&str]| {
+            node.tell_gone(&pool).await;
+            while kinds().await.len() < expected.len() {
+                node.machine().sleep(Duration::from_millis(5)).await;
+            }
+            node.tell_gone(&pool).await;
+            assert_eq!(kinds().await, expected);
+        };
         std::fs::rename(&path, &away).unwrap();
         look();
+        told(&["pool-files-gone"]).await;
         let [finding] = &node.status().findings[..] else { panic!("{:?}", node.status().findings) };
         let named = finding.reason.contains(&path.display().to_string());
         assert!(named && finding.health == Health::Critical, "{finding:?}");
@@ -114,6 +129,7 @@ fn a_file_that_was_deleted_under_its_pool_is_critical_and_keeps_the_pool_from_be
         assert_eq!(node.pool_view("tank").unwrap().state, PoolState::Online, "it is served as before");
         std::fs::rename(&away, &path).unwrap();
         look();
+        told(&["pool-files-gone", "pool-files-gone-cleared"]).await;
         assert_eq!(node.status().findings, []);
         // As long as its name leads anywhere.
         std::fs::rename(&path, &away).unwrap();
