@@ -65,7 +65,7 @@ pub struct Problem {
     pub hint: Option<String>,
     /// What is behind it; `None` when its own advice does everywhere.
     #[serde(skip)]
-    pub cause: Option<Box<Cause>>,
+    pub(crate) cause: Option<Box<Cause>>,
 }
 
 /// Result of everything a request can ask for.
@@ -220,7 +220,11 @@ impl From<plimsoll_engine::Error> for Problem {
             Error::NotAPool { path, .. } => advice.or_else(|| Some(format!("plimsoll device show {path}"))),
             Error::ReadOnly { pool, .. } => advice.or_else(|| Some(format!("plimsoll pool show {pool}"))),
             Error::Closing(_) => advice.or_else(|| Some("plimsoll status".to_owned())),
-            Error::InUse { .. } => Some("say --force=foreign to overwrite it; what it holds will be lost".to_owned()),
+            Error::InUse { .. } => {
+                return Self::new(error.code(), detail)
+                    .because(Cause::Guarded("foreign"))
+                    .hint("say --force=foreign to overwrite it; what it holds will be lost");
+            }
             _ => advice,
         };
         Self { hint, ..Self::new(error.code(), detail) }

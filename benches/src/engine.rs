@@ -28,20 +28,20 @@ pub(crate) fn measure_with(
 ) -> Result<Measured, Box<dyn Error>> {
     let reactor = Reactor::new(ReactorConfig::default())?;
     let handle = reactor.handle();
-    let (measured, uuid) = reactor.block_on(async {
+    let (measured, memory) = reactor.block_on(async {
         let device = handle.open_device(path, OpenOptions::default()).await?;
         let spec = CreatePool { force: true, ..CreatePool::named("bench") };
         let pool = Pool::create(&handle, spec, vec![device]).await?;
         let vdisk = prepare(&pool, run).await?;
         decide(&handle, &pool).await?;
         let measured = work(&handle, &vdisk, run, byte).await?;
-        let uuid = pool.info().uuid;
+        let memory = pool.crash_memory();
         pool.close().await?;
-        Ok::<_, Box<dyn Error>>((measured, uuid))
+        Ok::<_, Box<dyn Error>>((measured, memory))
     })?;
     drop(reactor);
     // Crash memory that nobody will ask for again.
-    let _ = SharedMemory::remove(&uuid.to_string());
+    memory.iter().for_each(|name| drop(SharedMemory::remove(name)));
     Ok(measured)
 }
 

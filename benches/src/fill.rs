@@ -113,7 +113,7 @@ fn in_memory(run: &Run, detection: bool) -> Result<Measured, Box<dyn Error>> {
 fn compaction(path: &Path, bytes: u64, run: &Run) -> Result<(f64, Measured, Measured), Box<dyn Error>> {
     let reactor = Reactor::new(ReactorConfig::default())?;
     let handle = reactor.handle();
-    let (result, uuid) = reactor.block_on(async {
+    let (result, memory) = reactor.block_on(async {
         let device = handle.open_device(path, OpenOptions::default()).await?;
         let spec = CreatePool { force: true, ..CreatePool::named("bench") };
         let pool = Pool::create(&handle, spec, vec![device]).await?;
@@ -131,13 +131,13 @@ fn compaction(path: &Path, bytes: u64, run: &Run) -> Result<(f64, Measured, Meas
         }
         let rate = pool.info().counters.packed_bytes as f64 / began.elapsed().as_secs_f64();
         let after = engine::work(&handle, &vdisk, run, 0x5a).await?;
-        let uuid = pool.info().uuid;
+        let memory = pool.crash_memory();
         pool.close().await?;
-        Ok::<_, Box<dyn Error>>(((rate, before, after), uuid))
+        Ok::<_, Box<dyn Error>>(((rate, before, after), memory))
     })?;
     drop(reactor);
     // Crash memory that nobody will ask for again.
-    let _ = SharedMemory::remove(&uuid.to_string());
+    memory.iter().for_each(|name| drop(SharedMemory::remove(name)));
     Ok(result)
 }
 
@@ -145,7 +145,7 @@ fn compaction(path: &Path, bytes: u64, run: &Run) -> Result<(f64, Measured, Meas
 fn scan(path: &Path, bytes: u64) -> Result<f64, Box<dyn Error>> {
     let reactor = Reactor::new(ReactorConfig::default())?;
     let handle = reactor.handle();
-    let (rate, uuid) = reactor.block_on(async {
+    let (rate, memory) = reactor.block_on(async {
         let device = handle.open_device(path, OpenOptions::default()).await?;
         let spec = CreatePool { force: true, ..CreatePool::named("bench") };
         let pool = Pool::create(&handle, spec, vec![device]).await?;
@@ -160,12 +160,12 @@ fn scan(path: &Path, bytes: u64) -> Result<f64, Box<dyn Error>> {
             }
         };
         let rate = info.scanned_bytes as f64 / began.elapsed().as_secs_f64();
-        let uuid = pool.info().uuid;
+        let memory = pool.crash_memory();
         pool.close().await?;
-        Ok::<_, Box<dyn Error>>((rate, uuid))
+        Ok::<_, Box<dyn Error>>((rate, memory))
     })?;
     drop(reactor);
     // Crash memory that nobody will ask for again.
-    let _ = SharedMemory::remove(&uuid.to_string());
+    memory.iter().for_each(|name| drop(SharedMemory::remove(name)));
     Ok(rate)
 }

@@ -136,7 +136,7 @@ fn resume(
 ) -> Result<(), Box<dyn Error>> {
     let reactor = Reactor::new(ReactorConfig::default())?;
     let handle = reactor.handle();
-    let (ends, asked, relieved, uuid) = reactor.block_on(async {
+    let (ends, asked, relieved, memory) = reactor.block_on(async {
         let device = handle.open_device(path, OpenOptions::default()).await?;
         let spec = CreatePool { force: true, ..CreatePool::named("bench") };
         let pool = Pool::create(&handle, spec, vec![device]).await?;
@@ -192,13 +192,13 @@ fn resume(
             }
             handle.sleep(Duration::from_millis(1)).await;
         }
-        let uuid = pool.info().uuid;
+        let memory = pool.crash_memory();
         pool.close().await?;
-        Ok::<_, Box<dyn Error>>((ends.take(), asked, relieved, uuid))
+        Ok::<_, Box<dyn Error>>((ends.take(), asked, relieved, memory))
     })?;
     drop(reactor);
     // Crash memory that nobody will ask for again.
-    let _ = SharedMemory::remove(&uuid.to_string());
+    memory.iter().for_each(|name| drop(SharedMemory::remove(name)));
     for end in ends {
         from_answer.add(end.saturating_duration_since(relieved));
         from_question.add(end.saturating_duration_since(asked));

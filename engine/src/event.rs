@@ -280,6 +280,11 @@ pub enum SpaceEvent {
         /// They are gone.
         rising: bool,
     },
+    /// Files that the pool is open on are others than those that it was open on before. Raised by whoever knows them.
+    FilesReplaced {
+        /// Their paths.
+        files: String,
+    },
     /// A check of the pool found what is not as it should be, or does not any more. Raised by whoever has it checked.
     CheckFound {
         /// What it found; what it found before, when that is over.
@@ -345,7 +350,10 @@ impl AlarmState {
             }
             SpaceEvent::Exhausted { vdisk, needed_bytes, .. } => drop(self.exhausted.insert(vdisk.uuid, *needed_bytes)),
             SpaceEvent::Resumed { vdisk, .. } => drop(self.exhausted.remove(&vdisk.uuid)),
-            SpaceEvent::HoldExpired { .. } | SpaceEvent::HoldOverflow { .. } | SpaceEvent::DeviceErrors { .. } => {}
+            SpaceEvent::HoldExpired { .. }
+            | SpaceEvent::HoldOverflow { .. }
+            | SpaceEvent::DeviceErrors { .. }
+            | SpaceEvent::FilesReplaced { .. } => {}
             SpaceEvent::ReadOnly { rising, .. } => self.read_only = *rising,
             SpaceEvent::NotServed { reason, rising } => self.not_served = rising.then(|| reason.clone()),
             SpaceEvent::RoomBelow { rising, .. } => self.room_below = *rising,

@@ -26,7 +26,7 @@ pub use format::{Levels, OnFull, OvercommitLimit, PoolPolicy, VdiskPolicy};
 pub use pool::{
     CheckReport, CreatePool, CreateVdisk, DEVICE_BYTES_MIN, DeviceInfo, DeviceState, Evacuate, EvacuationPlan, Finding,
     GrowthPlan, JobInfo, JobState, Label, OpenPool, PatternInfo, PatternSpec, PatternUse, Pool, PoolCounters, PoolInfo,
-    ReclaimInfo, ReclaimSpec, RecoveryInfo, Surveyed, TenantInfo, VdiskSettings, identify,
+    ReclaimInfo, ReclaimSpec, RecoveryInfo, Surveyed, TenantInfo, VdiskSettings, crash_memory_name, identify,
 };
 pub use space::{
     HORIZON_MAX, HORIZON_MIN, HORIZONS_MAX, HorizonError, Horizons, LEVELS_MAX, ThresholdError, Thresholds,

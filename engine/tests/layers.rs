@@ -137,6 +137,17 @@ fn every_exception_is_still_needed() {
 }
 
 #[test]
+fn what_belongs_to_the_machine_comes_from_the_machine() {
+    // A clock, threads, sockets and files of its own would be none that a simulation could turn.
+    let own = ["Instant::now", "SystemTime", "std::thread", "std::net", "std::os", "std::fs", "std::process"];
+    let found = sources().into_iter().filter(|(name, _)| !is_test(name)).flat_map(|(name, text)| {
+        let code = code(&text);
+        own.into_iter().filter(move |own| code.contains(own)).map(move |own| format!("{name} has {own}"))
+    });
+    assert_eq!(found.collect::<Vec<_>>(), [""; 0]);
+}
+
+#[test]
 fn files_are_small_and_finished() {
     let mut wrong = Vec::new();
     for (name, text) in sources() {

@@ -5,7 +5,7 @@
 //! Stores go to memory that the kernel owns, so a killed process loses none of them; their order needs only the
 //! compiler's cooperation, since whoever reads them runs after the writer's death.
 //!
-//! Not here: locking. Whoever opens a pool holds its devices' locks, and the names carry the pool's identity.
+//! Not here: locking. A name carries the identity of a device, whose lock its user holds; a copy of that is another device.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -121,7 +121,7 @@ impl SharedMemory {
                 .map_err(system("reserving its memory"))?;
         }
         // SAFETY: a new shared mapping at an address of the kernel's choice. Only this user may open the file, and
-        // whoever uses the name holds the lock of the pool that it belongs to.
+        // whoever uses the name holds the lock of the device that it names.
         let start = unsafe {
             let protection = ProtFlags::READ | ProtFlags::WRITE;
             rustix::mm::mmap(std::ptr::null_mut(), size, protection, MapFlags::SHARED, &fd, 0)
@@ -159,6 +159,21 @@ impl SharedMemory {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether there is memory `name`.
+    pub fn exists(name: &str) -> bool {
+        file_path(&directory(), name).is_ok_and(|path| path.exists())
+    }
+
+    /// Calls the memory `from` `to`, in place of what is called so.
+    ///
+    /// # Errors
+    /// [`CrashMemoryError`] when the system refuses.
+    pub fn rename(from: &str, to: &str) -> Result<(), CrashMemoryError> {
+        let (path, other) = (file_path(&directory(), from)?, file_path(&directory(), to)?);
+        let failed = |source| CrashMemoryError::System { path: path.clone(), operation: "renaming it", source };
+        std::fs::rename(&path, other).map_err(failed)
     }
 
     fn check(&self, offset: usize, len: usize) {

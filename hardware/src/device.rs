@@ -7,6 +7,9 @@ use crate::buffer::{Buffer, Frozen};
 pub struct Geometry {
     /// Where it was found: a path, or a made-up name for a simulated one. For messages only.
     pub path: String,
+    /// What tells it from all other devices of this machine, copies of it too, whatever its path, until it is plugged in or its file
+    /// system is mounted anew: letters, digits and `-`.
+    pub identity: String,
     /// Usable size in bytes; a multiple of `logical_block`.
     pub size: u64,
     /// Smallest addressable unit in bytes, and the unit of atomicity that may be assumed: 512 or 4096.
@@ -65,6 +68,18 @@ pub enum IoError {
         /// Size of the device in bytes.
         size: u64,
     },
+    /// It has fewer bytes than are used of it. It takes no change any more.
+    #[error(
+        "{path}: it ends at {size} now and had {used} bytes: it was truncated or shrunk under the pool, and what was behind is lost"
+    )]
+    Shrunk {
+        /// The device.
+        path: String,
+        /// Bytes that it has.
+        size: u64,
+        /// Bytes that are used of it.
+        used: u64,
+    },
     /// Any other failure of the medium (EIO and its kin).
     #[error("{path}: {operation} failed at {offset}: {reason}")]
     Failed {
@@ -88,14 +103,15 @@ pub trait Device: 'static {
     /// What was learnt when it was opened.
     fn geometry(&self) -> &Geometry;
 
-    /// Asks the system how large it is now, in whole logical blocks, and from then on lets it be used up to there.
+    /// Asks the system how large it is now, in whole logical blocks, and from then on lets it be accessed up to there. `used`: bytes that
+    /// are used of it from then on; before it was asked, as many as it was opened with.
     ///
-    /// One that has become smaller has lost what was behind. It takes no change from then on, by whatever it was noticed: a write would
-    /// make a file long again, and what was lost would read as zeros.
+    /// One that has fewer has lost what was behind. It takes no change from then on, by whatever it was noticed: a write would make a
+    /// file long again, and what was lost would read as zeros.
     ///
     /// # Errors
-    /// `Failed` with the system's words or when it has become smaller, `Gone`.
-    fn measure(&self) -> Result<u64, IoError>;
+    /// `Shrunk`, `Gone`; `Failed` with the system's words when it does not say.
+    fn measure(&self, used: u64) -> Result<u64, IoError>;
 
     /// Fills the whole of `buffer` from `offset`.
     fn read(&self, offset: u64, buffer: Buffer) -> impl Future<Output = Result<Buffer, IoError>>;

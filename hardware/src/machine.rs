@@ -35,6 +35,15 @@ pub trait Machine: Clone + 'static {
     /// # Errors
     /// The system's words when there is no such memory here or another user owns it.
     fn crash_memory(&self, name: &str, bytes: usize) -> Result<Self::CrashMemory, String>;
+
+    /// Whether there is memory of this name.
+    fn has_crash_memory(&self, name: &str) -> bool;
+
+    /// Gives memory another name, in place of what has that. Whoever has it open keeps it.
+    ///
+    /// # Errors
+    /// The system's words; it has its former name then.
+    fn rename_crash_memory(&self, from: &str, to: &str) -> Result<(), String>;
 }
 
 /// Bytes that outlive the process but not the power.

@@ -129,6 +129,10 @@ async fn start(
         node.set_audit_every(Some(Duration::from_secs(seconds)).filter(|every| !every.is_zero()));
     }
     node.webhooks().start(limits).await;
+    for pool in &config.pool {
+        // A known one that is not where it was may be there.
+        node.note_configuration(&pool.name, &pool.devices);
+    }
     node.open_known_pools().await;
     pools::configured(node, config).await;
     let mut lines = vec![format!("plimsoll {}, state in {}", env!("CARGO_PKG_VERSION"), node.dir().display())];

@@ -15,6 +15,21 @@ pub const CRITICAL_PCT: f64 = 95.0;
 /// Nobody orders a drive in less time than this.
 const CRITICAL_HORIZON: Duration = Duration::from_secs(15 * 60);
 
+/// That a pool is open on another file than before.
+pub fn replaced(pool: &str, files: &str) -> String {
+    format!(
+        "pool {pool} is open on {files}, and that is another file than it was open on before: what it holds may be older"
+    )
+}
+
+/// What to do then, if it was not on purpose.
+pub fn bring_back(pool: &str) -> String {
+    format!(
+        "let go of it before more is written to it, and bring back what was in use last: plimsoll pool export {pool}; then plimsoll pool \
+         import PATH"
+    )
+}
+
 /// The event of pool `pool`.
 pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
     let described = match event {
@@ -116,7 +131,7 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
             let event = NewEvent::new(severity, &format!("pool-files-gone{}", cleared(*rising)), pool)
                 .detail("files", files.as_str());
             match rising {
-                false => event.cause(format!("the files that pool {pool} is open on are all where they were")),
+                false => event.cause(format!("the files that pool {pool} is open on are there")),
                 true => event
                     .cause(format!("pool {pool} is open on {files}, which is not there any more"))
                     .advice(format!(
@@ -125,6 +140,10 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
                     )),
             }
         }
+        SpaceEvent::FilesReplaced { files } => NewEvent::new(Severity::Warning, "pool-files-replaced", pool)
+            .detail("files", files.as_str())
+            .cause(replaced(pool, files))
+            .advice(format!("Unless that was on purpose: {}.", bring_back(pool))),
         SpaceEvent::RoomBelow { device, room_bytes, available_bytes, rising } => {
             let (severity, has) = (if *rising { Severity::Warning } else { Severity::Info }, iec(*available_bytes));
             let event = NewEvent::new(severity, &format!("pool-room-below{}", cleared(*rising)), pool)

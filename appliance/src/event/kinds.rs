@@ -4,7 +4,7 @@ use crate::problem::{Answer, Problem};
 use crate::units::quoted;
 
 /// All of them, in order. Scripts rely on them.
-pub(super) const KINDS: [&str; 34] = [
+pub(super) const KINDS: [&str; 35] = [
     "device-errors",
     "device-full",
     "event-log-behind",
@@ -18,6 +18,7 @@ pub(super) const KINDS: [&str; 34] = [
     "pool-event",
     "pool-files-gone",
     "pool-files-gone-cleared",
+    "pool-files-replaced",
     "pool-forecast",
     "pool-forecast-cleared",
     "pool-grown",

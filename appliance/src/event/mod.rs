@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 pub(crate) use describe::time;
-pub use describe::{CRITICAL_PCT, describe, describe_all};
+pub use describe::{CRITICAL_PCT, bring_back, describe, describe_all, replaced};
 pub use kinds::check_kind;
 pub use log::{EventLimits, EventLog, Summary};
 pub use query::{EventQuery, PAGE_DEFAULT, PAGE_MAX};

@@ -149,7 +149,8 @@ impl Node {
 /// Runs what may hang with a file system, where nobody waits for it but who asked.
 pub(super) fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
     let (reply, answer) = oneshot::channel();
-    std::thread::spawn(move || drop(reply.send(work())));
+    // Without a thread there is no answer.
+    drop(std::thread::Builder::new().spawn(move || drop(reply.send(work()))));
     answer
 }
 

@@ -65,7 +65,8 @@ pub(super) fn not_closed(pool: &str, error: &Error) -> String {
 /// A pool that was closed cleanly needs nothing of it; one that takes no writes may. Its devices are still locked.
 pub(super) fn forget_crash_memory(pool: &Pool<Handle>) {
     if pool.read_only().is_none()
-        && let Err(error) = SharedMemory::remove(&pool.info().uuid.to_string())
+        && let Some(name) = pool.crash_memory()
+        && let Err(error) = SharedMemory::remove(&name)
     {
         tracing::debug!(%error, "crash memory of a closed pool stays behind");
     }

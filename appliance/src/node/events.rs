@@ -90,7 +90,8 @@ impl Node {
         events.iter().for_each(|event| after.apply(event));
         let open = self.pool(name).ok().filter(|pool| pool.info().uuid == uuid);
         let could = || {
-            let pool = open.as_ref()?;
+            // What was lost at the end of a device reads as zeros, too.
+            let pool = open.as_ref().filter(|_| self.losses(uuid).is_empty())?;
             match pool.surveyed() {
                 Some(surveyed) => reclaimable::could(name, &surveyed, pool.info().physical_bytes),
                 None => Some(reclaimable::not_known(name)),

@@ -8,7 +8,7 @@ use plimsoll_hardware::Handle;
 
 use super::below::open_on_gone;
 use super::{Node, Slot};
-use crate::event::CRITICAL_PCT;
+use crate::event::{CRITICAL_PCT, bring_back, replaced};
 use crate::model::{Health, HealthFinding};
 use crate::problem::Problem;
 use crate::reclaimable;
@@ -56,6 +56,10 @@ impl Node {
             let advice = "copy the vdisks out while they are served: plimsoll export list; move back what was moved";
             about(Health::Critical, open_on_gone(name, &gone), advice.to_owned())
         }));
+        findings.extend(self.0.replaced.borrow().get(&info.uuid).map(|files| {
+            let advice = format!("unless that was on purpose: {}", bring_back(name));
+            about(Health::Warning, replaced(name, files), advice)
+        }));
         findings.extend(self.astray(name).map(|(reason, advice)| about(Health::Warning, reason, advice)));
         let check = || format!("plimsoll pool check {name}");
         findings.extend(self.loss_findings(name, info.uuid));
@@ -70,7 +74,8 @@ impl Node {
         }
         findings.extend(self.check_finding(name, info.uuid));
         findings.extend(fullness(&info).map(|(health, reason)| {
-            let could = pool.surveyed().and_then(|surveyed| reclaimable::could(name, &surveyed, info.physical_bytes));
+            let surveyed = pool.surveyed().filter(|_| self.losses(info.uuid).is_empty());
+            let could = surveyed.and_then(|surveyed| reclaimable::could(name, &surveyed, info.physical_bytes));
             let reclaim = could.map(|could| format!("; {could}")).unwrap_or_default();
             let advice =
                 format!("plimsoll pool add-device {name} --device PATH; plimsoll space --pool {name}{reclaim}");

@@ -73,6 +73,10 @@ impl NodeLink {
             // A node that is gone needs it no more.
             let keep = |node: Node| async move {
                 node.set_seen(found);
+                for pool in node.open_pools() {
+                    node.tell_below(&pool).await;
+                    node.tell_gone(&pool).await;
+                }
                 Ok(())
             };
             let _ = self.call(keep).await;

@@ -9,7 +9,7 @@ use super::Node;
 use super::pool_open::Whole;
 use super::state::LossRecord;
 use crate::model::{FindingView, Health, HealthFinding};
-use crate::problem::Answer;
+use crate::problem::{Answer, Problem};
 
 impl Node {
     /// Opens a pool on its devices. What of it is lost is remembered first: afterwards nothing shows it.
@@ -17,7 +17,7 @@ impl Node {
     /// # Errors
     /// The engine's reasons; `state-no-space`, `state-not-kept` when what is lost cannot be remembered.
     pub(super) async fn open_whole(&self, uuid: Uuid, whole: Whole, truncated: bool) -> Answer<Pool<Handle>> {
-        let (devices, lost) = whole;
+        let Whole { devices, lost, .. } = whole;
         let new: Vec<_> = lost.into_iter().map(|what| LossRecord { pool: uuid, what }).collect();
         let known = self.0.state.borrow().losses.clone();
         let new: Vec<_> = new.into_iter().filter(|loss| !known.contains(loss)).collect();
@@ -32,6 +32,22 @@ impl Node {
     pub(super) fn losses(&self, pool: Uuid) -> Vec<String> {
         let state = self.0.state.borrow();
         state.losses.iter().filter(|loss| loss.pool == pool).map(|loss| loss.what.clone()).collect()
+    }
+
+    /// Refuses to give up what reads as zeros where some of that may be what was lost.
+    ///
+    /// # Errors
+    /// `conflict` until somebody has seen to it.
+    pub(super) fn refuse_to_reclaim(&self, name: &str, pool: Uuid) -> Answer<()> {
+        if self.losses(pool).is_empty() {
+            return Ok(());
+        }
+        let detail = format!(
+            "the end of a device of pool {name} was lost: a reclaim would take the zeros that read there now for what guests gave up, and \
+             nothing would show any more what was lost"
+        );
+        Err(Problem::new("conflict", detail)
+            .hint(format!("compare its vdisks with a backup; when that is done: plimsoll pool check {name} --repair")))
     }
 
     /// As findings of a check.

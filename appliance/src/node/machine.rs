@@ -74,6 +74,11 @@ impl Node {
         self.0.opened.borrow().get(&absolute(path)).is_some_and(|opened| opened.buffered)
     }
 
+    /// The number of the file at `path`, if that is one, as it was opened to be served from last.
+    pub(super) fn inode_of(&self, path: &str) -> Option<u64> {
+        self.0.opened.borrow().get(&absolute(path)).and_then(|opened| opened.file).map(|(_, inode)| inode)
+    }
+
     /// Those of the devices that are files, and which.
     pub(super) fn files_of(&self, devices: &[DeviceInfo]) -> Vec<File> {
         let opened = self.0.opened.borrow();

@@ -128,7 +128,9 @@ struct Inner {
     below: RefCell<BTreeMap<Uuid, below::Below>>,
     /// Files of open pools that are not where they were.
     files_gone: RefCell<BTreeMap<Uuid, Vec<String>>>,
-    /// Whether that was told of a pool.
+    /// Files of open pools that are others than those that they were open on before.
+    replaced: RefCell<BTreeMap<Uuid, String>>,
+    /// What of that was told of a pool.
     below_told: RefCell<BTreeMap<Uuid, below::Told>>,
     ready: Cell<bool>,
     closing: Cell<bool>,
@@ -183,6 +185,7 @@ impl Node {
             checked: RefCell::default(),
             below: RefCell::default(),
             files_gone: RefCell::default(),
+            replaced: RefCell::default(),
             below_told: RefCell::default(),
             ready: Cell::new(false),
             closing: Cell::new(false),

@@ -23,9 +23,12 @@ impl Node {
     /// reached.
     pub async fn delete_pool(&self, name: &str, force: &[String]) -> Answer<()> {
         let _turn = self.turn().await?;
-        let (name, paths) = self.prepare_delete(name, force).await?;
-        let uuid = self.pool(&name)?.info().uuid;
+        // What cannot be opened again cannot be wiped.
+        self.refuse_to_lose(name).await?;
         self.room_to_remember().await?;
+        // Nothing may come between what this looks at and the end.
+        let (name, paths) = self.prepare_delete(name, force)?;
+        let uuid = self.pool(&name)?.info().uuid;
         // One that is not closed cleanly is wiped as well.
         let _ = self.take_out(&name).await;
         self.forget(&name).await?;
@@ -42,7 +45,8 @@ impl Node {
     /// # Errors
     /// As [`Node::delete_pool`].
     pub async fn plan_delete_pool(&self, name: &str, force: &[String]) -> Answer<Plan> {
-        let (name, paths) = self.prepare_delete(name, force).await?;
+        self.refuse_to_lose(name).await?;
+        let (name, paths) = self.prepare_delete(name, force)?;
         let info = self.pool(&name)?.info();
         let mut plan = Plan::of([format!("destroy pool {name} with {}", counted(info.vdisks, "vdisk"))]);
         plan.steps.extend(paths.iter().map(|path| format!("overwrite the labels on {path}")));
@@ -50,12 +54,10 @@ impl Node {
         Ok(plan)
     }
 
-    async fn prepare_delete(&self, name: &str, force: &[String]) -> Answer<(String, Vec<String>)> {
+    fn prepare_delete(&self, name: &str, force: &[String]) -> Answer<(String, Vec<String>)> {
         let force = force_of(force, &["not-empty", "in-use"])?;
         let info = self.pool(name)?.info();
         let name = info.name;
-        // What cannot be opened again cannot be wiped.
-        self.refuse_to_lose(&name).await?;
         if info.vdisks > 0 && !force.contains(&"not-empty") {
             return Err(Problem::new("not-empty", format!("pool {name} has {}", counted(info.vdisks, "vdisk")))
                 .hint(format!("plimsoll vdisk list --pool {name}; or plimsoll pool delete {name} --force=not-empty")));

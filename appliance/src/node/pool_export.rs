@@ -1,6 +1,8 @@
 //! `pool export`: close a pool cleanly and let it go, so that its devices can move to another machine. One that cannot be closed cleanly
 //! stays known, because what only this machine's memory has of it would be lost elsewhere.
 
+use std::time::Duration;
+
 use super::below::{aside, files_gone, open_on_gone};
 use super::close::{forget_crash_memory, not_closed};
 use super::exports::connected;
@@ -11,6 +13,11 @@ use super::{Node, Slot};
 use crate::model::Plan;
 use crate::problem::{Answer, Problem};
 
+/// What can be accepted.
+const FORCES: [&str; 2] = ["in-use", "missing"];
+/// A file system that says nothing for so long is not waited for.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
+
 impl Node {
     /// Closes a pool and forgets it. An unavailable one is only forgotten.
     ///
@@ -20,8 +27,10 @@ impl Node {
     /// forgotten as it is.
     pub async fn export_pool(&self, name: &str, force: &[String]) -> Answer<()> {
         let _turn = self.turn().await?;
-        let (name, _) = self.prepare_export(name, force).await?;
+        self.accept_gone(name, force).await?;
         self.room_to_remember().await?;
+        // Nothing may come between what this looks at and the end.
+        let name = self.prepare_export(name, force)?;
         if let Err(problem) = self.take_out(&name).await {
             let problem = Problem { detail: format!("it was not let go: {}", problem.detail), ..problem }.hint(format!(
                 "mend that, then plimsoll pool import --name {name}; or let it go as it is: plimsoll pool export {name}"
@@ -39,7 +48,8 @@ impl Node {
     /// # Errors
     /// As [`Node::export_pool`].
     pub async fn plan_export_pool(&self, name: &str, force: &[String]) -> Answer<Plan> {
-        let (name, gone) = self.prepare_export(name, force).await?;
+        let gone = self.accept_gone(name, force).await?;
+        let name = self.prepare_export(name, force)?;
         let devices = if gone.is_empty() { "its devices keep all data".to_owned() } else { open_on_gone(&name, &gone) };
         Ok(Plan::of([
             format!("disconnect {} clients of pool {name}", self.pool_clients(&name)),
@@ -47,28 +57,35 @@ impl Node {
         ]))
     }
 
-    /// The pool's name, and the files it has that are gone.
-    async fn prepare_export(&self, name: &str, force: &[String]) -> Answer<(String, Vec<String>)> {
+    fn prepare_export(&self, name: &str, force: &[String]) -> Answer<String> {
         let name = self.pool_name(name)?;
-        let force = force_of(force, &["in-use", "missing"])?;
-        let gone = self.gone_from(&name).await;
-        if !force.contains(&"missing") {
-            keeps_all(&name, &gone)?;
-        }
+        let force = force_of(force, &FORCES)?;
         let clients = self.pool_clients(&name);
         if clients > 0 && !force.contains(&"in-use") {
             return Err(connected(clients, &format!("vdisks of pool {name}"))
                 .hint(format!("plimsoll export list; or plimsoll pool export {name} --force=in-use")));
         }
-        Ok((name, gone))
+        Ok(name)
+    }
+
+    /// Files of a pool that are gone, if `force` accepts that.
+    async fn accept_gone(&self, name: &str, force: &[String]) -> Answer<Vec<String>> {
+        let is_accepted = force_of(force, &FORCES)?.contains(&"missing");
+        let name = self.pool_name(name)?;
+        match self.gone_from(&name).await {
+            Ok(gone) if is_accepted => Ok(gone),
+            Err(_) if is_accepted => Ok(Vec::new()),
+            gone => gone.and_then(|gone| keeps_all(&name, &gone).map(|()| gone)),
+        }
     }
 
     /// Refuses to close a pool that could not be opened again.
     ///
     /// # Errors
-    /// `device-missing` when a file that it is open on was deleted or moved.
+    /// `device-missing` when a file that it is open on was deleted or moved; `device-error` when their file system does not answer.
     pub(super) async fn refuse_to_lose(&self, name: &str) -> Answer<()> {
-        keeps_all(name, &self.gone_from(name).await)
+        let name = self.pool_name(name)?;
+        keeps_all(&name, &self.gone_from(&name).await?)
     }
 
     /// The same of a pool that is to be opened again, unless what is there now, or was `named`, is of that pool: somebody has mended it.
@@ -76,7 +93,7 @@ impl Node {
     /// # Errors
     /// As of [`Node::refuse_to_lose`].
     pub(super) async fn refuse_to_lose_unless_mended(&self, record: &PoolRecord, named: &[String]) -> Answer<()> {
-        let gone = self.gone_from(&record.name).await;
+        let gone = self.gone_from(&record.name).await?;
         for path in if named.is_empty() { &gone } else { named } {
             match self.open_labelled(path, Purpose::Look).await {
                 Ok((_, Some(label))) if label.pool == record.uuid => {}
@@ -87,10 +104,16 @@ impl Node {
     }
 
     /// Files that an open pool has and that are not where they were.
-    async fn gone_from(&self, name: &str) -> Vec<String> {
+    async fn gone_from(&self, name: &str) -> Answer<Vec<String>> {
         let devices = self.pool(name).map(|pool| pool.info().devices).unwrap_or_default();
         let files = self.files_of(&devices);
-        aside(move || files_gone(&files)).await.unwrap_or_default()
+        let found = self.machine().timeout(ANSWER_TIME_MAX, aside(move || files_gone(&files))).await;
+        found.ok().and_then(Result::ok).ok_or_else(|| {
+            let detail = format!(
+                "whether the files of pool {name} are still there is not known: their file system does not answer"
+            );
+            Problem::new("device-error", detail).hint("look what it waits for: dmesg; then again")
+        })
     }
 
     /// Takes a pool out of service, closes it if it is open, and keeps the last of what it tells.

@@ -1,7 +1,5 @@
 //! `pool import`: serve a pool that was made elsewhere, or try an unavailable one again.
 
-use std::collections::BTreeMap;
-
 use plimsoll_engine::Label;
 
 use super::machine::absolute;
@@ -85,7 +83,7 @@ impl Node {
         let paths = named(&request);
         let _allowed = self.allow_for(request.buffered, &paths);
         let (step, lost) = match self.prepare_import(&request, &paths, truncated).await? {
-            Import::New(label, (devices, lost)) => {
+            Import::New(label, Whole { devices, lost, .. }) => {
                 let (name, devices) = (&label.pool_name, counted(devices.len() as u64, "device"));
                 (format!("open pool {name} (UUID {}) on {devices}", label.pool), lost)
             }
@@ -95,8 +93,8 @@ impl Node {
                 (format!("close pool {0}, which takes no writes, and open it again", record.name), Vec::new())
             }
             Import::Again(record) => {
-                let (_, lost) = self.find_known(&record, paths, truncated).await?;
-                (format!("open pool {} again", record.name), lost)
+                let whole = self.find_known(&record, paths, truncated).await?;
+                (format!("open pool {} again", record.name), whole.lost)
             }
         };
         let lost = lost.into_iter().map(|loss| format!("go on although {loss}"));
@@ -130,7 +128,7 @@ impl Node {
             return Err(Problem::new("in-use", format!("{path} is a device of pool {pool}, which is here"))
                 .hint(format!("plimsoll pool show {pool}")));
         }
-        let paths = Paths { named: paths.to_vec(), known: Vec::new(), inodes: BTreeMap::new() };
+        let paths = Paths { named: paths.to_vec(), ..Paths::default() };
         let found = self.find_devices(None, &paths, 1).await;
         first_failure(&found)?;
         let Some(label) = found.label.clone() else { return Err(not_a_pool(first)) };

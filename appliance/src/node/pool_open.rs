@@ -12,8 +12,14 @@ use super::state::{DeviceRecord, PoolRecord};
 use super::{Device, Node, Slot};
 use crate::problem::{Answer, Problem};
 
-/// All devices of a pool, and what of it is lost, in sentences.
-pub(super) type Whole = (Vec<Device>, Vec<String>);
+/// All devices of a pool.
+pub(super) struct Whole {
+    pub(super) devices: Vec<Device>,
+    /// What of it is lost, in sentences.
+    pub(super) lost: Vec<String>,
+    /// Files where it was in use last that are others by now.
+    pub(super) replaced: Vec<String>,
+}
 
 /// Of a device that a pool knows and nobody here does.
 const JOINED_UNKEPT: &str = "; it is not known here where that is: it joined when the state could not be kept";
@@ -36,9 +42,8 @@ fn not_there(missing: Problem, device: Uuid, remembered: &[DeviceRecord], found:
     }
     let seen: String = failed.iter().map(|problem| format!("; {}", problem.detail)).collect();
     let problem = Problem { detail: format!("{}{unkept}{seen}", missing.detail), ..missing };
-    let copies = failed.iter().find(|problem| problem.code == "conflict").and_then(|copies| copies.hint.clone());
-    match copies {
-        Some(hint) => problem.hint(hint),
+    match failed.iter().find(|problem| problem.code == "conflict") {
+        Some(copies) => Problem { hint: copies.hint.clone(), cause: copies.cause.clone(), ..problem },
         None if is_unkept => problem.hint("plimsoll pool import PATH, with the path of that device"),
         None => problem,
     }
@@ -96,19 +101,36 @@ impl Node {
     /// Opens one known pool, looking at the paths that were `named` first.
     pub(super) async fn open_known(&self, record: &PoolRecord, named: Vec<String>, truncated: bool) -> Answer<()> {
         let whole = self.find_known(record, named, truncated).await?;
+        let replaced = whole.replaced.join(", ");
         let pool = self.open_whole(record.uuid, whole, truncated).await?;
-        self.adopt_as(record, pool).await
+        self.adopt_as(record, pool.clone()).await?;
+        self.0.replaced.borrow_mut().remove(&record.uuid);
+        if !replaced.is_empty() {
+            tracing::warn!(
+                pool = record.name,
+                replaced,
+                "files of the pool are others than those that it was open on before"
+            );
+            self.0.replaced.borrow_mut().insert(record.uuid, replaced.clone());
+            pool.raise(SpaceEvent::FilesReplaced { files: replaced });
+        }
+        Ok(())
     }
 
     /// The devices that [`Node::open_known`] opens a pool on, and what of it is lost.
     pub(super) async fn find_known(&self, record: &PoolRecord, named: Vec<String>, truncated: bool) -> Answer<Whole> {
         let known = record.devices.iter().map(|device| device.path.clone()).collect();
-        let inodes = record.devices.iter().filter_map(|device| Some((device.uuid, device.inode?))).collect();
-        let paths = Paths { named, known, inodes };
-        let found = self.find_devices(Some(record.uuid), &paths, record.devices.len()).await;
+        let inodes = record.devices.iter().map(|device| (device.uuid, device.inode)).collect();
+        let near = self.0.in_configuration.borrow().get(&record.name).cloned().unwrap_or_default();
+        let paths = Paths { named, known, near, inodes };
+        let mut found = self.find_devices(Some(record.uuid), &paths, record.devices.len()).await;
         if let Some(twins) = found.twins {
             return Err(twins);
         }
+        if let Some(problem) = self.older(&paths, &found).await {
+            return Err(problem);
+        }
+        let replaced = std::mem::take(&mut found.replaced);
         if found.devices.is_empty() {
             return Err(missing(&record.name, &found, record.devices.len()));
         }
@@ -116,7 +138,8 @@ impl Node {
             let detail = format!("pool {} calls itself {} on its devices", record.name, label.pool_name);
             return Err(Problem::new("conflict", detail));
         }
-        self.find_whole((record.uuid, &record.devices), &paths, found, truncated).await
+        let whole = self.find_whole((record.uuid, &record.devices), &paths, found, truncated).await?;
+        Ok(Whole { replaced: replaced.into_iter().map(|(_, path)| path).collect(), ..whole })
     }
 
     /// The devices of a pool of which some were found at `paths`, if it can be opened on them: where the pool itself knows of more than
@@ -130,19 +153,20 @@ impl Node {
         truncated: bool,
     ) -> Answer<Whole> {
         let options = self.how_to_open(truncated);
+        let whole = |(devices, lost)| Whole { devices, lost, replaced: Vec::new() };
         let check = async |devices: BTreeMap<Uuid, Device>| {
             Pool::check_open(self.machine(), &options, devices.into_values().collect()).await
         };
         match check(found.devices).await {
             Err(Error::DeviceMissing { .. }) => {}
-            checked => return Ok(checked?),
+            checked => return Ok(whole(checked?)),
         }
         let mut found = self.find_devices(Some(pool), paths, usize::MAX).await;
         if let Some(twins) = found.twins {
             return Err(twins);
         }
         let devices = std::mem::take(&mut found.devices);
-        check(devices).await.map_err(|error| match error {
+        check(devices).await.map(whole).map_err(|error| match error {
             Error::DeviceMissing { device, .. } => not_there(error.into(), device, remembered, &found),
             error => error.into(),
         })

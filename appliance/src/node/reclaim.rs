@@ -25,6 +25,7 @@ impl Node {
     /// a rate that make no sense, `too-large` for too many ranges.
     pub async fn begin_reclaim(&self, name: &VdiskName, request: BeginReclaim) -> Answer<JobView> {
         let (pool, info) = self.find_vdisk(name)?;
+        self.refuse_to_reclaim(&pool.info().name, pool.info().uuid)?;
         let anew = request.anew;
         let spec = spec(request)?;
         // No `await` from the look to the beginning.
@@ -40,6 +41,7 @@ impl Node {
     /// As [`Node::begin_reclaim`].
     pub fn plan_begin_reclaim(&self, name: &VdiskName, request: BeginReclaim) -> Answer<Plan> {
         let (pool, info) = self.find_vdisk(name)?;
+        self.refuse_to_reclaim(&pool.info().name, pool.info().uuid)?;
         let anew = request.anew;
         let spec = spec(request)?;
         pool.check_reclaim(&info.name, &spec)?;

@@ -1,7 +1,8 @@
 //! Finding the devices of a pool by their labels: where they were seen last, then in the same directories, then on all
-//! block devices. A pool is what its labels say, not a list of paths.
+//! block devices. A pool is what its labels say, not a list of paths. But nothing that a search finds is taken for a file that was in use
+//! when it is another one: what a copy says may be old, so it has to be named.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,8 @@ pub(super) struct Found {
     pub(super) failed: Vec<Problem>,
     /// Devices of it that are shorter than they were, and what to say of each.
     pub(super) cut_off: BTreeMap<Uuid, Problem>,
+    /// Files that nobody named, where one was in use last, and that are another by now.
+    pub(super) replaced: Vec<(Label, String)>,
     /// Two of the paths that were named lead to copies of one device.
     pub(super) twins: Option<Problem>,
 }
@@ -89,7 +92,15 @@ impl Node {
                 Ok((device, Ok(Some(label)))) if *pool.get_or_insert(label.pool) == label.pool => {
                     let there = found.devices.get(&label.device).map(|there| there.geometry().path.clone());
                     match there.map(|there| (paths.named.contains(&there), twins(&label, &[there, path.clone()]))) {
-                        None => found.add(label, device),
+                        None => {
+                            let is_named = index < paths.named.len();
+                            let now = self.inode_of(path);
+                            let before = paths.inodes.get(&label.device).copied().flatten();
+                            if !is_named && before.is_some() && now != before {
+                                found.replaced.push((label.clone(), path.clone()));
+                            }
+                            found.add(label, device);
+                        }
                         Some((_, twins)) if index < paths.named.len() => found.twins = Some(twins),
                         // Who names one of two has chosen.
                         Some((true, _)) => {}
@@ -108,25 +119,21 @@ impl Node {
         }
         let Some(pool) = pool else { return found };
         if !found.is_complete(at_least) {
-            self.search(pool, (&all, &paths.inodes), at_least, &mut found).await;
+            self.search(pool, paths, at_least, &mut found).await;
         }
         found
     }
 
-    async fn search(
-        &self,
-        pool: Uuid,
-        (paths, inodes): (&[String], &BTreeMap<Uuid, u64>),
-        at_least: usize,
-        found: &mut Found,
-    ) {
-        let near = paths.to_vec();
+    async fn search(&self, pool: Uuid, paths: &Paths, at_least: usize, found: &mut Found) {
+        let (known, near) = (paths.all(), [paths.all(), paths.near.clone()].concat());
         let Ok(candidates) = self.blocking(move || candidates(&near)).await else { return };
         let mut seen: BTreeMap<Uuid, (Label, Vec<String>)> = BTreeMap::new();
-        let mut copies = Vec::new();
-        for Candidate { path, inode } in candidates {
+        let (mut copies, mut files) = (Vec::new(), BTreeSet::new());
+        for Candidate { path, file } in candidates {
             let path = path.to_string_lossy().into_owned();
-            if paths.contains(&path) || self.pool_serving(&path) {
+            // One file may have several names.
+            let is_seen = file.is_some_and(|file| !files.insert(file));
+            if is_seen || known.contains(&path) || self.pool_serving(&path) {
                 continue;
             }
             // Looked at without the right to write first: most of them are strangers.
@@ -136,8 +143,8 @@ impl Node {
                 continue;
             }
             // Nobody named it, and what it holds may be older than what was written last.
-            let is_another = |known: &u64| inode.is_some_and(|inode| inode != *known);
-            if inodes.get(&label.device).is_some_and(is_another) {
+            let inode = file.map(|(_, inode)| inode);
+            if paths.inodes.get(&label.device).is_some_and(|known| *known != inode) {
                 copies.push((label, path));
                 continue;
             }
@@ -150,9 +157,37 @@ impl Node {
                 _ => found.failed.push(twins(&label, &paths)),
             }
         }
-        let missed = copies.into_iter().filter(|(label, _)| !found.devices.contains_key(&label.device));
-        let missed: Vec<Problem> = missed.map(|(label, path)| copy(&label, &path)).collect();
-        found.failed.extend(missed);
+        copies.retain(|(label, _)| !found.devices.contains_key(&label.device));
+        found.failed.extend(copied(&paths.named, &copies));
+    }
+
+    /// Why a known pool is not served though all of it was found: some of it was `replaced`, and not all, or what was in use last is there
+    /// under another name. If nothing else is there, somebody has brought it back from a copy.
+    pub(super) async fn older(&self, paths: &Paths, found: &Found) -> Option<Problem> {
+        let replaced = &found.replaced;
+        let problem = copied(&paths.named, replaced)?;
+        if found.devices.len() > replaced.len() {
+            return Some(problem);
+        }
+        let near = paths.all();
+        for Candidate { path, file } in self.blocking(move || candidates(&near)).await.ok()? {
+            let is_known = |label: &Label| {
+                let inode = paths.inodes.get(&label.device).copied().flatten();
+                inode.is_some() && inode == file.map(|(_, inode)| inode)
+            };
+            if !replaced.iter().any(|(label, _)| is_known(label)) {
+                continue;
+            }
+            let path = path.to_string_lossy().into_owned();
+            if let Ok((_, Some(label))) = self.open_labelled(&path, Purpose::Look).await
+                && is_known(&label)
+            {
+                let detail = format!("{}; that one is {path} now", problem.detail);
+                let hint = format!("name the one to serve: plimsoll pool import --name {} PATH...", label.pool_name);
+                return Some(Problem { detail, ..problem }.hint(hint));
+            }
+        }
+        None
     }
 
     async fn take_found(&self, expected: Uuid, path: &str, found: &mut Found) {
@@ -179,8 +214,10 @@ pub(super) struct Paths {
     pub(super) named: Vec<String>,
     /// They were seen there last.
     pub(super) known: Vec<String>,
-    /// Numbers of those that are files, by the device's UUID.
-    pub(super) inodes: BTreeMap<Uuid, u64>,
+    /// They may be there now, by the configuration.
+    pub(super) near: Vec<String>,
+    /// By the device's UUID the number of one that is a file; `None` of a block device.
+    pub(super) inodes: BTreeMap<Uuid, Option<u64>>,
 }
 
 impl Paths {
@@ -205,23 +242,34 @@ fn twins(label: &Label, paths: &[String]) -> Problem {
         )
 }
 
-/// What was in use last is missed, and here is a copy.
-fn copy(label: &Label, path: &str) -> Problem {
-    let detail = format!(
-        "{path} says that it is device {} of pool {}, and is another file than the one that was in use last: it may be older",
-        label.index, label.pool_name
-    );
-    Problem::new("conflict", detail).hint(format!(
-        "bring back the one that was in use last; if it is this: plimsoll pool import --name {} {path}",
-        label.pool_name
-    ))
+/// What was in use last is missed, and here are copies. The command names all that is needed: what was `named`, and one of each device.
+fn copied(named: &[String], copies: &[(Label, String)]) -> Option<Problem> {
+    let (first, _) = copies.first()?;
+    let one = |(label, path): &(Label, String)| {
+        format!(
+            "{path} says that it is device {} of pool {}, and is not the one that was in use last: it may be older",
+            label.index, label.pool_name
+        )
+    };
+    let detail = copies.iter().map(one).collect::<Vec<_>>().join("; ");
+    let mut of_each: BTreeMap<Uuid, &String> = BTreeMap::new();
+    for (label, path) in copies {
+        of_each.entry(label.device).or_insert(path);
+    }
+    let choose = if of_each.len() < copies.len() { ", of copies of one device the newest" } else { "" };
+    let all: Vec<&str> = named.iter().chain(of_each.into_values()).map(String::as_str).collect();
+    Some(Problem::new("conflict", detail).hint(format!(
+        "bring back what was in use last; if that is what is here{choose}: plimsoll pool import --name {} {}",
+        first.pool_name,
+        all.join(" ")
+    )))
 }
 
 /// A path that may lead to a device that is missed.
 struct Candidate {
     path: PathBuf,
-    /// Its number, if it is a file.
-    inode: Option<u64>,
+    /// Its file system and number there, if it is a file.
+    file: Option<(u64, u64)>,
 }
 
 /// Where else a device may be, in order of likelihood.
@@ -234,12 +282,12 @@ fn candidates(near: &[String]) -> Vec<Candidate> {
         let Ok(entries) = std::fs::read_dir(directory) else { continue };
         let large = |entry: std::fs::DirEntry| {
             let found = entry.metadata().ok().filter(|found| found.is_file() && found.len() >= FILE_BYTES_MIN)?;
-            Some(Candidate { path: entry.path(), inode: Some(found.ino()) })
+            Some(Candidate { path: entry.path(), file: Some((found.dev(), found.ino())) })
         };
         candidates.extend(entries.flatten().filter_map(large).take(FILES_MAX));
     }
     let devices = plimsoll_hardware::probe::list_devices().into_iter();
-    candidates.extend(devices.map(|found| Candidate { path: found.path, inode: None }));
+    candidates.extend(devices.map(|found| Candidate { path: found.path, file: None }));
     candidates
 }
 

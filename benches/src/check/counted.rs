@@ -30,8 +30,8 @@ impl Device for CountedDevice {
         self.device.geometry()
     }
 
-    fn measure(&self) -> Result<u64, IoError> {
-        self.device.measure()
+    fn measure(&self, used: u64) -> Result<u64, IoError> {
+        self.device.measure(used)
     }
 
     async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer, IoError> {
@@ -90,5 +90,13 @@ impl Machine for Counted {
 
     fn crash_memory(&self, name: &str, bytes: usize) -> Result<SharedMemory, String> {
         self.0.crash_memory(name, bytes)
+    }
+
+    fn has_crash_memory(&self, name: &str) -> bool {
+        self.0.has_crash_memory(name)
+    }
+
+    fn rename_crash_memory(&self, from: &str, to: &str) -> Result<(), String> {
+        self.0.rename_crash_memory(from, to)
     }
 }

@@ -19,6 +19,7 @@ impl MemoryDevice {
     pub(crate) fn new(size: u64, window: u64) -> Self {
         let geometry = Geometry {
             path: "memory".into(),
+            identity: "memory".into(),
             size,
             logical_block: 512,
             physical_block: 4096,
@@ -56,7 +57,7 @@ impl Device for MemoryDevice {
         &self.geometry
     }
 
-    fn measure(&self) -> Result<u64, IoError> {
+    fn measure(&self, _used: u64) -> Result<u64, IoError> {
         Ok(self.geometry.size)
     }
 

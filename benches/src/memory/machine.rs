@@ -92,6 +92,14 @@ impl Machine for MemoryMachine {
     fn crash_memory(&self, _name: &str, bytes: usize) -> Result<HeapMemory, String> {
         Ok(HeapMemory { bytes: RefCell::new(vec![0; bytes]) })
     }
+
+    fn has_crash_memory(&self, _name: &str) -> bool {
+        false
+    }
+
+    fn rename_crash_memory(&self, _from: &str, _to: &str) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// Crash memory that does not outlive anything.

@@ -143,9 +143,9 @@ async fn memory(handle: &Handle, path: &Path, tebibytes: u64, cache_mib: u64) ->
 /// Removes the pool's crash memory: its file goes next.
 async fn forget(handle: &Handle, path: &Path) -> Result<(), Box<dyn Error>> {
     let pool = opened(handle, path, 64).await?;
-    let uuid = pool.info().uuid;
+    let memory = pool.crash_memory();
     pool.close().await?;
-    SharedMemory::remove(&uuid.to_string())?;
+    memory.iter().try_for_each(|name| SharedMemory::remove(name))?;
     println!("1");
     Ok(())
 }

@@ -31,7 +31,7 @@ pub(crate) use begin::Beginning;
 pub(crate) use gate::Gate;
 use move_rings::Moving;
 pub(crate) use read::read;
-pub(crate) use tail::Tail;
+pub(crate) use tail::{Left, Tail};
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
@@ -234,6 +234,23 @@ impl<M: Machine> Journal<M> {
     /// Whether crash memory keeps records between batches. Without it a record must be written before it counts.
     pub(crate) fn has_tail(&self) -> bool {
         self.tail.get().is_some_and(|tail| !tail.is_void())
+    }
+
+    /// What the tail is called, if there is one.
+    pub(crate) fn tail_name(&self) -> Option<String> {
+        self.tail.get().map(|tail| tail.name())
+    }
+
+    /// The tail goes on under another name.
+    pub(crate) fn rename_tail(self: &Rc<Self>, name: String) {
+        let Some(tail) = self.tail.get() else { return };
+        match self.media.machine.rename_crash_memory(&tail.name(), &name) {
+            Ok(()) => tail.rename(name),
+            Err(error) => {
+                tracing::warn!(error, "crash memory cannot be renamed: every first write waits for the journal");
+                self.lose_tail();
+            }
+        }
     }
 
     /// A device may have lost what it had not flushed: the tail must not be believed, so what it alone has is written.

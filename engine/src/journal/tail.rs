@@ -1,6 +1,6 @@
 //! The tail in crash memory: what is appended and not yet written.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use plimsoll_hardware::CrashMemory;
 use uuid::Uuid;
@@ -13,6 +13,7 @@ pub(crate) type Left = (u64, Vec<(u64, Vec<Record>)>);
 /// Crash memory as the journal uses it.
 pub(crate) struct Tail<C> {
     memory: C,
+    name: RefCell<String>,
     half_bytes: usize,
     active: Cell<usize>,
     used: Cell<usize>,
@@ -26,9 +27,16 @@ impl<C: CrashMemory> Tail<C> {
         TAIL_HEADER_BYTES + 2 * (HALF_HEADER_BYTES + payload).next_multiple_of(8)
     }
 
-    pub(crate) fn new(memory: C) -> Self {
+    pub(crate) fn new(memory: C, name: String) -> Self {
         let half_bytes = (memory.len() - TAIL_HEADER_BYTES) / 16 * 8;
-        Tail { memory, half_bytes, active: Cell::new(0), used: Cell::new(0), void: Cell::new(true) }
+        Tail {
+            memory,
+            name: RefCell::new(name),
+            half_bytes,
+            active: Cell::new(0),
+            used: Cell::new(0),
+            void: Cell::new(true),
+        }
     }
 
     /// What an earlier process of this machine's present uptime left.
@@ -89,6 +97,14 @@ impl<C: CrashMemory> Tail<C> {
 
     pub(super) fn is_void(&self) -> bool {
         self.void.get()
+    }
+
+    pub(super) fn name(&self) -> String {
+        self.name.borrow().clone()
+    }
+
+    pub(super) fn rename(&self, name: String) {
+        self.name.replace(name);
     }
 
     fn offset(&self, half: usize) -> usize {

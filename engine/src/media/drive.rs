@@ -182,9 +182,9 @@ impl<D: Device> Disk<D> {
         self.full.set(false);
     }
 
-    /// How large it is now.
-    pub(crate) fn measure(&self) -> Result<u64, IoError> {
-        self.noted(self.device.measure())
+    /// How large it is now; the pool uses `used` bytes of it.
+    pub(crate) fn measure(&self, used: u64) -> Result<u64, IoError> {
+        self.noted(self.device.measure(used))
     }
 
     fn noted<T>(&self, result: Result<T, IoError>) -> Result<T, IoError> {

@@ -74,9 +74,17 @@ impl<M: Machine> Media<M> {
     /// Asks every device whether it still has what the pool uses of it.
     ///
     /// # Errors
-    /// What the first says that has become smaller, is gone, or does not know.
+    /// `Shrunk` when one has not; else what the first says that is gone, or does not know.
     pub(crate) fn measure(&self) -> Result<(), IoError> {
-        self.disks().iter().try_for_each(|disk| disk.measure().map(drop))
+        let drives = self.drives();
+        let measure = |disk: &Rc<Disk<M::Device>>| {
+            let used = drives.iter().filter(|drive| drive.is_of(disk)).map(|drive| drive.slot().size).max();
+            disk.measure(used.unwrap_or(0)).err()
+        };
+        // All of them, whatever the first says: one that was cut off is told so.
+        let failed: Vec<IoError> = self.disks().iter().filter_map(measure).collect();
+        let shrunk = failed.iter().find(|error| matches!(error, IoError::Shrunk { .. }));
+        shrunk.or(failed.first()).map_or(Ok(()), |error| Err(error.clone()))
     }
 
     /// Adds a stretch of a device in its place of the root's table. Extents ascend from place to place.

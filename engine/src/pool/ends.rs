@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use plimsoll_hardware::{Buffer, Device, Durability, IoError, Machine};
 
+use super::add_device::Growing;
 use super::layout::{label_places, root_places};
 use crate::format::{DeviceSlot, LabelPage, PAGE_BYTES, RootPage};
 use crate::media::Drive;
@@ -23,10 +24,8 @@ impl<M: Machine> Store<M> {
         if self.inspect || self.read_only.borrow().is_some() {
             return;
         }
-        // One that was pulled may be pushed in again; until then its operations tell.
-        if let Err(error) = measured
-            && !matches!(error, IoError::Gone { .. })
-        {
+        // One that is gone or does not say may be there again; until then its operations tell.
+        if let Err(error @ IoError::Shrunk { .. }) = measured {
             self.stop_writing("", error);
             return;
         }
@@ -43,9 +42,52 @@ impl<M: Machine> Store<M> {
             {
                 store.stop_writing("", error);
             }
+            mend_labels(&store).await;
             store.alarms.look_at.set(store.media.machine.now() + LOOK);
         });
     }
+}
+
+/// Writes labels again that somebody has written over: without one no start knows the device.
+async fn mend_labels<M: Machine>(store: &Rc<Store<M>>) {
+    if !has_bad_label(store).await {
+        return;
+    }
+    // No device becomes larger, joins or leaves meanwhile: what is at its end may be somebody's data by then.
+    let Ok(_growing) = Growing::begin(store) else { return };
+    let root = store.root.borrow().clone();
+    for (drive, size) in &super::roots::members(&store.media, &root) {
+        for copy in 0..2 {
+            let place = label_places(*size)[copy];
+            if label_at(store, drive, place).await.is_none() && store.writable().is_ok() {
+                let written = write_label(store, drive, *size, copy).await;
+                let outcome = if written { "it was written again" } else { "it could not be written again" };
+                drive.misread(place, &format!("which is its label: {outcome}"));
+            }
+        }
+    }
+}
+
+async fn has_bad_label<M: Machine>(store: &Rc<Store<M>>) -> bool {
+    let root = store.root.borrow().clone();
+    for (drive, size) in &super::roots::members(&store.media, &root) {
+        for place in label_places(*size) {
+            if label_at(store, drive, place).await.is_none() {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// Writes a copy of a label from the other one, or as the pool knows it; whether that was done.
+async fn write_label<M: Machine>(store: &Rc<Store<M>>, drive: &Drive<M::Device>, size: u64, copy: usize) -> bool {
+    let places = label_places(size);
+    let page = match label_at(store, drive, places[1 - copy]).await {
+        Some(page) => page,
+        None => known_label(store, drive, size).await,
+    };
+    drive.write(places[copy], page.freeze(), Durability::Cached).await.is_ok()
 }
 
 /// Something that is missing, in a sentence.
@@ -85,15 +127,8 @@ pub(super) async fn check<M: Machine>(store: &Rc<Store<M>>, heal: bool) -> Vec<P
             if label_at(store, drive, place).await.is_some() {
                 continue;
             }
-            let other = label_at(store, drive, places[1 - copy]).await;
-            let other_is_good = other.is_some();
-            let healed = !frozen && {
-                let page = match other {
-                    Some(page) => page,
-                    None => known_label(store, drive, *size).await,
-                };
-                drive.write(place, page.freeze(), Durability::Cached).await.is_ok()
-            };
+            let other_is_good = label_at(store, drive, places[1 - copy]).await.is_some();
+            let healed = !frozen && write_label(store, drive, *size, copy).await;
             problems.push(Problem::of_copy(&format!("label {copy} of {path}"), healed, other_is_good));
         }
         let places = root_places(*size, root.generation);

@@ -132,7 +132,7 @@ impl<M: Machine> Pool<M> {
         let store = &self.store;
         let page = PAGE_BYTES as u64;
         let size_bytes = member.drives[0].slot().size;
-        let found_bytes = (member.disk.measure()? / page * page).max(size_bytes);
+        let found_bytes = (member.disk.measure(size_bytes)? / page * page).max(size_bytes);
         let place = self.place_of_growth(member, found_bytes);
         let gained = match &place {
             None => 0,

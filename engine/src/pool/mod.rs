@@ -54,7 +54,7 @@ pub use info::{DeviceInfo, DeviceState, PoolCounters, PoolInfo, RecoveryInfo};
 pub(crate) use job::Job;
 pub use job::{JobInfo, JobState};
 pub use layout::DEVICE_BYTES_MIN;
-pub use open::OpenPool;
+pub use open::{OpenPool, crash_memory_name};
 pub use pattern::{PatternInfo, PatternSpec, PatternUse};
 pub use policy::TenantInfo;
 pub(crate) use reclaim::Reclaim;

@@ -13,9 +13,10 @@ use plimsoll_hardware::Machine;
 
 use super::add_device::Growing;
 use super::evacuate::Member;
-use super::{Job, JobInfo, JobState};
+use super::{Job, JobInfo, JobState, crash_memory_name};
 use crate::error::{Error, Result};
 use crate::format::{ExtentId, GROUP_EXTENTS, LEAF_WORDS, Payload, RATE_UNLIMITED, Standing, VirtualExtent};
+use crate::media::Disk;
 use crate::tree::{Found, PageSeen, Tree};
 use crate::vdisk::{Relocated, Store, VdiskCore};
 
@@ -348,6 +349,13 @@ impl<M: Machine> MoveOut<M> {
         let left = self.member.taken(store);
         if left > 0 || self.member.journal_copies(store) > 0 {
             return Err(self.stuck(left));
+        }
+        // The next start looks for the tail by the names of the devices that are left; by this one's too until the root stands.
+        let called_after = |disk: &Rc<Disk<M::Device>>| crash_memory_name(store.identity.uuid, &disk.device);
+        let others = store.media.disks();
+        let heir = others.iter().find(|disk| !Rc::ptr_eq(disk, &self.member.disk));
+        if let Some(heir) = heir.filter(|_| store.journal.tail_name() == Some(called_after(&self.member.disk))) {
+            store.journal.rename_tail(called_after(heir));
         }
         store.media.remove(&self.member.disk);
         store.space.resize();

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use futures_util::future::select;
 use plimsoll_hardware::{Device, IoError, Machine};
+use uuid::Uuid;
 
 use super::identify::{check_features, read_label, read_page};
 use super::layout::{END_PAGES, label_places};
@@ -75,7 +76,7 @@ impl<M: Machine> Pool<M> {
         let frozen = options.inspect || found.read_only.is_some();
         media.pages.inspect.set(frozen);
         put_devices(&media, found.devices, &found.root);
-        let tail = if frozen { None } else { open_tail(machine, &found.label).map(Rc::new) };
+        let tail = if frozen { None } else { open_tail(&media, &found.label).map(Rc::new) };
         if let Some(tail) = tail.clone() {
             media.when_lossy_at_start(move || tail.forget());
         }
@@ -213,6 +214,7 @@ fn assemble<M: Machine>(
 /// Sorts devices into the places of their pool and reads its newest root; `without_ends`: even if the end of one is gone.
 async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>, without_ends: bool) -> Result<Members<M::Device>> {
     let mut labelled = Vec::with_capacity(devices.len());
+    let identities: Vec<String> = devices.iter().map(|device| device.geometry().identity.clone()).collect();
     let mut gone = None;
     for device in devices {
         let path = device.geometry().path.clone();
@@ -221,13 +223,13 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>, without_ends: bo
             Err(error) => return Err(error),
             Ok(Some(label)) => labelled.push((label, device)),
             Ok(None) => {
-                let reason = "no pool's label is on it; name the devices of a pool, or make one (plimsoll pool create)";
+                let reason = "no pool's label is on it; name the devices of a pool, or restore them from a copy";
                 return Err(Error::NotAPool { path, reason: reason.into() });
             }
         }
     }
     if let Some(gone) = gone {
-        return Err(disown(machine, &labelled, gone));
+        return Err(disown(machine, &labelled, &identities, gone));
     }
     let Some((label, _)) = labelled.first() else {
         return Err(Error::InvalidArgument("a pool is opened with its devices; none was named".into()));
@@ -244,7 +246,7 @@ async fn find<M: Machine>(machine: &M, devices: Vec<M::Device>, without_ends: bo
     let references: Vec<(&M::Device, u64)> = labelled.iter().map(|(label, device)| (device, label.size)).collect();
     let found = match roots::read_newest(machine, &references, label.pool).await {
         Ok(found) => found,
-        Err(gone) => return Err(disown(machine, &labelled, gone)),
+        Err(gone) => return Err(disown(machine, &labelled, &identities, gone)),
     };
     let Some(root) = found.newest else {
         let path = labelled[0].1.geometry().path.clone();
@@ -349,24 +351,48 @@ async fn is_end_lost<M: Machine>(machine: &M, device: &M::Device, size: u64) -> 
 }
 
 /// A device went away, with whatever it had not flushed: what is in crash memory must not be believed when it comes back.
-fn disown<M: Machine>(machine: &M, labelled: &[(LabelPage, M::Device)], gone: IoError) -> Error {
-    if let Some((label, _)) = labelled.first()
-        && let Some(tail) = open_tail(machine, label)
-    {
-        tail.forget();
+fn disown<M: Machine>(machine: &M, labelled: &[(LabelPage, M::Device)], identities: &[String], gone: IoError) -> Error {
+    if let Some((label, _)) = labelled.first() {
+        let names = identities.iter().map(|identity| tail_name(label.pool, identity));
+        let tails = names.filter(|name| machine.has_crash_memory(name)).filter_map(|name| tail(machine, label, name));
+        tails.for_each(|tail| tail.forget());
     }
     Error::Device(gone)
 }
 
-fn open_tail<M: Machine>(machine: &M, label: &LabelPage) -> Option<Tail<M::CrashMemory>> {
+/// The tail that is called after one of the devices; where there is none, one after the first.
+fn open_tail<M: Machine>(media: &Media<M>, label: &LabelPage) -> Option<Tail<M::CrashMemory>> {
+    let names: Vec<String> = media.disks().iter().map(|disk| crash_memory_name(label.pool, &disk.device)).collect();
+    let name = names.iter().find(|name| media.machine.has_crash_memory(name)).or(names.first())?;
+    tail(&media.machine, label, name.clone())
+}
+
+fn tail<M: Machine>(machine: &M, label: &LabelPage, name: String) -> Option<Tail<M::CrashMemory>> {
     let payload = Journal::<M>::batch_bytes_max(label.rings[0].pages);
     let bytes = Tail::<M::CrashMemory>::bytes_for(payload);
-    match machine.crash_memory(&label.pool.to_string(), bytes) {
-        Ok(memory) => Some(Tail::new(memory)),
+    match machine.crash_memory(&name, bytes) {
+        Ok(memory) => Some(Tail::new(memory, name)),
         Err(error) => {
             tracing::warn!(%error, "no crash memory: every first write waits for the journal");
             None
         }
+    }
+}
+
+/// What the crash memory of a pool is called after one of its devices. A copy of that device has another: what is not yet written to one
+/// is nothing to the other.
+pub fn crash_memory_name(pool: Uuid, device: &impl Device) -> String {
+    tail_name(pool, &device.geometry().identity)
+}
+
+fn tail_name(pool: Uuid, identity: &str) -> String {
+    format!("{pool}-{identity}")
+}
+
+impl<M: Machine> Pool<M> {
+    /// The name of its crash memory, if it has some.
+    pub fn crash_memory(&self) -> Option<String> {
+        self.store.journal.tail_name()
     }
 }
 

@@ -20,7 +20,7 @@ use super::open::Healing;
 use super::warning::Warning;
 use crate::error::Result;
 use crate::format::{Batch, Blocks, ExtentId, JournalStart, LabelPage, Record, RootPage, VdiskId, VirtualExtent};
-use crate::journal::{self, Beginning, Tail};
+use crate::journal::{self, Beginning, Left, Tail};
 use crate::media::{Drive, Media};
 use crate::planted::Bug;
 use crate::vdisk::Store;
@@ -67,13 +67,17 @@ impl<M: Machine> Store<M> {
         let life = recovered.batches.last().map_or(root.life, |batch| batch.header.life);
         let next = recovered.next.sequence;
         let survived = tail.as_ref().and_then(|tail| tail.recover(root.pool)).filter(|(owner, _)| *owner == life);
+        // Where the tail begins behind the end of the batches it goes on from what is not there: they are damaged, or an older state was
+        // put back, whose extents hold something else by now than it says.
+        let begins = |(_, halves): &Left| halves.iter().map(|(sequence, _)| *sequence).find(|first| *first >= next);
+        let gap = survived.as_ref().and_then(begins).is_some_and(|first| first > next);
+        let survived = survived.filter(|_| !gap);
         let same_boot = survived.is_some();
         self.journal.keep_former_tail(tail);
         let (written, halves): (Vec<_>, Vec<_>) =
             survived.into_iter().flat_map(|(_, halves)| halves).partition(|(sequence, _)| *sequence < next);
         let covered = recovered.covered();
-        // The tail goes on where the batches end, and the last checkpoint's META records are among them, or some are missing.
-        let gap = halves.first().is_some_and(|(sequence, _)| *sequence > next);
+        // The last checkpoint's META records are among the batches, or some are missing.
         let damaged = recovered.damaged || gap || root.meta_sequence >= next;
         let on_devices = recovered.batches.iter().flat_map(|batch| &batch.records);
         let mut dropped = known_drops(on_devices.chain(halves.iter().flat_map(|(_, records)| records)));

@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use crate::support::{assert_clean, create, filled, live, vdisk};
-use plimsoll_engine::{AlarmState, Error, OpenPool, Pool, SpaceEvent};
+use plimsoll_engine::{AlarmState, CreatePool, Error, OpenPool, Pool, SpaceEvent};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimDiskSpec, SimMachine, SimWorld};
 
@@ -239,9 +239,49 @@ fn an_idle_pool_notices_within_two_seconds_that_a_device_was_cut_off_and_takes_n
         world.cut(0, SIZE / 2);
         m.sleep(Duration::from_secs(2)).await;
         let reason = pool.read_only().expect("it takes writes");
-        assert!(reason.contains("it was truncated"), "{reason}");
+        assert!(reason.contains("disk0: it ends at"), "{reason}");
         assert_eq!(byte_at(&pool, &m, 0).await.expect("what is in front of it is there"), 7);
         let events = pool.events().await;
         assert!(events.iter().any(|event| matches!(event, SpaceEvent::ReadOnly { rising: true, .. })), "{events:#?}");
+    });
+}
+
+#[test]
+fn what_a_file_was_enlarged_by_may_be_taken_back_as_long_as_no_pool_uses_it() {
+    let world = SimWorld::new(9, vec![SimDiskSpec::new("disk0", SIZE)]);
+    live(&world, async |m: SimMachine| {
+        let pool = with_a_write(&m).await;
+        pool.arm(&AlarmState::default());
+        m.extend(0, 2 * SIZE);
+        assert!(pool.growth_plans().expect("plans")[0].gained_bytes > 0);
+        m.sleep(Duration::from_secs(20)).await;
+        world.cut(0, SIZE);
+        m.sleep(Duration::from_secs(20)).await;
+        write(&pool, &m, "v", EXTENT, 8).await.expect("a write");
+        pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+        assert_eq!(pool.read_only(), None);
+        // What it uses is another matter.
+        m.extend(0, 2 * SIZE);
+        pool.grow_device(pool.info().devices[0].uuid).await.expect("it grows");
+        world.cut(0, SIZE);
+        m.sleep(Duration::from_secs(2)).await;
+        assert!(pool.read_only().is_some(), "it takes writes");
+    });
+}
+
+#[test]
+fn that_one_device_is_gone_does_not_hide_that_another_was_cut_off() {
+    let spec = |name| SimDiskSpec { volatile_cache: false, ..SimDiskSpec::new(name, SIZE) };
+    let world = SimWorld::new(9, vec![spec("disk0"), spec("disk1")]);
+    live(&world, async |m: SimMachine| {
+        let make = CreatePool { name: "tank".into(), extent_bytes: EXTENT as u32, force: false };
+        let pool = Pool::create(&m, make, vec![m.open(0), m.open(1)]).await.expect("a pool");
+        pool.arm(&AlarmState::default());
+        m.sleep(Duration::from_secs(20)).await;
+        world.vanish(0);
+        world.cut(1, SIZE / 2);
+        m.sleep(Duration::from_secs(2)).await;
+        let reason = pool.read_only().expect("it takes writes");
+        assert!(reason.contains("disk1: it ends at"), "{reason}");
     });
 }

@@ -174,7 +174,9 @@ fn without_crash_memory_zeros_survive_a_kill() {
     live(&world, |machine| async move {
         let label = plimsoll_engine::identify(&machine, &machine.open(0)).await.expect("a look").expect("a label");
         // Somebody else's memory is in its place.
-        let _other = machine.crash_memory(&label.pool.to_string(), 8192).expect("memory");
+        let _other = machine
+            .crash_memory(&plimsoll_engine::crash_memory_name(label.pool, &machine.open(0)), 8192)
+            .expect("memory");
         let pool = open(&machine, 1).await;
         write(&pool, &machine, 0, 1).await.expect("a write");
         let v = pool.vdisk("v").expect("a vdisk");

@@ -6,6 +6,7 @@ mod canary;
 mod check_reads;
 mod close;
 mod compact;
+mod copies;
 mod cost;
 mod crash_points;
 mod cut_off;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::{filled, live, vdisk, world};
-use plimsoll_engine::{CreatePool, OpenPool, Pool, identify};
+use plimsoll_engine::{CreatePool, OpenPool, Pool, crash_memory_name, identify};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::CrashKind;
 
@@ -175,7 +175,7 @@ fn without_crash_memory_an_overwrite_survives_a_kill() {
         let label = identify(&m, &m.open(0)).await.expect("identify").expect("label");
         let payload = (32 * 4096 / 4) - 64;
         let bytes = 4096 + 2 * ((16 + payload) as usize).next_multiple_of(8);
-        let _hold = m.crash_memory(&label.pool.to_string(), bytes).expect("memory");
+        let _hold = m.crash_memory(&crash_memory_name(label.pool, &m.open(0)), bytes).expect("memory");
         let pool = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await.expect("open");
         let d = pool.vdisk("a").expect("open");
         d.write(0, filled(&m, 1, 4096).await, false).await.expect("w");

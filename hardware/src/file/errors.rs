@@ -104,7 +104,7 @@ impl Inner {
     #[cold]
     fn out_of_range(&self, operation: &'static str, offset: u64, length: u64) -> IoError {
         if self.is_cut_off() {
-            return self.cut_off(operation, offset, self.size.get());
+            return self.cut_off(self.size.get());
         }
         let (path, size) = (self.geometry.path.clone(), self.size.get());
         IoError::OutOfRange { path, operation, offset, length, size }
@@ -128,17 +128,13 @@ impl Inner {
         self.failed(operation, offset, if self.geometry.read_only { "it was opened read-only" } else { cut_off }.into())
     }
 
-    /// It ends at `end` now, before what it had.
+    /// It ends at `end` now, before the end of what is used of it.
     #[cold]
-    pub(super) fn cut_off(&self, operation: &'static str, offset: u64, end: u64) -> IoError {
+    pub(super) fn cut_off(&self, end: u64) -> IoError {
         self.changeable.set(false);
         // Made long again it would read as zeros there.
         let end = end.min(self.size.get());
         self.size.set(end);
-        let had = self.had.get();
-        let reason = format!(
-            "it ends at {end} now and had {had} bytes: it was truncated or shrunk under the pool, and what was behind is lost"
-        );
-        self.failed(operation, offset, reason)
+        IoError::Shrunk { path: self.geometry.path.clone(), size: end, used: self.used.get() }
     }
 }

@@ -36,10 +36,10 @@ pub struct FileDevice {
 struct Inner {
     descriptor: Rc<Descriptor>,
     geometry: Geometry,
-    /// Bytes that may be used: those it was opened with, more once it was measured again, and no more than it ended at when it was cut off.
+    /// Bytes that may be accessed: those it had when it was opened or measured last, and no more than it ended at when it was cut off.
     size: Cell<u64>,
-    /// What it was measured to have before that.
-    had: Cell<u64>,
+    /// Bytes that are used of it, as far as anybody has said.
+    used: Cell<u64>,
     /// It may be changed: neither opened read-only nor cut off.
     changeable: Cell<bool>,
     is_block_device: bool,
@@ -60,10 +60,19 @@ impl FileDevice {
             (false, _) => DiscardBy::Punch,
         };
         let (zero_by, discard_by) = (Cell::new(zero_by), Cell::new(discard_by));
-        let (size, had, changeable) =
+        let (size, used, changeable) =
             (Cell::new(geometry.size), Cell::new(geometry.size), Cell::new(!geometry.read_only));
         Self {
-            inner: Rc::new(Inner { descriptor, geometry, size, had, changeable, is_block_device, zero_by, discard_by }),
+            inner: Rc::new(Inner {
+                descriptor,
+                geometry,
+                size,
+                used,
+                changeable,
+                is_block_device,
+                zero_by,
+                discard_by,
+            }),
         }
     }
 }
@@ -74,8 +83,8 @@ impl Device for FileDevice {
         &self.inner.geometry
     }
 
-    fn measure(&self) -> Result<u64, IoError> {
-        self.inner.measure()
+    fn measure(&self, used: u64) -> Result<u64, IoError> {
+        self.inner.measure(used)
     }
 
     #[inline]

@@ -159,7 +159,7 @@ fn a_file_that_became_shorter_is_an_error_and_not_an_endless_loop() -> Outcome {
             device.read(0, handle.buffers().alloc(4096).await).await?;
             let lost = device.read(65536, handle.buffers().alloc(4096).await).await.err().ok_or("zeros were read")?;
             assert!(lost.to_string().contains(&format!("it ends at {end} now and had {MIB}")), "{lost}");
-            assert!(device.measure().is_err());
+            assert!(device.measure(MIB).is_err());
             Ok::<_, Box<dyn std::error::Error>>(())
         })?;
     }
@@ -177,9 +177,9 @@ fn a_file_that_became_shorter_is_noticed_by_a_flush_and_when_it_is_measured() ->
             let device = handle.open_device(&path, OpenOptions { buffered: true, ..OpenOptions::default() }).await?;
             // Where nothing is volatile a flush asks nothing.
             let flush = flush && device.geometry().volatile_cache;
-            assert_eq!(device.measure()?, MIB);
+            assert_eq!(device.measure(MIB)?, MIB);
             File::options().write(true).open(&path)?.set_len(8192)?;
-            let noticed = if flush { device.flush().await } else { device.measure().map(drop) };
+            let noticed = if flush { device.flush().await } else { device.measure(MIB).map(drop) };
             assert!(noticed.is_err_and(|error| error.to_string().contains("it ends at 8192")));
             assert!(device.write(0, pattern(&handle, 0, 4096).await, Durability::Cached).await.is_err());
             assert_eq!(std::fs::metadata(&path)?.len(), 8192);

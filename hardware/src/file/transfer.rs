@@ -205,32 +205,33 @@ impl Inner {
     /// It transferred up to `end` and no further: because it ends there now, or for a reason that is its own.
     #[cold]
     fn fell_short(&self, operation: &'static str, offset: u64, end: u64) -> IoError {
-        match self.measure() {
-            Err(gone @ IoError::Gone { .. }) => gone,
-            Err(_) => self.cut_off(operation, offset, end),
+        match self.measure(self.used.get()) {
+            Err(IoError::Shrunk { .. }) => self.cut_off(end),
+            Err(error) => error,
             Ok(_) => self.failed(operation, offset, format!("the system stopped at {end}")),
         }
     }
 
-    pub(super) fn measure(&self) -> Result<u64, IoError> {
-        let asking = "asking for its size";
-        let bytes = probe::size(&*self.descriptor, self.is_block_device)
-            .map_err(|error| self.failed(asking, 0, error.to_string()))?;
-        self.judge(asking, bytes)
+    pub(super) fn measure(&self, used: u64) -> Result<u64, IoError> {
+        let bytes =
+            probe::size(&*self.descriptor, self.is_block_device).map_err(|error| match error.raw_os_error() {
+                Some(errno) => self.failure("asking for its size", 0, -errno),
+                None => self.failed("asking for its size", 0, error.to_string()),
+            })?;
+        self.judge(used, bytes)
     }
 
     /// What it means that it has so many bytes now.
-    fn judge(&self, asking: &'static str, bytes: u64) -> Result<u64, IoError> {
-        let block = u64::from(self.geometry.logical_block);
+    fn judge(&self, used: u64, bytes: u64) -> Result<u64, IoError> {
         if bytes == 0 && self.is_block_device {
             // So says one that was taken out.
             return Err(IoError::Gone { path: self.geometry.path.clone() });
         }
-        if bytes < self.size.get() || self.is_cut_off() {
-            return Err(self.cut_off(asking, 0, bytes));
+        self.used.set(used);
+        if bytes < used || self.is_cut_off() {
+            return Err(self.cut_off(bytes));
         }
-        self.size.set(bytes - bytes % block);
-        self.had.set(self.size.get());
+        self.size.set(bytes - bytes % u64::from(self.geometry.logical_block));
         Ok(self.size.get())
     }
 
@@ -239,7 +240,7 @@ impl Inner {
             return Ok(());
         }
         // What was cut off is not durable, whatever the system says of the rest.
-        self.measure()?;
+        self.measure(self.used.get())?;
         let descriptor = &self.descriptor;
         let entry = || entry_on!(descriptor, |target| opcode::Fsync::new(target).flags(types::FsyncFlags::DATASYNC));
         self.run("flush", 0, entry).await

@@ -57,6 +57,7 @@ fn of_block_device(fd: &OwnedFd, path: String, read_only: bool) -> io::Result<Ge
     let limits = QueueLimits::read(&directory);
     Ok(Geometry {
         path,
+        identity: format!("b{number:x}"),
         size: 0,
         logical_block,
         physical_block: physical_block.max(logical_block),
@@ -72,10 +73,12 @@ fn of_block_device(fd: &OwnedFd, path: String, read_only: bool) -> io::Result<Ge
 fn of_file(fd: &OwnedFd, path: String, buffered: bool, read_only: bool) -> io::Result<Geometry> {
     let in_memory = MEMORY_FILE_SYSTEMS.contains(&(rustix::fs::fstatfs(fd)?.f_type as u64));
     let logical_block = if buffered || in_memory { 512 } else { direct_io_block(fd) };
-    let device = rustix::fs::fstat(fd)?.st_dev;
+    let found = rustix::fs::fstat(fd)?;
+    let device = found.st_dev;
     let below = QueueLimits::read(&PathBuf::from(format!("/sys/dev/block/{}:{}", major(device), minor(device))));
     Ok(Geometry {
         path,
+        identity: format!("{device:x}-{:x}", found.st_ino),
         size: 0,
         logical_block,
         physical_block: FILE_BLOCK,

@@ -19,6 +19,9 @@ const fn magic(at: usize, bytes: &'static [u8], name: &'static str) -> Magic {
 /// By position and value, as in util-linux's libblkid/src/superblocks and each format's own documents. Containers come
 /// before what may be seen through them.
 const MAGICS: &[Magic] = &[
+    // Roots behind a label that is gone: FORMAT.md of the engine.
+    magic(4096, b"PLIMROOT", "a device of a pool whose label is gone"),
+    magic(8192, b"PLIMROOT", "a device of a pool whose label is gone"),
     magic(0, b"LUKS\xba\xbe\x00\x01", "a LUKS1 encrypted volume"),
     magic(0, b"LUKS\xba\xbe\x00\x02", "a LUKS2 encrypted volume"),
     magic(0, b"SKUL\xba\xbe\x00\x02", "a LUKS2 encrypted volume"),

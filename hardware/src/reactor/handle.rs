@@ -115,6 +115,14 @@ impl Machine for Handle {
     fn crash_memory(&self, name: &str, bytes: usize) -> Result<SharedMemory, String> {
         SharedMemory::open(name, bytes).map_err(|error| error.to_string())
     }
+
+    fn has_crash_memory(&self, name: &str) -> bool {
+        SharedMemory::exists(name)
+    }
+
+    fn rename_crash_memory(&self, from: &str, to: &str) -> Result<(), String> {
+        SharedMemory::rename(from, to).map_err(|error| error.to_string())
+    }
 }
 
 /// Random words of the kernel, fetched 32 at a time.

@@ -17,12 +17,15 @@ pub struct SimDevice {
     geometry: Rc<Geometry>,
     /// It was noticed that it has become smaller: it takes no change any more.
     cut_off: Rc<Cell<bool>>,
+    /// Bytes that are used of it, as far as anybody has said.
+    used: Rc<Cell<u64>>,
 }
 
 impl SimDevice {
     pub(super) fn new(life: Rc<Life>, disk: usize) -> Self {
         let geometry = life.core.borrow().disks[disk].geometry.clone();
-        Self { life, disk, geometry, cut_off: Rc::default() }
+        let used = Rc::new(Cell::new(geometry.size));
+        Self { life, disk, geometry, cut_off: Rc::default(), used }
     }
 
     /// Its index among the disks of the world.
@@ -50,19 +53,19 @@ impl Device for SimDevice {
         &self.geometry
     }
 
-    fn measure(&self) -> Result<u64, IoError> {
+    fn measure(&self, used: u64) -> Result<u64, IoError> {
         let core = self.life.core.borrow();
         let disk = &core.disks[self.disk];
-        let (path, had) = (self.geometry.path.clone(), self.geometry.size);
-        match disk.size {
-            _ if disk.gone => Err(IoError::Gone { path }),
-            size if size < had => {
-                self.cut_off.set(true);
-                let reason = format!("it ends at {size} now and had {had} bytes: it was truncated");
-                Err(IoError::Failed { path, operation: "asking for its size", offset: 0, reason })
-            }
-            size => Ok(size),
+        let path = self.geometry.path.clone();
+        if disk.gone {
+            return Err(IoError::Gone { path });
         }
+        self.used.set(used);
+        if disk.size < used || self.cut_off.get() {
+            self.cut_off.set(true);
+            return Err(IoError::Shrunk { path, size: disk.size, used });
+        }
+        Ok(disk.size)
     }
 
     async fn read(&self, offset: u64, buffer: Buffer) -> Result<Buffer, IoError> {
@@ -88,7 +91,7 @@ impl Device for SimDevice {
         }
         // As a file: what was cut off is not durable.
         if !gone {
-            self.measure()?;
+            self.measure(self.used.get())?;
         }
         self.start(0, 0, Request::Flush(mark)).await.map(drop)
     }

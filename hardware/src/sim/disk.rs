@@ -94,6 +94,7 @@ impl Disk {
         Self {
             geometry: Rc::new(Geometry {
                 path: spec.path.clone(),
+                identity: spec.path.clone(),
                 size: spec.size,
                 logical_block: spec.logical_block,
                 physical_block: PAGE as u32,

@@ -208,4 +208,13 @@ impl Machine for SimMachine {
     fn crash_memory(&self, name: &str, bytes: usize) -> Result<SimCrashMemory, String> {
         SimCrashMemory::open(&self.life, name, bytes)
     }
+
+    fn has_crash_memory(&self, name: &str) -> bool {
+        SimCrashMemory::exists(&self.life, name)
+    }
+
+    fn rename_crash_memory(&self, from: &str, to: &str) -> Result<(), String> {
+        SimCrashMemory::rename(&self.life, from, to);
+        Ok(())
+    }
 }

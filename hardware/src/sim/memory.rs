@@ -44,6 +44,24 @@ impl SimCrashMemory {
         Ok(Self { life: life.clone(), region, survived: found.is_some(), len: bytes })
     }
 
+    pub(super) fn exists(life: &Rc<Life>, name: &str) -> bool {
+        life.core.borrow().memory.iter().any(|region| region.name == name)
+    }
+
+    pub(super) fn rename(life: &Rc<Life>, from: &str, to: &str) {
+        if life.dead() {
+            return;
+        }
+        let memory = &mut life.core.borrow_mut().memory;
+        // Who has it open goes by its place, so what goes leaves that empty.
+        for region in memory.iter_mut().filter(|region| region.name == to) {
+            region.name.clear();
+        }
+        for region in memory.iter_mut().filter(|region| region.name == from) {
+            to.clone_into(&mut region.name);
+        }
+    }
+
     /// Stores, and dies when this is the store to die in; `change` is told.
     fn change(&self, change: impl FnOnce(&mut Random, &mut [u8], bool)) {
         if self.life.ended() {

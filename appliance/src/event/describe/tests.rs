@@ -98,6 +98,7 @@ fn every_event_that_needs_somebody_has_an_advice_with_a_command() {
         SpaceEvent::GrowthImpossible { reason: "no spare device is left".into() },
         SpaceEvent::RoomBelow { device: "/srv/p.img".into(), room_bytes: 1, available_bytes: 2, rising: true },
         SpaceEvent::FilesGone { files: "/srv/p.img".into(), rising: true },
+        SpaceEvent::FilesReplaced { files: "/srv/p.img".into() },
         SpaceEvent::CheckFound { reason: "the check found 1 thing".into(), loss: false, rising: true },
         threshold(Subject::Pool, Measure::Physical, 70),
         threshold(Subject::Pool, Measure::Physical, 95),

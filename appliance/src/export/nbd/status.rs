@@ -47,7 +47,9 @@ fn of_device(failure: &IoError) -> Status {
     match failure {
         IoError::NoSpace { .. } => status(Errno::NoSpc, "the device under the pool is full"),
         IoError::Gone { .. } => status(Errno::Io, "a device of the pool is gone"),
-        IoError::OutOfRange { .. } | IoError::Failed { .. } => status(Errno::Io, "a device of the pool failed"),
+        IoError::OutOfRange { .. } | IoError::Shrunk { .. } | IoError::Failed { .. } => {
+            status(Errno::Io, "a device of the pool failed")
+        }
     }
 }
 

@@ -24,6 +24,22 @@ async fn last_check(node: &Node, is: impl Fn(&LastCheckView) -> bool) -> LastChe
     }
 }
 
+/// Spoils a copy until a check has found it, one that is `asked` for or the audit: the pool looks at its labels itself, too, now and then.
+async fn spoiled(node: &Node, dir: &Path, asked: bool) -> LastCheckView {
+    loop {
+        spoil_one_copy(dir);
+        if asked {
+            node.check_pool("tank").unwrap();
+        }
+        for _ in 0..50 {
+            if let Some(check) = node.pool_view("tank").unwrap().last_check.filter(|check| check.findings > 0) {
+                return check;
+            }
+            node.machine().sleep(EVERY).await;
+        }
+    }
+}
+
 async fn kinds(node: &Node) -> Vec<String> {
     let page = node.events().list(EventQuery::after(0, 100)).await.unwrap();
     page.items.into_iter().map(|event| event.kind).filter(|kind| kind.starts_with("pool-check")).collect()
@@ -44,8 +60,7 @@ fn an_audit_finds_a_bad_copy_that_nobody_asked_about_and_tells_it_once() {
         node.set_audit_every(Some(EVERY));
         let paths = vec![dir.join("tank.img").display().to_string()];
         node.import_pool(ImportPool { paths, name: None, buffered: true, force: Vec::new() }).await.unwrap();
-        spoil_one_copy(&dir);
-        let found = last_check(&node, |check| check.findings > 0).await;
+        let found = spoiled(&node, &dir, false).await;
         assert!(!found.loss, "{found:?}");
         // The next audits find nothing: it has healed.
         last_check(&node, |check| check.findings == 0).await;
@@ -63,9 +78,7 @@ fn an_audit_finds_a_bad_copy_that_nobody_asked_about_and_tells_it_once() {
 fn what_a_check_finds_is_a_finding_of_the_status_until_a_check_finds_it_no_more() {
     with_node(|node, dir| async move {
         tank(&node, &dir).await;
-        spoil_one_copy(&dir);
-        node.check_pool("tank").unwrap();
-        last_check(&node, |check| check.findings > 0).await;
+        spoiled(&node, &dir, true).await;
         let said = finding(&node).unwrap();
         assert!(said.reason.contains("the check found 1 thing and healed it: label 0 of "), "{said:?}");
         assert_eq!((said.health, node.status().health), (Health::Ok, Health::Ok), "nobody has to do anything");

@@ -178,6 +178,15 @@ fn what_a_device_held_before_it_was_cut_off_or_scribbled_on_is_named_and_overwri
         for label in [0, 128 * MIB - 65_536] {
             open(&scribbled).write_all_at(&[0xff; 8], label + 99).unwrap();
         }
+        // Only the labels are gone: what is behind them may be whole.
+        let nameless = file(&dir, "nameless.img", 128 * MIB);
+        exported(&node, "oldest", &nameless).await;
+        for label in [0, 128 * MIB - 65_536] {
+            open(&nameless).write_all_at(&[0; 4096], label).unwrap();
+        }
+        let create = pool("new", vec![nameless]);
+        let problem = refused(node.plan_create_pool(create.clone()).await, node.create_pool(create).await);
+        assert!(problem.code == "in-use" && problem.detail.contains("whose label is gone"), "{problem:?}");
         let held = [(&cut_off, "pool old that was cut off"), (&scribbled, "a pool whose label cannot be used")];
         for (path, holds) in held {
             let create = pool("new", vec![path.clone()]);
@@ -234,7 +243,7 @@ fn of_a_known_pool_and_a_copy_that_is_named_the_copy_counts_and_of_two_that_are_
             std::fs::copy(&known, copy).unwrap();
         }
         let found = |named: Vec<String>| node.find_known(&record, named, false);
-        let path = |(devices, _): crate::node::pool_open::Whole| devices[0].geometry().path.clone();
+        let path = |whole: crate::node::pool_open::Whole| whole.devices[0].geometry().path.clone();
         node.allow_buffered(&copies);
         assert_eq!(path(found(Vec::new()).await.unwrap()), known.display().to_string());
         assert_eq!(path(found(vec![copies[1].clone()]).await.unwrap()), copies[1]);
@@ -260,7 +269,7 @@ fn a_known_path_that_leads_to_a_device_that_is_there_already_keeps_no_pool_from_
         std::fs::copy(&first, &known).unwrap();
         let found = async |named: &[&String]| {
             let named = named.iter().map(|path| (*path).clone()).collect();
-            let (devices, _) = node.find_known(&record, named, false).await?;
+            let devices = node.find_known(&record, named, false).await?.devices;
             Ok::<_, Problem>(devices.iter().map(|device| device.geometry().path.clone()).collect::<Vec<_>>())
         };
         let mut paths = found(&[]).await.unwrap();

@@ -54,11 +54,11 @@ fn a_block_device_without_a_size_was_taken_out_and_a_file_without_one_was_trunca
         let inner = &device.inner;
         let block_device = FileDevice::new(inner.descriptor.clone(), inner.geometry.clone(), true);
         let gone = IoError::Gone { path: path.display().to_string() };
-        assert_eq!(block_device.inner.judge("asking", 0), Err(gone));
+        assert_eq!(block_device.inner.judge(SIZE, 0), Err(gone));
         // It may come back: that is not having become smaller.
-        assert_eq!(block_device.inner.judge("asking", SIZE), Ok(SIZE));
+        assert_eq!(block_device.inner.judge(SIZE, SIZE), Ok(SIZE));
         block_device.write(0, data.clone(), Durability::Cached).await?;
-        assert!(device.inner.judge("asking", 0).is_err_and(|error| error.to_string().contains("truncated")));
+        assert!(device.inner.judge(SIZE, 0).is_err_and(|error| error.to_string().contains("truncated")));
         assert!(device.write(0, data, Durability::Cached).await.is_err(), "what it lost would read as zeros");
         Ok(())
     })

@@ -1,0 +1,181 @@
+//! A pool and a copy of it on one machine, and a pool whose devices were put back to an earlier state.
+
+use std::time::Duration;
+
+use crate::support::{assert_clean, create, filled, live, vdisk};
+use plimsoll_engine::{AlarmState, Evacuate, JobState, OpenPool, Pool, SpaceEvent, crash_memory_name};
+use plimsoll_hardware::Machine;
+use plimsoll_hardware::sim::{CrashKind, SimDiskSpec, SimMachine, SimWorld};
+
+const EXTENT: u64 = 65_536;
+const SIZE: u64 = 64 << 20;
+/// Bytes at the end of a device for its label and roots.
+const END: u64 = 64 << 10;
+
+fn world(disks: usize) -> SimWorld {
+    let spec = |disk| SimDiskSpec::new(&format!("disk{disk}"), SIZE);
+    SimWorld::new(5, (0..disks).map(spec).collect())
+}
+
+async fn open(m: &SimMachine, disks: &[usize]) -> Pool<SimMachine> {
+    let devices = disks.iter().map(|disk| m.open(*disk)).collect();
+    Pool::open(m, OpenPool::default(), devices).await.expect("it opens")
+}
+
+async fn write(pool: &Pool<SimMachine>, m: &SimMachine, extent: u64, byte: u8) {
+    let v = pool.vdisk("v").expect("a vdisk");
+    v.write(extent * EXTENT, filled(m, byte, 4096).await, false).await.expect("a write");
+}
+
+async fn flush(pool: &Pool<SimMachine>) {
+    pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+}
+
+async fn byte_at(pool: &Pool<SimMachine>, m: &SimMachine, extent: u64) -> u8 {
+    let buffer = m.buffers().alloc(4096).await;
+    pool.vdisk("v").expect("a vdisk").read(extent * EXTENT, buffer).await.expect("a read")[0]
+}
+
+fn copy(world: &SimWorld, from: usize, to: usize) {
+    world.write_raw(to, 0, &world.read_raw(from, 0, SIZE));
+}
+
+#[test]
+fn what_is_done_to_a_copy_takes_nothing_from_what_it_is_a_copy_of() {
+    // The copy is made before the life that dies, or of what it left.
+    for early in [true, false] {
+        let world = world(2);
+        live(&world, async |m: SimMachine| {
+            let pool = create(&m).await;
+            pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+            write(&pool, &m, 0, 1).await;
+            pool.close().await.expect("a close");
+        });
+        world.crash(CrashKind::Process);
+        if early {
+            copy(&world, 0, 1);
+        }
+        live(&world, async |m: SimMachine| {
+            let pool = open(&m, &[0]).await;
+            for extent in 1..20 {
+                write(&pool, &m, extent, 2).await;
+            }
+        });
+        world.crash(CrashKind::Process);
+        if !early {
+            copy(&world, 0, 1);
+        }
+        live(&world, async |m: SimMachine| {
+            let pool = open(&m, &[1]).await;
+            assert_eq!(pool.info().recovery.from_crash_memory, 0, "it is not of this device");
+            write(&pool, &m, 30, 3).await;
+            pool.close().await.expect("a close");
+        });
+        world.crash(CrashKind::Process);
+        live(&world, async |m: SimMachine| {
+            let pool = open(&m, &[0]).await;
+            assert!(pool.info().recovery.from_crash_memory > 0, "{:?}", pool.info().recovery);
+            for extent in 1..20 {
+                assert_eq!(byte_at(&pool, &m, extent).await, 2, "extent {extent}");
+            }
+            assert_eq!(byte_at(&pool, &m, 30).await, 0, "it was written to the copy");
+        });
+    }
+}
+
+#[test]
+fn what_was_put_back_to_before_the_last_flush_is_given_nothing_of_what_came_after() {
+    let world = world(1);
+    let before = live(&world, async |m: SimMachine| {
+        let pool = create(&m).await;
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        // Somebody's, where what is written next will lie.
+        pool.create_vdisk(vdisk("secret", 1 << 30)).await.expect("a vdisk");
+        for extent in 0..20 {
+            let secret = pool.vdisk("secret").expect("a vdisk");
+            secret.write(extent * EXTENT, filled(&m, 0x77, 65_536).await, false).await.expect("a write");
+        }
+        let job = pool.delete_vdisk("secret").await.expect("it goes");
+        while pool.jobs().iter().any(|other| other.id == job.id && other.state == JobState::Running) {
+            m.sleep(Duration::from_millis(100)).await;
+        }
+        write(&pool, &m, 0, 1).await;
+        flush(&pool).await;
+        m.sleep(Duration::from_secs(60)).await;
+        let before = world.read_raw(0, 0, SIZE);
+        for extent in 1..6 {
+            write(&pool, &m, extent, 2).await;
+            flush(&pool).await;
+        }
+        for extent in 6..20 {
+            write(&pool, &m, extent, 3).await;
+        }
+        before
+    });
+    world.crash(CrashKind::Process);
+    world.write_raw(0, 0, &before);
+    live(&world, async |m: SimMachine| {
+        let pool = open(&m, &[0]).await;
+        assert_eq!(pool.info().recovery.from_crash_memory, 0, "{:?}", pool.info().recovery);
+        assert!(pool.read_only().is_some(), "that something is missing is not said");
+        for extent in 1..20 {
+            assert_eq!(byte_at(&pool, &m, extent).await, 0, "extent {extent} shows what is not its own");
+        }
+    });
+}
+
+#[test]
+fn what_is_not_yet_written_outlives_the_device_that_it_was_called_after() {
+    let world = world(2);
+    live(&world, async |m: SimMachine| {
+        let pool = create(&m).await;
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        pool.add_device(m.open(1), false).await.expect("it joins");
+        let (name, uuid) = (pool.crash_memory().expect("a name"), pool.info().uuid);
+        assert_eq!(name, crash_memory_name(uuid, &m.open(0)));
+        let first = pool.info().devices[0].uuid;
+        pool.remove_device(first, Evacuate::default()).await.expect("it begins");
+        while pool.info().devices.len() > 1 {
+            m.sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(pool.crash_memory().expect("a name"), crash_memory_name(uuid, &m.open(1)));
+        for extent in 0..20 {
+            write(&pool, &m, extent, 4).await;
+        }
+    });
+    world.crash(CrashKind::Process);
+    live(&world, async |m: SimMachine| {
+        let pool = open(&m, &[1]).await;
+        assert!(pool.info().recovery.from_crash_memory > 0, "{:?}", pool.info().recovery);
+        for extent in 0..20 {
+            assert_eq!(byte_at(&pool, &m, extent).await, 4, "extent {extent}");
+        }
+    });
+}
+
+#[test]
+fn labels_that_are_written_over_under_a_pool_are_written_again_and_told() {
+    let world = world(1);
+    live(&world, async |m: SimMachine| {
+        let pool = create(&m).await;
+        pool.arm(&AlarmState::default());
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        write(&pool, &m, 0, 5).await;
+        flush(&pool).await;
+        m.sleep(Duration::from_secs(20)).await;
+        for label in [0, SIZE - END] {
+            world.scribble(0, label, 4096);
+        }
+        m.sleep(Duration::from_secs(20)).await;
+        let told = |event: &SpaceEvent| matches!(event, SpaceEvent::DeviceErrors { reason, .. } if reason.contains("its label: it was written again"));
+        let events = pool.events().await;
+        assert!(events.iter().any(told), "{events:#?}");
+        flush(&pool).await;
+    });
+    world.crash(CrashKind::Process);
+    live(&world, async |m: SimMachine| {
+        let pool = open(&m, &[0]).await;
+        assert_eq!(byte_at(&pool, &m, 0).await, 5);
+        assert_clean(&pool, "afterwards").await;
+    });
+}
