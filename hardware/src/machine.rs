@@ -39,6 +39,9 @@ pub trait Machine: Clone + 'static {
     /// Whether there is memory of this name.
     fn has_crash_memory(&self, name: &str) -> bool;
 
+    /// Removes memory of this name, if there is some. Whoever has it open keeps what is open.
+    fn remove_crash_memory(&self, name: &str);
+
     /// Gives memory another name, in place of what has that. Whoever has it open keeps it.
     ///
     /// # Errors

@@ -17,9 +17,7 @@ const CRITICAL_HORIZON: Duration = Duration::from_secs(15 * 60);
 
 /// That a pool is open on another file than before.
 pub fn replaced(pool: &str, files: &str) -> String {
-    format!(
-        "pool {pool} is open on {files}, and that is another file than it was open on before: what it holds may be older"
-    )
+    format!("pool {pool} is open on {files}, and that is not what it was open on before: what it holds may be older")
 }
 
 /// What to do then, if it was not on purpose.

@@ -25,11 +25,14 @@ impl Node {
         let pools = std::mem::take(&mut *self.0.pools.borrow_mut());
         let mut unclean = Vec::new();
         let mut is_broken = false;
+        let mut generations = Vec::new();
         for (name, slot) in pools {
             let Slot::Open(pool) = slot else { continue };
             match self.machine().timeout(CLOSE_TIME_MAX, pool.close()).await {
                 Ok(Ok(())) => {
                     forget_crash_memory(&pool);
+                    let info = pool.info();
+                    generations.push((info.uuid, info.generation));
                     tracing::info!(pool = name, "pool closed");
                 }
                 Ok(Err(error)) => {
@@ -39,9 +42,16 @@ impl Node {
                 Err(late) => unclean.push(format!("pool {name}: {late}")),
             }
         }
-        if self.unkept().is_some() {
-            // Once more, now that it counts. How it went is noted.
-            let _ = self.note(|_| ()).await;
+        if self.unkept().is_some() || !generations.is_empty() {
+            // Once more what could not be kept, now that it counts. How it went is noted.
+            let _ = self
+                .note(|state| {
+                    for pool in &mut state.pools {
+                        let closed = generations.iter().find(|(uuid, _)| *uuid == pool.uuid);
+                        pool.generation = closed.map_or(pool.generation, |(_, generation)| *generation);
+                    }
+                })
+                .await;
         }
         if unclean.is_empty() {
             return Ok(());

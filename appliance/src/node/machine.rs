@@ -27,6 +27,8 @@ pub(super) struct Opened {
     buffered: bool,
     /// What it is, if it is a file.
     file: Option<(u64, u64)>,
+    /// What tells it from a copy, at the next start too.
+    mark: Option<String>,
 }
 
 /// What for a device is opened.
@@ -61,10 +63,12 @@ impl Node {
         let buffered = options.buffered;
         let opened = self.machine().open_device(path, options).await.map_err(|error| cannot_open(path, &error))?;
         if purpose == Purpose::Serve {
+            let found = fs::metadata(path).ok();
+            let mark = found.as_ref().and_then(|found| mark(Path::new(path), found));
             // What has no name in a file system is nobody's to delete.
-            let found = fs::metadata(path).ok().filter(|found| found.is_file() && !path.starts_with("/proc/"));
+            let found = found.filter(|found| found.is_file() && !path.starts_with("/proc/"));
             let file = found.map(|found| (found.dev(), found.ino()));
-            self.0.opened.borrow_mut().insert(absolute(path), Opened { buffered, file });
+            self.0.opened.borrow_mut().insert(absolute(path), Opened { buffered, file, mark });
         }
         Ok(opened)
     }
@@ -74,9 +78,9 @@ impl Node {
         self.0.opened.borrow().get(&absolute(path)).is_some_and(|opened| opened.buffered)
     }
 
-    /// The number of the file at `path`, if that is one, as it was opened to be served from last.
-    pub(super) fn inode_of(&self, path: &str) -> Option<u64> {
-        self.0.opened.borrow().get(&absolute(path)).and_then(|opened| opened.file).map(|(_, inode)| inode)
+    /// What tells the device at `path` from a copy, as it was opened to be served from last.
+    pub(super) fn mark_of(&self, path: &str) -> Option<String> {
+        self.0.opened.borrow().get(&absolute(path)).and_then(|opened| opened.mark.clone())
     }
 
     /// Those of the devices that are files, and which.
@@ -151,6 +155,24 @@ impl Drop for Allowed<'_> {
             buffered.remove(path);
         }
     }
+}
+
+/// `f_type` of file systems whose files keep their numbers when they are mounted anew: linux/magic.h; of bcachefs and ZFS their own headers.
+const LASTING: [u64; 7] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010, 0xca45_1a4e, 0x2fc1_2fc1, 0x0102_1994];
+
+/// Of any block device.
+pub(super) const BLOCK_MARK: &str = "block";
+
+/// What a file keeps under another name, and a copy of it has not: its number, and when it was made, as the number of one that was
+/// deleted is given to the next. All block devices are alike. `None` where that may be another at the next start.
+pub(super) fn mark(path: &Path, found: &fs::Metadata) -> Option<String> {
+    if found.file_type().is_block_device() {
+        return Some(BLOCK_MARK.to_owned());
+    }
+    let system = rustix::fs::statfs(path).ok().filter(|_| found.is_file())?;
+    let born = found.created().ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    let born = born.map_or_else(String::new, |born| format!("-{:x}", born.as_nanos()));
+    LASTING.contains(&(system.f_type as u64)).then(|| format!("{:x}{born}", found.ino()))
 }
 
 /// Refuses what can be no device at all, by what it is.

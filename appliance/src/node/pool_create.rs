@@ -152,10 +152,11 @@ impl Node {
         let info = pool.info();
         let device = |device: &engine::DeviceInfo| {
             let path = absolute(&device.path);
-            let inode = self.files_of(std::slice::from_ref(device)).first().map(|(_, (_, inode))| *inode);
-            DeviceRecord { uuid: device.uuid, buffered: self.goes_buffered(&path), path, inode }
+            let mark = self.mark_of(&path);
+            DeviceRecord { uuid: device.uuid, buffered: self.goes_buffered(&path), path, mark }
         };
-        PoolRecord { name: info.name, uuid: info.uuid, devices: info.devices.iter().map(device).collect() }
+        let devices = info.devices.iter().map(device).collect();
+        PoolRecord { name: info.name, uuid: info.uuid, devices, generation: info.generation }
     }
 
     /// The pool here that `path` belongs to.

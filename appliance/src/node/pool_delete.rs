@@ -1,6 +1,8 @@
 //! `pool delete`: the end of a pool. Its labels are overwritten, so that no scan finds it again.
 
-use plimsoll_hardware::Device as _;
+use plimsoll_engine::Error;
+use plimsoll_hardware::{Device as _, Machine as _};
+use uuid::Uuid;
 
 use super::exports::connected;
 use super::machine::Purpose;
@@ -28,16 +30,22 @@ impl Node {
         self.room_to_remember().await?;
         // Nothing may come between what this looks at and the end.
         let (name, paths) = self.prepare_delete(name, force)?;
-        let uuid = self.pool(&name)?.info().uuid;
+        let pool = self.pool(&name)?;
+        let uuid = pool.info().uuid;
         // One that is not closed cleanly is wiped as well.
         let _ = self.take_out(&name).await;
         self.forget(&name).await?;
         self.forget_losses(uuid).await;
+        if let Some(memory) = pool.crash_memory() {
+            self.machine().remove_crash_memory(&memory);
+        }
+        drop(pool);
+        let mut wiped = Ok(());
         for path in &paths {
-            self.wipe(path).await?;
+            wiped = wiped.and(self.wipe(path, uuid).await);
         }
         tracing::info!(pool = name, "pool deleted");
-        Ok(())
+        wiped
     }
 
     /// What [`Node::delete_pool`] would do.
@@ -70,9 +78,19 @@ impl Node {
         Ok((name, info.devices.into_iter().map(|device| device.path).collect()))
     }
 
-    async fn wipe(&self, path: &str) -> Answer<()> {
+    pub(super) async fn wipe(&self, path: &str, pool: Uuid) -> Answer<()> {
         // Its lock is free when the last I/O of the closed pool has ended, which the open waits for.
-        let device = self.open_device(path, Purpose::Serve).await?;
+        let (device, label) = self.open_looked_at(path, Purpose::Serve).await?;
+        match label {
+            Ok(Some(label)) if label.pool == pool => {}
+            Err(Error::Shortened { uuids: (of, _), .. }) if of == pool => {}
+            _ => {
+                let detail = format!(
+                    "the pool is gone, and {path} was left as it is: what it holds now is not a device of that pool"
+                );
+                return Err(Problem::new("conflict", detail).hint(format!("plimsoll device show {path}")));
+            }
+        }
         wipe_ends(&device).await.map_err(|error| Problem::from(plimsoll_engine::Error::Device(error)))?;
         match plimsoll_engine::identify(self.machine(), &device).await {
             Ok(Some(label)) => Err(Problem::new(

@@ -123,6 +123,7 @@ impl Node {
     pub(super) async fn take_out(&self, name: &str) -> Answer<()> {
         let slot = self.0.pools.borrow_mut().remove(name);
         let Some(Slot::Open(pool)) = slot else { return Ok(()) };
+        self.0.replaced.borrow_mut().remove(&pool.info().uuid);
         self.disconnect_pool(name).await;
         let closed = pool.close().await;
         match &closed {

@@ -101,16 +101,16 @@ impl Node {
     /// Opens one known pool, looking at the paths that were `named` first.
     pub(super) async fn open_known(&self, record: &PoolRecord, named: Vec<String>, truncated: bool) -> Answer<()> {
         let whole = self.find_known(record, named, truncated).await?;
-        let replaced = whole.replaced.join(", ");
+        let mut replaced = whole.replaced.join(", ");
         let pool = self.open_whole(record.uuid, whole, truncated).await?;
+        let info = pool.info();
+        if replaced.is_empty() && info.generation < record.generation {
+            replaced = info.devices.iter().map(|device| device.path.as_str()).collect::<Vec<_>>().join(", ");
+        }
         self.adopt_as(record, pool.clone()).await?;
         self.0.replaced.borrow_mut().remove(&record.uuid);
         if !replaced.is_empty() {
-            tracing::warn!(
-                pool = record.name,
-                replaced,
-                "files of the pool are others than those that it was open on before"
-            );
+            tracing::warn!(pool = record.name, replaced, "the pool is open on what it was not open on before");
             self.0.replaced.borrow_mut().insert(record.uuid, replaced.clone());
             pool.raise(SpaceEvent::FilesReplaced { files: replaced });
         }
@@ -120,9 +120,9 @@ impl Node {
     /// The devices that [`Node::open_known`] opens a pool on, and what of it is lost.
     pub(super) async fn find_known(&self, record: &PoolRecord, named: Vec<String>, truncated: bool) -> Answer<Whole> {
         let known = record.devices.iter().map(|device| device.path.clone()).collect();
-        let inodes = record.devices.iter().map(|device| (device.uuid, device.inode)).collect();
+        let marks = record.devices.iter().filter_map(|device| Some((device.uuid, device.mark.clone()?))).collect();
         let near = self.0.in_configuration.borrow().get(&record.name).cloned().unwrap_or_default();
-        let paths = Paths { named, known, near, inodes };
+        let paths = Paths { named, known, near, marks };
         let mut found = self.find_devices(Some(record.uuid), &paths, record.devices.len()).await;
         if let Some(twins) = found.twins {
             return Err(twins);
@@ -139,7 +139,7 @@ impl Node {
             return Err(Problem::new("conflict", detail));
         }
         let whole = self.find_whole((record.uuid, &record.devices), &paths, found, truncated).await?;
-        Ok(Whole { replaced: replaced.into_iter().map(|(_, path)| path).collect(), ..whole })
+        Ok(Whole { replaced: replaced.into_iter().map(|(_, path, _)| path).collect(), ..whole })
     }
 
     /// The devices of a pool of which some were found at `paths`, if it can be opened on them: where the pool itself knows of more than

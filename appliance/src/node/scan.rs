@@ -10,7 +10,7 @@ use plimsoll_engine::{Error, Label};
 use plimsoll_hardware::Device as _;
 use uuid::Uuid;
 
-use super::machine::{Purpose, same_file};
+use super::machine::{BLOCK_MARK, Purpose, mark, same_file};
 use super::{Device, Node};
 use crate::problem::{Answer, Cause, Problem};
 
@@ -30,8 +30,8 @@ pub(super) struct Found {
     pub(super) failed: Vec<Problem>,
     /// Devices of it that are shorter than they were, and what to say of each.
     pub(super) cut_off: BTreeMap<Uuid, Problem>,
-    /// Files that nobody named, where one was in use last, and that are another by now.
-    pub(super) replaced: Vec<(Label, String)>,
+    /// Devices that are others than those that were in use last, and whether they were named.
+    pub(super) replaced: Vec<(Label, String, bool)>,
     /// Two of the paths that were named lead to copies of one device.
     pub(super) twins: Option<Problem>,
 }
@@ -94,10 +94,9 @@ impl Node {
                     match there.map(|there| (paths.named.contains(&there), twins(&label, &[there, path.clone()]))) {
                         None => {
                             let is_named = index < paths.named.len();
-                            let now = self.inode_of(path);
-                            let before = paths.inodes.get(&label.device).copied().flatten();
-                            if !is_named && before.is_some() && now != before {
-                                found.replaced.push((label.clone(), path.clone()));
+                            let now = self.mark_of(path);
+                            if paths.is_another(&label.device, now.as_ref()) {
+                                found.replaced.push((label.clone(), path.clone(), is_named));
                             }
                             found.add(label, device);
                         }
@@ -129,7 +128,7 @@ impl Node {
         let Ok(candidates) = self.blocking(move || candidates(&near)).await else { return };
         let mut seen: BTreeMap<Uuid, (Label, Vec<String>)> = BTreeMap::new();
         let (mut copies, mut files) = (Vec::new(), BTreeSet::new());
-        for Candidate { path, file } in candidates {
+        for Candidate { path, file, mark } in candidates {
             let path = path.to_string_lossy().into_owned();
             // One file may have several names.
             let is_seen = file.is_some_and(|file| !files.insert(file));
@@ -143,8 +142,7 @@ impl Node {
                 continue;
             }
             // Nobody named it, and what it holds may be older than what was written last.
-            let inode = file.map(|(_, inode)| inode);
-            if paths.inodes.get(&label.device).is_some_and(|known| *known != inode) {
+            if paths.is_another(&label.device, mark.as_ref()) {
                 copies.push((label, path));
                 continue;
             }
@@ -161,21 +159,16 @@ impl Node {
         found.failed.extend(copied(&paths.named, &copies));
     }
 
-    /// Why a known pool is not served though all of it was found: some of it was `replaced`, and not all, or what was in use last is there
-    /// under another name. If nothing else is there, somebody has brought it back from a copy.
+    /// Why a known pool is not served though all of it was found: some of it is in the place of what was in use last, and the rest is not,
+    /// or that is there under another name. If nothing else is there, somebody has brought it back from a copy.
     pub(super) async fn older(&self, paths: &Paths, found: &Found) -> Option<Problem> {
-        let replaced = &found.replaced;
-        let problem = copied(&paths.named, replaced)?;
-        if found.devices.len() > replaced.len() {
-            return Some(problem);
-        }
+        let unnamed = found.replaced.iter().filter(|(.., is_named)| !is_named);
+        let replaced: Vec<(Label, String)> = unnamed.map(|(label, path, _)| (label.clone(), path.clone())).collect();
+        let problem = copied(&paths.named, &replaced)?;
         let near = paths.all();
-        for Candidate { path, file } in self.blocking(move || candidates(&near)).await.ok()? {
-            let is_known = |label: &Label| {
-                let inode = paths.inodes.get(&label.device).copied().flatten();
-                inode.is_some() && inode == file.map(|(_, inode)| inode)
-            };
-            if !replaced.iter().any(|(label, _)| is_known(label)) {
+        for Candidate { path, mark, .. } in self.blocking(move || candidates(&near)).await.ok()? {
+            let is_known = |label: &Label| mark.is_some() && paths.marks.get(&label.device) == mark.as_ref();
+            if mark.as_deref() == Some(BLOCK_MARK) || !replaced.iter().any(|(label, _)| is_known(label)) {
                 continue;
             }
             let path = path.to_string_lossy().into_owned();
@@ -183,11 +176,13 @@ impl Node {
                 && is_known(&label)
             {
                 let detail = format!("{}; that one is {path} now", problem.detail);
-                let hint = format!("name the one to serve: plimsoll pool import --name {} PATH...", label.pool_name);
-                return Some(Problem { detail, ..problem }.hint(hint));
+                let import = format!("plimsoll pool import --name {} {path}", label.pool_name);
+                return Some(
+                    Problem { detail, ..problem }.hint(format!("move it back, or serve it from there: {import}")),
+                );
             }
         }
-        None
+        (found.devices.len() > replaced.len()).then_some(problem)
     }
 
     async fn take_found(&self, expected: Uuid, path: &str, found: &mut Found) {
@@ -216,11 +211,16 @@ pub(super) struct Paths {
     pub(super) known: Vec<String>,
     /// They may be there now, by the configuration.
     pub(super) near: Vec<String>,
-    /// By the device's UUID the number of one that is a file; `None` of a block device.
-    pub(super) inodes: BTreeMap<Uuid, Option<u64>>,
+    /// By the device's UUID, of those of which it is known: what a copy has not.
+    pub(super) marks: BTreeMap<Uuid, String>,
 }
 
 impl Paths {
+    /// Whether a device with this mark is another one than that which was in use last.
+    fn is_another(&self, device: &Uuid, mark: Option<&String>) -> bool {
+        self.marks.get(device).is_some_and(|known| Some(known) != mark)
+    }
+
     fn all(&self) -> Vec<String> {
         self.named.iter().chain(&self.known).cloned().collect()
     }
@@ -270,6 +270,14 @@ struct Candidate {
     path: PathBuf,
     /// Its file system and number there, if it is a file.
     file: Option<(u64, u64)>,
+    /// What tells it from a copy.
+    mark: Option<String>,
+}
+
+/// A file that is large enough.
+fn candidate(path: PathBuf) -> Option<Candidate> {
+    let found = std::fs::metadata(&path).ok().filter(|found| found.is_file() && found.len() >= FILE_BYTES_MIN)?;
+    Some(Candidate { mark: mark(&path, &found), file: Some((found.dev(), found.ino())), path })
 }
 
 /// Where else a device may be, in order of likelihood.
@@ -277,17 +285,18 @@ fn candidates(near: &[String]) -> Vec<Candidate> {
     let mut directories: Vec<&Path> = near.iter().filter_map(|path| Path::new(path).parent()).collect();
     directories.sort_unstable();
     directories.dedup();
-    let mut candidates = Vec::new();
+    // By their names, too: not every directory is read.
+    let named = near.iter().filter_map(|path| candidate(PathBuf::from(path)));
+    let mut candidates: Vec<Candidate> = named.collect();
     for directory in directories.into_iter().filter(|directory| !directory.starts_with("/dev")) {
         let Ok(entries) = std::fs::read_dir(directory) else { continue };
-        let large = |entry: std::fs::DirEntry| {
-            let found = entry.metadata().ok().filter(|found| found.is_file() && found.len() >= FILE_BYTES_MIN)?;
-            Some(Candidate { path: entry.path(), file: Some((found.dev(), found.ino())) })
-        };
-        candidates.extend(entries.flatten().filter_map(large).take(FILES_MAX));
+        candidates.extend(entries.flatten().filter_map(|entry| candidate(entry.path())).take(FILES_MAX));
     }
     let devices = plimsoll_hardware::probe::list_devices().into_iter();
-    candidates.extend(devices.map(|found| Candidate { path: found.path, file: None }));
+    candidates.extend(devices.map(|found| {
+        let known = std::fs::metadata(&found.path).ok();
+        Candidate { mark: known.and_then(|known| mark(&found.path, &known)), path: found.path, file: None }
+    }));
     candidates
 }
 

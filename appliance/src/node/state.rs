@@ -95,6 +95,9 @@ pub struct PoolRecord {
     pub uuid: Uuid,
     /// Its devices.
     pub devices: Vec<DeviceRecord>,
+    /// Number of its last checkpoint when it was opened or closed last: what has fewer is older.
+    #[serde(default)]
+    pub generation: u64,
 }
 
 /// A device of a known pool.
@@ -107,9 +110,9 @@ pub struct DeviceRecord {
     /// It may go through the page cache.
     #[serde(default)]
     pub buffered: bool,
-    /// Its number in its file system, if it is a file: a copy of it has another, and one that was renamed has the same.
+    /// What a copy of it has not, and what it keeps when it is renamed.
     #[serde(default)]
-    pub inode: Option<u64>,
+    pub mark: Option<String>,
 }
 
 /// An export that differs from the default.
@@ -277,8 +280,9 @@ mod tests {
                     uuid: Uuid::from_u128(8),
                     path: "/dev/\u{fc}".into(),
                     buffered: true,
-                    inode: Some(7),
+                    mark: Some("7".into()),
                 }],
+                generation: 5,
             }],
             exports: vec![ExportRecord {
                 name: "tank/db1".into(),
@@ -340,7 +344,7 @@ mod tests {
         // As long as it is open, no other file gets its number.
         let _first = File::open(dir.path().join(FILE)).unwrap();
         let path = format!("/{}", "\"".repeat(4095));
-        state.pools[0].devices.push(DeviceRecord { uuid: Uuid::from_u128(10), path, buffered: false, inode: None });
+        state.pools[0].devices.push(DeviceRecord { uuid: Uuid::from_u128(10), path, buffered: false, mark: None });
         state.save(dir.path()).unwrap();
         assert_eq!((inode(FILE), inode(NEW), blocks(FILE)), (other, one, before));
         assert!(blocks(NEW) > before, "and there is room for one more again");

@@ -96,6 +96,10 @@ impl Machine for Counted {
         self.0.has_crash_memory(name)
     }
 
+    fn remove_crash_memory(&self, name: &str) {
+        self.0.remove_crash_memory(name);
+    }
+
     fn rename_crash_memory(&self, from: &str, to: &str) -> Result<(), String> {
         self.0.rename_crash_memory(from, to)
     }

@@ -97,6 +97,8 @@ impl Machine for MemoryMachine {
         false
     }
 
+    fn remove_crash_memory(&self, _name: &str) {}
+
     fn rename_crash_memory(&self, _from: &str, _to: &str) -> Result<(), String> {
         Ok(())
     }

@@ -99,7 +99,7 @@ impl<C: CrashMemory> Tail<C> {
         self.void.get()
     }
 
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.name.borrow().clone()
     }
 

@@ -8,6 +8,7 @@ use super::Pool;
 use super::create::{device_slot, new_uuid, refuse_used, wipe, write_label};
 use super::identify::read_label;
 use super::layout::{lay_out, next_base, rings_kept};
+use super::open::crash_memory_name;
 use crate::error::{Error, Result};
 use crate::event::SpaceEvent;
 use crate::format::{DEVICES_MAX, DeviceSlot, ExtentId, LabelPage, PAGE_BYTES, Standing};
@@ -37,6 +38,8 @@ impl<M: Machine> Pool<M> {
         let drive = Drive::new(disk, index, device_slot(&label));
         // The checkpoint that names it may find room nowhere else: its pages may go there, which nothing names before its root.
         drive.set_joining(true);
+        // Of a former time at which it was a member, if it was.
+        store.media.machine.remove_crash_memory(&crash_memory_name(store.identity.uuid, &drive.disk.device));
         store.media.put(drive);
         let drive = store.media.drive_at(index)?;
         store.checkpoint.narrow_writes.set(Some(store.space.epochs.advance()));

@@ -59,7 +59,7 @@ async fn mend_labels<M: Machine>(store: &Rc<Store<M>>) {
     for (drive, size) in &super::roots::members(&store.media, &root) {
         for copy in 0..2 {
             let place = label_places(*size)[copy];
-            if label_at(store, drive, place).await.is_none() && store.writable().is_ok() {
+            if is_written_over(store, drive, place).await && store.writable().is_ok() {
                 let written = write_label(store, drive, *size, copy).await;
                 let outcome = if written { "it was written again" } else { "it could not be written again" };
                 drive.misread(place, &format!("which is its label: {outcome}"));
@@ -72,12 +72,18 @@ async fn has_bad_label<M: Machine>(store: &Rc<Store<M>>) -> bool {
     let root = store.root.borrow().clone();
     for (drive, size) in &super::roots::members(&store.media, &root) {
         for place in label_places(*size) {
-            if label_at(store, drive, place).await.is_none() {
+            if is_written_over(store, drive, place).await {
                 return true;
             }
         }
     }
     false
+}
+
+/// Whether something else is where a label of the device should be; where it cannot be read nobody knows.
+async fn is_written_over<M: Machine>(store: &Rc<Store<M>>, drive: &Drive<M::Device>, place: u64) -> bool {
+    let found = read(store, drive, place).await;
+    found.is_some_and(|page| !LabelPage::decode(&page).is_ok_and(|label| label.device == drive.slot().device))
 }
 
 /// Writes a copy of a label from the other one, or as the pool knows it; whether that was done.

@@ -76,10 +76,9 @@ impl<M: Machine> Pool<M> {
         let frozen = options.inspect || found.read_only.is_some();
         media.pages.inspect.set(frozen);
         put_devices(&media, found.devices, &found.root);
-        let tail = if frozen { None } else { open_tail(&media, &found.label).map(Rc::new) };
-        if let Some(tail) = tail.clone() {
-            media.when_lossy_at_start(move || tail.forget());
-        }
+        let tails = if frozen { Vec::new() } else { open_tails(&media, &found.label) };
+        let all = tails.clone();
+        media.when_lossy_at_start(move || all.iter().for_each(|tail| tail.forget()));
         let recovered = Recovered::read(&media, &found.label, &found.root, frozen).await;
         if let Some(gone) = media.trouble.gone() {
             // The journal was not read, and must not be written over for an empty one.
@@ -101,7 +100,7 @@ impl<M: Machine> Pool<M> {
         warnings.extend(store.read_table().await);
         store.read_groups().await;
         store.patterns.read(&store.media).await;
-        warnings.extend(store.recover(recovered, tail, found.heal, &mut info).await?);
+        warnings.extend(store.recover(recovered, tails, found.heal, &mut info).await?);
         store.open_ledger();
         if store.vdisks.borrow().is_empty() {
             // What is in use from now on is seen when it becomes thinner.
@@ -360,11 +359,15 @@ fn disown<M: Machine>(machine: &M, labelled: &[(LabelPage, M::Device)], identiti
     Error::Device(gone)
 }
 
-/// The tail that is called after one of the devices; where there is none, one after the first.
-fn open_tail<M: Machine>(media: &Media<M>, label: &LabelPage) -> Option<Tail<M::CrashMemory>> {
-    let names: Vec<String> = media.disks().iter().map(|disk| crash_memory_name(label.pool, &disk.device)).collect();
-    let name = names.iter().find(|name| media.machine.has_crash_memory(name)).or(names.first())?;
-    tail(&media.machine, label, name.clone())
+/// The tails that are called after one of the devices, of which one is the last life's; where there is none, a new one after the first.
+fn open_tails<M: Machine>(media: &Media<M>, label: &LabelPage) -> Vec<Rc<Tail<M::CrashMemory>>> {
+    let machine = &media.machine;
+    let all: Vec<String> = media.disks().iter().map(|disk| crash_memory_name(label.pool, &disk.device)).collect();
+    let mut names: Vec<&String> = all.iter().filter(|name| machine.has_crash_memory(name)).collect();
+    if names.is_empty() {
+        names.extend(all.first());
+    }
+    names.into_iter().filter_map(|name| tail(machine, label, name.clone())).map(Rc::new).collect()
 }
 
 fn tail<M: Machine>(machine: &M, label: &LabelPage, name: String) -> Option<Tail<M::CrashMemory>> {

@@ -58,7 +58,7 @@ impl<M: Machine> Store<M> {
     pub(super) async fn recover(
         self: &Rc<Self>,
         recovered: Recovered,
-        tail: Option<Rc<Tail<M::CrashMemory>>>,
+        mut tails: Vec<Rc<Tail<M::CrashMemory>>>,
         heal: Healing,
         info: &mut RecoveryInfo,
     ) -> Result<Vec<Warning>> {
@@ -66,7 +66,10 @@ impl<M: Machine> Store<M> {
         let root = self.root.borrow().clone();
         let life = recovered.batches.last().map_or(root.life, |batch| batch.header.life);
         let next = recovered.next.sequence;
-        let survived = tail.as_ref().and_then(|tail| tail.recover(root.pool)).filter(|(owner, _)| *owner == life);
+        let of_life = |tail: &Rc<Tail<M::CrashMemory>>| tail.recover(root.pool).filter(|(owner, _)| *owner == life);
+        let own = tails.iter().position(|tail| of_life(tail).is_some()).unwrap_or(0);
+        let tail = (own < tails.len()).then(|| tails.swap_remove(own));
+        let survived = tail.as_ref().and_then(of_life);
         // Where the tail begins behind the end of the batches it goes on from what is not there: they are damaged, or an older state was
         // put back, whose extents hold something else by now than it says.
         let begins = |(_, halves): &Left| halves.iter().map(|(sequence, _)| *sequence).find(|first| *first >= next);
@@ -129,6 +132,11 @@ impl<M: Machine> Store<M> {
             }
             let begun = self.journal.begin_life(beginning).await;
             begun.map_err(|failure| self.journal_failed(failure))?;
+            // Called after members too, and of lives that nobody goes on from.
+            for other in tails {
+                other.forget();
+                self.media.machine.remove_crash_memory(&other.name());
+            }
         }
         Ok(warnings)
     }

@@ -179,3 +179,43 @@ fn labels_that_are_written_over_under_a_pool_are_written_again_and_told() {
         assert_clean(&pool, "afterwards").await;
     });
 }
+
+#[test]
+fn a_tail_of_a_former_life_does_not_hide_that_of_the_last_one() {
+    for rejoins in [true, false] {
+        let world = world(3);
+        live(&world, async |m: SimMachine| {
+            let pool = create(&m).await;
+            pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+            pool.add_device(m.open(1), false).await.expect("it joins");
+            write(&pool, &m, 0, 1).await;
+        });
+        world.crash(CrashKind::Process);
+        copy(&world, 0, 2);
+        // The copy takes the place of the first, whose tail stays, and lets that be a member again.
+        live(&world, async |m: SimMachine| {
+            let pool = open(&m, &[2, 1]).await;
+            if rejoins {
+                let copied = pool.info().devices.iter().find(|device| device.path == "disk2").expect("the copy").uuid;
+                pool.remove_device(copied, Evacuate::default()).await.expect("it begins");
+                while pool.info().devices.len() > 1 {
+                    m.sleep(Duration::from_millis(100)).await;
+                }
+                pool.add_device(m.open(0), true).await.expect("it joins again");
+            }
+            for extent in 1..20 {
+                write(&pool, &m, extent, 5).await;
+            }
+        });
+        world.crash(CrashKind::Process);
+        live(&world, async |m: SimMachine| {
+            let pool = open(&m, if rejoins { &[0, 1] } else { &[2, 1] }).await;
+            for extent in 1..20 {
+                assert_eq!(byte_at(&pool, &m, extent).await, 5, "extent {extent}, {:?}", pool.info().recovery);
+            }
+            // It is the only one by now.
+            let left = (0..3).filter(|disk| m.has_crash_memory(&crash_memory_name(pool.info().uuid, &m.open(*disk))));
+            assert!(left.count() <= if rejoins { 1 } else { 2 }, "others stay behind");
+        });
+    }
+}

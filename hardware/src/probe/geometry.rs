@@ -78,7 +78,7 @@ fn of_file(fd: &OwnedFd, path: String, buffered: bool, read_only: bool) -> io::R
     let below = QueueLimits::read(&PathBuf::from(format!("/sys/dev/block/{}:{}", major(device), minor(device))));
     Ok(Geometry {
         path,
-        identity: format!("{device:x}-{:x}", found.st_ino),
+        identity: format!("{device:x}-{:x}{}", found.st_ino, born(fd)),
         size: 0,
         logical_block,
         physical_block: FILE_BLOCK,
@@ -91,6 +91,13 @@ fn of_file(fd: &OwnedFd, path: String, buffered: bool, read_only: bool) -> io::R
         rotational: below.rotational,
         read_only,
     })
+}
+
+/// When a file was made, where its file system says so: the number of one that was deleted is given to the next.
+fn born(fd: &OwnedFd) -> String {
+    let known = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok();
+    let known = known.filter(|known| known.stx_mask & StatxFlags::BTIME.bits() != 0).map(|known| known.stx_btime);
+    known.map_or_else(String::new, |born| format!("-{:x}-{:x}", born.tv_sec, born.tv_nsec))
 }
 
 /// The unit of direct I/O in a file: 512 when the file system says so (Linux 6.1), else 4096, which always works.

@@ -19,9 +19,6 @@ const fn magic(at: usize, bytes: &'static [u8], name: &'static str) -> Magic {
 /// By position and value, as in util-linux's libblkid/src/superblocks and each format's own documents. Containers come
 /// before what may be seen through them.
 const MAGICS: &[Magic] = &[
-    // Roots behind a label that is gone: FORMAT.md of the engine.
-    magic(4096, b"PLIMROOT", "a device of a pool whose label is gone"),
-    magic(8192, b"PLIMROOT", "a device of a pool whose label is gone"),
     magic(0, b"LUKS\xba\xbe\x00\x01", "a LUKS1 encrypted volume"),
     magic(0, b"LUKS\xba\xbe\x00\x02", "a LUKS2 encrypted volume"),
     magic(0, b"SKUL\xba\xbe\x00\x02", "a LUKS2 encrypted volume"),
@@ -57,7 +54,12 @@ const MAGICS: &[Magic] = &[
 /// as `an ext4 file system`; `None` when nothing is recognised.
 pub fn signature(first: &[u8]) -> Option<&'static str> {
     let known = MAGICS.iter().find(|magic| has(first, magic.at, magic.bytes)).map(|magic| magic.name);
-    known.or_else(|| lvm(first)).or_else(|| zfs(first)).or_else(|| ext(first)).or_else(|| partition_table(first))
+    known
+        .or_else(|| nameless_pool(first))
+        .or_else(|| lvm(first))
+        .or_else(|| zfs(first))
+        .or_else(|| ext(first))
+        .or_else(|| partition_table(first))
 }
 
 fn has(first: &[u8], at: usize, bytes: &[u8]) -> bool {
@@ -66,6 +68,12 @@ fn has(first: &[u8], at: usize, bytes: &[u8]) -> bool {
 
 fn word(first: &[u8], at: usize) -> u32 {
     first.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+/// One of ours, with a root behind a label that is not there (FORMAT.md of the engine).
+fn nameless_pool(first: &[u8]) -> Option<&'static str> {
+    let has_root = [4096, 8192].into_iter().any(|at| has(first, at, b"PLIMROOT"));
+    (has_root && !has(first, 0, b"PLIMSOLL")).then_some("a device of a pool whose label is gone")
 }
 
 /// The label is in one of the first four sectors: `LABELONE`, and its type 24 bytes on.

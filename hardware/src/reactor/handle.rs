@@ -120,6 +120,12 @@ impl Machine for Handle {
         SharedMemory::exists(name)
     }
 
+    fn remove_crash_memory(&self, name: &str) {
+        if let Err(error) = SharedMemory::remove(name) {
+            tracing::debug!(%error, "crash memory stays behind");
+        }
+    }
+
     fn rename_crash_memory(&self, from: &str, to: &str) -> Result<(), String> {
         SharedMemory::rename(from, to).map_err(|error| error.to_string())
     }

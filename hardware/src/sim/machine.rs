@@ -213,6 +213,10 @@ impl Machine for SimMachine {
         SimCrashMemory::exists(&self.life, name)
     }
 
+    fn remove_crash_memory(&self, name: &str) {
+        SimCrashMemory::remove(&self.life, name);
+    }
+
     fn rename_crash_memory(&self, from: &str, to: &str) -> Result<(), String> {
         SimCrashMemory::rename(&self.life, from, to);
         Ok(())

@@ -48,16 +48,20 @@ impl SimCrashMemory {
         life.core.borrow().memory.iter().any(|region| region.name == name)
     }
 
+    pub(super) fn remove(life: &Rc<Life>, name: &str) {
+        if !life.dead() {
+            // Who has it open goes by its place, so it stays there without a name.
+            let memory = &mut life.core.borrow_mut().memory;
+            memory.iter_mut().filter(|region| region.name == name).for_each(|region| region.name.clear());
+        }
+    }
+
     pub(super) fn rename(life: &Rc<Life>, from: &str, to: &str) {
         if life.dead() {
             return;
         }
-        let memory = &mut life.core.borrow_mut().memory;
-        // Who has it open goes by its place, so what goes leaves that empty.
-        for region in memory.iter_mut().filter(|region| region.name == to) {
-            region.name.clear();
-        }
-        for region in memory.iter_mut().filter(|region| region.name == from) {
+        Self::remove(life, to);
+        for region in life.core.borrow_mut().memory.iter_mut().filter(|region| region.name == from) {
             to.clone_into(&mut region.name);
         }
     }

@@ -46,8 +46,6 @@ async fn grow(session: &Session, device: &DeviceInfo) -> Result<(), Error> {
     let size = session.machine.open(index).geometry().size + more;
     if more > 0 && size <= DISK_BYTES_MAX {
         session.machine.extend(index, size);
-        let extended = &session.setup.extended;
-        extended.set(extended.get() | 1 << index);
     }
     session.ask(session.pool.grow_device(device.uuid)).await.map(drop)
 }

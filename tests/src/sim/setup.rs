@@ -1,8 +1,5 @@
 //! What a seed makes of its world: devices, extents, how much goes wrong.
 
-use std::cell::Cell;
-use std::rc::Rc;
-
 use plimsoll_hardware::sim::{FaultKind, FaultProfile, FaultSite, Random, SimDiskSpec, SimWorld};
 
 use super::pattern::{SECTOR, Seen, look};
@@ -34,8 +31,6 @@ pub struct Setup {
     pub sizes: Vec<u64>,
     /// The end of a device at which rings, labels and roots may be damaged without a word: its index, and whether it is the far end.
     pub frail_end: (usize, bool),
-    /// Devices that became larger: bit i for device i.
-    pub extended: Rc<Cell<u64>>,
 }
 
 /// Bytes at both ends of a device that hold labels and roots.
@@ -84,7 +79,6 @@ impl Setup {
             files: !faulty && random.coin(),
             sizes,
             frail_end: (random.below(2) as usize % devices, random.coin()),
-            extended: Rc::default(),
         };
         (setup, world)
     }
@@ -110,8 +104,8 @@ impl Setup {
     ///   (`leave_a_copy`). Two pages of zeros that are written to clear a place are no two copies.
     /// - Silent damage to both rings: one page costs a whole batch, so another page of it must not be bad in the other. The rings lie at
     ///   different ends, wherever they move; so of what may be a ring only that at one end of one device is struck.
-    /// - Silent damage to the label in front of a device that became larger, or may before the next start mends it. Until the pool has
-    ///   grown by that, nothing else says where the other label is (`FORMAT.md`, section 2).
+    /// - Silent damage to the label in front, as any device may become larger before the label is mended. Until the pool has grown by that,
+    ///   nothing else says where the other label is (`FORMAT.md`, section 2). `damage.rs` damages it.
     pub fn allow_faults(&self, world: &SimWorld) {
         let Some(profile) = self.faults else { return };
         world.leave_a_copy(is_metadata);
@@ -129,9 +123,7 @@ impl Setup {
         let (from, until, size) = (site.offset, site.offset + site.length, self.sizes[site.disk]);
         let inside = from >= end_bytes && until <= size - end_bytes;
         let (disk, far) = self.frail_end;
-        let is_extended = self.extended.get() >> site.disk & 1 == 1;
-        let only_label = from < LABEL_BYTES && (is_extended || site.kind != FaultKind::BitFlip);
-        !only_label && (inside || site.disk == disk && if far { from >= size / 2 } else { until <= size / 2 })
+        from >= LABEL_BYTES && (inside || site.disk == disk && if far { from >= size / 2 } else { until <= size / 2 })
     }
 }
 

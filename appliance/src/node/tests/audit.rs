@@ -26,7 +26,7 @@ async fn last_check(node: &Node, is: impl Fn(&LastCheckView) -> bool) -> LastChe
 
 /// Spoils a copy until a check has found it, one that is `asked` for or the audit: the pool looks at its labels itself, too, now and then.
 async fn spoiled(node: &Node, dir: &Path, asked: bool) -> LastCheckView {
-    loop {
+    for _ in 0..30 {
         spoil_one_copy(dir);
         if asked {
             node.check_pool("tank").unwrap();
@@ -38,6 +38,7 @@ async fn spoiled(node: &Node, dir: &Path, asked: bool) -> LastCheckView {
             node.machine().sleep(EVERY).await;
         }
     }
+    panic!("no check finds it: {:?}", node.pool_view("tank"));
 }
 
 async fn kinds(node: &Node) -> Vec<String> {

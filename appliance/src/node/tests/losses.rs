@@ -277,7 +277,7 @@ fn a_file_beside_a_block_device_that_is_missed_is_a_copy() {
     live(dir.path(), async |node| {
         tank(&node, dir.path()).await;
         // As a block device is remembered.
-        node.remember(|state| state.pools[0].devices[0].inode = None).await.unwrap();
+        node.remember(|state| state.pools[0].devices[0].mark = Some("block".into())).await.unwrap();
         node.close().await.unwrap();
     });
     std::fs::rename(&device, dir.path().join("image.img")).unwrap();
@@ -318,7 +318,7 @@ fn another_file_where_one_was_in_use_last_is_told_of_and_refused_beside_what_it_
         let advice = node.status().findings.remove(0).advice;
         crate::cli::hints::assert_advice_can_be_followed(&advice);
         let paths = paths_in(&advice, "plimsoll pool import --name tank ");
-        assert_eq!(paths, [path("b.img").display().to_string()]);
+        assert_eq!(paths, [path("b.new").display().to_string()], "the copy is not to be served");
         // As it was put back it is served without a word.
         std::fs::rename(path("b.new"), path("b.img")).unwrap();
         let import = |paths| ImportPool { paths, name: Some("tank".into()), buffered: true, force: Vec::new() };
@@ -342,7 +342,7 @@ fn another_file_where_one_was_in_use_last_is_told_of_and_refused_beside_what_it_
     live(dir.path(), async |node| {
         assert_eq!(state(&node).state, PoolState::Online);
         let [finding] = &node.status().findings[..] else { panic!("{:?}", node.status().findings) };
-        assert!(finding.reason.contains("another file than it was open on before"), "{finding:?}");
+        assert!(finding.reason.contains("not what it was open on before"), "{finding:?}");
         crate::cli::hints::assert_advice_can_be_followed(&finding.advice);
         let told = async || {
             let page = node.events().list(crate::event::EventQuery::after(0, 100)).await.unwrap();
@@ -400,4 +400,48 @@ fn nothing_is_reclaimed_of_a_pool_that_lost_an_end_until_somebody_has_seen_to_it
         ended(&node, node.repair_pool("tank", false).unwrap()).await;
         node.begin_reclaim(&name, Default::default()).await.unwrap();
     });
+}
+
+#[test]
+fn a_delete_leaves_alone_what_is_no_device_of_the_pool() {
+    with_node(|node, dir| async move {
+        tank(&node, &dir).await;
+        let other = file(&dir, "other.img", 128 * MIB);
+        std::fs::write(&other, vec![0x5a; 8 << 20]).unwrap();
+        let path = dir.join("tank.img");
+        // As if a disk had been replaced while its pool was being closed.
+        std::fs::rename(&other, &path).unwrap();
+        let uuid = node.pool("tank").unwrap().info().uuid;
+        let problem = node.wipe(&path.display().to_string(), uuid).await.unwrap_err();
+        assert_eq!(problem.code, "conflict", "{problem:?}");
+        assert!(std::fs::read(&path).unwrap().iter().all(|byte| *byte == 0x5a), "it was written to");
+    });
+}
+
+#[test]
+fn an_older_copy_in_the_very_file_is_told_of_as_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let device = dir.path().join("tank.img");
+    closed_pool(dir.path(), &[]);
+    let old = std::fs::read(&device).unwrap();
+    live(dir.path(), async |node| {
+        assert_eq!(node.status().findings, []);
+        let pool = node.pool("tank").unwrap();
+        let mut data = node.machine().buffers().alloc(65_536).await;
+        data.fill(7);
+        pool.vdisk("a").unwrap().write(0, data.freeze(), true).await.unwrap();
+        drop(pool);
+        node.close().await.unwrap();
+    });
+    let new = std::fs::read(&device).unwrap();
+    for (bytes, is_old) in [(&new, false), (&old, true)] {
+        std::fs::write(&device, bytes).unwrap();
+        live(dir.path(), async |node| {
+            assert_eq!(node.pool_view("tank").unwrap().state, PoolState::Online);
+            let findings = node.status().findings;
+            let told = findings.iter().any(|finding| finding.reason.contains("not what it was open on before"));
+            assert_eq!(told, is_old, "{findings:?}");
+            node.close().await.unwrap();
+        });
+    }
 }
