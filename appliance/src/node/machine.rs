@@ -175,6 +175,12 @@ pub(super) fn mark(path: &Path, found: &fs::Metadata) -> Option<String> {
     LASTING.contains(&(system.f_type as u64)).then(|| format!("{:x}{born}", found.ino()))
 }
 
+/// Whether two marks are of one file. Where one does not say when it was made, its number has to do.
+pub(super) fn is_same_mark(one: &str, other: &str) -> bool {
+    let number = |mark: &str| mark.split('-').next().map(str::to_owned);
+    one == other || number(one) == number(other) && !(one.contains('-') && other.contains('-'))
+}
+
 /// Refuses what can be no device at all, by what it is.
 fn check_path(path: &str) -> Answer<()> {
     if path.is_empty() {

@@ -5,7 +5,7 @@ use plimsoll_hardware::{Device as _, Machine as _};
 use uuid::Uuid;
 
 use super::exports::connected;
-use super::machine::Purpose;
+use super::machine::{BLOCK_MARK, Purpose};
 use super::pool_create::force_of;
 use super::{Device, Node};
 use crate::model::Plan;
@@ -80,9 +80,13 @@ impl Node {
 
     pub(super) async fn wipe(&self, path: &str, pool: Uuid) -> Answer<()> {
         // Its lock is free when the last I/O of the closed pool has ended, which the open waits for.
+        let before = self.mark_of(path).filter(|mark| mark != BLOCK_MARK);
         let (device, label) = self.open_looked_at(path, Purpose::Serve).await?;
         match label {
             Ok(Some(label)) if label.pool == pool => {}
+            // Its labels are damaged, and it is the file that the pool was open on.
+            Err(Error::NotAPool { .. } | Error::Device(_)) | Ok(None)
+                if before.is_some() && before == self.mark_of(path) => {}
             Err(Error::Shortened { uuids: (of, _), .. }) if of == pool => {}
             _ => {
                 let detail = format!(

@@ -10,7 +10,7 @@ use plimsoll_engine::{Error, Label};
 use plimsoll_hardware::Device as _;
 use uuid::Uuid;
 
-use super::machine::{BLOCK_MARK, Purpose, mark, same_file};
+use super::machine::{BLOCK_MARK, Purpose, is_same_mark, mark, same_file};
 use super::{Device, Node};
 use crate::problem::{Answer, Cause, Problem};
 
@@ -218,7 +218,7 @@ pub(super) struct Paths {
 impl Paths {
     /// Whether a device with this mark is another one than that which was in use last.
     fn is_another(&self, device: &Uuid, mark: Option<&String>) -> bool {
-        self.marks.get(device).is_some_and(|known| Some(known) != mark)
+        self.marks.get(device).is_some_and(|known| !mark.is_some_and(|mark| is_same_mark(known, mark)))
     }
 
     fn all(&self) -> Vec<String> {
@@ -290,7 +290,8 @@ fn candidates(near: &[String]) -> Vec<Candidate> {
     let mut candidates: Vec<Candidate> = named.collect();
     for directory in directories.into_iter().filter(|directory| !directory.starts_with("/dev")) {
         let Ok(entries) = std::fs::read_dir(directory) else { continue };
-        candidates.extend(entries.flatten().filter_map(|entry| candidate(entry.path())).take(FILES_MAX));
+        let files = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
+        candidates.extend(files.filter_map(|entry| candidate(entry.path())).take(FILES_MAX));
     }
     let devices = plimsoll_hardware::probe::list_devices().into_iter();
     candidates.extend(devices.map(|found| {

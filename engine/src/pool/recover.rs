@@ -70,6 +70,7 @@ impl<M: Machine> Store<M> {
         let own = tails.iter().position(|tail| of_life(tail).is_some()).unwrap_or(0);
         let tail = (own < tails.len()).then(|| tails.swap_remove(own));
         let survived = tail.as_ref().and_then(of_life);
+        let had_tail = survived.is_some();
         // Where the tail begins behind the end of the batches it goes on from what is not there: they are damaged, or an older state was
         // put back, whose extents hold something else by now than it says.
         let begins = |(_, halves): &Left| halves.iter().map(|(sequence, _)| *sequence).find(|first| *first >= next);
@@ -118,7 +119,9 @@ impl<M: Machine> Store<M> {
         let drops: Vec<Record> = new_drops.iter().map(|&(batch, index)| Record::Dropped { batch, index }).collect();
         *self.undecided.borrow_mut() = drops.clone();
         let last = recovered.batches.last();
-        let idle = last.is_some_and(|batch| batch.header.proven && batch.records.is_empty())
+        // A life goes on only with its own tail: one that is not in sight now would be taken for that of what is written from here on.
+        let idle = had_tail
+            && last.is_some_and(|batch| batch.header.proven && batch.records.is_empty())
             && drops.is_empty()
             && halves.iter().all(|(_, records)| records.is_empty());
         let beginning = Beginning { before: life, halves, drops, idle };
