@@ -67,14 +67,15 @@ impl<M: Machine> Store<M> {
         let life = recovered.batches.last().map_or(root.life, |batch| batch.header.life);
         let next = recovered.next.sequence;
         let of_life = |tail: &Rc<Tail<M::CrashMemory>>| tail.recover(root.pool).filter(|(owner, _)| *owner == life);
+        // Where a tail begins behind the end of the batches, of whatever life, it goes on from what is not there: they are damaged, or an
+        // older state was put back, whose extents hold something else by now than it says.
+        let begins = |(_, halves): &Left| halves.iter().map(|(sequence, _)| *sequence).find(|first| *first >= next);
+        let is_ahead = |left: Left| begins(&left).is_some_and(|first| first > next);
+        let gap = tails.iter().filter_map(|tail| tail.recover(root.pool)).any(is_ahead);
         let own = tails.iter().position(|tail| of_life(tail).is_some()).unwrap_or(0);
         let tail = (own < tails.len()).then(|| tails.swap_remove(own));
         let survived = tail.as_ref().and_then(of_life);
         let had_tail = survived.is_some();
-        // Where the tail begins behind the end of the batches it goes on from what is not there: they are damaged, or an older state was
-        // put back, whose extents hold something else by now than it says.
-        let begins = |(_, halves): &Left| halves.iter().map(|(sequence, _)| *sequence).find(|first| *first >= next);
-        let gap = survived.as_ref().and_then(begins).is_some_and(|first| first > next);
         let survived = survived.filter(|_| !gap);
         let same_boot = survived.is_some();
         self.journal.keep_former_tail(tail);
@@ -82,7 +83,7 @@ impl<M: Machine> Store<M> {
             survived.into_iter().flat_map(|(_, halves)| halves).partition(|(sequence, _)| *sequence < next);
         let covered = recovered.covered();
         // The last checkpoint's META records are among the batches, or some are missing.
-        let damaged = recovered.damaged || gap || root.meta_sequence >= next;
+        let damaged = recovered.damaged || root.meta_sequence >= next;
         let on_devices = recovered.batches.iter().flat_map(|batch| &batch.records);
         let mut dropped = known_drops(on_devices.chain(halves.iter().flat_map(|(_, records)| records)));
         let (new_drops, unread) = match same_boot {
@@ -93,10 +94,11 @@ impl<M: Machine> Store<M> {
         self.replay_all(&recovered.batches, &halves, &dropped, root.generation, info).await;
         info.records_dropped = new_drops.len() as u64;
         if recovered.one_sided > 0 {
-            // The last one of a crash is like this by nature.
-            tracing::info!(batches = recovered.one_sided, "journal batches were good in one ring only");
+            info.healed.push(format!("a copy of {} journal batches was missing", recovered.one_sided));
         }
-        if recovered.unread {
+        if gap {
+            warnings.push(Warning::TailAhead);
+        } else if recovered.unread {
             warnings.push(Warning::JournalUnread);
         } else if damaged {
             warnings.push(Warning::JournalDamaged);
@@ -127,7 +129,7 @@ impl<M: Machine> Store<M> {
         let beginning = Beginning { before: life, halves, drops, idle };
         if self.read_only.borrow().is_none() {
             match self.heal_ends(&heal, &root).await {
-                Ok(true) => info.healed = heal.damage,
+                Ok(true) => info.healed.extend(heal.damage),
                 // The next start, or a check, tries again.
                 Ok(false) => {}
                 // One generation behind is what a crash leaves too; a checkpoint will not be content with it.

@@ -15,6 +15,8 @@ pub(super) enum Warning {
     PagesUnread(u64),
     /// A batch of the journal that a later one covers is not there.
     JournalDamaged,
+    /// Crash memory goes on behind its end.
+    TailAhead,
     /// It ends where no copy of it can be read.
     JournalUnread,
     /// So many first writes need their data as proof, and it cannot be read.
@@ -29,7 +31,7 @@ impl Warning {
 
     /// Whether the journal was not believed to its end; the pool is read-only until that is accepted.
     pub(super) fn is_of_journal(&self) -> bool {
-        matches!(self, Warning::JournalDamaged | Warning::JournalUnread | Warning::ProofsUnread(_))
+        matches!(self, Warning::JournalDamaged | Warning::TailAhead | Warning::JournalUnread | Warning::ProofsUnread(_))
     }
 }
 
@@ -58,6 +60,10 @@ impl fmt::Display for Warning {
             Warning::JournalDamaged => f.write_str(
                 "its journal is damaged in both copies: changes that were flushed are lost; look at it with plimsoll \
                  pool check, accept the loss with --repair",
+            ),
+            Warning::TailAhead => f.write_str(
+                "its crash memory goes on from changes that are not on its devices: these were put back to an earlier state, or the \
+                 journal is damaged in both copies; look at it with plimsoll pool check, accept the loss with --repair",
             ),
             Warning::JournalUnread => f.write_str(
                 "its journal cannot be read to its end, in either copy: changes that were flushed may be there; mend the device \

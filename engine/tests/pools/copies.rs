@@ -263,3 +263,39 @@ fn a_tail_that_was_not_in_sight_for_a_life_is_not_believed_when_it_is_back() {
         });
     }
 }
+
+#[test]
+fn a_closed_state_that_was_put_back_in_place_is_not_served_for_what_a_later_life_left() {
+    let world = world(1);
+    live(&world, async |m: SimMachine| {
+        let pool = create(&m).await;
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        pool.close().await.expect("a close");
+    });
+    world.crash(CrashKind::Process);
+    let before = world.read_raw(0, 0, SIZE);
+    live(&world, async |m: SimMachine| {
+        let pool = open(&m, &[0]).await;
+        for extent in 0..5 {
+            write(&pool, &m, extent, 7).await;
+            flush(&pool).await;
+        }
+    });
+    world.crash(CrashKind::Process);
+    world.write_raw(0, 0, &before);
+    live(&world, async |m: SimMachine| {
+        let pool = open(&m, &[0]).await;
+        let reason = pool.read_only().expect("what was flushed is missing, and nobody says so");
+        assert!(reason.contains("put back to an earlier state"), "{reason}");
+        // Somebody accepts that.
+        pool.repair().await.expect("a repair");
+        assert_clean(&pool, "accepted").await;
+        write(&pool, &m, 9, 8).await;
+    });
+    world.crash(CrashKind::Process);
+    live(&world, async |m: SimMachine| {
+        let pool = open(&m, &[0]).await;
+        assert_eq!((byte_at(&pool, &m, 9).await, byte_at(&pool, &m, 0).await), (8, 0));
+        assert_eq!(pool.read_only(), None);
+    });
+}

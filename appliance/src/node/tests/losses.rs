@@ -95,12 +95,21 @@ fn that_an_end_was_lost_is_said_in_every_life_until_a_repair_says_that_it_was_se
 fn a_file_that_was_deleted_under_its_pool_is_critical_and_keeps_the_pool_from_being_closed_by_mistake() {
     with_node(|node, dir| async move {
         tank(&node, &dir).await;
-        let [path, away, copy] = ["tank.img", "away.img", "copy.img"].map(|name| dir.join(name));
+        let [path, away, copy] = ["tank.img", "elsewhere/away.img", "copy.img"].map(|name| dir.join(name));
+        std::fs::create_dir(dir.join("elsewhere")).unwrap();
+        // The look that comes with its opening is over.
+        until(&node, || !node.0.below_told.borrow().is_empty()).await;
         std::fs::copy(&path, &copy).unwrap();
         node.allow_buffered(&[copy.display().to_string()]);
         let look = || node.set_seen(super::super::below::look(node.asked_below()));
         look();
         assert_eq!(node.status().findings, []);
+        // The next start finds it.
+        let renamed = dir.join("renamed.img");
+        std::fs::rename(&path, &renamed).unwrap();
+        look();
+        assert_eq!(node.status().findings, []);
+        std::fs::rename(&renamed, &path).unwrap();
         let pool = node.pool("tank").unwrap();
         let kinds = async || {
             let page = node.events().list(crate::event::EventQuery::after(0, 100)).await.unwrap();
@@ -195,7 +204,10 @@ fn a_copy_beside_what_was_in_use_last_is_served_only_by_its_name_and_what_was_re
             assert!(reason.contains(words) && reason.contains("tank.bak"), "{reason}");
         });
         mend();
-        live(dir.path(), async |node| assert_eq!(state(&node).state, PoolState::Online));
+        live(dir.path(), async |node| {
+            assert_eq!(state(&node).state, PoolState::Online);
+            node.close().await.unwrap();
+        });
     }
     // What was renamed is found by itself, with the copy beside it.
     remove();
