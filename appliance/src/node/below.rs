@@ -163,21 +163,11 @@ pub(super) fn look(asked: Asked) -> Seen {
     Seen { below, gone: gone.filter(|(_, gone)| !gone.is_empty()).collect() }
 }
 
-/// Entries of a directory among which a renamed file is looked for.
-const ENTRIES_MAX: usize = 4096;
-
-/// Those of the files whose name leads to nothing, or to another file: nobody could open them again. One that has another name in its
-/// directory is found by the next start. Blocks.
+/// Those of the files whose name leads to nothing, or to another file: nobody could open them again by it. Blocks.
 pub(super) fn files_gone(files: &[File]) -> Vec<String> {
-    let is_it = |found: std::fs::Metadata, known: &(u64, u64)| (found.dev(), found.ino()) == *known;
-    let is_beside = |path: &str, known: &(u64, u64)| {
-        let entries = std::path::Path::new(path).parent().and_then(|directory| std::fs::read_dir(directory).ok());
-        let mut entries = entries.into_iter().flatten().flatten().take(ENTRIES_MAX);
-        entries.any(|entry| entry.metadata().is_ok_and(|found| is_it(found, known)))
-    };
     let is_gone = |(path, known): &&File| match std::fs::metadata(path) {
-        Ok(found) => !is_it(found, known) && !is_beside(path, known),
-        Err(error) => error.kind() == std::io::ErrorKind::NotFound && !is_beside(path, known),
+        Ok(found) => (found.dev(), found.ino()) != *known,
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
     };
     files.iter().filter(is_gone).map(|(path, _)| path.clone()).collect()
 }

@@ -167,7 +167,10 @@ impl Node {
         let problem = copied(&paths.named, &replaced)?;
         let near = paths.all();
         for Candidate { path, mark, .. } in self.blocking(move || candidates(&near)).await.ok()? {
-            let is_known = |label: &Label| mark.is_some() && paths.marks.get(&label.device) == mark.as_ref();
+            let is_known = |label: &Label| {
+                let both = paths.marks.get(&label.device).zip(mark.as_ref());
+                both.is_some_and(|(known, mark)| is_same_mark(known, mark))
+            };
             if mark.as_deref() == Some(BLOCK_MARK) || !replaced.iter().any(|(label, _)| is_known(label)) {
                 continue;
             }

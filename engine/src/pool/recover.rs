@@ -94,12 +94,13 @@ impl<M: Machine> Store<M> {
         self.replay_all(&recovered.batches, &halves, &dropped, root.generation, info).await;
         info.records_dropped = new_drops.len() as u64;
         if recovered.one_sided > 0 {
-            info.healed.push(format!("a copy of {} journal batches was missing", recovered.one_sided));
+            info.healed.push(format!("a ring lacked journal batches ({})", recovered.one_sided));
         }
-        if gap {
-            warnings.push(Warning::TailAhead);
-        } else if recovered.unread {
+        if recovered.unread {
+            // What the tail goes on from may be what cannot be read.
             warnings.push(Warning::JournalUnread);
+        } else if gap {
+            warnings.push(Warning::TailAhead);
         } else if damaged {
             warnings.push(Warning::JournalDamaged);
         }
@@ -121,8 +122,9 @@ impl<M: Machine> Store<M> {
         let drops: Vec<Record> = new_drops.iter().map(|&(batch, index)| Record::Dropped { batch, index }).collect();
         *self.undecided.borrow_mut() = drops.clone();
         let last = recovered.batches.last();
-        // A life goes on only with its own tail: one that is not in sight now would be taken for that of what is written from here on.
-        let idle = had_tail
+        // A life goes on only with its own tail: one that is not in sight now would be taken for that of what is written from here on. But
+        // starts that are cut short by power loss must not fill the ring.
+        let idle = (had_tail || self.journal.is_nearly_full())
             && last.is_some_and(|batch| batch.header.proven && batch.records.is_empty())
             && drops.is_empty()
             && halves.iter().all(|(_, records)| records.is_empty());
