@@ -25,15 +25,20 @@ pub(crate) struct Beginning {
 }
 
 impl<M: Machine> Journal<M> {
-    /// Begins this journal's life. There is always a batch of it, so that the tail of the life before is never taken for the
-    /// present one's. But a life in which nothing happened goes on: however often a start is cut short, the ring does not fill.
+    /// Begins this journal's life.
     pub(crate) async fn begin_life(self: &Rc<Self>, beginning: Beginning) -> Result<(), JournalFailed> {
+        self.write_beginning(beginning).await?;
+        self.begin_tail();
+        Ok(())
+    }
+
+    /// Writes down what was found and decided. There is always a batch of the new life, so that the tail of the one before is never taken
+    /// for the present one's. But a life in which nothing happened goes on: however often a start is cut short, the ring does not fill.
+    pub(crate) async fn write_beginning(self: &Rc<Self>, beginning: Beginning) -> Result<(), JournalFailed> {
         let life = self.life.replace(beginning.before);
         if beginning.idle {
             // Its last batch may be in a device's cache only.
-            self.media.flush().await.map_err(|error| self.fail(error))?;
-            self.begin_tail(beginning.before);
-            return Ok(());
+            return self.media.flush().await.map_err(|error| self.fail(error));
         }
         let mut drops = &beginning.drops[..];
         for (sequence, records) in &beginning.halves {
@@ -56,16 +61,19 @@ impl<M: Machine> Journal<M> {
             self.write_out_now(sequence).await?;
         }
         self.life.set(life);
-        self.cut_anyway().await?;
-        self.begin_tail(life);
-        Ok(())
+        self.cut_anyway().await
     }
 
-    fn begin_tail(&self, life: u64) {
+    /// The tail changes hands: from here on it is this life's, and no other is called after the pool's devices. Nothing is pending.
+    pub(crate) fn begin_tail(&self) {
         if let Some(tail) = self.former_tail.take() {
-            tail.begin(self.pool, life, self.pending_sequence());
+            tail.begin(self.pool, self.life.get(), self.pending_sequence());
             // Set once: a journal begins one life.
             let _ = self.tail.set(tail);
+        }
+        for other in self.other_tails.take() {
+            other.forget();
+            self.media.machine.remove_crash_memory(&other.name());
         }
     }
 }

@@ -30,7 +30,7 @@ pub(crate) use append::Permit;
 pub(crate) use begin::Beginning;
 pub(crate) use gate::Gate;
 use move_rings::Moving;
-pub(crate) use read::read;
+pub(crate) use read::{JournalEnd, read};
 pub(crate) use tail::{Left, Tail};
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -55,8 +55,9 @@ pub(crate) struct Journal<M: Machine> {
     moving: RefCell<Option<Moving>>,
     state: RefCell<State>,
     tail: OnceCell<Rc<Tail<M::CrashMemory>>>,
-    /// The tail of the life before, until this one has begun.
+    /// The tail of the life before, until this one has begun, and those that nobody goes on from.
     former_tail: RefCell<Option<Rc<Tail<M::CrashMemory>>>>,
+    other_tails: RefCell<Vec<Rc<Tail<M::CrashMemory>>>>,
     changed: WaitQueue,
     /// The ring is filling up: a checkpoint is wanted.
     pub(crate) pressure: WaitQueue,
@@ -182,6 +183,7 @@ impl<M: Machine> Journal<M> {
             state: RefCell::new(state),
             tail: OnceCell::new(),
             former_tail: RefCell::default(),
+            other_tails: RefCell::default(),
             changed: WaitQueue::default(),
             pressure: WaitQueue::default(),
             commits: Cell::new(0),
@@ -265,19 +267,22 @@ impl<M: Machine> Journal<M> {
         self.kick();
     }
 
-    /// Takes the tail of the life before, which a failure on the way to the present one voids.
-    pub(crate) fn keep_former_tail(&self, tail: Option<Rc<Tail<M::CrashMemory>>>) {
-        *self.former_tail.borrow_mut() = tail;
+    /// Takes the tail of the life before, and others that are called after members too. A failure on the way to the present life voids
+    /// them all.
+    pub(crate) fn keep_former_tails(
+        &self,
+        tail: Option<Rc<Tail<M::CrashMemory>>>,
+        others: Vec<Rc<Tail<M::CrashMemory>>>,
+    ) {
+        self.former_tail.replace(tail);
+        self.other_tails.replace(others);
     }
 
     /// Makes the tail belong to nobody: everything is on the devices, or must not be believed.
     pub(crate) fn forget_tail(&self) {
-        if let Some(tail) = self.tail.get() {
-            tail.forget();
-        }
-        if let Some(tail) = &*self.former_tail.borrow() {
-            tail.forget();
-        }
+        self.tail.get().into_iter().for_each(|tail| tail.forget());
+        self.former_tail.borrow().iter().for_each(|tail| tail.forget());
+        self.other_tails.borrow().iter().for_each(|tail| tail.forget());
     }
 
     /// Takes nothing any more, because of something that happened elsewhere.
@@ -293,9 +298,15 @@ impl<M: Machine> Journal<M> {
         state.voided = state.pending_sequence;
     }
 
-    /// Passes over batch numbers that what lies beyond a damaged part of the ring may have.
-    pub(crate) fn jump(&self) {
-        self.state.borrow_mut().pending_sequence += self.ring_pages;
+    /// Passes over the batch numbers that what lies beyond a damaged part of the ring may have, of which `highest` was seen, and those
+    /// that a tail goes on with.
+    pub(crate) fn jump(&self, highest: u64) {
+        let (former, others) = (self.former_tail.borrow(), self.other_tails.borrow());
+        let tails = former.iter().chain(&*others).filter_map(|tail| tail.recover(self.pool));
+        let in_tails = tails.flat_map(|(_, halves)| halves).map(|(sequence, _)| sequence);
+        let highest = in_tails.fold(highest, u64::max);
+        let mut state = self.state.borrow_mut();
+        state.pending_sequence = state.pending_sequence.max(highest) + self.ring_pages;
     }
 
     fn fail(&self, error: IoError) -> JournalFailed {

@@ -24,6 +24,8 @@ pub(crate) struct JournalEnd {
     pub(crate) damaged: bool,
     /// It ends where neither ring can be read: nobody knows what comes there.
     pub(crate) unread: bool,
+    /// The highest number of a batch that either ring has, wherever it is.
+    pub(crate) highest: u64,
 }
 
 /// One ring, with the pages read last.
@@ -103,7 +105,8 @@ pub(crate) async fn read<M: Machine>(
     inspect: bool,
 ) -> JournalEnd {
     let mut windows = rings.map(|ring| Window { media, ring, position: 0, bytes: Vec::new() });
-    let mut end = JournalEnd { next: start, batches: Vec::new(), one_sided: 0, damaged: false, unread: false };
+    let mut end =
+        JournalEnd { next: start, batches: Vec::new(), one_sided: 0, damaged: false, unread: false, highest: 0 };
     let mut one_sided = Vec::new();
     while end.next.position - start.position < rings[0].pages {
         let (mut found, mut unread) = find(&mut windows, pool, end.next, 1).await;
@@ -134,23 +137,32 @@ pub(crate) async fn read<M: Machine>(
     // A proven batch names itself; that one copy of the last one is missing is no damage.
     let covered = covered.min(end.next.sequence.saturating_sub(2));
     end.one_sided = one_sided.iter().filter(|&&sequence| sequence <= covered).count() as u64;
+    end.highest = end.next.sequence - 1;
     for window in &mut windows {
-        end.damaged = end.damaged || is_gap(window, pool, start, end.next).await;
+        let (damaged, highest) = beyond(window, pool, start, end.next).await;
+        end.damaged = end.damaged || damaged;
+        end.highest = end.highest.max(highest);
     }
     end
 }
 
-/// Whether a batch further on says that the one missing at `next` was durable once.
-async fn is_gap<M: Machine>(window: &mut Window<'_, M>, pool: Uuid, start: JournalStart, next: JournalStart) -> bool {
-    let end = start.position + window.ring.pages;
-    for position in next.position + 1..end {
+/// Looks at what is in a ring where the chain has ended: whether a batch says that the one missing at `next` was durable once, or is the
+/// beginning of a life that accepted its loss and was cut short; and the highest number of any.
+async fn beyond<M: Machine>(
+    window: &mut Window<'_, M>,
+    pool: Uuid,
+    start: JournalStart,
+    next: JournalStart,
+) -> (bool, u64) {
+    let (mut damaged, mut highest) = (false, 0);
+    for position in next.position..start.position + window.ring.pages {
         if let Ok(Some(batch)) = window.batch(position, pool, 1).await {
             // A proven batch covers itself; that says nothing of those before it only if it is the next one.
             let header = &batch.header;
-            if header.sequence > next.sequence && header.covered >= next.sequence {
-                return true;
-            }
+            let jumped = header.sequence >= next.sequence + window.ring.pages;
+            damaged |= jumped || (header.sequence > next.sequence && header.covered >= next.sequence);
+            highest = highest.max(header.sequence);
         }
     }
-    false
+    (damaged, highest)
 }

@@ -129,7 +129,9 @@ impl<D: Device> Disk<D> {
         self.has_end(offset)?;
         let result = self.noted(self.device.write(offset, data, durability).await);
         self.written.set(self.written.get() + 1);
-        if durability == Durability::Fua && result.is_err() && self.device.geometry().volatile_cache {
+        // One that found no room has taken nothing with it.
+        let failed = result.as_ref().is_err_and(|error| !matches!(error, IoError::NoSpace { .. }));
+        if durability == Durability::Fua && failed && self.device.geometry().volatile_cache {
             self.doubt();
         }
         result

@@ -100,10 +100,8 @@ impl<M: Machine> Store<M> {
             super::roots::write(&self.media, &root).await?;
             self.media.flush().await
         };
-        if let Err(error) = written.await {
-            self.journal.forget_tail();
-            return Err(self.give_up(error));
-        }
+        // The tail stays: it goes on from either root. A flush that fails voids it by itself.
+        written.await.map_err(|error| self.give_up(error))?;
         self.journal.settle_rings();
         *self.root.borrow_mut() = root;
         for (vdisk, tree) in roots {

@@ -13,14 +13,14 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use plimsoll_hardware::{Buffer, Durability, Machine};
+use plimsoll_hardware::{Buffer, CrashMemory, Durability, Machine};
 
 use super::RecoveryInfo;
 use super::open::Healing;
 use super::warning::Warning;
 use crate::error::Result;
 use crate::format::{Batch, Blocks, ExtentId, JournalStart, LabelPage, Record, RootPage, VdiskId, VirtualExtent};
-use crate::journal::{self, Beginning, Left, Tail};
+use crate::journal::{self, Beginning, JournalEnd, Left, Tail};
 use crate::media::{Drive, Media};
 use crate::planted::Bug;
 use crate::vdisk::Store;
@@ -32,6 +32,7 @@ pub(super) struct Recovered {
     damaged: bool,
     unread: bool,
     one_sided: u64,
+    highest: u64,
 }
 
 impl Recovered {
@@ -43,8 +44,31 @@ impl Recovered {
     ) -> Recovered {
         let rings = root.ring_places(&label.rings);
         let end = journal::read(media, root.pool, &rings, root.journal, inspect).await;
-        let (damaged, unread, one_sided) = (end.damaged, end.unread, end.one_sided);
-        Recovered { batches: end.batches, next: end.next, damaged, unread, one_sided }
+        let JournalEnd { next, batches, one_sided, damaged, unread, highest } = end;
+        let mut recovered = Recovered { batches, next, damaged, unread, one_sided, highest };
+        if !damaged && !unread {
+            recovered.take_back_unfinished(root);
+        }
+        recovered
+    }
+
+    /// Takes back a last batch that has nothing but the META of a checkpoint whose root does not stand: it says nothing, and the next
+    /// such batch may be where it is. Else starts that are cut short before their checkpoint stands would fill the ring.
+    fn take_back_unfinished(&mut self, root: &RootPage) {
+        let [earlier @ .., before, last] = &self.batches[..] else { return };
+        let says_nothing = !last.records.is_empty() && last.records.iter().all(|record| is_unfinished(record, root));
+        // The last one may be what covers those before, and what says whose life it is.
+        let covered = earlier.iter().map(|batch| batch.header.covered).fold(before.header.covered, u64::max);
+        let is_settled = |batch: &Batch| batch.header.proven || batch.header.sequence <= covered;
+        let stands_alone = before.header.proven && before.header.life == last.header.life;
+        if says_nothing && stands_alone && earlier.iter().all(is_settled) {
+            self.next = JournalStart {
+                sequence: last.header.sequence,
+                position: self.next.position - last.pages,
+                previous: last.header.previous,
+            };
+            self.batches.pop();
+        }
     }
 
     /// The last batch that some batch, or the checkpoint, covers.
@@ -54,11 +78,41 @@ impl Recovered {
     }
 }
 
+/// Whether it is of a checkpoint whose root does not stand.
+fn is_unfinished(record: &Record, root: &RootPage) -> bool {
+    matches!(record, Record::Meta { generation, .. } if *generation > root.generation)
+}
+
+/// What crash memory held.
+struct Survivors<C> {
+    /// The tail of the life that ended; where there is none, one that can be had for the next.
+    tail: Option<Rc<Tail<C>>>,
+    others: Vec<Rc<Tail<C>>>,
+    /// The records of its batches, oldest first; `None`: there is no tail of that life.
+    halves: Option<Vec<(u64, Vec<Record>)>>,
+    /// One of them, of whatever life, begins behind the end of the batches.
+    gap: bool,
+}
+
+/// Chooses among `tails` that of `life`, after which batch `next` comes.
+fn survivors<C: CrashMemory>(mut tails: Vec<Rc<Tail<C>>>, root: &RootPage, life: u64, next: u64) -> Survivors<C> {
+    let mut left: Vec<Option<Left>> = tails.iter().map(|tail| tail.recover(root.pool)).collect();
+    let begins = |(_, halves): &Left| halves.iter().map(|(sequence, _)| *sequence).find(|first| *first >= next);
+    let gap = left.iter().flatten().any(|left| begins(left).is_some_and(|first| first > next));
+    // A copy of one, under another name, may be older.
+    let newest = |at: &usize| left[*at].as_ref().and_then(|(_, halves)| halves.last()).map(|(sequence, _)| *sequence);
+    let of_life = (0..tails.len()).filter(|&at| left[at].as_ref().is_some_and(|(owner, _)| *owner == life));
+    let own = of_life.max_by_key(newest);
+    let halves = own.and_then(|own| left[own].take()).map(|(_, halves)| halves);
+    let tail = (!tails.is_empty()).then(|| tails.swap_remove(own.unwrap_or(0)));
+    Survivors { tail, others: tails, halves, gap }
+}
+
 impl<M: Machine> Store<M> {
     pub(super) async fn recover(
         self: &Rc<Self>,
         recovered: Recovered,
-        mut tails: Vec<Rc<Tail<M::CrashMemory>>>,
+        tails: Vec<Rc<Tail<M::CrashMemory>>>,
         heal: Healing,
         info: &mut RecoveryInfo,
     ) -> Result<Vec<Warning>> {
@@ -66,21 +120,16 @@ impl<M: Machine> Store<M> {
         let root = self.root.borrow().clone();
         let life = recovered.batches.last().map_or(root.life, |batch| batch.header.life);
         let next = recovered.next.sequence;
-        let of_life = |tail: &Rc<Tail<M::CrashMemory>>| tail.recover(root.pool).filter(|(owner, _)| *owner == life);
-        // Where a tail begins behind the end of the batches, of whatever life, it goes on from what is not there: they are damaged, or an
-        // older state was put back, whose extents hold something else by now than it says.
-        let begins = |(_, halves): &Left| halves.iter().map(|(sequence, _)| *sequence).find(|first| *first >= next);
-        let is_ahead = |left: Left| begins(&left).is_some_and(|first| first > next);
-        let gap = tails.iter().filter_map(|tail| tail.recover(root.pool)).any(is_ahead);
-        let own = tails.iter().position(|tail| of_life(tail).is_some()).unwrap_or(0);
-        let tail = (own < tails.len()).then(|| tails.swap_remove(own));
-        let survived = tail.as_ref().and_then(of_life);
-        let had_tail = survived.is_some();
-        let survived = survived.filter(|_| !gap);
+        // Where a tail begins behind the end of the batches it goes on from what is not there: they are damaged, or an older state was put
+        // back, whose extents hold something else by now than it says.
+        let Survivors { tail, others, halves, gap } = survivors(tails, &root, life, next);
+        self.journal.keep_former_tails(tail, others);
+        let had_tail = halves.is_some();
+        let survived = halves.filter(|_| !gap);
         let same_boot = survived.is_some();
-        self.journal.keep_former_tail(tail);
-        let (written, halves): (Vec<_>, Vec<_>) =
-            survived.into_iter().flat_map(|(_, halves)| halves).partition(|(sequence, _)| *sequence < next);
+        let (written, mut halves): (Vec<_>, Vec<_>) =
+            survived.into_iter().flatten().partition(|(sequence, _)| *sequence < next);
+        halves.iter_mut().for_each(|(_, records)| records.retain(|record| !is_unfinished(record, &root)));
         let covered = recovered.covered();
         // The last checkpoint's META records are among the batches, or some are missing.
         let damaged = recovered.damaged || root.meta_sequence >= next;
@@ -119,6 +168,10 @@ impl<M: Machine> Store<M> {
         if self.inspect {
             return Ok(warnings);
         }
+        if !warnings.is_empty() {
+            // Who accepts what is missing begins with numbers that nothing has which is left of it.
+            self.journal.jump(recovered.highest);
+        }
         let drops: Vec<Record> = new_drops.iter().map(|&(batch, index)| Record::Dropped { batch, index }).collect();
         *self.undecided.borrow_mut() = drops.clone();
         let last = recovered.batches.last();
@@ -139,11 +192,6 @@ impl<M: Machine> Store<M> {
             }
             let begun = self.journal.begin_life(beginning).await;
             begun.map_err(|failure| self.journal_failed(failure))?;
-            // Called after members too, and of lives that nobody goes on from.
-            for other in tails {
-                other.forget();
-                self.media.machine.remove_crash_memory(&other.name());
-            }
         }
         Ok(warnings)
     }

@@ -73,11 +73,11 @@ impl<M: Machine> Pool<M> {
         let before = store.root.borrow().life;
         let drops = store.undecided.take();
         let beginning = Beginning { before, halves: Vec::new(), drops, idle: false };
-        store.journal.jump();
-        let begun = store.journal.begin_life(beginning).await;
+        let begun = store.journal.write_beginning(beginning).await;
         begun.map_err(|failure| store.journal_failed(failure))?;
-        // Nobody may write before a root stands that does not lead into the damaged part.
+        // Nobody may write before a root stands that does not lead into the damaged part. Until then what only a tail has is only there.
         store.write_checkpoint(false).await?;
+        store.journal.begin_tail();
         store.read_only.borrow_mut().take();
         store.media.trouble.noticed.notify();
         self.start_background();

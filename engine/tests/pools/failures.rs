@@ -162,6 +162,74 @@ fn starts_that_are_cut_short_do_not_fill_the_journal() {
     }
 }
 
+/// No root is written from here on, though the device says that it is.
+fn lose_roots(world: &SimWorld, size: u64) {
+    let roots = [0, size - (64 << 10)].map(|end| end + BLOCK..end + 3 * BLOCK);
+    world.filter_faults(move |site| {
+        site.kind == FaultKind::Lost && roots.iter().any(|roots| roots.contains(&site.offset))
+    });
+    world.set_faults(FaultProfile { lost: 10_000, ..FaultProfile::NONE });
+}
+
+/// A ring so full that each start writes a checkpoint first.
+fn with_a_full_ring() -> SimWorld {
+    let world = world(3, 1, 4);
+    live(&world, |machine| async move { drop(with_a_write(&machine).await) });
+    lose_roots(&world, 4 << 20);
+    for start in 0.. {
+        world.crash(CrashKind::Power);
+        live(&world, |machine| async move { drop(open(&machine, 1).await) });
+        if world.faults_struck(FaultKind::Lost) > 0 {
+            assert!(start > 10, "the ring was full from the beginning");
+            return world;
+        }
+    }
+    unreachable!("a ring is full some time")
+}
+
+#[test]
+fn starts_that_are_cut_short_before_their_checkpoint_stands_do_not_fill_the_journal() {
+    let base = with_a_full_ring();
+    for kind in [CrashKind::Process, CrashKind::Power] {
+        let world = base.fork();
+        lose_roots(&world, 4 << 20);
+        for start in 0..60 {
+            let struck = world.faults_struck(FaultKind::Lost);
+            world.crash(kind);
+            live(&world, |machine| async move {
+                let pool = Pool::open(&machine, OpenPool::default(), vec![machine.open(0)]).await;
+                let pool = pool.unwrap_or_else(|error| panic!("start {start}: {error}"));
+                assert_eq!(pool.read_only(), None, "start {start}");
+            });
+            assert!(world.faults_struck(FaultKind::Lost) > struck, "start {start} wrote no root");
+        }
+        // Each of these may be cut short anywhere, too.
+        let mut stops = 0;
+        for stop in 1.. {
+            let world = world.fork();
+            world.crash(kind);
+            world.set_faults(FaultProfile::NONE);
+            let machine = world.boot();
+            machine.crash_after_ops(stop);
+            let m = machine.clone();
+            let ended = machine.run(async move { drop(open(&m, 1).await) }).unless_crashed().is_some();
+            world.crash(kind);
+            live(&world, |machine| async move {
+                let pool = open(&machine, 1).await;
+                assert_eq!(pool.read_only(), None, "stopped at {stop} by {kind:?}");
+                assert_eq!(first_byte(&pool, &machine, 0).await.expect("a read"), 1);
+                write(&pool, &machine, EXTENT, 2).await.expect("a write");
+                assert_clean(&pool, &format!("stopped at {stop} by {kind:?}")).await;
+            });
+            stops = stop;
+            if ended {
+                break;
+            }
+        }
+        assert!(stops > 20, "a start has {stops} operations");
+    }
+}
+
 #[test]
 fn without_crash_memory_zeros_survive_a_kill() {
     let world = world(4, 1, 16);

@@ -7,8 +7,8 @@ use crate::support::below::{
 use crate::support::{assert_clean, failing, filled, live, open, world};
 use futures_util::future::{Either, join_all, select};
 use plimsoll_engine::{AlarmState, Error, Evacuate, Shortage, SpaceEvent};
-use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimDiskSpec, SimWorld};
+use plimsoll_hardware::{IoError, Machine};
 
 /// A pool that was copied sparsely to a file system which is full now: its reserve has no blocks.
 fn sparse_pool(world: &SimWorld, leaves: u64) {
@@ -17,6 +17,41 @@ fn sparse_pool(world: &SimWorld, leaves: u64) {
         pool.close().await.expect("a close");
         make_sparse(world, &m, 0).await;
         world.set_room(0, Some(0));
+    });
+}
+
+#[test]
+fn a_durable_overwrite_that_finds_no_room_takes_nothing_with_it() {
+    let world = &world(7, 1, 64);
+    live(world, |m| async move {
+        let pool = pool_with(&m, failing(), 2, 1).await;
+        // A block of zeros, of which a sparse copy has none.
+        pool.set_detection("v", Some(false), Some(false)).await.expect("a change");
+        write(&pool, &m, 0, 0, EXTENT).await.expect("a write of zeros");
+        write(&pool, &m, EXTENT, 3, EXTENT).await.expect("a write");
+        pool.close().await.expect("a close");
+        make_sparse(world, &m, 0).await;
+        world.set_room(0, Some(0));
+    });
+    live(world, |m| async move {
+        let pool = open(&m, 1).await;
+        let v = pool.vdisk("v").expect("a vdisk");
+        v.flush().await.expect("a flush");
+        let refused = v.write(0, filled(&m, 5, BLOCK as usize).await, true).await;
+        assert!(matches!(refused, Err(Error::Device(IoError::NoSpace { .. }))), "{refused:?}");
+        assert!(pool.info().counters.journal_commits < 3, "it was not written straight to its place");
+        v.flush().await.expect("a flush after a durable write that found no room");
+        assert_eq!((byte_at(&pool, &m, 0).await, byte_at(&pool, &m, EXTENT).await), (0, 3));
+        world.set_room(0, None);
+        m.sleep(2 * SECOND).await;
+        v.write(0, filled(&m, 5, BLOCK as usize).await, true).await.expect("there is room");
+        write(&pool, &m, 2 * EXTENT, 6, BLOCK).await.expect("a first write");
+    });
+    world.crash(CrashKind::Process);
+    live(world, |m| async move {
+        let pool = open(&m, 1).await;
+        assert_eq!((byte_at(&pool, &m, 0).await, byte_at(&pool, &m, 2 * EXTENT).await), (5, 6));
+        assert_clean(&pool, "after a kill").await;
     });
 }
 

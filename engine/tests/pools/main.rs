@@ -1,5 +1,6 @@
 //! Whole pools on simulated devices. One program, because each would have to make the whole engine for the simulated machine anew.
 
+mod accept;
 mod ahead;
 mod alarm_log;
 mod canary;

@@ -243,7 +243,14 @@ impl Inner {
         self.measure(self.used.get())?;
         let descriptor = &self.descriptor;
         let entry = || entry_on!(descriptor, |target| opcode::Fsync::new(target).flags(types::FsyncFlags::DATASYNC));
-        self.run("flush", 0, entry).await
+        let no_space = |error| match error {
+            // Of something written before: it is lost, which is more than a want of room.
+            IoError::NoSpace { .. } => {
+                self.failed("flush", 0, "there was no room for something written before".to_owned())
+            }
+            other => other,
+        };
+        self.run("flush", 0, entry).await.map_err(no_space)
     }
 
     /// Runs an operation without memory, again when it was interrupted.
