@@ -133,6 +133,42 @@ fn nothing_is_answered_after_a_flush_has_failed() {
     assert!(before > 0 && after > 0, "{before} ended before the failure and {after} after it");
 }
 
+#[test]
+fn what_is_answered_while_a_checkpoint_fails_for_its_root_outlives_our_process() {
+    for seed in 0..20 {
+        let world = &world(seed, 1, 4);
+        let answered = live(world, |machine| async move {
+            let pool = with_a_write(&machine).await;
+            let ends = [0, (4 << 20) - (64 << 10)].map(|end| end + BLOCK..end + 3 * BLOCK);
+            world.filter_faults(move |site| {
+                site.kind == FaultKind::WriteError && ends.iter().any(|roots| roots.contains(&site.offset))
+            });
+            world.set_faults(FaultProfile { write_error: 10_000, ..FaultProfile::NONE });
+            let checkpoint = async { assert!(pool.check().await.is_err(), "a root was written") };
+            let writes = async {
+                let mut answered = 0;
+                while write(&pool, &machine, (answered + 1) * BLOCK, 2).await.is_ok() {
+                    answered += 1;
+                }
+                answered
+            };
+            join(checkpoint, writes).await.1
+        });
+        world.crash(CrashKind::Process);
+        world.heal();
+        world.set_faults(FaultProfile::NONE);
+        assert!(answered > 2, "seed {seed}: {answered} writes beside the checkpoint");
+        live(world, |machine| async move {
+            let pool = open(&machine, 1).await;
+            for block in 1..=answered {
+                let byte = first_byte(&pool, &machine, block * BLOCK).await.expect("a read");
+                assert_eq!(byte, 2, "seed {seed}: write {block} of {answered} is gone");
+            }
+            assert_clean(&pool, "after a kill").await;
+        });
+    }
+}
+
 /// A pool in which a write was flushed.
 async fn with_a_write(machine: &SimMachine) -> Pool<SimMachine> {
     let pool = create(machine).await;
