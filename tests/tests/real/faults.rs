@@ -180,7 +180,9 @@ fn a_full_file_system_below_is_enospc_and_loses_nothing() {
     assert_eq!((rig.write(2), rig.write(3), rig.state()), (ENOSPC, ENOSPC, "online".to_owned()));
     rig.assert_there(1..2, "while there is no space");
     rig.disk.command("enospc-write off");
-    assert_eq!((rig.write(2), rig.flush()), (0, 0), "there is space again");
+    // The pool looks once a second, and a write waits as long: it may give up just before.
+    assert!((0..5).any(|_| rig.write(2) == 0), "there is space again");
+    assert_eq!(rig.flush(), 0);
     rig.assert_there(1..3, "when there is space again");
     rig.daemon.assert_clean("tank");
 }
