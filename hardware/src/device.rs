@@ -42,8 +42,8 @@ pub enum Durability {
 /// Why an operation on a device failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IoError {
-    /// The file system under a file-backed device has no space (ENOSPC, EDQUOT) for a write, which is not there then. No other is the
-    /// less durable for it, so no flush fails so.
+    /// The file system under a file-backed device has no space (ENOSPC, EDQUOT) for a write, of which each block is as it was
+    /// or as it was to be. No other is the less durable for it, so no flush fails so.
     #[error("{path}: no space left under the device; free space in its file system")]
     NoSpace {
         /// The device.

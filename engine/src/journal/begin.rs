@@ -8,10 +8,10 @@
 
 use std::rc::Rc;
 
-use plimsoll_hardware::Machine;
+use plimsoll_hardware::{IoError, Machine};
 
 use super::{Journal, JournalFailed};
-use crate::format::Record;
+use crate::format::{JournalStart, PAGE_BYTES, Record};
 
 /// What a start found.
 pub(crate) struct Beginning {
@@ -22,6 +22,8 @@ pub(crate) struct Beginning {
     pub(crate) drops: Vec<Record>,
     /// Its last batch, which needs no proof, says nothing, and neither does anything after it: it ended as it began.
     pub(crate) idle: bool,
+    /// Where its last batch is, if the ring needs its room: the next one may be there.
+    pub(crate) take_back: Option<JournalStart>,
 }
 
 impl<M: Machine> Journal<M> {
@@ -37,8 +39,7 @@ impl<M: Machine> Journal<M> {
     pub(crate) async fn write_beginning(self: &Rc<Self>, beginning: Beginning) -> Result<(), JournalFailed> {
         let life = self.life.replace(beginning.before);
         if beginning.idle {
-            // Its last batch may be in a device's cache only.
-            return self.media.flush().await.map_err(|error| self.fail(error));
+            return self.go_on(beginning.take_back).await.map_err(|error| self.fail(error));
         }
         let mut drops = &beginning.drops[..];
         for (sequence, records) in &beginning.halves {
@@ -62,6 +63,19 @@ impl<M: Machine> Journal<M> {
         }
         self.life.set(life);
         self.cut_anyway().await
+    }
+
+    /// Goes on with the life that ended, whose last batch may be in a device's cache only, or at the place of that.
+    async fn go_on(&self, place: Option<JournalStart>) -> Result<(), IoError> {
+        if let Some(place) = place {
+            // At no time are there two batches of one number that could both come next.
+            self.write_rings(place.position, &[0; PAGE_BYTES]).await?;
+        }
+        self.media.flush().await?;
+        if let Some(place) = place {
+            self.state.borrow_mut().go_on_at(place, place.sequence - 1);
+        }
+        Ok(())
     }
 
     /// The tail changes hands: from here on it is this life's, and no other is called after the pool's devices. Nothing is pending.

@@ -125,6 +125,14 @@ struct State {
 }
 
 impl State {
+    /// The next batch is the one of `next`, and those up to `covered` are durable.
+    fn go_on_at(&mut self, next: JournalStart, covered: u64) {
+        (self.pending_sequence, self.position, self.previous) = (next.sequence, next.position, next.previous);
+        self.written = next.sequence - 1;
+        (self.covered, self.durable, self.stated) = (covered, covered, covered);
+        (self.confirmed, self.relied) = (covered, covered);
+    }
+
     fn note_flush(&mut self) {
         if self.maps > 0 {
             self.lone = self.maps == 1;
@@ -145,21 +153,20 @@ impl<M: Machine> Journal<M> {
         next: JournalStart,
         covered: u64,
     ) -> Self {
-        let last = next.sequence - 1;
-        let state = State {
+        let mut state = State {
             pending: vec![0; BATCH_HEADER_BYTES],
-            pending_sequence: next.sequence,
+            pending_sequence: 0,
             reserved: 0,
-            position: next.position,
+            position: 0,
             going_out: 0,
-            previous: next.previous,
+            previous: 0,
             start,
-            written: last,
-            covered,
-            durable: covered,
-            stated: covered,
-            confirmed: covered,
-            relied: covered,
+            written: 0,
+            covered: 0,
+            durable: 0,
+            stated: 0,
+            confirmed: 0,
+            relied: 0,
             stale: 0,
             voided: 0,
             unproven: HashMap::new(),
@@ -173,6 +180,7 @@ impl<M: Machine> Journal<M> {
             lone: false,
             failed: None,
         };
+        state.go_on_at(next, covered);
         Journal {
             media,
             pool,

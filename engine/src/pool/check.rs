@@ -101,6 +101,14 @@ impl<M: Machine> Pool<M> {
     }
 }
 
+/// Calls pages of the tree of groups after those of `count` that are under them.
+fn name_of_groups(count: u64) -> impl Fn(&PageSeen) -> String {
+    move |page| match page.first + page.leaves.min(count - page.first.min(count)) {
+        end if end <= page.first + 1 => format!("allocation group {}", page.first),
+        end => format!("allocation groups {} to {}", page.first, end - 1),
+    }
+}
+
 impl<'a, M: Machine> Checker<'a, M> {
     /// Checks `store`, which is the live pool or a view of it.
     pub(super) async fn run(
@@ -142,9 +150,8 @@ impl<'a, M: Machine> Checker<'a, M> {
         let name = |page: &PageSeen| format!("the pattern table from {} on", page.first);
         let lost_patterns = checker.check_tree(&store.patterns.tree, &name, &mut ignore).await;
         checker.mends.extend(lost_patterns.iter().map(|page| Mend::ForgetPatterns(page.first, page.leaves)));
-        let lost_groups = checker
-            .check_tree(&store.space.tree, &|page| format!("allocation group {}", page.first), &mut ignore)
-            .await;
+        let lost_groups =
+            checker.check_tree(&store.space.tree, &name_of_groups(store.space.group_count()), &mut ignore).await;
         let vdisks: Vec<_> = store.vdisks.borrow().values().cloned().collect();
         for vdisk in &vdisks {
             checker.check_vdisk(vdisk).await;

@@ -335,10 +335,10 @@ impl<M: Machine> Store<M> {
         self.journal.cut(|| ()).await.map(|(next, ())| next.sequence - 1).map_err(failed)
     }
 
-    /// Whether a checkpoint of what is dirty now would find places for its pages.
-    pub(super) async fn can_checkpoint(&self) -> bool {
+    /// Whether a checkpoint of what is dirty now would find no places for its pages, because groups are lost.
+    pub(super) async fn lacks_groups(&self) -> bool {
         let pages = self.counts.dirty.get() as u64 + 2 * (self.vdisks.borrow().len() as u64 + 3) + SLACK_PAGES;
-        self.space.lost_groups.get() == 0 || self.space.prepare_meta(pages).await.is_ok()
+        self.space.lost_groups.get() > 0 && matches!(self.space.prepare_meta(pages).await, Err(NoMetaSpace::AllTaken))
     }
 
     fn no_meta_space(&self) -> IoError {

@@ -24,7 +24,7 @@ impl<M: Machine> Pool<M> {
             let (report, mends) = Checker::run(&self.store, &self.store, &warnings).await;
             return Ok((report, mends, None));
         }
-        if !self.store.can_checkpoint().await {
+        if self.store.lacks_groups().await {
             // Lost groups leave no place for a page, and the repair of them must not wait for one: the pool itself is looked at.
             let pin = self.hold_up().await?;
             let (report, mends) = Checker::run(&self.store, &self.store, &warnings).await;

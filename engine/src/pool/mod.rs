@@ -23,6 +23,7 @@ mod identify;
 mod info;
 mod job;
 mod layout;
+mod left;
 mod mend;
 mod move_out;
 mod open;

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::identify::{check_features, read_label, read_page};
 use super::layout::{END_PAGES, label_places};
-use super::recover::Recovered;
+use super::left::Recovered;
 use super::warning::Warning;
 use super::{Pool, RecoveryInfo, roots};
 use crate::error::{Error, Result};

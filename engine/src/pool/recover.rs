@@ -13,100 +13,18 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use plimsoll_hardware::{Buffer, CrashMemory, Durability, Machine};
+use plimsoll_hardware::{Buffer, Durability, Machine};
 
 use super::RecoveryInfo;
+use super::left::{Recovered, Survivors, is_unfinished};
 use super::open::Healing;
 use super::warning::Warning;
 use crate::error::Result;
-use crate::format::{Batch, Blocks, ExtentId, JournalStart, LabelPage, Record, RootPage, VdiskId, VirtualExtent};
-use crate::journal::{self, Beginning, JournalEnd, Left, Tail};
-use crate::media::{Drive, Media};
+use crate::format::{Batch, Blocks, ExtentId, Record, RootPage, VdiskId, VirtualExtent};
+use crate::journal::{Beginning, Tail};
+use crate::media::Drive;
 use crate::planted::Bug;
 use crate::vdisk::Store;
-
-/// What the journal held.
-pub(super) struct Recovered {
-    pub(super) batches: Vec<Batch>,
-    pub(super) next: JournalStart,
-    damaged: bool,
-    unread: bool,
-    one_sided: u64,
-    highest: u64,
-}
-
-impl Recovered {
-    pub(super) async fn read<M: Machine>(
-        media: &Media<M>,
-        label: &LabelPage,
-        root: &RootPage,
-        inspect: bool,
-    ) -> Recovered {
-        let rings = root.ring_places(&label.rings);
-        let end = journal::read(media, root.pool, &rings, root.journal, inspect).await;
-        let JournalEnd { next, batches, one_sided, damaged, unread, highest } = end;
-        let mut recovered = Recovered { batches, next, damaged, unread, one_sided, highest };
-        if !damaged && !unread {
-            recovered.take_back_unfinished(root);
-        }
-        recovered
-    }
-
-    /// Takes back a last batch that has nothing but the META of a checkpoint whose root does not stand: it says nothing, and the next
-    /// such batch may be where it is. Else starts that are cut short before their checkpoint stands would fill the ring.
-    fn take_back_unfinished(&mut self, root: &RootPage) {
-        let [earlier @ .., before, last] = &self.batches[..] else { return };
-        let says_nothing = !last.records.is_empty() && last.records.iter().all(|record| is_unfinished(record, root));
-        // The last one may be what covers those before, and what says whose life it is.
-        let covered = earlier.iter().map(|batch| batch.header.covered).fold(before.header.covered, u64::max);
-        let is_settled = |batch: &Batch| batch.header.proven || batch.header.sequence <= covered;
-        let stands_alone = before.header.proven && before.header.life == last.header.life;
-        if says_nothing && stands_alone && earlier.iter().all(is_settled) {
-            self.next = JournalStart {
-                sequence: last.header.sequence,
-                position: self.next.position - last.pages,
-                previous: last.header.previous,
-            };
-            self.batches.pop();
-        }
-    }
-
-    /// The last batch that some batch, or the checkpoint, covers.
-    pub(super) fn covered(&self) -> u64 {
-        let first = self.batches.first().map_or(self.next.sequence, |batch| batch.header.sequence);
-        self.batches.iter().map(|batch| batch.header.covered).fold(first - 1, u64::max)
-    }
-}
-
-/// Whether it is of a checkpoint whose root does not stand.
-fn is_unfinished(record: &Record, root: &RootPage) -> bool {
-    matches!(record, Record::Meta { generation, .. } if *generation > root.generation)
-}
-
-/// What crash memory held.
-struct Survivors<C> {
-    /// The tail of the life that ended; where there is none, one that can be had for the next.
-    tail: Option<Rc<Tail<C>>>,
-    others: Vec<Rc<Tail<C>>>,
-    /// The records of its batches, oldest first; `None`: there is no tail of that life.
-    halves: Option<Vec<(u64, Vec<Record>)>>,
-    /// One of them, of whatever life, begins behind the end of the batches.
-    gap: bool,
-}
-
-/// Chooses among `tails` that of `life`, after which batch `next` comes.
-fn survivors<C: CrashMemory>(mut tails: Vec<Rc<Tail<C>>>, root: &RootPage, life: u64, next: u64) -> Survivors<C> {
-    let mut left: Vec<Option<Left>> = tails.iter().map(|tail| tail.recover(root.pool)).collect();
-    let begins = |(_, halves): &Left| halves.iter().map(|(sequence, _)| *sequence).find(|first| *first >= next);
-    let gap = left.iter().flatten().any(|left| begins(left).is_some_and(|first| first > next));
-    // A copy of one, under another name, may be older.
-    let newest = |at: &usize| left[*at].as_ref().and_then(|(_, halves)| halves.last()).map(|(sequence, _)| *sequence);
-    let of_life = (0..tails.len()).filter(|&at| left[at].as_ref().is_some_and(|(owner, _)| *owner == life));
-    let own = of_life.max_by_key(newest);
-    let halves = own.and_then(|own| left[own].take()).map(|(_, halves)| halves);
-    let tail = (!tails.is_empty()).then(|| tails.swap_remove(own.unwrap_or(0)));
-    Survivors { tail, others: tails, halves, gap }
-}
 
 impl<M: Machine> Store<M> {
     pub(super) async fn recover(
@@ -120,10 +38,9 @@ impl<M: Machine> Store<M> {
         let root = self.root.borrow().clone();
         let life = recovered.batches.last().map_or(root.life, |batch| batch.header.life);
         let next = recovered.next.sequence;
-        // Where a tail begins behind the end of the batches it goes on from what is not there: they are damaged, or an older state was put
-        // back, whose extents hold something else by now than it says.
-        let Survivors { tail, others, halves, gap } = survivors(tails, &root, life, next);
+        let Survivors { tail, others, halves, numbers } = Survivors::of(tails, root.pool, life);
         self.journal.keep_former_tails(tail, others);
+        let gap = numbers.go_on_behind(next);
         let had_tail = halves.is_some();
         let survived = halves.filter(|_| !gap);
         let same_boot = survived.is_some();
@@ -174,14 +91,16 @@ impl<M: Machine> Store<M> {
         }
         let drops: Vec<Record> = new_drops.iter().map(|&(batch, index)| Record::Dropped { batch, index }).collect();
         *self.undecided.borrow_mut() = drops.clone();
-        let last = recovered.batches.last();
+        let crowded = self.journal.is_nearly_full();
         // A life goes on only with its own tail: one that is not in sight now would be taken for that of what is written from here on. But
         // starts that are cut short by power loss must not fill the ring.
-        let idle = (had_tail || self.journal.is_nearly_full())
-            && last.is_some_and(|batch| batch.header.proven && batch.records.is_empty())
+        let idle = (had_tail || crowded)
+            && recovered.ends_with_nothing(&root)
             && drops.is_empty()
             && halves.iter().all(|(_, records)| records.is_empty());
-        let beginning = Beginning { before: life, halves, drops, idle };
+        // A tail that has what comes behind would go on from what is not there, if this start is cut short in between.
+        let needless = recovered.needless(&root).filter(|place| crowded && !numbers.go_on_behind(place.sequence));
+        let beginning = Beginning { before: life, halves, drops, idle, take_back: needless };
         if self.read_only.borrow().is_none() {
             match self.heal_ends(&heal, &root).await {
                 Ok(true) => info.healed.extend(heal.damage),

@@ -49,10 +49,23 @@ impl<M: Machine> Pool<M> {
     }
 
     async fn mend_all(&self, mends: &[Mend], pin: Option<Pin<M>>) -> Result<()> {
-        self.store.writable()?;
+        let store = &self.store;
+        // Of what has no place for a checkpoint, only that is wrong.
+        let waits = store.checkpoint.waits_for_repair.get() && !store.closing.get() && !store.journal.has_failed();
+        if !waits {
+            store.writable()?;
+        }
         self.mend_in_memory(mends).await;
         drop(pin);
-        self.store.after_checkpoint().await
+        if !waits {
+            return store.after_checkpoint().await;
+        }
+        store.write_checkpoint(false).await?;
+        store.checkpoint.waits_for_repair.set(false);
+        store.read_only.borrow_mut().take();
+        store.media.trouble.noticed.notify();
+        self.start_checkpoints();
+        Ok(())
     }
 
     async fn mend_in_memory(&self, mends: &[Mend]) {
@@ -72,7 +85,7 @@ impl<M: Machine> Pool<M> {
         self.warnings.borrow_mut().retain(|warning| !warning.is_of_journal());
         let before = store.root.borrow().life;
         let drops = store.undecided.take();
-        let beginning = Beginning { before, halves: Vec::new(), drops, idle: false };
+        let beginning = Beginning { before, halves: Vec::new(), drops, idle: false, take_back: None };
         let begun = store.journal.write_beginning(beginning).await;
         begun.map_err(|failure| store.journal_failed(failure))?;
         // Nobody may write before a root stands that does not lead into the damaged part. Until then what only a tail has is only there.

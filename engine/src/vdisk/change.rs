@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use plimsoll_hardware::Machine;
+use plimsoll_hardware::{IoError, Machine};
 
 use super::{Room, Store, VdiskCore, count};
 use crate::error::Result;
@@ -164,8 +164,12 @@ impl<M: Machine> Store<M> {
     }
 
     pub(super) fn group_lost(&self) -> crate::Error {
-        let reason = "an allocation group is damaged in both copies; see plimsoll pool check --repair".to_owned();
-        crate::Error::ReadOnly { pool: self.identity.name.clone(), reason, cause: None }
+        let pool = &self.identity.name;
+        let reason = format!(
+            "an allocation group is damaged in both copies; make it anew (plimsoll pool check {pool} --repair)"
+        );
+        let path = format!("pool {pool}");
+        crate::Error::Device(IoError::Failed { path, operation: "free an extent", offset: 0, reason })
     }
 
     /// Makes scattered changes with their records; `None`, and nothing changed, when a group was not read.

@@ -37,6 +37,18 @@ fn place(leaf: u64) -> u64 {
     leaf * (32 << 20) + leaf * 4096
 }
 
+/// Pages that have a copy elsewhere, with that.
+fn pairs(world: &SimWorld) -> Vec<[u64; 2]> {
+    let pages = metadata_pages(world);
+    let bytes: Vec<Vec<u8>> = pages.iter().map(|&page| world.read_raw(0, page, PAGE)).collect();
+    let copies = |index: usize| -> Vec<u64> {
+        pages.iter().zip(&bytes).filter(|(_, other)| **other == bytes[index]).map(|(page, _)| *page).collect()
+    };
+    let all =
+        (0..pages.len()).filter_map(|index| <[u64; 2]>::try_from(copies(index)).ok().filter(|c| c[0] == pages[index]));
+    all.collect()
+}
+
 /// Leaves that cannot be read; the others must hold what was written.
 async fn unreadable(pool: &Pool<SimMachine>, m: &SimMachine) -> Vec<u64> {
     let a = pool.vdisk("a").expect("a vdisk");
@@ -155,15 +167,9 @@ fn no_single_damaged_page_loses_anything() {
 #[test]
 fn a_page_lost_in_both_copies_costs_its_range_and_a_repair_gives_the_rest_back() {
     let base = prepared(12);
-    let pages = metadata_pages(&base);
-    let bytes: Vec<Vec<u8>> = pages.iter().map(|&page| base.fork().read_raw(0, page, PAGE)).collect();
     let mut costly = 0;
-    for (index, &page) in pages.iter().enumerate() {
-        let copies: Vec<u64> =
-            pages.iter().zip(&bytes).filter(|(_, other)| **other == bytes[index]).map(|(page, _)| *page).collect();
-        if copies.len() != 2 || copies[0] != page {
-            continue;
-        }
+    for copies in pairs(&base) {
+        let page = copies[0];
         let is_end = !(END_BYTES..(MIB << 20) - END_BYTES).contains(&page);
         let world = base.fork();
         copies.iter().for_each(|&copy| world.scribble(0, copy, PAGE));
@@ -221,4 +227,63 @@ fn a_page_lost_in_both_copies_costs_its_range_and_a_repair_gives_the_rest_back()
         costly += usize::from(lost > 0);
     }
     assert!(costly > 8, "only {costly} pages cost anything: the test missed the mapping");
+}
+
+#[test]
+fn a_pool_of_which_all_groups_are_lost_takes_no_writes_until_a_repair_and_then_goes_on() {
+    let base = prepared(12);
+    let mut seen = 0;
+    for copies in pairs(&base) {
+        let world = base.fork();
+        copies.iter().for_each(|&copy| world.scribble(0, copy, PAGE));
+        let all = "both copies of a metadata page of allocation groups 0 to 2 are lost";
+        let is_it = live(&world, async |m: SimMachine| {
+            let Ok(pool) = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await else { return false };
+            let report = pool.check().await.expect("a check");
+            report.findings.iter().any(|finding| finding.message == all)
+        });
+        if !is_it {
+            continue;
+        }
+        seen += 1;
+        // In one life, after a kill and after power loss, with what was written and flushed in between.
+        for end in [None, Some(CrashKind::Process), Some(CrashKind::Power)] {
+            let world = world.fork();
+            let waits = async |pool: &Pool<SimMachine>, m: &SimMachine| {
+                let a = pool.vdisk("a").expect("a vdisk");
+                for _ in 0..100 {
+                    // It wants a checkpoint for every few changes.
+                    let _ = a.discard(place(0), 4096, true).await;
+                    let _ = a.write(place(0), filled(m, 1, 4096).await, true).await;
+                    m.sleep(Duration::from_millis(10)).await;
+                }
+                let reason = pool.read_only().expect("it takes writes");
+                assert!(reason.contains("plimsoll pool check tank --repair"), "{reason}");
+                assert_eq!(unreadable(pool, m).await, [0u64; 0]);
+            };
+            let mended = async |pool: &Pool<SimMachine>, m: &SimMachine| {
+                pool.repair().await.expect("a repair");
+                assert_eq!(pool.read_only(), None);
+                assert_clean(pool, "after a repair").await;
+                let a = pool.vdisk("a").expect("a vdisk");
+                a.write(place(LEAVES), filled(m, 9, 8192).await, true).await.expect("it takes writes");
+                assert_eq!(unreadable(pool, m).await, [0u64; 0]);
+            };
+            live(&world, async |m: SimMachine| {
+                let pool = open(&m, 1).await;
+                waits(&pool, &m).await;
+                if end.is_none() {
+                    mended(&pool, &m).await;
+                }
+            });
+            let Some(kind) = end else { continue };
+            world.crash(kind);
+            live(&world, async |m: SimMachine| {
+                let pool = open(&m, 1).await;
+                mended(&pool, &m).await;
+                pool.close().await.expect("a close");
+            });
+        }
+    }
+    assert!(seen > 0, "no page is above all groups");
 }

@@ -32,8 +32,11 @@ pub(crate) fn geometry(
 ) -> io::Result<Geometry> {
     let path = path.display().to_string();
     let bytes = size(fd, is_block_device)?;
-    let mut geometry =
-        if is_block_device { of_block_device(fd, path, read_only)? } else { of_file(fd, path, buffered, read_only)? };
+    let mut geometry = if is_block_device {
+        of_block_device(fd, path, buffered, read_only)?
+    } else {
+        of_file(fd, path, buffered, read_only)?
+    };
     geometry.size = bytes - bytes % geometry.logical_block as u64;
     Ok(geometry)
 }
@@ -47,7 +50,7 @@ pub(crate) fn size(fd: impl AsFd, is_block_device: bool) -> io::Result<u64> {
     Ok(unsafe { rustix::ioctl::ioctl(fd, rustix::ioctl::Getter::<{ BLKGETSIZE64 }, u64>::new()) }?)
 }
 
-fn of_block_device(fd: &OwnedFd, path: String, read_only: bool) -> io::Result<Geometry> {
+fn of_block_device(fd: &OwnedFd, path: String, buffered: bool, read_only: bool) -> io::Result<Geometry> {
     let logical_block = rustix::fs::ioctl_blksszget(fd)?;
     let physical_block = rustix::fs::ioctl_blkpbszget(fd)?;
     // SAFETY: BLKROGET writes one int.
@@ -55,6 +58,7 @@ fn of_block_device(fd: &OwnedFd, path: String, read_only: bool) -> io::Result<Ge
     let number = rustix::fs::fstat(fd)?.st_rdev;
     let directory = PathBuf::from(format!("/sys/dev/block/{}:{}", major(number), minor(number)));
     let limits = QueueLimits::read(&directory);
+    let limits = if buffered { limits.through_page_cache() } else { limits };
     Ok(Geometry {
         path,
         identity: format!("b{number:x}"),

@@ -39,11 +39,25 @@ impl QueueLimits {
             rotational: number("rotational") != 0,
         }
     }
+
+    /// What they come to through the page cache: that is volatile, whatever the device's own is, and a single write that is to be durable
+    /// may fail there for what others have left.
+    pub fn through_page_cache(self) -> Self {
+        Self { volatile_cache: true, fua: false, ..self }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_page_cache_is_volatile_whatever_the_device_says() {
+        let safe =
+            QueueLimits { volatile_cache: false, fua: true, discard_max: 8, write_zeroes_max: 4, rotational: true };
+        let through = QueueLimits { volatile_cache: true, fua: false, ..safe.clone() };
+        assert_eq!(safe.through_page_cache(), through);
+    }
 
     #[test]
     fn a_partition_has_its_disks_queue() -> std::io::Result<()> {
