@@ -179,7 +179,7 @@ pub(super) struct Force {
 /// Whether to wait for a job.
 #[derive(Clone, Debug, Default, Args)]
 pub(super) struct Wait {
-    /// Wait until the job has ended (the default on a terminal)
+    /// Wait until the job has ended (the default on a terminal, and of a check)
     #[arg(long, overrides_with = "no_wait")]
     pub(super) wait: bool,
     /// Print the job and leave it alone

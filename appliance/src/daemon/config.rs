@@ -56,6 +56,7 @@ pub struct PoolConfig {
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct NbdConfig {
     /// Addresses to listen at; loopback port 10809 when absent.
+    #[serde(default, deserialize_with = "addresses")]
     pub listen: Option<Vec<SocketAddr>>,
     /// Connections of each listener.
     pub connections: Option<usize>,
@@ -314,9 +315,24 @@ fn size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     from.deserialize_any(Written).map(Some)
 }
 
+/// A list of addresses, each with its port.
+fn addresses<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<SocketAddr>>, D::Error> {
+    let parse = |text: String| {
+        let wrong = || format!("{text} is no address to listen at; write ADDRESS:PORT, such as 127.0.0.1:10809");
+        text.parse().map_err(|_| serde::de::Error::custom(wrong()))
+    };
+    Vec::<String>::deserialize(from)?.into_iter().map(parse).collect::<Result<_, _>>().map(Some)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_is_none_is_named_with_what_is_one() {
+        let problem = Config::parse("[nbd]\nlisten = [\"127.0.0.1:99999\"]").unwrap_err();
+        assert!(problem.detail.contains("127.0.0.1:99999") && problem.detail.contains("ADDRESS:PORT"), "{problem:?}");
+    }
 
     #[test]
     fn a_whole_configuration_is_read() {
