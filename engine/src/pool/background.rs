@@ -12,8 +12,9 @@ use crate::vdisk::Store;
 
 impl<M: Machine> Pool<M> {
     pub(super) fn start_background(&self) {
-        self.start_checkpoints();
         let store = Rc::downgrade(&self.store);
+        self.store.media.machine.spawn(run_checkpoints(store.clone()));
+        self.store.media.machine.spawn(keep_reserve(store.clone()));
         self.store.media.machine.spawn(super::compact::when_scarce(store.clone()));
         self.store.media.machine.spawn(super::survey::when_filling(store));
         let unfinished: Vec<_> = self.store.vdisks.borrow().values().cloned().collect();
@@ -33,33 +34,6 @@ impl<M: Machine> Pool<M> {
     }
 }
 
-impl<M: Machine> Pool<M> {
-    /// What ends when a pool takes no writes.
-    pub(super) fn start_checkpoints(&self) {
-        let store = Rc::downgrade(&self.store);
-        self.store.media.machine.spawn(run_checkpoints(store.clone()));
-        self.store.media.machine.spawn(keep_reserve(store));
-    }
-}
-
-impl<M: Machine> Store<M> {
-    /// Groups are lost, and a checkpoint would find no place in the others: nothing is taken any more, and nothing has failed. A repair
-    /// makes the groups anew, and then all goes on.
-    fn wait_for_repair(&self) {
-        let (name, lost) = (&self.identity.name, self.space.lost_groups.get());
-        let reason = format!(
-            "{lost} allocation groups are damaged in both copies, and a checkpoint finds no place in the others; make them \
-             anew (plimsoll pool check {name} --repair)"
-        );
-        self.checkpoint.waits_for_repair.set(true);
-        self.read_only.borrow_mut().get_or_insert(reason);
-        self.media.trouble.noticed.notify();
-        self.checkpoint.done.notify();
-        self.space.ledger.eased.notify();
-        self.holds.look_again();
-    }
-}
-
 /// Writes checkpoints when they are wanted, until the pool is closed or forgotten.
 async fn run_checkpoints<M: Machine>(weak: Weak<Store<M>>) {
     while let Some(store) = weak.upgrade() {
@@ -74,10 +48,6 @@ async fn run_checkpoints<M: Machine>(weak: Weak<Store<M>>) {
         // A reader of the pages of the last checkpoint holds the next one up.
         let held_up = store.checkpoint.pins.get() > 0;
         if (asked || store.wants_checkpoint()) && !held_up {
-            if store.lacks_groups().await {
-                store.wait_for_repair();
-                return;
-            }
             store.checkpoint.running.set(true);
             let result = store.write_checkpoint(false).await;
             store.checkpoint.running.set(false);

@@ -337,7 +337,7 @@ impl<M: Machine> Store<M> {
 
     /// Whether a checkpoint of what is dirty now would find no places for its pages, because groups are lost.
     pub(super) async fn lacks_groups(&self) -> bool {
-        let pages = self.counts.dirty.get() as u64 + 2 * (self.vdisks.borrow().len() as u64 + 3) + SLACK_PAGES;
+        let pages = self.counts.dirty.get() as u64 + SLACK_PAGES;
         self.space.lost_groups.get() > 0 && matches!(self.space.prepare_meta(pages).await, Err(NoMetaSpace::AllTaken))
     }
 
@@ -349,7 +349,10 @@ impl<M: Machine> Store<M> {
                 path,
                 operation: "place a page",
                 offset: 0,
-                reason: format!("{lost} allocation groups are damaged in both copies (plimsoll pool check --repair)"),
+                reason: format!(
+                    "{lost} allocation groups are damaged in both copies (open it again, then plimsoll pool check {} --repair)",
+                    self.identity.name
+                ),
             },
         }
     }

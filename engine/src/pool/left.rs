@@ -2,36 +2,13 @@
 
 use std::rc::Rc;
 
-use plimsoll_hardware::{CrashMemory, Machine};
+use plimsoll_hardware::CrashMemory;
 use uuid::Uuid;
 
-use crate::format::{Batch, JournalStart, LabelPage, Record, RootPage};
-use crate::journal::{self, JournalEnd, Left, Tail};
-use crate::media::Media;
+use crate::format::{Batch, JournalStart, Record, RootPage};
+use crate::journal::{JournalEnd, Left, Tail};
 
-/// What the journal held.
-pub(super) struct Recovered {
-    pub(super) batches: Vec<Batch>,
-    pub(super) next: JournalStart,
-    pub(super) damaged: bool,
-    pub(super) unread: bool,
-    pub(super) one_sided: u64,
-    pub(super) highest: u64,
-}
-
-impl Recovered {
-    pub(super) async fn read<M: Machine>(
-        media: &Media<M>,
-        label: &LabelPage,
-        root: &RootPage,
-        inspect: bool,
-    ) -> Recovered {
-        let rings = root.ring_places(&label.rings);
-        let end = journal::read(media, root.pool, &rings, root.journal, inspect).await;
-        let JournalEnd { next, batches, one_sided, damaged, unread, highest } = end;
-        Recovered { batches, next, damaged, unread, one_sided, highest }
-    }
-
+impl JournalEnd {
     /// The last batch that some batch, or the checkpoint, covers.
     pub(super) fn covered(&self) -> u64 {
         let first = self.batches.first().map_or(self.next.sequence, |batch| batch.header.sequence);

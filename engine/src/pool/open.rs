@@ -10,13 +10,12 @@ use uuid::Uuid;
 
 use super::identify::{check_features, read_label, read_page};
 use super::layout::{END_PAGES, label_places};
-use super::left::Recovered;
 use super::warning::Warning;
 use super::{Pool, RecoveryInfo, roots};
 use crate::error::{Error, Result};
 use crate::event::SpaceEvent;
 use crate::format::{EntryState, JournalStart, LabelPage, PAGE_BYTES, Record, RootPage, TABLE_ENTRIES, VdiskId};
-use crate::journal::{Journal, Tail};
+use crate::journal::{self, Journal, Tail};
 use crate::mapping::{Cache, Patterns};
 use crate::media::{Disk, Drive, Media};
 use crate::space::Space;
@@ -79,7 +78,8 @@ impl<M: Machine> Pool<M> {
         let tails = if frozen { Vec::new() } else { open_tails(&media, &found.label) };
         let all = tails.clone();
         media.when_lossy_at_start(move || all.iter().for_each(|tail| tail.forget()));
-        let recovered = Recovered::read(&media, &found.label, &found.root, frozen).await;
+        let rings = found.root.ring_places(&found.label.rings);
+        let recovered = journal::read(&media, found.root.pool, &rings, found.root.journal, frozen).await;
         if let Some(gone) = media.trouble.gone() {
             // The journal was not read, and must not be written over for an empty one.
             return Err(Error::Device(gone.clone()));

@@ -16,12 +16,12 @@ use std::rc::Rc;
 use plimsoll_hardware::{Buffer, Durability, Machine};
 
 use super::RecoveryInfo;
-use super::left::{Recovered, Survivors, is_unfinished};
+use super::left::{Survivors, is_unfinished};
 use super::open::Healing;
 use super::warning::Warning;
 use crate::error::Result;
 use crate::format::{Batch, Blocks, ExtentId, Record, RootPage, VdiskId, VirtualExtent};
-use crate::journal::{Beginning, Tail};
+use crate::journal::{Beginning, JournalEnd, Tail};
 use crate::media::Drive;
 use crate::planted::Bug;
 use crate::vdisk::Store;
@@ -29,7 +29,7 @@ use crate::vdisk::Store;
 impl<M: Machine> Store<M> {
     pub(super) async fn recover(
         self: &Rc<Self>,
-        recovered: Recovered,
+        recovered: JournalEnd,
         tails: Vec<Rc<Tail<M::CrashMemory>>>,
         heal: Healing,
         info: &mut RecoveryInfo,
@@ -78,6 +78,10 @@ impl<M: Machine> Store<M> {
         if unread > 0 {
             // Neither believing nor dropping them for good is right; the next start may be able to read them.
             warnings.push(Warning::ProofsUnread(unread));
+        }
+        if pages == 0 && !self.inspect && self.lacks_groups().await {
+            // The first checkpoint would fail, and with it the journal.
+            warnings.push(Warning::GroupsLost(self.space.lost_groups.get()));
         }
         if let Some(reason) = warnings.first() {
             self.read_only.borrow_mut().get_or_insert(reason.to_string());

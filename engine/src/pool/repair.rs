@@ -1,15 +1,37 @@
 //! Repairing what a check found: saying what would be done, and doing it.
 
+use std::rc::Rc;
+
 use plimsoll_hardware::Machine;
 
 use super::Pool;
 use super::examine::Pin;
 use super::mend::Mend;
 use super::warning::Warning;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::{Detail, GROUP_EXTENTS, TABLE_ENTRIES};
 use crate::journal::Beginning;
 use crate::space::Figure;
+use crate::vdisk::Store;
+
+/// A repair under way: of two, one would do what the other has done.
+struct Alone<M: Machine>(Rc<Store<M>>);
+
+impl<M: Machine> Alone<M> {
+    fn begin(store: &Rc<Store<M>>) -> Result<Self> {
+        if store.checkpoint.repairing.replace(true) {
+            let reason = "a repair is under way; wait for it".to_owned();
+            return Err(Error::Busy { object: format!("pool {}", store.identity.name), reason });
+        }
+        Ok(Alone(store.clone()))
+    }
+}
+
+impl<M: Machine> Drop for Alone<M> {
+    fn drop(&mut self) {
+        self.0.checkpoint.repairing.set(false);
+    }
+}
 
 impl<M: Machine> Pool<M> {
     /// What [`Pool::repair`] would do now, a sentence each; nothing when all is well. What it cannot mend is among them, and said
@@ -26,17 +48,19 @@ impl<M: Machine> Pool<M> {
     /// afterwards and can be written again. Answers what was done, and what cannot be.
     ///
     /// # Errors
-    /// As [`Pool::check`].
+    /// As [`Pool::check`]; `Busy` beside another repair.
     pub async fn repair(&self) -> Result<Vec<String>> {
+        let _alone = Alone::begin(&self.store)?;
         let (_, mends, pin) = self.examine().await?;
         let done = mends.iter().map(|mend| self.describe(mend)).collect();
         if !mends.iter().any(Mend::is_work) {
             return Ok(done);
         }
-        if mends.contains(&Mend::AcceptJournal) && !self.is_frozen() {
+        let is_read_only = mends.iter().any(|mend| matches!(mend, Mend::AcceptJournal | Mend::BeginLife));
+        if is_read_only && !self.is_frozen() {
             // Before the checkpoint that this writes, which must not take for free what only seems to be.
             self.mend_in_memory(&mends).await;
-            self.accept_journal().await?;
+            self.begin_life().await?;
         } else {
             self.mend_all(&mends, pin).await?;
         }
@@ -49,23 +73,10 @@ impl<M: Machine> Pool<M> {
     }
 
     async fn mend_all(&self, mends: &[Mend], pin: Option<Pin<M>>) -> Result<()> {
-        let store = &self.store;
-        // Of what has no place for a checkpoint, only that is wrong.
-        let waits = store.checkpoint.waits_for_repair.get() && !store.closing.get() && !store.journal.has_failed();
-        if !waits {
-            store.writable()?;
-        }
+        self.store.writable()?;
         self.mend_in_memory(mends).await;
         drop(pin);
-        if !waits {
-            return store.after_checkpoint().await;
-        }
-        store.write_checkpoint(false).await?;
-        store.checkpoint.waits_for_repair.set(false);
-        store.read_only.borrow_mut().take();
-        store.media.trouble.noticed.notify();
-        self.start_checkpoints();
-        Ok(())
+        self.store.after_checkpoint().await
     }
 
     async fn mend_in_memory(&self, mends: &[Mend]) {
@@ -79,10 +90,28 @@ impl<M: Machine> Pool<M> {
         self.store.media.pages.inspect.get()
     }
 
-    /// What could be read of the journal is what counts from here on.
-    async fn accept_journal(&self) -> Result<()> {
+    /// Begins the life that a start could not begin. What could be read of the journal is what counts from here on.
+    async fn begin_life(&self) -> Result<()> {
         let store = &self.store;
-        self.warnings.borrow_mut().retain(|warning| !warning.is_of_journal());
+        // A close waits for what is under way.
+        store.checkpoint.running.set(true);
+        let begun = if store.closing.get() {
+            Err(Error::Closing(store.identity.name.clone()))
+        } else {
+            self.write_life().await
+        };
+        store.checkpoint.running.set(false);
+        store.checkpoint.done.notify();
+        begun?;
+        self.warnings.borrow_mut().retain(|warning| !warning.keeps_read_only());
+        store.read_only.borrow_mut().take();
+        store.media.trouble.noticed.notify();
+        self.start_background();
+        Ok(())
+    }
+
+    async fn write_life(&self) -> Result<()> {
+        let store = &self.store;
         let before = store.root.borrow().life;
         let drops = store.undecided.take();
         let beginning = Beginning { before, halves: Vec::new(), drops, idle: false, take_back: None };
@@ -91,9 +120,6 @@ impl<M: Machine> Pool<M> {
         // Nobody may write before a root stands that does not lead into the damaged part. Until then what only a tail has is only there.
         store.write_checkpoint(false).await?;
         store.journal.begin_tail();
-        store.read_only.borrow_mut().take();
-        store.media.trouble.noticed.notify();
-        self.start_background();
         Ok(())
     }
 
@@ -156,7 +182,7 @@ impl<M: Machine> Pool<M> {
                 store.recount(true, &mut Figure::correct);
                 store.space.ledger.eased.notify();
             }
-            Mend::AcceptJournal | Mend::GiveBack | Mend::Copy(_) | Mend::Refuse(_) => {}
+            Mend::AcceptJournal | Mend::BeginLife | Mend::GiveBack | Mend::Copy(_) | Mend::Refuse(_) => {}
         }
     }
 
@@ -199,6 +225,7 @@ impl<M: Machine> Pool<M> {
                 format!("correct the pool's count of extents by {data} of data and {meta} of metadata")
             }
             Mend::Recount => "set the figures right that a recount does not come to".to_owned(),
+            Mend::BeginLife => "take writes again".to_owned(),
             Mend::AcceptJournal => "accept the loss of the damaged part of the journal".to_owned(),
             Mend::GiveBack => "free what only the pages given up had named, and correct the counts".to_owned(),
             Mend::Copy(message) => format!("write it again from the other copy: {message}"),

@@ -21,6 +21,8 @@ pub(super) enum Warning {
     JournalUnread,
     /// So many first writes need their data as proof, and it cannot be read.
     ProofsUnread(usize),
+    /// So many allocation groups are lost, and a checkpoint finds no place in the others.
+    GroupsLost(u64),
 }
 
 impl Warning {
@@ -32,6 +34,11 @@ impl Warning {
     /// Whether the journal was not believed to its end; the pool is read-only until that is accepted.
     pub(super) fn is_of_journal(&self) -> bool {
         matches!(self, Warning::JournalDamaged | Warning::TailAhead | Warning::JournalUnread | Warning::ProofsUnread(_))
+    }
+
+    /// Whether the pool is read-only because of this until a repair.
+    pub(super) fn keeps_read_only(&self) -> bool {
+        self.is_of_journal() || matches!(self, Warning::GroupsLost(_))
     }
 }
 
@@ -68,6 +75,11 @@ impl fmt::Display for Warning {
             Warning::JournalUnread => f.write_str(
                 "its journal cannot be read to its end, in either copy: changes that were flushed may be there; mend the device \
                  and open the pool again, or give them up with plimsoll pool check --repair",
+            ),
+            Warning::GroupsLost(groups) => write!(
+                f,
+                "{groups} allocation groups are damaged in both copies, and a checkpoint finds no place in others; make them anew with \
+                 plimsoll pool check --repair"
             ),
             Warning::ProofsUnread(records) => write!(
                 f,

@@ -137,8 +137,7 @@ pub(crate) struct Identity {
 pub(crate) struct CheckpointControl {
     pub(crate) wanted: Cell<bool>,
     pub(crate) running: Cell<bool>,
-    /// There will be none before lost groups are made anew.
-    pub(crate) waits_for_repair: Cell<bool>,
+    pub(crate) repairing: Cell<bool>,
     /// Dirty pages right after the last one.
     pub(crate) floor: Cell<usize>,
     /// A device is being added.
