@@ -133,7 +133,7 @@ impl<'a, M: Machine> Checker<'a, M> {
         if warnings.iter().any(Warning::is_of_journal) {
             checker.mends.push(Mend::AcceptJournal);
         } else if warnings.iter().any(|warning| matches!(warning, Warning::GroupsLost(_))) {
-            checker.mends.push(Mend::BeginLife);
+            checker.mends.push(Mend::TakeWrites);
         }
         // Whoever serves a pool without its end has accepted that.
         for warning in warnings.iter().filter(|warning| live.inspect && matches!(warning, Warning::EndLost(_))) {

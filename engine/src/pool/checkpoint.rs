@@ -125,7 +125,7 @@ impl<M: Machine> Store<M> {
                 mappings.push(vdisk);
             }
         }
-        let pages = self.counts.dirty.get() as u64;
+        let pages = self.pages_at_most(mappings.len());
         let mappings: Vec<_> = mappings
             .into_iter()
             .map(|vdisk| {
@@ -139,8 +139,6 @@ impl<M: Machine> Store<M> {
         }
         let groups = self.space.tree.borrow_mut().collect_dirty();
         let patterns = self.patterns.tree.borrow_mut().collect_dirty();
-        // Between the cut and the sealing of nodes a tree may grow a level or two.
-        let pages = pages + 2 * (mappings.len() as u64 + 3) + SLACK_PAGES;
         let (data, meta, rings_move) = (self.space.data(), self.space.meta_extents(), self.journal.is_moving());
         let policy = self.policy.borrow().clone();
         Snapshot { mappings, table, groups, patterns, pages, data, meta, policy, rings_move }
@@ -335,10 +333,25 @@ impl<M: Machine> Store<M> {
         self.journal.cut(|| ()).await.map(|(next, ())| next.sequence - 1).map_err(failed)
     }
 
-    /// Whether a checkpoint of what is dirty now would find no places for its pages, because groups are lost.
+    /// Whether a checkpoint now would find no places for its pages, because groups are lost.
     pub(super) async fn lacks_groups(&self) -> bool {
-        let pages = self.counts.dirty.get() as u64 + SLACK_PAGES;
-        self.space.lost_groups.get() > 0 && matches!(self.space.prepare_meta(pages).await, Err(NoMetaSpace::AllTaken))
+        // That one is lost may show only when it is wanted.
+        let _ = self.space.prepare_meta(SLACK_PAGES).await;
+        if self.space.lost_groups.get() == 0 {
+            return false;
+        }
+        let vdisks: Vec<_> = self.vdisks.borrow().values().cloned().collect();
+        for vdisk in &vdisks {
+            vdisk.mapping.settle_pending(&self.media, &self.cache).await;
+        }
+        let dirty = vdisks.iter().filter(|vdisk| vdisk.mapping.tree.borrow().is_dirty()).count();
+        matches!(self.space.prepare_meta(self.pages_at_most(dirty)).await, Err(NoMetaSpace::AllTaken))
+    }
+
+    /// Upper bound of the pages of a checkpoint now, with the mappings of so many vdisks. Between the cut and the sealing of nodes a tree may
+    /// grow a level or two.
+    fn pages_at_most(&self, mappings: usize) -> u64 {
+        self.counts.dirty.get() as u64 + 2 * (mappings as u64 + 3) + SLACK_PAGES
     }
 
     fn no_meta_space(&self) -> IoError {
@@ -349,10 +362,7 @@ impl<M: Machine> Store<M> {
                 path,
                 operation: "place a page",
                 offset: 0,
-                reason: format!(
-                    "{lost} allocation groups are damaged in both copies (open it again, then plimsoll pool check {} --repair)",
-                    self.identity.name
-                ),
+                reason: format!("{lost} allocation groups are damaged in both copies"),
             },
         }
     }
@@ -366,7 +376,13 @@ impl<M: Machine> Store<M> {
     /// Nothing is written any more in this life.
     pub(super) fn stop_writing(&self, what: &str, error: IoError) -> Error {
         let name = &self.identity.name;
-        let reason = format!("{what}{error}; mend the device, then open it again (plimsoll pool import --name {name})");
+        let help = match self.space.lost_groups.get() {
+            0 => format!("mend the device, then open it again (plimsoll pool import --name {name})"),
+            _ => format!(
+                "open it again (plimsoll pool import --name {name}), then make the lost groups anew (plimsoll pool check {name} --repair)"
+            ),
+        };
+        let reason = format!("{what}{error}; {help}");
         self.journal.stop(error);
         self.read_only.borrow_mut().get_or_insert(reason.clone());
         self.media.trouble.noticed.notify();

@@ -21,8 +21,10 @@ impl<M: Machine> Pool<M> {
     pub(super) async fn examine(&self) -> Result<(CheckReport, Vec<Mend>, Option<Pin<M>>)> {
         let warnings = self.warnings.borrow().clone();
         if self.store.inspect || self.store.writable().is_err() {
+            // A repair that lets writers in must not find us half way.
+            let pin = if self.store.inspect { None } else { Some(self.hold_up().await?) };
             let (report, mends) = Checker::run(&self.store, &self.store, &warnings).await;
-            return Ok((report, mends, None));
+            return Ok((report, mends, pin));
         }
         if self.store.lacks_groups().await {
             // Lost groups leave no place for a page, and the repair of them must not wait for one: the pool itself is looked at.

@@ -23,8 +23,8 @@ pub(super) enum Mend {
     /// Figures that a recount does not come to are set right.
     Recount,
     AcceptJournal,
-    /// The life begins that could not begin before groups were made anew.
-    BeginLife,
+    /// A checkpoint, for which there was no place before groups were made anew.
+    TakeWrites,
     /// What only the pages given up had named is freed, and the counts are corrected: known when they are given up.
     GiveBack,
     /// A copy is written again from the other; the examination does that itself.

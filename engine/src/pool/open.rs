@@ -109,6 +109,14 @@ impl<M: Machine> Pool<M> {
         let pool = Pool { store, recovery: info, warnings: Rc::new(RefCell::new(warnings)) };
         if !options.inspect && pool.store.read_only.borrow().is_none() {
             pool.tell_accepted();
+            let store = &pool.store;
+            if (!pool.recovery.clean || store.space.lost_groups.get() > 0) && store.lacks_groups().await {
+                // The first checkpoint would fail, and the journal with it. As it is, all that there is was written down.
+                let lost = Warning::GroupsLost(store.space.lost_groups.get());
+                store.read_only.borrow_mut().get_or_insert(lost.to_string());
+                pool.warnings.borrow_mut().push(lost);
+                return Ok(pool);
+            }
             pool.start_background();
             if pool.store.journal.is_nearly_full() {
                 // Starts that were cut short have filled it. Without a checkpoint the pool serves, and says that it is read-only.

@@ -79,10 +79,6 @@ impl<M: Machine> Store<M> {
             // Neither believing nor dropping them for good is right; the next start may be able to read them.
             warnings.push(Warning::ProofsUnread(unread));
         }
-        if pages == 0 && !self.inspect && self.lacks_groups().await {
-            // The first checkpoint would fail, and with it the journal.
-            warnings.push(Warning::GroupsLost(self.space.lost_groups.get()));
-        }
         if let Some(reason) = warnings.first() {
             self.read_only.borrow_mut().get_or_insert(reason.to_string());
         }

@@ -56,15 +56,14 @@ impl<M: Machine> Pool<M> {
         if !mends.iter().any(Mend::is_work) {
             return Ok(done);
         }
-        let is_read_only = mends.iter().any(|mend| matches!(mend, Mend::AcceptJournal | Mend::BeginLife));
+        let is_read_only = mends.iter().any(|mend| matches!(mend, Mend::AcceptJournal | Mend::TakeWrites));
         if is_read_only && !self.is_frozen() {
-            // Before the checkpoint that this writes, which must not take for free what only seems to be.
-            self.mend_in_memory(&mends).await;
-            self.begin_life().await?;
+            drop(pin);
+            self.mend_read_only(&mends).await?;
         } else {
             self.mend_all(&mends, pin).await?;
         }
-        if mends.contains(&Mend::GiveBack) {
+        if mends.contains(&Mend::GiveBack) && !self.store.closing.get() {
             let (_, mends, pin) = self.examine().await?;
             let rest: Vec<Mend> = mends.into_iter().filter(Mend::gives_back).collect();
             self.mend_all(&rest, pin).await?;
@@ -90,19 +89,26 @@ impl<M: Machine> Pool<M> {
         self.store.media.pages.inspect.get()
     }
 
-    /// Begins the life that a start could not begin. What could be read of the journal is what counts from here on.
-    async fn begin_life(&self) -> Result<()> {
+    /// Mends a pool that took no writes since its start, and lets it take some. A check that looks at it ends before, and a close waits for
+    /// this.
+    async fn mend_read_only(&self, mends: &[Mend]) -> Result<()> {
         let store = &self.store;
-        // A close waits for what is under way.
+        while store.checkpoint.pins.get() > 0 {
+            store.checkpoint.done.changed().await;
+        }
+        if store.closing.get() {
+            return Err(Error::Closing(store.identity.name.clone()));
+        }
         store.checkpoint.running.set(true);
-        let begun = if store.closing.get() {
-            Err(Error::Closing(store.identity.name.clone()))
-        } else {
-            self.write_life().await
+        // Before the checkpoint, which must not take for free what only seems to be.
+        self.mend_in_memory(mends).await;
+        let stands = match mends.contains(&Mend::AcceptJournal) {
+            true => self.accept_journal().await,
+            false => store.write_checkpoint(false).await,
         };
         store.checkpoint.running.set(false);
         store.checkpoint.done.notify();
-        begun?;
+        stands?;
         self.warnings.borrow_mut().retain(|warning| !warning.keeps_read_only());
         store.read_only.borrow_mut().take();
         store.media.trouble.noticed.notify();
@@ -110,7 +116,8 @@ impl<M: Machine> Pool<M> {
         Ok(())
     }
 
-    async fn write_life(&self) -> Result<()> {
+    /// Begins the life that a start could not begin. What could be read of the journal is what counts from here on.
+    async fn accept_journal(&self) -> Result<()> {
         let store = &self.store;
         let before = store.root.borrow().life;
         let drops = store.undecided.take();
@@ -182,7 +189,7 @@ impl<M: Machine> Pool<M> {
                 store.recount(true, &mut Figure::correct);
                 store.space.ledger.eased.notify();
             }
-            Mend::AcceptJournal | Mend::BeginLife | Mend::GiveBack | Mend::Copy(_) | Mend::Refuse(_) => {}
+            Mend::AcceptJournal | Mend::TakeWrites | Mend::GiveBack | Mend::Copy(_) | Mend::Refuse(_) => {}
         }
     }
 
@@ -225,7 +232,7 @@ impl<M: Machine> Pool<M> {
                 format!("correct the pool's count of extents by {data} of data and {meta} of metadata")
             }
             Mend::Recount => "set the figures right that a recount does not come to".to_owned(),
-            Mend::BeginLife => "take writes again".to_owned(),
+            Mend::TakeWrites => "take writes again".to_owned(),
             Mend::AcceptJournal => "accept the loss of the damaged part of the journal".to_owned(),
             Mend::GiveBack => "free what only the pages given up had named, and correct the counts".to_owned(),
             Mend::Copy(message) => format!("write it again from the other copy: {message}"),

@@ -78,8 +78,8 @@ impl fmt::Display for Warning {
             ),
             Warning::GroupsLost(groups) => write!(
                 f,
-                "{groups} allocation groups are damaged in both copies, and a checkpoint finds no place in others; make them anew with \
-                 plimsoll pool check --repair"
+                "allocation groups are damaged in both copies ({groups}), and a checkpoint finds no place in others; make them anew \
+                 with plimsoll pool check --repair"
             ),
             Warning::ProofsUnread(records) => write!(
                 f,
