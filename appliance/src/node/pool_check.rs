@@ -24,11 +24,7 @@ impl Node {
         let (running, ended) = oneshot::channel();
         let job = self.start_job(kind, &name.clone(), async move {
             let _running = running;
-            let report = tokio::select! {
-                report = pool.check() => report?,
-                // Whoever closes it waits for its devices.
-                () = pool.closed() => return Err(engine::Error::Closing(name).into()),
-            };
+            let report = until_closed(&pool, pool.check()).await?;
             let mut check = check_view(&name, &report);
             node.note_checked(&pool, &check).await;
             check.findings.splice(0..0, node.losses_found(pool.info().uuid));
@@ -49,7 +45,11 @@ impl Node {
         let node = self.clone();
         Ok(self.start_job(kind, &name.clone(), async move {
             let uuid = pool.info().uuid;
-            let mut steps = if plan_only { pool.repair_plan().await? } else { pool.repair().await? };
+            let mut steps = match plan_only {
+                true => until_closed(&pool, pool.repair_plan()).await?,
+                // Not left half way: a close waits for it.
+                false => pool.repair().await?,
+            };
             steps.extend(node.loss_steps(uuid));
             if !plan_only {
                 node.end_losses(&pool).await;
@@ -59,6 +59,14 @@ impl Node {
             }
             Ok(Outcome::Repair(repair_view(&name, !plan_only, steps)))
         }))
+    }
+}
+
+/// What a look at a pool comes to, unless it is closed before: whoever closes it waits for its devices.
+async fn until_closed<T>(pool: &Pool<Handle>, look: impl Future<Output = engine::Result<T>>) -> engine::Result<T> {
+    tokio::select! {
+        found = look => found,
+        () = pool.closed() => Err(engine::Error::Closing(pool.info().name)),
     }
 }
 

@@ -111,6 +111,11 @@ impl Mapping {
         settled
     }
 
+    /// At most so many pages become dirty when all that waits is brought in.
+    pub(crate) fn pending_pages(&self) -> u64 {
+        self.tree.borrow().pages_to_change(self.pending.borrow().keys().copied())
+    }
+
     /// Takes `blocks` out of what waits for a leaf that is lost. Answers the extents that nothing waiting names any more.
     pub(crate) fn withdraw(&self, at: VirtualExtent, blocks: Blocks) -> Vec<ExtentId> {
         let mut pending = self.pending.borrow_mut();

@@ -335,17 +335,25 @@ impl<M: Machine> Store<M> {
 
     /// Whether a checkpoint now would find no places for its pages, because groups are lost.
     pub(super) async fn lacks_groups(&self) -> bool {
-        // That one is lost may show only when it is wanted.
-        let _ = self.space.prepare_meta(SLACK_PAGES).await;
-        if self.space.lost_groups.get() == 0 {
+        let vdisks: Vec<_> = self.vdisks.borrow().values().cloned().collect();
+        let dirty = || vdisks.iter().filter(|vdisk| vdisk.mapping.tree.borrow().is_dirty()).count();
+        // That a group is lost may show only when it is wanted: all is asked for that replayed changes may come to.
+        let (waiting, pages) = vdisks
+            .iter()
+            .map(|vdisk| vdisk.mapping.pending_pages())
+            .filter(|pages| *pages > 0)
+            .fold((0, 0), |(vdisks, all), pages| (vdisks + 1, all + pages));
+        let is_short = matches!(
+            self.space.prepare_meta(self.pages_at_most(dirty() + waiting) + pages).await,
+            Err(NoMetaSpace::AllTaken)
+        );
+        if !is_short || self.space.lost_groups.get() == 0 {
             return false;
         }
-        let vdisks: Vec<_> = self.vdisks.borrow().values().cloned().collect();
         for vdisk in &vdisks {
             vdisk.mapping.settle_pending(&self.media, &self.cache).await;
         }
-        let dirty = vdisks.iter().filter(|vdisk| vdisk.mapping.tree.borrow().is_dirty()).count();
-        matches!(self.space.prepare_meta(self.pages_at_most(dirty)).await, Err(NoMetaSpace::AllTaken))
+        matches!(self.space.prepare_meta(self.pages_at_most(dirty())).await, Err(NoMetaSpace::AllTaken))
     }
 
     /// Upper bound of the pages of a checkpoint now, with the mappings of so many vdisks. Between the cut and the sealing of nodes a tree may

@@ -19,28 +19,18 @@ impl<M: Machine> Pool<M> {
     /// Looks at the last checkpoint without holding anything up; when that finds something, again with checkpoints held up,
     /// which is what counts. The pin is answered with it: as long as it lives what was found stays true.
     pub(super) async fn examine(&self) -> Result<(CheckReport, Vec<Mend>, Option<Pin<M>>)> {
-        let warnings = self.warnings.borrow().clone();
-        if self.store.inspect || self.store.writable().is_err() {
-            // A repair that lets writers in must not find us half way.
-            let pin = if self.store.inspect { None } else { Some(self.hold_up().await?) };
+        let is_read_only = self.store.inspect || self.store.writable().is_err();
+        if is_read_only || self.store.lacks_groups().await {
+            // A repair that lets writers in must not find us half way; and where groups are lost it must not wait for a checkpoint, which
+            // finds no place: the pool itself is looked at.
+            let changes = !is_read_only || self.is_shut_until_repair();
+            let pin = if changes { Some(self.hold_up().await?) } else { None };
+            let warnings = self.warnings.borrow().clone();
             let (report, mends) = Checker::run(&self.store, &self.store, &warnings).await;
             return Ok((report, mends, pin));
         }
-        if self.store.lacks_groups().await {
-            // Lost groups leave no place for a page, and the repair of them must not wait for one: the pool itself is looked at.
-            let pin = self.hold_up().await?;
-            let (report, mends) = Checker::run(&self.store, &self.store, &warnings).await;
-            return Ok((report, mends, Some(pin)));
-        }
-        match select(pin!(self.store.after_checkpoint()), pin!(self.store.starved())).await {
-            Either::Left((stands, _)) => stands?,
-            Either::Right(_) => {
-                let object = format!("pool {}", self.store.identity.name);
-                let reason = "what is on its devices is behind what is in memory, because their file system is full; \
-                              free space there, then check it again";
-                return Err(Error::Busy { object, reason: reason.into() });
-            }
-        }
+        self.unless_starved(self.store.after_checkpoint()).await?;
+        let warnings = self.warnings.borrow().clone();
         let view = self.store.second_view(true).await;
         let (report, mends) = Checker::run(&self.store, &view, &warnings).await;
         if report.clean() {
@@ -55,13 +45,30 @@ impl<M: Machine> Pool<M> {
     /// Holds checkpoints up, once that under way has ended.
     async fn hold_up(&self) -> Result<Pin<M>> {
         let pin = Pin::new(&self.store);
-        while self.store.checkpoint.running.get() {
-            if self.store.closing.get() {
-                return Err(Error::Closing(self.store.identity.name.clone()));
+        let ended = async {
+            while self.store.checkpoint.running.get() {
+                if self.store.closing.get() {
+                    return Err(Error::Closing(self.store.identity.name.clone()));
+                }
+                self.store.checkpoint.done.changed().await;
             }
-            self.store.checkpoint.done.changed().await;
-        }
+            Ok(())
+        };
+        self.unless_starved(ended).await?;
         Ok(pin)
+    }
+
+    /// What `checkpoint` comes to, unless that waits for room below a device.
+    async fn unless_starved(&self, checkpoint: impl Future<Output = Result<()>>) -> Result<()> {
+        match select(pin!(checkpoint), pin!(self.store.starved())).await {
+            Either::Left((stands, _)) => stands,
+            Either::Right(_) => {
+                let object = format!("pool {}", self.store.identity.name);
+                let reason = "what is on its devices is behind what is in memory, because their file system is full; \
+                              free space there, then check it again";
+                Err(Error::Busy { object, reason: reason.into() })
+            }
+        }
     }
 }
 

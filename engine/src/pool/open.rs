@@ -112,7 +112,10 @@ impl<M: Machine> Pool<M> {
             let store = &pool.store;
             if (!pool.recovery.clean || store.space.lost_groups.get() > 0) && store.lacks_groups().await {
                 // The first checkpoint would fail, and the journal with it. As it is, all that there is was written down.
-                let lost = Warning::GroupsLost(store.space.lost_groups.get());
+                let lost = match store.media.pages.unread.get() {
+                    0 => Warning::GroupsLost(store.space.lost_groups.get()),
+                    pages => Warning::PagesUnread(pages),
+                };
                 store.read_only.borrow_mut().get_or_insert(lost.to_string());
                 pool.warnings.borrow_mut().push(lost);
                 return Ok(pool);
@@ -144,7 +147,7 @@ impl<M: Machine> Pool<M> {
     }
 
     /// The next start finds the ends written again: that they were lost, and that this was accepted, stays with who listens.
-    fn tell_accepted(&self) {
+    pub(super) fn tell_accepted(&self) {
         let lost = self.info().recovery.ends_lost;
         if !lost.is_empty() {
             let reason = format!("the start found that {}", lost.join("; and that "));

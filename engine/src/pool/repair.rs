@@ -84,6 +84,11 @@ impl<M: Machine> Pool<M> {
         }
     }
 
+    /// Whether a repair may let it take writes.
+    pub(super) fn is_shut_until_repair(&self) -> bool {
+        !self.is_frozen() && self.warnings.borrow().iter().any(Warning::keeps_read_only)
+    }
+
     /// Whether nothing at all may be written: it is only looked at, or a newer version's.
     fn is_frozen(&self) -> bool {
         self.store.media.pages.inspect.get()
@@ -112,6 +117,9 @@ impl<M: Machine> Pool<M> {
         self.warnings.borrow_mut().retain(|warning| !warning.keeps_read_only());
         store.read_only.borrow_mut().take();
         store.media.trouble.noticed.notify();
+        if mends.contains(&Mend::AcceptJournal) {
+            self.tell_accepted();
+        }
         self.start_background();
         Ok(())
     }

@@ -80,6 +80,16 @@ impl<P: Payload> Tree<P> {
         self.counts.dirty.set(self.counts.dirty.get() - pages);
     }
 
+    /// At most so many pages become dirty when `leaves`, in rising order, change: they, and the nodes above them.
+    pub(crate) fn pages_to_change(&self, leaves: impl DoubleEndedIterator<Item = u64> + Clone) -> u64 {
+        let levels = |bits: u64| u64::from((u64::BITS - bits.leading_zeros()).div_ceil(NODE_FANOUT.ilog2()));
+        let Some(last) = leaves.clone().next_back() else { return 0 };
+        let height = levels(last).max(u64::from(self.height));
+        let mut before = None;
+        let new = leaves.map(|leaf| before.replace(leaf).map_or(height + 1, |before| levels(before ^ leaf)));
+        new.sum()
+    }
+
     /// Leaves that a tree of this height can have.
     pub(crate) fn capacity(&self) -> u64 {
         (NODE_FANOUT as u64).pow(u32::from(self.height))

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
-use proptest::collection::vec;
+use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 
 use super::PageCounts;
@@ -182,6 +182,25 @@ proptest! {
             next = tree.next_present(leaf + 1);
         }
         prop_assert_eq!(named(&tree), shelf.pages.keys().copied().collect::<HashSet<_>>());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn pages_are_foretold_of_leaves_that_change(
+        before in vec(0..1u64 << 22, 0..8),
+        leaves in btree_set(prop_oneof![0..600u64, 0..1u64 << 29], 0..40),
+    ) {
+        let mut tree: Tree<Leaf> = Tree::new(TreeRoot::EMPTY, Rc::default());
+        before.iter().for_each(|leaf| tree.change(*leaf).set(0, Word::mapped(ExtentId(1), Blocks::ALL)));
+        checkpoint(&mut tree, &mut Shelf::default());
+        let foretold = tree.pages_to_change(leaves.iter().copied());
+        leaves.iter().for_each(|leaf| tree.change(*leaf).set(1, Word::mapped(ExtentId(1), Blocks::ALL)));
+        prop_assert!(foretold >= tree.dirty_pages());
+        // Of a tree that grows, what was there is below the first child of what is new.
+        prop_assert!(foretold <= tree.dirty_pages() + 4);
     }
 }
 

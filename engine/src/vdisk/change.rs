@@ -169,7 +169,7 @@ impl<M: Machine> Store<M> {
             "an allocation group is damaged in both copies; make it anew (plimsoll pool check {pool} --repair)"
         );
         let path = format!("pool {pool}");
-        crate::Error::Device(IoError::Failed { path, operation: "free an extent", offset: 0, reason })
+        crate::Error::Device(IoError::Failed { path, operation: "change an extent", offset: 0, reason })
     }
 
     /// Makes scattered changes with their records; `None`, and nothing changed, when a group was not read.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use futures_util::future::join;
 
-use crate::support::{assert_clean, create, filled, live, look, open, vdisk, world};
+use crate::support::below::{self, LEAF};
+use crate::support::{assert_clean, create, failing, filled, live, look, open, vdisk, world};
 use plimsoll_engine::{JobInfo, JobState, OpenPool, Pool};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
@@ -284,4 +285,67 @@ fn a_pool_of_which_all_groups_are_lost_is_mended_while_it_is_served() {
         });
     }
     assert!(seen > 0, "no page is above all groups");
+}
+
+/// Both copies of the page of an allocation group, found by losing them.
+fn copies_of_group(base: &SimWorld, group: u64) -> [u64; 2] {
+    let message = format!("both copies of a metadata page of allocation group {group} are lost");
+    let is_it = |copies: &[u64; 2]| {
+        let world = base.fork();
+        copies.iter().for_each(|&copy| world.scribble(0, copy, PAGE));
+        live(&world, async |m: SimMachine| {
+            let Ok(pool) = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await else { return false };
+            let report = pool.check().await.expect("a check");
+            report.findings.iter().any(|finding| finding.message == message)
+        })
+    };
+    pairs(base).into_iter().find(is_it).expect("a page of the group")
+}
+
+#[test]
+fn a_full_pool_is_mended_when_its_sound_groups_have_room_for_less_than_a_checkpoint() {
+    let base = world(13, 1, MIB);
+    live(&base, async |m: SimMachine| {
+        let pool = below::pool_with(&m, failing(), 80, LEAF).await;
+        let mut extents = 0;
+        while below::write(&pool, &m, (100 * LEAF + extents) * EXTENT, 1, EXTENT).await.is_ok() {
+            extents += 1;
+        }
+        // In the group between those that have the reserve.
+        let v = pool.vdisk("v").expect("a vdisk");
+        v.discard((100 * LEAF + 1400) * EXTENT, 3 * EXTENT, true).await.expect("a discard");
+        pool.close().await.expect("a close");
+    });
+    live(&base, async |m: SimMachine| {
+        let pool = open(&m, 1).await;
+        let v = pool.vdisk("v").expect("a vdisk");
+        for leaf in 0..60 {
+            v.discard(leaf * LEAF * EXTENT, PAGE, true).await.expect("a discard");
+        }
+    });
+    base.crash(CrashKind::Process);
+    for copy in [0, 2].map(|group| copies_of_group(&base, group)).concat() {
+        base.scribble(0, copy, PAGE);
+    }
+    live(&base, async |m: SimMachine| {
+        let pool = open(&m, 1).await;
+        let reason = pool.read_only().expect("it takes writes");
+        assert!(reason.contains("groups are damaged in both copies (2)"), "{reason}");
+        pool.repair().await.expect("a repair");
+        assert_eq!(pool.read_only(), None);
+        below::write(&pool, &m, 100 * LEAF * EXTENT, 2, EXTENT).await.expect("it takes writes");
+        assert_clean(&pool, "after a repair").await;
+    });
+    base.crash(CrashKind::Power);
+    live(&base, async |m: SimMachine| {
+        let pool = open(&m, 1).await;
+        for leaf in 0..80 {
+            let bytes = [
+                below::byte_at(&pool, &m, leaf * LEAF * EXTENT).await,
+                below::byte_at(&pool, &m, leaf * LEAF * EXTENT + PAGE).await,
+            ];
+            assert_eq!(bytes, [u8::from(leaf >= 60), 1], "leaf {leaf}");
+        }
+        assert_clean(&pool, "after a repair and power loss").await;
+    });
 }

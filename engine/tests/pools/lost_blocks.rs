@@ -7,7 +7,7 @@ use crate::support::below::{
 use crate::support::{assert_clean, failing, filled, live, open, world};
 use futures_util::future::{Either, join_all, select};
 use plimsoll_engine::{AlarmState, Error, Evacuate, Shortage, SpaceEvent};
-use plimsoll_hardware::sim::{CrashKind, SimDiskSpec, SimWorld};
+use plimsoll_hardware::sim::{CrashKind, FaultProfile, SimDiskSpec, SimWorld};
 use plimsoll_hardware::{IoError, Machine};
 
 /// A pool that was copied sparsely to a file system which is full now: its reserve has no blocks.
@@ -167,6 +167,24 @@ fn a_checkpoint_that_found_no_room_and_has_nothing_to_write_does_not_starve_for_
         assert_eq!(pool.info().starved, None);
         within(&m, 3, "a first write", write(&pool, &m, LEAF * EXTENT, 1, EXTENT)).await.expect("there is room");
         assert_clean(&pool, "with room").await;
+    });
+}
+
+#[test]
+fn a_pool_that_fails_while_a_checkpoint_waits_for_room_can_be_checked() {
+    let world = &world(9, 1, 64);
+    sparse_pool(world, 400);
+    live(world, |m| async move {
+        let pool = open(&m, 1).await;
+        starve(&pool, &m).await;
+        world.set_faults(FaultProfile { flush_error: 10_000, ..FaultProfile::NONE });
+        write(&pool, &m, 399 * LEAF * EXTENT, 2, BLOCK).await.expect("an overwrite");
+        pool.vdisk("v").expect("a vdisk").flush().await.expect_err("the device fails");
+        assert!(pool.read_only().is_some());
+        world.set_faults(FaultProfile::NONE);
+        let report = within(&m, 5, "a check", pool.check()).await.expect("a check");
+        assert!(!report.lost(), "{:?}", report.findings);
+        within(&m, 5, "a plan", pool.repair_plan()).await.expect("a plan");
     });
 }
 
