@@ -45,7 +45,7 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
                 .then(|| format!("{} that needed {needed} of space failed meanwhile", counted(*expired, "write")));
             let writes_said = [went, failed].into_iter().flatten().collect::<Vec<_>>().join(", ");
             let writes_said = if writes_said.is_empty() { writes_said } else { format!("; {writes_said}") };
-            of_vdisk(Severity::Info, "vdisk-resumed", pool, vdisk)
+            let event = of_vdisk(Severity::Info, "vdisk-resumed", pool, vdisk)
                 .figure("lasted_seconds", lasted.map(seconds))
                 .figure("writes", *writes)
                 .figure("expired_writes", *expired)
@@ -53,7 +53,11 @@ pub fn describe(pool: &str, event: &SpaceEvent) -> NewEvent {
                 .cause(format!(
                     "space is there again{}{writes_said}",
                     lasted.map_or(String::new(), |lasted| format!(" after {}", time(lasted))),
-                ))
+                ));
+            match *expired {
+                0 => event,
+                _ => event.advice("The guest has seen errors: look at it."),
+            }
         }
         SpaceEvent::HoldExpired { vdisk, held_for, writes, needed_bytes, cause, device } => {
             let (name, why, make_space) = shortage(pool, vdisk, *cause, device.as_deref());

@@ -231,7 +231,7 @@ pub struct VdiskPolicyChange {
     /// use, but not less than its reservation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quota_bytes: Option<u64>,
-    /// Levels of its physical space against its designated size: `70%,85%,95%`, `off`, `default`.
+    /// Levels of its physical space against its designated size: `70%,85%,95%`, `800G,900G` in whole MiB, `off`, `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thresholds: Option<String>,
     /// The same against its quota.
@@ -249,7 +249,7 @@ pub struct SetPool {
     /// Levels of use: `70%,85%,95%`, `800G,900G`, `off`, `default`.
     #[serde(default)]
     pub thresholds: Option<String>,
-    /// How far below a level the use must fall before it is armed again, in per cent: 0 to 50.
+    /// How far below a level the use must fall before it is armed again, in per cent of the pool, or of a level that is a size: 0 to 50.
     #[serde(default)]
     pub hysteresis_pct: Option<u8>,
     /// Times to full at which an event rises: `24h,1h,5m`, `off`, `default`.
@@ -272,7 +272,7 @@ pub struct SetTenant {
     /// like. May be less than is in use, but not less than is reserved for them.
     #[serde(default)]
     pub quota_bytes: Option<u64>,
-    /// Levels of its use against its quota: `70%,85%,95%`, `off`, `default`.
+    /// Levels of its use against its quota: `70%,85%,95%`, `800G,900G`, `off`, `default`.
     #[serde(default)]
     pub thresholds: Option<String>,
 }

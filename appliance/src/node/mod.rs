@@ -21,6 +21,7 @@ mod exports;
 mod growth;
 mod health;
 mod jobs;
+mod levels;
 mod link;
 mod losses;
 mod machine;

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use plimsoll_engine::{Level, Levels, PoolInfo};
+use plimsoll_engine::PoolInfo;
 use plimsoll_hardware::Machine;
 
 use super::Node;
+use super::levels::check_reachable;
 use crate::model::SetPool;
 use crate::policy::{check_pool, levels};
 use crate::problem::{Answer, Problem};
@@ -42,19 +43,7 @@ impl Node {
 
 fn check_levels(request: &SetPool, pool: &PoolInfo) -> Answer<()> {
     let levels = request.thresholds.as_deref().map(levels).transpose()?;
-    let Some(Levels::At(levels)) = levels else { return Ok(()) };
-    let beyond = |level: &Level| match level {
-        Level::Bytes(bytes) if *bytes > pool.physical_bytes => Some(*bytes),
-        _ => None,
-    };
-    match levels.iter().find_map(beyond) {
-        Some(bytes) => {
-            let (bytes, all) = (iec(bytes), iec(pool.physical_bytes));
-            let detail = format!("a threshold of {bytes} can never be reached: pool {} has {all}", pool.name);
-            Err(Problem::new("invalid-argument", detail).hint("say a size below that, or a share: --thresholds 95%"))
-        }
-        None => Ok(()),
-    }
+    levels.map_or(Ok(()), |levels| check_reachable(&levels, &format!("pool {} has", pool.name), pool.physical_bytes))
 }
 
 /// All of the file system that a regular file is on.

@@ -7,6 +7,7 @@ use plimsoll_hardware::Handle;
 
 use super::Node;
 use super::division::Division;
+use super::levels::check_reachable;
 use super::pool_list::percent;
 use super::promises::check_tenant;
 use super::state::TenantRecord;
@@ -132,7 +133,13 @@ fn checked(pool: &Pool<Handle>, tenant: &str, request: &SetTenant) -> Answer<Opt
         return Err(Problem::new("invalid-argument", "there is nothing to change").hint(hint));
     }
     let levels = request.thresholds.as_deref().map(policy::levels).transpose()?;
-    levels.as_ref().map_or(Ok(()), Pool::<Handle>::check_tenant_levels)?;
+    if let Some(levels) = &levels {
+        Pool::<Handle>::check_tenant_levels(levels)?;
+        let known = || view_of(pool, tenant).and_then(|known| known.quota_bytes);
+        if let Some(quota) = request.quota_bytes.map_or_else(known, |bytes| (bytes > 0).then_some(bytes)) {
+            check_reachable(levels, &format!("the quota of tenant {tenant} is"), quota)?;
+        }
+    }
     request.quota_bytes.filter(|bytes| *bytes > 0).map_or(Ok(()), |bytes| check_tenant(pool, tenant, bytes))?;
     Ok(levels)
 }

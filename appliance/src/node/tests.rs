@@ -282,8 +282,9 @@ fn thresholds_of_a_tenant_are_kept_beside_its_quota_and_told_to_the_pool_again()
                 let quota = SetTenant { quota_bytes: Some(64 * MIB), thresholds: None };
                 let thresholds = |text: &str| SetTenant { quota_bytes: None, thresholds: Some(text.into()) };
                 node.set_tenant("tank", "acme", quota).await.unwrap();
+                node.set_tenant("tank", "acme", thresholds("16M,64M")).await.unwrap();
                 node.set_tenant("tank", "acme", thresholds("50%,80%")).await.unwrap();
-                for wrong in [SetTenant::default(), thresholds("80%,50%"), thresholds("1G"), thresholds("x")] {
+                for wrong in [SetTenant::default(), thresholds("80%,50%"), thresholds("65M"), thresholds("x")] {
                     let planned = node.plan_set_tenant("tank", "acme", &wrong);
                     assert_eq!(code(planned).as_deref(), Some("invalid-argument"), "{wrong:?}");
                     let refused = node.set_tenant("tank", "acme", wrong).await;
@@ -294,6 +295,41 @@ fn thresholds_of_a_tenant_are_kept_beside_its_quota_and_told_to_the_pool_again()
             }
             let [acme] = &node.tenants()[..] else { panic!("{:?}", node.tenants()) };
             assert_eq!((acme.quota_bytes, acme.thresholds.as_str()), (Some(64 * MIB), "50%,80%"), "life {life}");
+            node.close().await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn thresholds_of_a_vdisk_may_be_sizes_that_it_can_reach() {
+    let dir = tempfile::tempdir().unwrap();
+    let levels = |size: &str, quota: &str| VdiskPolicyChange {
+        thresholds: Some(size.into()),
+        quota_thresholds: Some(quota.into()),
+        quota_bytes: Some(64 * MIB),
+        ..VdiskPolicyChange::default()
+    };
+    for life in 0..2 {
+        let reactor = Reactor::new(ReactorConfig { buffer_bytes: 16 << 20, ..ReactorConfig::default() }).unwrap();
+        let node = Node::new(reactor.handle(), dir.path(), None).unwrap();
+        reactor.block_on(async {
+            if life == 0 {
+                let a = tank(&node, dir.path()).await;
+                node.set_vdisk(&a, set(levels("1M,512M", "32M,64M")), None).await.unwrap();
+                let wrong = [("2T", "off"), ("off", "65M"), ("1M", "1500K"), ("2M,1M", "off"), ("1M,50%", "off")];
+                for (size, quota) in wrong {
+                    let planned = node.plan_set_vdisk(&a, set(levels(size, quota)), None).await;
+                    assert_eq!(code(planned).as_deref(), Some("invalid-argument"), "{size} {quota}");
+                    let refused = node.set_vdisk(&a, set(levels(size, quota)), None).await;
+                    assert_eq!(code(refused).as_deref(), Some("invalid-argument"), "{size} {quota}");
+                }
+            } else {
+                node.open_known_pools().await;
+            }
+            let vdisks = node.vdisks(None).unwrap();
+            let [a] = &vdisks[..] else { panic!("{vdisks:?}") };
+            let expected = ["1048576,536870912", "33554432,67108864"];
+            assert_eq!([&a.thresholds, &a.quota_thresholds], expected, "life {life}");
             node.close().await.unwrap();
         });
     }

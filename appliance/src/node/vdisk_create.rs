@@ -3,6 +3,7 @@
 use plimsoll_engine as engine;
 
 use super::Node;
+use super::levels::check_vdisk_levels;
 use super::promises::check_vdisk;
 use super::vdisk_plan::policy_steps;
 use super::vdisk_set::{policy_of, promise};
@@ -66,6 +67,7 @@ impl Node {
         check_size(request.designated_bytes, sector, &full)?;
         let policy = policy_of(engine::VdiskPolicy::default(), &request.policy)?;
         check_vdisk(&pool, &full, None, &request.policy, &policy)?;
+        check_vdisk_levels(&full, &request.policy, &policy, request.designated_bytes)?;
         let spec = engine::CreateVdisk {
             name: request.name.clone(),
             size: request.designated_bytes,

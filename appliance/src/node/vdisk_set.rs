@@ -5,6 +5,7 @@ use plimsoll_engine::{Pool, PoolInfo, VdiskInfo, VdiskPolicy, VdiskSettings};
 use plimsoll_hardware::Handle;
 
 use super::Node;
+use super::levels::check_vdisk_levels;
 use super::promises::check_vdisk;
 use super::vdisk_create::check_size;
 use super::vdisk_plan::policy_steps;
@@ -98,6 +99,7 @@ fn settings_of(pool: &Pool<Handle>, name: &str, now: &VdiskInfo, request: &SetVd
     check_size(size, now.sector, name)?;
     let policy = policy_of(now.policy.clone(), &request.policy)?;
     check_vdisk(pool, name, Some(now), &request.policy, &policy)?;
+    check_vdisk_levels(name, &request.policy, &policy, size)?;
     let kept = |asked: Option<bool>, kept| asked.map_or(kept, |on| !on);
     Ok(VdiskSettings {
         size,

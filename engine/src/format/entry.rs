@@ -9,15 +9,15 @@
 //! 192 u8 height of the companion tree                      193..352 policy (`policy.rs`)
 //! 352 u64 reclaim under way: the byte it goes on at, + 1   360 u8 reclaim flags (bit 0: paused)   361 u8 zero
 //! 362 u16 the vdisk's own pattern, 0 none                  364 u32 reclaim: most MiB a second, 0 no limit
-//! 368..512 zero, for lineage
+//! 368 levels of the policy that are sizes (32 bytes)      400..512 zero, for lineage
 //! ```
 
 use bytes::BufMut;
 use uuid::Uuid;
 
 use super::{
-    Cursor, FormatError, HEIGHT_MAX, NAME_BYTES_MAX, PageRef, PatternId, Put, VDISK_BYTES_MAX, VDISK_POLICY_BYTES,
-    VdiskPolicy,
+    Cursor, FormatError, HEIGHT_MAX, LEVEL_SIZES_BYTES, NAME_BYTES_MAX, PageRef, PatternId, Put, VDISK_BYTES_MAX,
+    VDISK_POLICY_BYTES, VdiskPolicy,
 };
 
 pub(crate) const ENTRY_BYTES: usize = 512;
@@ -126,7 +126,9 @@ impl Entry {
         out.put_u8(0);
         out.put_u16_le(self.pattern.map_or(0, |pattern| pattern.0));
         out.put_u32_le(self.reclaim.map_or(0, |reclaim| reclaim.rate_mib));
-        out.put_bytes(0, ENTRY_BYTES - 368);
+        self.policy.encode_level_sizes(out);
+        const { assert!(368 + LEVEL_SIZES_BYTES == 400) };
+        out.put_bytes(0, ENTRY_BYTES - 400);
     }
 
     /// `None`: the slot is free.
@@ -161,7 +163,7 @@ impl Entry {
         cursor.take(6)?;
         let tree = TreeRoot::decode(PageRef::decode(&mut cursor)?, height)?;
         cursor.take(33)?;
-        let policy = VdiskPolicy::decode(&mut cursor)?;
+        let mut policy = VdiskPolicy::decode(&mut cursor)?;
         let write_through = flags & FLAG_WRITE_THROUGH != 0;
         let (cursor_after, reclaim_flags) = (cursor.u64()?, cursor.u8()?);
         cursor.u8()?;
@@ -173,6 +175,7 @@ impl Entry {
         if reclaim_flags & !RECLAIM_PAUSED != 0 {
             return Err(FormatError::Field { field: "reclaim flags", value: u64::from(reclaim_flags) });
         }
+        policy.decode_level_sizes(&mut cursor)?;
         let paused = reclaim_flags & RECLAIM_PAUSED != 0;
         let reclaim = cursor_after.checked_sub(1).map(|cursor| ReclaimState { cursor, paused, rate_mib });
         Ok(Some(Entry {

@@ -32,8 +32,8 @@ pub(crate) use node::{NodePage, node_is_empty};
 pub(crate) use pattern::{
     PATTERNS_MAX, PatternEntry, PatternPage, PatternRecord, PatternState, UNIT_BYTES_MAX, is_unit,
 };
+pub(crate) use policy::{LEVEL_SIZES_BYTES, POOL_POLICY_BYTES, VDISK_POLICY_BYTES};
 pub use policy::{Levels, OnFull, OvercommitLimit, PoolPolicy, VdiskPolicy};
-pub(crate) use policy::{POOL_POLICY_BYTES, VDISK_POLICY_BYTES};
 pub(crate) use record::{
     DROPPED_RECORD_BYTES, FILL_RECORD_BYTES, MAP_RECORD_BYTES, MOVE_RECORD_BYTES, Record, remap_record_bytes,
 };

@@ -13,6 +13,10 @@ use crate::event::Level;
 pub(crate) const LEVELS_MAX: usize = 4;
 /// Bytes of a vdisk's policy in its entry.
 pub(crate) const VDISK_POLICY_BYTES: usize = 159;
+/// Bytes behind that of a vdisk's levels that are sizes.
+pub(crate) const LEVEL_SIZES_BYTES: usize = 32;
+/// What such a size is a multiple of.
+const LEVEL_UNIT: u64 = 1 << 20;
 /// Bytes of a pool's policy in the root and in its record.
 pub(crate) const POOL_POLICY_BYTES: usize = 192;
 
@@ -79,9 +83,9 @@ pub struct VdiskPolicy {
     pub keep_zeros: bool,
     /// Blocks that repeat a pattern are stored like others.
     pub keep_patterns: bool,
-    /// Levels of its physical space against its designated size; whole per cents.
+    /// Levels of its physical space against its designated size; whole per cents, or whole MiB below 4 PiB.
     pub levels: Levels,
-    /// Levels of its physical space against its quota; whole per cents.
+    /// Levels of its physical space against its quota, the same.
     pub quota_levels: Levels,
 }
 
@@ -92,7 +96,8 @@ pub struct PoolPolicy {
     pub overcommit_limit: Option<OvercommitLimit>,
     /// Levels of what is in use against physical space.
     pub levels: Levels,
-    /// How far below a level the use must fall before the level is armed again, in per cent of the whole; `None`: 2 per cent.
+    /// How far below a level the use must fall before the level is armed again, in per cent of the whole, or of a level in bytes;
+    /// `None`: 2 per cent.
     pub hysteresis_pct: Option<u8>,
     /// Times to full at which an event rises, descending, at most 4; `None`: 24 hours, 1 hour, 5 minutes. An empty list is none.
     pub horizons: Option<Vec<Duration>>,
@@ -130,6 +135,35 @@ impl VdiskPolicy {
                 }
             });
         }
+    }
+
+    /// The levels that are sizes, which have their place behind all else.
+    pub(crate) fn encode_level_sizes(&self, out: &mut impl BufMut) {
+        for levels in [&self.levels, &self.quota_levels] {
+            let size = |index: usize| match levels {
+                Levels::At(levels) => match levels.get(index) {
+                    Some(Level::Bytes(bytes)) => u32::try_from(bytes / LEVEL_UNIT).unwrap_or(u32::MAX),
+                    _ => 0,
+                },
+                _ => 0,
+            };
+            (0..LEVELS_MAX).for_each(|index| out.put_u32_le(size(index)));
+        }
+    }
+
+    pub(crate) fn decode_level_sizes(&mut self, cursor: &mut Cursor<'_>) -> Result<(), FormatError> {
+        for levels in [&mut self.levels, &mut self.quota_levels] {
+            let words = [cursor.u32()?, cursor.u32()?, cursor.u32()?, cursor.u32()?];
+            if words == [0; LEVELS_MAX] {
+                continue;
+            }
+            let used: Vec<u32> = words.into_iter().filter(|&word| word > 0).collect();
+            if *levels != Levels::Default || !used.is_sorted_by(|a, b| a < b) {
+                return Err(FormatError::Field { field: "levels", value: u64::from(words[0]) });
+            }
+            *levels = Levels::At(used.into_iter().map(|word| Level::Bytes(u64::from(word) * LEVEL_UNIT)).collect());
+        }
+        Ok(())
     }
 
     pub(crate) fn decode(cursor: &mut Cursor<'_>) -> Result<Self, FormatError> {
@@ -274,11 +308,16 @@ impl VdiskPolicy {
                 "a quota of {quota} bytes is less than the reservation of {reserved}; raise the quota or lower the reservation"
             ));
         }
-        let of_bytes = |levels: &Levels| matches!(levels, Levels::At(levels) if levels.iter().any(|level| matches!(level, Level::Bytes(_))));
-        if of_bytes(&self.levels) || of_bytes(&self.quota_levels) {
-            return Err("thresholds of a vdisk are per cents, such as 70%".to_owned());
+        let fits = |bytes: u64| bytes.is_multiple_of(LEVEL_UNIT) && bytes / LEVEL_UNIT <= u64::from(u32::MAX);
+        let is_odd = |level: &Level| matches!(level, Level::Bytes(bytes) if !fits(*bytes));
+        let has_odd = |levels: &Levels| matches!(levels, Levels::At(levels) if levels.iter().any(is_odd));
+        match has_odd(&self.levels) || has_odd(&self.quota_levels) {
+            true => {
+                Err("thresholds of a vdisk are per cents, such as 70%, or whole MiB below 4 PiB, such as 800G"
+                    .to_owned())
+            }
+            false => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -4,7 +4,6 @@ use plimsoll_hardware::Machine;
 
 use super::Pool;
 use crate::error::{Error, Result};
-use crate::event::Level;
 use crate::format::{Levels, PoolPolicy, Record, VdiskPolicy};
 use crate::vdisk::{horizons, thresholds};
 
@@ -96,7 +95,7 @@ impl<M: Machine> Pool<M> {
         store.space.ledger.eased.notify();
     }
 
-    /// Decides at which shares of a tenant's quota something is told. Not kept on the devices either.
+    /// Decides at which levels of a tenant's use against its quota something is told. Not kept on the devices either.
     ///
     /// # Errors
     /// `InvalidArgument`.
@@ -113,11 +112,6 @@ impl<M: Machine> Pool<M> {
     /// # Errors
     /// `InvalidArgument`.
     pub fn check_tenant_levels(levels: &Levels) -> Result<()> {
-        if matches!(levels, Levels::At(levels) if levels.iter().any(|level| matches!(level, Level::Bytes(_)))) {
-            return Err(Error::InvalidArgument(
-                "thresholds of a tenant are per cents of its quota, such as 70%".to_owned(),
-            ));
-        }
         thresholds(levels, None).map(drop).map_err(|error| Error::InvalidArgument(error.to_string()))
     }
 

@@ -1,6 +1,7 @@
 //! Levels of one figure: told once when reached, told once when left, and silent in between.
 //!
-//! Method: a level fires when the figure is at or above it, and re-arms when the figure falls below level - hysteresis.
+//! Method: a level fires when the figure is at or above it, and re-arms when the figure falls below level - hysteresis, a share of the
+//! total, or of the level itself where that is a size: of a small one in something large it would never be left otherwise.
 //! Between two events the figure is inside an interval that is known in advance, so the hot path is two comparisons
 //! ([`Levels::is_quiet`]); only a figure outside it, or a new total, calls for [`Levels::update`].
 //!
@@ -12,7 +13,7 @@ use crate::event::Level;
 
 /// Most levels of one figure: as many as a vdisk's entry has room for.
 pub const LEVELS_MAX: usize = 4;
-/// Of the total.
+/// Of the total, or of a level in bytes.
 const HYSTERESIS_PCT_DEFAULT: u8 = 2;
 
 /// Levels and hysteresis that were found to make sense.
@@ -62,7 +63,7 @@ impl Default for Thresholds {
 }
 
 impl Thresholds {
-    /// `levels` ascending, all per cent or all bytes; none turns them off. Hysteresis in per cent of the total.
+    /// `levels` ascending, all per cent or all bytes; none turns them off. Hysteresis in per cent of the total, for bytes of the level.
     ///
     /// # Errors
     /// By what is wrong.
@@ -117,7 +118,7 @@ impl Thresholds {
         &self.levels
     }
 
-    /// In per cent of the total.
+    /// In per cent of the total, or of a level in bytes.
     pub fn hysteresis_pct(&self) -> u8 {
         self.hysteresis_pct
     }
@@ -225,12 +226,12 @@ fn bounds(level: Level, hysteresis_pct: u8, total: u64) -> (u64, u64) {
         return (u64::MAX, u64::MAX);
     }
     // Rounded up: "70 %" is not said of 69.99. At most 100 % of a u64, so it fits again.
-    let share = |percent: u8| (u128::from(total) * u128::from(percent)).div_ceil(100) as u64;
-    let reached = match level {
-        Level::Percent(percent) => share(percent),
-        Level::Bytes(bytes) => bytes,
+    let share = |of: u64, percent: u8| (u128::from(of) * u128::from(percent)).div_ceil(100) as u64;
+    let (reached, hysteresis) = match level {
+        Level::Percent(percent) => (share(total, percent), share(total, hysteresis_pct)),
+        Level::Bytes(bytes) => (bytes, share(bytes, hysteresis_pct)),
     };
-    (reached, reached.saturating_sub(share(hysteresis_pct)).max(1))
+    (reached, reached.saturating_sub(hysteresis).max(1))
 }
 
 #[cfg(test)]

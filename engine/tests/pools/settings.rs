@@ -100,7 +100,7 @@ fn levels_of_a_tenant_are_told_where_they_were_set_and_held_writes_are_counted()
         }
         write(10).await.expect_err("it is held, and given up");
         assert_eq!((pool.info().counters.held_writes, pool.info().counters.held_write_bytes), (1, 4096));
-        for wrong in [vec![Level::Bytes(1 << 20)], vec![Level::Percent(60), Level::Percent(20)]] {
+        for wrong in [vec![Level::Bytes(0)], vec![Level::Percent(60), Level::Percent(20)]] {
             pool.set_tenant_levels("acme", Levels::At(wrong)).expect_err("no levels of a tenant");
         }
         assert_eq!(pool.tenants()[0].levels, Levels::At(vec![Level::Percent(20), Level::Percent(60)]));

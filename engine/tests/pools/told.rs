@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::support::{assert_clean, create, failing, filled, full, live, open, with, world};
 use futures_util::future::{join, join_all};
-use plimsoll_engine::{AlarmState, Error, Levels, Limit, OnFull, Pool, SpaceEvent, Subject, SubjectKey, VdiskPolicy};
+use plimsoll_engine::{
+    AlarmState, Error, Level, Levels, Limit, Measure, OnFull, Pool, SpaceEvent, Subject, SubjectKey, VdiskPolicy,
+};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimMachine};
 
@@ -205,6 +207,64 @@ fn a_limit_that_is_kept_again_is_told_however_that_came_about() {
         discard(&pool, "v", 2 * EXTENT, EXTENT).await;
         assert_eq!(limits().await, [(true, Some(7), true), (true, Some(7), false)]);
     });
+}
+
+#[test]
+fn levels_of_vdisks_and_tenants_may_be_sizes() {
+    const MIB: u64 = 1 << 20;
+    let at = |sizes: &[u64]| Levels::At(sizes.iter().map(|mib| Level::Bytes(mib * MIB)).collect());
+    let policy = || VdiskPolicy {
+        tenant: Some("acme".into()),
+        quota: Some(8 * MIB),
+        levels: at(&[1, 3]),
+        quota_levels: at(&[2]),
+        ..failing()
+    };
+    let world = world(8, 1, 16);
+    let mut state = AlarmState::default();
+    for life in 0..2 {
+        let known = state.clone();
+        let crossed = live(&world, |m| async move {
+            let pool = if life == 0 { create(&m).await } else { open(&m, 1).await };
+            if life == 0 {
+                pool.create_vdisk(with("v", policy())).await.expect("a vdisk");
+            }
+            pool.set_tenant_quota("acme", Some(6 * MIB));
+            pool.set_tenant_levels("acme", at(&[1, 2])).expect("levels");
+            pool.arm(&known);
+            // An extent more than two MiB; all but one is given back in the second life.
+            match life {
+                0 => {
+                    for extent in 0..33 {
+                        write(&pool, &m, "v", extent * EXTENT).await.expect("a write");
+                    }
+                }
+                _ => discard(&pool, "v", EXTENT, 32 * EXTENT).await,
+            }
+            let events = told(&pool, &m).await;
+            pool.close().await.expect("a close");
+            events
+        });
+        crossed.iter().for_each(|event| state.apply(event));
+        let levels = crossed.iter().filter_map(|event| match event {
+            SpaceEvent::Threshold { subject, measure, level: Level::Bytes(bytes), rising, .. }
+                if *subject != Subject::Pool =>
+            {
+                Some((matches!(subject, Subject::Tenant(_)), *measure, bytes / MIB, *rising))
+            }
+            _ => None,
+        });
+        let mut levels: Vec<_> = levels.collect();
+        levels.sort_by_key(|(tenant, measure, mib, _)| (*tenant, *measure == Measure::Quota, *mib));
+        let up = life == 0;
+        let expected = [
+            (false, Measure::Designated, 1, up),
+            (false, Measure::Quota, 2, up),
+            (true, Measure::Quota, 1, up),
+            (true, Measure::Quota, 2, up),
+        ];
+        assert_eq!(levels, expected, "life {life}");
+    }
 }
 
 #[test]

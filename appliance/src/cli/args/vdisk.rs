@@ -152,10 +152,10 @@ pub(in crate::cli) struct VdiskPromises {
     /// Physical space that it may not exceed, in whole extents; none is no bound
     #[arg(long, value_name = "SIZE|none", allow_hyphen_values = true, value_parser = quota)]
     pub(in crate::cli) quota: Option<Size>,
-    /// Shares of its size at which events rise: 70%,85%,95%, off or default
+    /// Shares of its size at which events rise: 70%,85%,95%; or sizes, off or default
     #[arg(long, value_name = "LEVELS", allow_hyphen_values = true)]
     pub(in crate::cli) thresholds: Option<String>,
-    /// Shares of its quota at which events rise
+    /// Shares of its quota at which events rise, the same
     #[arg(long, value_name = "LEVELS", allow_hyphen_values = true)]
     pub(in crate::cli) quota_thresholds: Option<String>,
 }
@@ -176,7 +176,7 @@ pub(in crate::cli) enum Tenant {
         /// has no vdisks
         #[arg(long, value_name = "SIZE|none", allow_hyphen_values = true, required_unless_present = "thresholds", value_parser = quota)]
         quota: Option<Size>,
-        /// Shares of its quota at which events rise: 70%,85%,95%, off or default
+        /// Shares of its quota at which events rise: 70%,85%,95%; or sizes, off or default
         #[arg(long, value_name = "LEVELS", allow_hyphen_values = true)]
         thresholds: Option<String>,
         #[command(flatten)]

@@ -173,6 +173,7 @@ fn held_writes_that_failed_are_counted_at_the_end() {
         )
     );
     assert_eq!((&event.figures["lasted_seconds"], &event.figures["expired_writes"]), (&7500.0.into(), &1000.into()));
+    assert_eq!(event.advice.as_deref(), Some("The guest has seen errors: look at it."));
     // It began before the daemon did.
     let event = describe("tank", &resumed(None));
     assert!(event.cause.unwrap().starts_with("space is there again; 1 held write"));

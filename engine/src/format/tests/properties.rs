@@ -66,11 +66,17 @@ fn percents() -> impl Strategy<Value = Levels> {
     prop_oneof![Just(Levels::Default), Just(Levels::Off), some]
 }
 
+fn vdisk_levels() -> impl Strategy<Value = Levels> {
+    let mib = |mib: u32| Level::Bytes(u64::from(mib) << 20);
+    let sizes = btree_set(1u32.., 1..=4).prop_map(move |set| Levels::At(set.into_iter().map(mib).collect()));
+    prop_oneof![percents(), sizes]
+}
+
 fn vdisk_policies() -> impl Strategy<Value = VdiskPolicy> {
     let hold = (2u32..).prop_map(|ms| OnFull::Hold(Duration::from_millis(u64::from(ms))));
     let on_full = prop_oneof![Just(OnFull::Fail), Just(OnFull::default()), hold];
     let promises = (any::<u64>(), option::of(1u64..), any::<bool>(), any::<bool>());
-    (option::of(names()), option::of(names()), on_full, promises, percents(), percents()).prop_map(|all| {
+    (option::of(names()), option::of(names()), on_full, promises, vdisk_levels(), vdisk_levels()).prop_map(|all| {
         let (tenant, vm, on_full, (reservation, quota, keep_zeros, keep_patterns), levels, quota_levels) = all;
         VdiskPolicy { tenant, vm, on_full, reservation, quota, keep_zeros, keep_patterns, levels, quota_levels }
     })

@@ -99,7 +99,7 @@ pub(super) fn entry() -> Entry {
             keep_zeros: true,
             keep_patterns: false,
             levels: Levels::At(vec![Level::Percent(50), Level::Percent(90)]),
-            quota_levels: Levels::Off,
+            quota_levels: Levels::At(vec![Level::Bytes(6 << 30), Level::Bytes(8 << 30)]),
         },
         reclaim: Some(ReclaimState { cursor: 5 << 30, paused: true, rate_mib: 200 }),
         pattern: Some(PatternId(7)),

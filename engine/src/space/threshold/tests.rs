@@ -71,6 +71,9 @@ fn levels_in_bytes_do_not_move_with_the_total() {
     assert_eq!(levels.update(500, 1000), [Crossing { level: Level::Bytes(500), rising: true }]);
     assert_eq!(levels.update(500, 100_000), []);
     assert_eq!(levels.update(899, 1000), []);
+    // They are left by two of their own per cents, however large the whole is.
+    assert_eq!(levels.update(490, 100_000), []);
+    assert_eq!(levels.update(489, 100_000), [Crossing { level: Level::Bytes(500), rising: false }]);
 }
 
 #[test]
@@ -127,11 +130,12 @@ fn model(fired: &[Level], thresholds: &Thresholds, used: u64, total: u64) -> Vec
         if total == 0 {
             return false;
         }
-        let (at, used) = match level {
-            Level::Percent(percent) => ((u128::from(*percent) * u128::from(total)).div_ceil(100), u128::from(used)),
-            Level::Bytes(bytes) => (u128::from(*bytes), u128::from(used)),
+        let used = u128::from(used);
+        let (at, of) = match level {
+            Level::Percent(percent) => ((u128::from(*percent) * u128::from(total)).div_ceil(100), total),
+            Level::Bytes(bytes) => (u128::from(*bytes), *bytes),
         };
-        let hysteresis = (u128::from(thresholds.hysteresis_pct()) * u128::from(total)).div_ceil(100);
+        let hysteresis = (u128::from(thresholds.hysteresis_pct()) * u128::from(of)).div_ceil(100);
         let left = used == 0 || used + hysteresis < at;
         used >= at || (fired.contains(level) && !left)
     };
