@@ -1,11 +1,15 @@
 //! Records that were replayed for leaves not yet read: opening a pool reads no leaf for a MAP, a MOVE or a FILL.
 
+use futures_util::stream::{self, StreamExt};
 use plimsoll_hardware::Machine;
 
 use super::{Cache, Mapping};
 use crate::format::{Blocks, ExtentId, PatternId, VirtualExtent, Word};
 use crate::media::Media;
 use crate::tree::Found;
+
+/// Leaves read at the same time.
+const READS_AT_ONCE: usize = 32;
 
 /// A record waiting for its leaf.
 pub(super) struct Delta {
@@ -102,13 +106,12 @@ impl Mapping {
     /// there is one that only cannot be read at present.
     pub(crate) async fn settle_pending<M: Machine>(&self, media: &Media<M>, cache: &Cache) -> bool {
         let leaves: Vec<u64> = self.pending.borrow().keys().copied().collect();
-        let mut settled = true;
-        for leaf in leaves {
+        let loads = stream::iter(leaves).map(async |leaf| {
             // What became of it shows in the tree.
             let _ = self.load_leaf(media, cache, leaf).await;
-            settled &= !matches!(self.tree.borrow().get(leaf), Found::Unread(..));
-        }
-        settled
+            !matches!(self.tree.borrow().get(leaf), Found::Unread(..))
+        });
+        loads.buffer_unordered(READS_AT_ONCE).fold(true, async |all, settled| all && settled).await
     }
 
     /// At most so many pages become dirty when all that waits is brought in.

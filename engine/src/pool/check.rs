@@ -128,7 +128,7 @@ impl<'a, M: Machine> Checker<'a, M> {
         };
         // Other damage is found by looking.
         for warning in warnings.iter().filter(|warning| warning.is_of_journal()) {
-            checker.find("journal-damaged", true, None, warning.to_string());
+            checker.find("journal-damaged", true, None, warning.says(&store.identity.name));
         }
         if warnings.iter().any(Warning::is_of_journal) {
             checker.mends.push(Mend::AcceptJournal);
@@ -137,7 +137,7 @@ impl<'a, M: Machine> Checker<'a, M> {
         }
         // Whoever serves a pool without its end has accepted that.
         for warning in warnings.iter().filter(|warning| live.inspect && matches!(warning, Warning::EndLost(_))) {
-            checker.refuse("end-lost", None, warning.to_string());
+            checker.refuse("end-lost", None, warning.says(&store.identity.name));
         }
         checker.check_ends(live).await;
         let mut ignore = |_: &mut Self, _: &PageSeen, _: &[u8]| ();

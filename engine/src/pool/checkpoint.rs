@@ -69,6 +69,7 @@ impl<M: Machine> Store<M> {
                 }));
             }
         }
+        self.counts.waiting.set(0);
         self.checkpoint.wanted.set(false);
         let cut = self.journal.cut(|| self.snapshot()).await;
         let (start, snapshot) = cut.map_err(|failure| self.journal_failed(failure))?;
@@ -110,6 +111,7 @@ impl<M: Machine> Store<M> {
         }
         self.space.settle_meta(&changes);
         self.space.set_starved(false);
+        self.counts.writing.set(0);
         self.checkpoint.floor.set(self.counts.dirty.get());
         self.journal.release(start.position);
         count(&self.counters.checkpoints, 1);
@@ -335,25 +337,17 @@ impl<M: Machine> Store<M> {
 
     /// Whether a checkpoint now would find no places for its pages, because groups are lost.
     pub(super) async fn lacks_groups(&self) -> bool {
-        let vdisks: Vec<_> = self.vdisks.borrow().values().cloned().collect();
-        let dirty = || vdisks.iter().filter(|vdisk| vdisk.mapping.tree.borrow().is_dirty()).count();
-        // That a group is lost may show only when it is wanted: all is asked for that replayed changes may come to.
-        let (waiting, pages) = vdisks
-            .iter()
-            .map(|vdisk| vdisk.mapping.pending_pages())
-            .filter(|pages| *pages > 0)
-            .fold((0, 0), |(vdisks, all), pages| (vdisks + 1, all + pages));
-        let is_short = matches!(
-            self.space.prepare_meta(self.pages_at_most(dirty() + waiting) + pages).await,
-            Err(NoMetaSpace::AllTaken)
-        );
-        if !is_short || self.space.lost_groups.get() == 0 {
+        // That one is lost may show only when it is wanted.
+        let _ = self.space.prepare_meta(SLACK_PAGES).await;
+        if self.space.lost_groups.get() == 0 {
             return false;
         }
+        let vdisks: Vec<_> = self.vdisks.borrow().values().cloned().collect();
         for vdisk in &vdisks {
             vdisk.mapping.settle_pending(&self.media, &self.cache).await;
         }
-        matches!(self.space.prepare_meta(self.pages_at_most(dirty())).await, Err(NoMetaSpace::AllTaken))
+        let dirty = vdisks.iter().filter(|vdisk| vdisk.mapping.tree.borrow().is_dirty()).count();
+        matches!(self.space.prepare_meta(self.pages_at_most(dirty)).await, Err(NoMetaSpace::AllTaken))
     }
 
     /// Upper bound of the pages of a checkpoint now, with the mappings of so many vdisks. Between the cut and the sealing of nodes a tree may
@@ -363,16 +357,13 @@ impl<M: Machine> Store<M> {
     }
 
     fn no_meta_space(&self) -> IoError {
+        let reason = match self.space.lost_groups.get() {
+            // The reserve is to prevent that.
+            0 => "no extent is left for it; open the pool again and add a device".to_owned(),
+            lost => format!("{lost} allocation groups are damaged in both copies"),
+        };
         let path = format!("pool {}: metadata", self.identity.name);
-        match self.space.lost_groups.get() {
-            0 => IoError::NoSpace { path },
-            lost => IoError::Failed {
-                path,
-                operation: "place a page",
-                offset: 0,
-                reason: format!("{lost} allocation groups are damaged in both copies"),
-            },
-        }
+        IoError::Failed { path, operation: "place a page", offset: 0, reason }
     }
 
     /// A checkpoint failed: what is in memory is right and what is on the devices is that of the root before. Nothing more

@@ -1,7 +1,8 @@
 //! What a check looks at, and how that stands still.
 //!
 //! Open, it is the last checkpoint, through a second set of trees, while I/O goes on. When something is found, checkpoints are held
-//! up and it is looked for again: what is found then counts. Inspected, or read-only, it is what recovery made of the pool.
+//! up and it is looked for again: what is found then counts. Inspected, or read-only since the start, it is what recovery made of the pool;
+//! of a pool that failed later, it is the last checkpoint too: in memory there are pages of one that never stood.
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -19,6 +20,12 @@ impl<M: Machine> Pool<M> {
     /// Looks at the last checkpoint without holding anything up; when that finds something, again with checkpoints held up,
     /// which is what counts. The pin is answered with it: as long as it lives what was found stays true.
     pub(super) async fn examine(&self) -> Result<(CheckReport, Vec<Mend>, Option<Pin<M>>)> {
+        if self.store.journal.failure().is_some() {
+            let warnings = self.warnings.borrow().clone();
+            let view = self.store.second_view(true).await;
+            let (report, mends) = Checker::run(&self.store, &view, &warnings).await;
+            return Ok((report, mends, None));
+        }
         let is_read_only = self.store.inspect || self.store.writable().is_err();
         if is_read_only || self.store.lacks_groups().await {
             // A repair that lets writers in must not find us half way; and where groups are lost it must not wait for a checkpoint, which
@@ -38,7 +45,13 @@ impl<M: Machine> Pool<M> {
         }
         let pin = self.hold_up().await?;
         let view = self.store.second_view(false).await;
-        let (report, mends) = Checker::run(&self.store, &view, &warnings).await;
+        let (report, mut mends) = Checker::run(&self.store, &view, &warnings).await;
+        if mends.iter().any(Mend::rebuilds_group) && mends.iter().any(Mend::forgets) {
+            // Memory may have what is lost on the devices, and names extents that nobody else does. Those of groups that are lost stay
+            // where they are, whoever writes meanwhile.
+            let (_, named) = Checker::run(&self.store, &self.store, &[]).await;
+            Mend::join_groups(&mut mends, named);
+        }
         Ok((report, mends, Some(pin)))
     }
 

@@ -190,7 +190,8 @@ impl<M: Machine> Pool<M> {
         let (held_writes, held_writes_bytes) = store.holds.figures();
         let (time_to_full, growth_bytes_per_s) = store.alarms.outlook();
         let (ends, others): (Vec<_>, Vec<_>) = self.warnings.borrow().iter().cloned().partition(Warning::is_of_end);
-        let in_words = |warnings: Vec<Warning>| warnings.iter().map(Warning::to_string).collect();
+        let in_words =
+            |warnings: Vec<Warning>| warnings.iter().map(|warning| warning.says(&self.store.identity.name)).collect();
         let recovery = RecoveryInfo { ends_lost: in_words(ends), warnings: in_words(others), ..self.recovery.clone() };
         PoolInfo {
             name: store.identity.name.clone(),

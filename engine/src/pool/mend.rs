@@ -1,5 +1,7 @@
 //! What can be done about what a check finds. Every finding has its mend, be it the words that there is none.
 
+use std::collections::BTreeMap;
+
 use crate::format::{ExtentId, VdiskId};
 
 /// What a repair would do about a finding.
@@ -37,6 +39,34 @@ impl Mend {
     /// Whether a repair has something to do.
     pub(super) fn is_work(&self) -> bool {
         !matches!(self, Mend::Copy(_) | Mend::Refuse(_))
+    }
+
+    pub(super) fn rebuilds_group(&self) -> bool {
+        matches!(self, Mend::RebuildGroup(..))
+    }
+
+    /// Whether this gives up pages that memory may have.
+    pub(super) fn forgets(&self) -> bool {
+        matches!(self, Mend::ForgetLeaf(..) | Mend::ForgetTable(..) | Mend::ForgetPatterns(..))
+    }
+
+    /// Adds to the groups of `mends` what `others` have of the same groups.
+    pub(super) fn join_groups(mends: &mut [Mend], others: Vec<Mend>) {
+        let of_group = |mend| match mend {
+            Mend::RebuildGroup(group, data, meta) => Some((group, (data, meta))),
+            _ => None,
+        };
+        let mut others: BTreeMap<u64, _> = others.into_iter().filter_map(of_group).collect();
+        for mend in mends {
+            let Mend::RebuildGroup(group, data, meta) = mend else { continue };
+            let Some((more_data, more_meta)) = others.remove(group) else { continue };
+            data.extend(more_data);
+            data.sort_unstable();
+            data.dedup();
+            let mut pages: BTreeMap<ExtentId, u16> = meta.drain(..).collect();
+            more_meta.into_iter().for_each(|(extent, mask)| *pages.entry(extent).or_default() |= mask);
+            meta.extend(pages);
+        }
     }
 
     /// Whether this is a part of [`Mend::GiveBack`].

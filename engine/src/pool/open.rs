@@ -116,7 +116,7 @@ impl<M: Machine> Pool<M> {
                     0 => Warning::GroupsLost(store.space.lost_groups.get()),
                     pages => Warning::PagesUnread(pages),
                 };
-                store.read_only.borrow_mut().get_or_insert(lost.to_string());
+                store.read_only.borrow_mut().get_or_insert(lost.says(&store.identity.name));
                 pool.warnings.borrow_mut().push(lost);
                 return Ok(pool);
             }
@@ -142,7 +142,7 @@ impl<M: Machine> Pool<M> {
         devices: Vec<M::Device>,
     ) -> Result<(Vec<M::Device>, Vec<String>)> {
         let found = find(machine, devices, options.inspect || options.accept_lost_ends).await?;
-        let lost = found.warnings.iter().map(Warning::to_string).collect();
+        let lost = found.warnings.iter().map(|warning| warning.says(&found.label.name)).collect();
         Ok((found.devices.into_iter().flatten().collect(), lost))
     }
 

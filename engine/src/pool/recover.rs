@@ -80,7 +80,7 @@ impl<M: Machine> Store<M> {
             warnings.push(Warning::ProofsUnread(unread));
         }
         if let Some(reason) = warnings.first() {
-            self.read_only.borrow_mut().get_or_insert(reason.to_string());
+            self.read_only.borrow_mut().get_or_insert(reason.says(&self.identity.name));
         }
         if self.inspect {
             return Ok(warnings);
@@ -143,6 +143,8 @@ impl<M: Machine> Store<M> {
                 self.replay(&record, generation).await;
             }
         }
+        let waiting: u64 = self.vdisks.borrow().values().map(|vdisk| vdisk.mapping.pending_pages()).sum();
+        self.counts.waiting.set(waiting as usize);
     }
 
     /// Writes the labels and roots that are missing or old. Answers whether all are there then.

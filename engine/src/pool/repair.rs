@@ -218,7 +218,7 @@ impl<M: Machine> Pool<M> {
             Mend::ForgetTable(first, count) => {
                 let entries = TABLE_ENTRIES as u64;
                 let (first, end) = (first * entries, (first + count) * entries);
-                format!("give up the lost vdisks in places {first} to {} of {pool}", end - 1)
+                format!("give up the lost vdisks in places {first} to {} of {pool}, unless memory has them", end - 1)
             }
             Mend::ForgetPatterns(0, 1) => "make the directory of patterns anew from those that are there".to_owned(),
             Mend::ForgetPatterns(first, count) => {

@@ -3,6 +3,7 @@
 
 mod figures;
 mod healed;
+mod room;
 
 use std::collections::BTreeSet;
 use std::rc::Rc;

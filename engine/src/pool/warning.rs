@@ -1,7 +1,5 @@
 //! Damage that a start met, as far as it goes on without what is lost.
 
-use std::fmt;
-
 use crate::format::TABLE_ENTRIES;
 
 /// What could not be read. The words are for people; programs look at the variant.
@@ -42,49 +40,45 @@ impl Warning {
     }
 }
 
-impl fmt::Display for Warning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Warning {
+    /// In words, for people who look after the pool of that name.
+    pub(super) fn says(&self, pool: &str) -> String {
         match self {
-            Warning::EndLost(path) => write!(
-                f,
+            Warning::EndLost(path) => format!(
                 "the end of {path} is gone: what vdisks stored there reads as zeros; compare them with a backup, and do not reclaim \
                  them before that"
             ),
             Warning::TablePageLost(page) => {
                 let first = page * TABLE_ENTRIES as u64;
                 let last = first + TABLE_ENTRIES as u64 - 1;
-                write!(
-                    f,
+                format!(
                     "a page of the vdisk table is lost in both copies: vdisks {first} to {last} cannot be opened; \
-                     give them up with plimsoll pool check --repair"
+                     give them up with plimsoll pool check {pool} --repair"
                 )
             }
-            Warning::PagesUnread(pages) => write!(
-                f,
+            Warning::PagesUnread(pages) => format!(
                 "{pages} metadata pages cannot be read in either copy; mend the device, then open the pool again \
-                 (plimsoll pool import --name NAME)"
+                 (plimsoll pool import --name {pool})"
             ),
-            Warning::JournalDamaged => f.write_str(
+            Warning::JournalDamaged => format!(
                 "its journal is damaged in both copies: changes that were flushed are lost; look at it with plimsoll \
-                 pool check, accept the loss with --repair",
+                 pool check {pool}, accept the loss with --repair"
             ),
-            Warning::TailAhead => f.write_str(
+            Warning::TailAhead => format!(
                 "its crash memory goes on from changes that are not on its devices: these were put back to an earlier state, or the \
-                 journal is damaged in both copies; look at it with plimsoll pool check, accept the loss with --repair",
+                 journal is damaged in both copies; look at it with plimsoll pool check {pool}, accept the loss with --repair"
             ),
-            Warning::JournalUnread => f.write_str(
+            Warning::JournalUnread => format!(
                 "its journal cannot be read to its end, in either copy: changes that were flushed may be there; mend the device \
-                 and open the pool again, or give them up with plimsoll pool check --repair",
+                 and open the pool again, or give them up with plimsoll pool check {pool} --repair"
             ),
-            Warning::GroupsLost(groups) => write!(
-                f,
+            Warning::GroupsLost(groups) => format!(
                 "allocation groups are damaged in both copies ({groups}), and a checkpoint finds no place in others; make them anew \
-                 with plimsoll pool check --repair"
+                 with plimsoll pool check {pool} --repair"
             ),
-            Warning::ProofsUnread(records) => write!(
-                f,
+            Warning::ProofsUnread(records) => format!(
                 "its journal is damaged: {records} first writes need their data as proof and it cannot be read; mend \
-                 the device and open the pool again, or give them up with plimsoll pool check --repair"
+                 the device and open the pool again, or give them up with plimsoll pool check {pool} --repair"
             ),
         }
     }

@@ -29,6 +29,10 @@ use crate::format::{NODE_FANOUT, PageRef, Payload, TreeRoot};
 pub(crate) struct PageCounts {
     /// Leaves and nodes that the next checkpoint has to write.
     pub(crate) dirty: Cell<usize>,
+    /// Those that the checkpoint under way writes.
+    pub(crate) writing: Cell<usize>,
+    /// At most so many become dirty by replayed changes that wait for their leaves.
+    pub(crate) waiting: Cell<usize>,
     pub(crate) nodes: Cell<usize>,
 }
 
@@ -55,6 +59,13 @@ pub(crate) enum Found<T> {
     Lost,
 }
 
+impl PageCounts {
+    /// All that changed since the last checkpoint that stands, at most.
+    pub(crate) fn unwritten(&self) -> usize {
+        self.dirty.get() + self.writing.get() + self.waiting.get()
+    }
+}
+
 impl<P: Payload> Tree<P> {
     pub(crate) fn new(root: TreeRoot, counts: Rc<PageCounts>) -> Self {
         let slot = if root.reference.is_none() { Slot::Empty } else { Slot::Unread(root.reference) };
@@ -78,6 +89,7 @@ impl<P: Payload> Tree<P> {
     fn cleaned(&mut self, pages: usize) {
         self.dirty -= pages;
         self.counts.dirty.set(self.counts.dirty.get() - pages);
+        self.counts.writing.set(self.counts.writing.get() + pages);
     }
 
     /// At most so many pages become dirty when `leaves`, in rising order, change: they, and the nodes above them.
@@ -87,7 +99,8 @@ impl<P: Payload> Tree<P> {
         let height = levels(last).max(u64::from(self.height));
         let mut before = None;
         let new = leaves.map(|leaf| before.replace(leaf).map_or(height + 1, |before| levels(before ^ leaf)));
-        new.sum()
+        // A tree that grows has new nodes above what there was, too.
+        new.sum::<u64>() + (height - u64::from(self.height))
     }
 
     /// Leaves that a tree of this height can have.

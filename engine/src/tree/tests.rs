@@ -9,7 +9,8 @@ use proptest::prelude::*;
 use super::PageCounts;
 use super::{Found, LeafSlot, Node, Sealer, Slot, Tree};
 use crate::format::{
-    Blocks, ExtentId, Leaf, NODE_FANOUT, NodePage, PAGE_BYTES, PageAddr, PageRef, PageType, Payload, TreeRoot, Word,
+    Blocks, ExtentId, HEIGHT_MAX, Leaf, NODE_FANOUT, NodePage, PAGE_BYTES, PageAddr, PageRef, PageType, Payload,
+    TreeRoot, Word,
 };
 
 /// Pages by their first address, as a device would hold them.
@@ -186,7 +187,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn pages_are_foretold_of_leaves_that_change(
@@ -199,8 +200,8 @@ proptest! {
         let foretold = tree.pages_to_change(leaves.iter().copied());
         leaves.iter().for_each(|leaf| tree.change(*leaf).set(1, Word::mapped(ExtentId(1), Blocks::ALL)));
         prop_assert!(foretold >= tree.dirty_pages());
-        // Of a tree that grows, what was there is below the first child of what is new.
-        prop_assert!(foretold <= tree.dirty_pages() + 4);
+        // A tree that grows may have the new nodes above what there was on the way to a leaf anyway.
+        prop_assert!(foretold <= tree.dirty_pages() + u64::from(HEIGHT_MAX));
     }
 }
 

@@ -1,5 +1,6 @@
 //! Room for dirty metadata pages: what a checkpoint will have to write is bounded before it is made, so that its pages always fit
-//! the reserve.
+//! the reserve. All that the last checkpoint which stands does not have counts: also what one under way writes, because a crash leaves that
+//! to the next, and replayed changes that wait for their leaves.
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -57,7 +58,7 @@ impl<M: Machine> Store<M> {
     /// As [`Store::room`], when there is room now.
     pub(crate) fn room_at_once(self: &Rc<Self>, pages: usize) -> Option<Room<M>> {
         let pages = pages.min(self.space.dirty_max() / 2);
-        let used = self.counts.dirty.get() + self.promised.get();
+        let used = self.counts.unwritten() + self.promised.get();
         // What a checkpoint leaves dirty itself is there for the next one however often it is asked for.
         let alone = self.promised.get() == 0 && self.counts.dirty.get() <= self.checkpoint.floor.get();
         (used + pages <= self.space.dirty_max() || alone).then(|| {
@@ -88,7 +89,7 @@ impl<M: Machine> Store<M> {
     /// Whether so many pages are dirty that a checkpoint should run.
     pub(crate) fn wants_checkpoint(&self) -> bool {
         // A half, so that writers need not wait; dirty leaves may take half of the cache.
-        self.counts.dirty.get() * 2 > self.space.dirty_max().min(self.cache.capacity())
+        self.counts.unwritten() * 2 > self.space.dirty_max().min(self.cache.capacity())
             || self.journal.wants_checkpoint()
     }
 }

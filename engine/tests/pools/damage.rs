@@ -6,7 +6,7 @@ use futures_util::future::join;
 
 use crate::support::below::{self, LEAF};
 use crate::support::{assert_clean, create, failing, filled, live, look, open, vdisk, world};
-use plimsoll_engine::{JobInfo, JobState, OpenPool, Pool};
+use plimsoll_engine::{CreateVdisk, JobInfo, JobState, OpenPool, Pool};
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
 
@@ -255,7 +255,7 @@ fn a_pool_of_which_all_groups_are_lost_is_mended_while_it_is_served() {
                 return false;
             }
             let reason = pool.read_only().expect("it takes writes");
-            assert!(reason.contains("plimsoll pool check --repair"), "{reason}");
+            assert!(reason.contains("plimsoll pool check tank --repair"), "{reason}");
             let v = pool.vdisk("a").expect("a vdisk");
             let refused = v.write(place(0), filled(&m, 1, 4096).await, false).await.expect_err("a write");
             assert_eq!(refused.code(), "read-only");
@@ -348,4 +348,47 @@ fn a_full_pool_is_mended_when_its_sound_groups_have_room_for_less_than_a_checkpo
         }
         assert_clean(&pool, "after a repair and power loss").await;
     });
+}
+
+#[test]
+fn a_repair_gives_nobody_extents_that_only_memory_still_names() {
+    const EXTENTS: u64 = 1200;
+    let places = || (0..20).map(|leaf| leaf * LEAF).chain((0..EXTENTS).map(|extent| 100 * LEAF + extent));
+    let base = world(14, 1, MIB);
+    live(&base, async |m: SimMachine| {
+        let pool = below::pool_with(&m, failing(), 20, LEAF).await;
+        for extent in 0..EXTENTS {
+            below::write(&pool, &m, (100 * LEAF + extent) * EXTENT, 1, EXTENT).await.expect("a write");
+        }
+        pool.close().await.expect("a close");
+    });
+    // That between those of the reserve, which is not in memory.
+    let group = copies_of_group(&base, 1);
+    let (mut given_up, mut rebuilt) = (0, 0);
+    for copies in pairs(&base).into_iter().filter(|copies| *copies != group) {
+        let world = base.fork();
+        live(&world, async |m: SimMachine| {
+            let pool = open(&m, 1).await;
+            for place in places() {
+                assert_eq!(below::byte_at(&pool, &m, place * EXTENT).await, 1);
+            }
+            copies.iter().chain(&group).for_each(|&copy| world.scribble(0, copy, PAGE));
+            let done = pool.repair().await.expect("a repair");
+            given_up += usize::from(done.iter().any(|step| step.starts_with("give up")));
+            rebuilt += usize::from(done.iter().any(|step| step.starts_with("rebuild allocation group 1")));
+            pool.create_vdisk(CreateVdisk { policy: failing(), ..vdisk("w", 1 << 40) }).await.expect("a vdisk");
+            let w = pool.vdisk("w").expect("a vdisk");
+            let data = filled(&m, 9, EXTENT as usize).await;
+            let mut extent = 0;
+            while w.write(extent * EXTENT, data.clone(), false).await.is_ok() {
+                extent += 1;
+            }
+            assert!(extent > 1000, "only {extent} extents were free");
+            for place in places() {
+                assert_eq!(below::byte_at(&pool, &m, place * EXTENT).await, 1, "extent {place} with {copies:x?} lost");
+            }
+            assert_clean(&pool, "after the repair").await;
+        });
+    }
+    assert!(given_up > 5 && rebuilt > 20, "{given_up} repairs gave something up, {rebuilt} rebuilt the group");
 }

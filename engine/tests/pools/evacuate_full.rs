@@ -87,7 +87,7 @@ fn an_evacuation_is_called_off_closed_or_goes_on_while_checkpoints_starve() {
             make_sparse(world, &m, 0).await;
             if end == "kept without room" {
                 // The checkpoint that it asks for is the first to find none.
-                for leaf in 0..150 {
+                for leaf in 0..100 {
                     v.discard(leaf * LEAF * EXTENT, BLOCK, false).await.expect("a discard");
                 }
             } else {

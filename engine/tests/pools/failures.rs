@@ -449,3 +449,37 @@ fn one_copy_of_the_journal_that_cannot_be_read_is_no_reason_to_take_no_writes() 
         });
     }
 }
+
+#[test]
+fn a_check_of_a_pool_that_failed_in_a_checkpoint_takes_nothing_for_lost() {
+    const LEAF_BYTES: u64 = 512 * EXTENT;
+    let mut failed = 0;
+    for allowed in (0..70).chain([100, 200]) {
+        let world = &world(21, 1, 64);
+        failed += live(world, |machine| async move {
+            let pool = create(&machine).await;
+            pool.create_vdisk(vdisk("v", 1 << 40)).await.expect("a vdisk");
+            for leaf in 0..30 {
+                write(&pool, &machine, leaf * LEAF_BYTES, 1).await.expect("a write");
+            }
+            assert_clean(&pool, "before").await;
+            for leaf in 0..25 {
+                write(&pool, &machine, leaf * LEAF_BYTES + BLOCK, 1).await.expect("a write");
+            }
+            // So many pages of the checkpoint are written, and no more.
+            let (written, ends) = (Cell::new(0), 0x5_0000..0x3fb_0000);
+            world.filter_faults(move |site| {
+                let is_page = site.kind == FaultKind::WriteError && ends.contains(&site.offset);
+                written.set(written.get() + u64::from(is_page));
+                is_page && written.get() > allowed
+            });
+            world.set_faults(FaultProfile { write_error: 10_000, ..FaultProfile::NONE });
+            let checked = pool.check().await;
+            world.set_faults(FaultProfile::NONE);
+            assert_eq!(checked.is_err(), pool.read_only().is_some(), "{checked:?}");
+            assert_clean(&pool, &format!("with {allowed} pages of a checkpoint")).await;
+            usize::from(checked.is_err())
+        });
+    }
+    assert!(failed > 50, "only {failed} checkpoints failed");
+}

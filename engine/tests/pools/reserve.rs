@@ -208,3 +208,56 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_full_pool_that_is_killed_again_and_again_still_takes_discards_deletes_and_checkpoints() {
+    // What lives that were cut short have left must fit the reserve together, wherever they were cut short.
+    const AT_ONCE: u64 = 26;
+    for stop in [None, Some(60), Some(90), Some(150), Some(220)] {
+        let world = &world(11, 1, 64);
+        let leaves = live(world, |m| async move {
+            let pool = pool_with(&m, failing(), 0, LEAF).await;
+            let mut leaves = 0;
+            while write(&pool, &m, leaves * LEAF * EXTENT, 1, EXTENT).await.is_ok() {
+                leaves += 1;
+            }
+            assert_clean(&pool, "when it is full").await;
+            leaves
+        });
+        let mut next = 0;
+        for life in 0..24 {
+            let machine = world.boot();
+            if let Some(stop) = stop {
+                machine.crash_after_ops(stop + life);
+            }
+            let (m, from) = (machine.clone(), next);
+            let ended = machine.run(async move {
+                let pool = open(&m, 1).await;
+                assert_eq!(pool.read_only(), None, "stop {stop:?}, life {life}");
+                let v = pool.vdisk("v").expect("a vdisk");
+                // Too few for a checkpoint, in one batch of the journal.
+                for leaf in from..from + AT_ONCE {
+                    v.discard(leaf % leaves * LEAF * EXTENT, BLOCK, false).await.expect("a discard");
+                }
+                v.flush().await.expect("a flush");
+            });
+            // Of a life that was cut short nobody knows how far it came: the next one does the same again.
+            if ended.unless_crashed().is_some() {
+                next += AT_ONCE;
+            }
+            world.crash(CrashKind::Process);
+        }
+        live(world, |m| async move {
+            let pool = within(&m, 60, "a start", open(&m, 1)).await;
+            assert_clean(&pool, "after all").await;
+            assert_eq!(pool.read_only(), None);
+            for leaf in 0..leaves {
+                let (byte, expected) = (byte_at(&pool, &m, leaf * LEAF * EXTENT).await, u8::from(leaf >= next));
+                let is_open = (next..next + AT_ONCE).contains(&leaf) && stop.is_some();
+                assert!(byte == expected || is_open && byte == 0, "stop {stop:?}, leaf {leaf} of {leaves}: {byte}");
+            }
+            within(&m, 60, "a delete", pool.delete_vdisk("v")).await.expect("a delete");
+            pool.close().await.expect("a close");
+        });
+    }
+}
