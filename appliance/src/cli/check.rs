@@ -23,8 +23,9 @@ const DEGRADED: u8 = 8;
 
 pub(super) fn check(cx: &Context<'_>, args: &PoolCheck) -> Answer<ExitCode> {
     let Some(name) = &args.pool else { return offline(cx, args, &args.devices) };
-    match online(cx, args, name) {
-        // Without a daemon the state file knows where the devices are.
+    match cx.client.send(Request::new("POST", &format!("{}/check", pool::target(name)))) {
+        // Without a daemon the state file knows where the devices are. One that goes away later had more in memory than they have:
+        // what was agreed to is not done without it.
         Err(problem) if problem.code == "unreachable" => {
             let state = State::load(cx.client.dir())?;
             let Some(known) = state.pools.iter().find(|pool| pool.name == *name) else { return Err(problem) };
@@ -32,19 +33,19 @@ pub(super) fn check(cx: &Context<'_>, args: &PoolCheck) -> Answer<ExitCode> {
             eprintln!("no daemon runs; pool {name} is checked offline");
             offline(cx, args, &devices)
         }
-        result => result,
+        begun => online(cx, args, name, &begun?),
     }
 }
 
-fn online(cx: &Context<'_>, args: &PoolCheck, name: &str) -> Answer<ExitCode> {
+/// The rest of a check that has begun as `job`.
+fn online(cx: &Context<'_>, args: &PoolCheck, name: &str, job: &Value) -> Answer<ExitCode> {
     let target = pool::target(name);
     let start = |action: &str| cx.client.send(Request::new("POST", &format!("{target}/{action}")));
-    let job = start("check")?;
     if !args.wait.or(true) && !args.repair {
-        cx.render.changed(&format!("job {} has begun", text(&job["id"])), &job)?;
+        cx.render.changed(&format!("job {} has begun", text(&job["id"])), job)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let found = watch_answer(&cx.client, &job)?["check"].take();
+    let found = watch_answer(&cx.client, job)?["check"].take();
     report(cx, &found, !args.repair)?;
     if !args.repair {
         return Ok(code(&found));
@@ -58,7 +59,7 @@ fn online(cx: &Context<'_>, args: &PoolCheck, name: &str) -> Answer<ExitCode> {
     // A new key: this is another check, not the first one again.
     let again = super::client::Client::new(cx.client.dir());
     let job = again.send(Request::new("POST", &format!("{target}/check")))?;
-    Ok(code(&watch_answer(&again, &job)?["check"]))
+    Ok(after_repair(&watch_answer(&again, &job)?["check"], &format!("plimsoll pool check {name}")))
 }
 
 fn offline(cx: &Context<'_>, args: &PoolCheck, devices: &[String]) -> Answer<ExitCode> {
@@ -75,7 +76,8 @@ fn offline(cx: &Context<'_>, args: &PoolCheck, devices: &[String]) -> Answer<Exi
     }
     let (repaired, again) = offline.repair(devices)?;
     report_repair(cx, &repair(&repaired)?)?;
-    Ok(code(&value(&again)?))
+    let command = format!("plimsoll pool check --device {}", devices.join(" --device "));
+    Ok(after_repair(&value(&again)?, &command))
 }
 
 /// Prints the plan; whether to go on.
@@ -123,6 +125,18 @@ fn report_repair(cx: &Context<'_>, repaired: &Value) -> Answer<()> {
         return cx.render.object(repaired);
     }
     print(&steps(repaired).iter().map(|step| format!("done: {}\n", printable(step))).collect::<String>())
+}
+
+/// What is left by a repair is said, with what shows it.
+fn after_repair(found: &Value, command: &str) -> ExitCode {
+    let left = found["findings"].as_array().map_or(0, Vec::len) as u64;
+    if left > 0 {
+        eprintln!(
+            "{} left: see what is ({command}), and what another repair would do (--repair --dry-run)",
+            counted(left, "finding")
+        );
+    }
+    code(found)
 }
 
 fn code(found: &Value) -> ExitCode {

@@ -97,7 +97,7 @@ impl Patterns {
 
     /// Reads the whole table.
     pub(crate) async fn read<M: Machine>(&self, media: &Media<M>) {
-        load_nodes(media, &self.tree).await;
+        load_nodes(media, &self.tree, true).await;
         let mut next = self.tree.borrow().next_present(0);
         while let Some(leaf) = next {
             // What is lost is found by a check, and by who reads a block that needs it.

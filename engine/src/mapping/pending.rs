@@ -4,7 +4,7 @@ use futures_util::stream::{self, StreamExt};
 use plimsoll_hardware::Machine;
 
 use super::{Cache, Mapping};
-use crate::format::{Blocks, ExtentId, PatternId, VirtualExtent, Word};
+use crate::format::{Blocks, ExtentId, LEAF_WORDS, PatternId, VirtualExtent, Word};
 use crate::media::Media;
 use crate::tree::Found;
 
@@ -100,6 +100,15 @@ impl Mapping {
         for delta in deltas {
             page.set(delta.slot, delta.apply(page.get(delta.slot)));
         }
+    }
+
+    /// The words that a leaf without any other contents has of what waits for it; none if nothing does.
+    pub(crate) fn pending_words(&self, leaf: u64) -> Vec<Word> {
+        let pending = self.pending.borrow();
+        let Some(deltas) = pending.get(&leaf) else { return Vec::new() };
+        let mut words = vec![Word::UNMAPPED; LEAF_WORDS];
+        deltas.iter().for_each(|delta| words[delta.slot] = delta.apply(words[delta.slot]));
+        words
     }
 
     /// Brings in every leaf that has something waiting. A checkpoint must, before it cuts. Lost leaves keep theirs; `false` when

@@ -51,7 +51,7 @@ impl Copy {
     }
 }
 
-fn count(counter: &Cell<u64>) {
+pub(super) fn count(counter: &Cell<u64>) {
     counter.set(counter.get() + 1);
 }
 

@@ -6,6 +6,7 @@ use futures_util::stream::{self, StreamExt};
 use plimsoll_hardware::{Buffer, Machine};
 
 use super::Media;
+use super::page::{Copy, count};
 use crate::format::{META_PAGES_PER_EXTENT, PAGE_BYTES, PageAddr, PageRef, PageType};
 
 /// Pages of one read at most: as many as an extent of metadata has.
@@ -73,11 +74,18 @@ impl<M: Machine> Media<M> {
         let first = self.read_copy(reference.a, reference, kind).await;
         let second = self.read_copy(reference.b, reference, kind).await;
         self.tell_bad(reference, &first, &second);
+        let is_unread = !matches!((&first, &second), (Copy::Bad, Copy::Bad));
         match (first.good(), second.good()) {
             (Some(_), Some(_)) => Scrubbed::Sound,
             (Some(good), None) => Scrubbed::Bad { healed: self.heal(reference.b, &good.freeze()).await },
             (None, Some(good)) => Scrubbed::Bad { healed: self.heal(reference.a, &good.freeze()).await },
-            (None, None) => Scrubbed::Lost,
+            (None, None) => {
+                if is_unread {
+                    // Who would mend it asks whether it is lost.
+                    count(&self.pages.unread);
+                }
+                Scrubbed::Lost
+            }
         }
     }
 }

@@ -193,7 +193,7 @@ impl<'a, M: Machine> Checker<'a, M> {
         take: &mut dyn FnMut(&mut Self, &PageSeen, &[u8]),
     ) -> Vec<PageSeen> {
         let media = &self.store.media;
-        load_nodes(media, tree).await;
+        load_nodes(media, tree, false).await;
         let pages = tree.borrow().pages();
         let mut unsound = Vec::new();
         for pages in pages.chunks(PAGES_AT_ONCE) {

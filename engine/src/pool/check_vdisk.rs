@@ -40,7 +40,8 @@ async fn words_of<M: Machine>(
     if load(media, loader, &mapping.tree, index).await.is_err()
         || mapping.load_leaf(media, &store.cache, index).await.is_err()
     {
-        return (index, Vec::new());
+        // What waits for a leaf that is lost is there all the same: it gets that when the leaf is given up.
+        return (index, mapping.pending_words(index));
     }
     let words = match mapping.tree.borrow().get(index) {
         Found::Page(page) => page.iter().collect(),

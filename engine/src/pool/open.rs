@@ -435,7 +435,7 @@ impl<M: Machine> Store<M> {
     async fn read_table(&self) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let loader = Loader::default();
-        load_nodes(&self.media, &self.table).await;
+        load_nodes(&self.media, &self.table, true).await;
         let mut pages = Vec::new();
         let mut next = self.table.borrow().next_present(0);
         while let Some(page) = next {
@@ -469,7 +469,7 @@ impl<M: Machine> Store<M> {
 
     /// Reads the nodes of the group tree: they say how full each group is.
     async fn read_groups(&self) {
-        load_nodes(&self.media, &self.space.tree).await;
+        load_nodes(&self.media, &self.space.tree, true).await;
         self.space.adopt_summaries();
         self.space.divide_meta();
     }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use plimsoll_hardware::Machine;
+use plimsoll_hardware::{IoError, Machine};
 
 use super::Pool;
 use super::examine::Pin;
@@ -40,7 +40,7 @@ impl<M: Machine> Pool<M> {
     /// # Errors
     /// As [`Pool::check`].
     pub async fn repair_plan(&self) -> Result<Vec<String>> {
-        let (_, mends, _pin) = self.examine().await?;
+        let (mends, _pin) = self.examine_to_mend().await?;
         Ok(mends.iter().map(|mend| self.describe(mend)).collect())
     }
 
@@ -51,7 +51,7 @@ impl<M: Machine> Pool<M> {
     /// As [`Pool::check`]; `Busy` beside another repair.
     pub async fn repair(&self) -> Result<Vec<String>> {
         let _alone = Alone::begin(&self.store)?;
-        let (_, mends, pin) = self.examine().await?;
+        let (mends, pin) = self.examine_to_mend().await?;
         let done = mends.iter().map(|mend| self.describe(mend)).collect();
         if !mends.iter().any(Mend::is_work) {
             return Ok(done);
@@ -64,11 +64,29 @@ impl<M: Machine> Pool<M> {
             self.mend_all(&mends, pin).await?;
         }
         if mends.contains(&Mend::GiveBack) && !self.store.closing.get() {
-            let (_, mends, pin) = self.examine().await?;
+            let (mends, pin) = self.examine_to_mend().await?;
             let rest: Vec<Mend> = mends.into_iter().filter(Mend::gives_back).collect();
             self.mend_all(&rest, pin).await?;
         }
         Ok(done)
+    }
+
+    /// What a check finds, if all could be read: what only cannot be read at present must not be taken for lost, nor who is named there.
+    async fn examine_to_mend(&self) -> Result<(Vec<Mend>, Option<Pin<M>>)> {
+        let unread = || self.store.media.pages.unread.get();
+        let before = unread();
+        let (_, mends, pin) = self.examine().await?;
+        match unread() - before {
+            0 => Ok((mends, pin)),
+            pages => Err(Error::Device(IoError::Failed {
+                path: format!("pool {}", self.store.identity.name),
+                operation: "read",
+                offset: 0,
+                reason: format!(
+                    "{pages} metadata pages cannot be read now in either copy; mend the device, then repair again"
+                ),
+            })),
+        }
     }
 
     async fn mend_all(&self, mends: &[Mend], pin: Option<Pin<M>>) -> Result<()> {

@@ -201,7 +201,11 @@ impl<M: Machine> Space<M> {
     }
 
     /// Puts a group whose page is lost together again from what others name in it. A group that is in memory is written anew.
+    /// One that only cannot be read is left as it is.
     pub(crate) fn rebuild_group(&self, group: u64, data: &[ExtentId], meta: &[(ExtentId, u16)]) {
+        if matches!(self.tree.borrow().get(group), Found::Unread(..)) {
+            return;
+        }
         {
             let mut groups = self.groups.borrow_mut();
             let info = &mut groups[group as usize];

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use plimsoll_hardware::Machine;
 
-use super::{Found, LeafSlot, Node, PageCounts, Slot, Tree};
+use super::{Found, LeafSlot, Node, PageCounts, PageSeen, Slot, Tree};
 use crate::format::{NodePage, PageAddr, PageRef, PageType, Payload};
 use crate::media::{LostPage, Media};
 use crate::wait::WaitQueue;
@@ -91,11 +91,13 @@ pub(super) async fn read_slot<M: Machine, P: Payload>(
     })
 }
 
-/// Reads all nodes of a tree, a level at a time. Those that are lost are marked so.
-pub(crate) async fn load_nodes<M: Machine, P: Payload>(media: &Media<M>, tree: &RefCell<Tree<P>>) {
+/// Reads all nodes of a tree, a level at a time. Those that are lost are marked so, and `for_good` those that cannot be read, too.
+pub(crate) async fn load_nodes<M: Machine, P: Payload>(media: &Media<M>, tree: &RefCell<Tree<P>>, for_good: bool) {
     let counts = &tree.borrow().counts.clone();
+    let mut passed_over = HashSet::new();
     loop {
-        let unread: Vec<_> = tree.borrow().pages().into_iter().filter(|page| page.is_unread_node()).collect();
+        let is_wanted = |page: &PageSeen| page.is_unread_node() && !passed_over.contains(&page.reference.a);
+        let unread: Vec<_> = tree.borrow().pages().into_iter().filter(is_wanted).collect();
         if unread.is_empty() {
             return;
         }
@@ -104,8 +106,15 @@ pub(crate) async fn load_nodes<M: Machine, P: Payload>(media: &Media<M>, tree: &
                 .iter()
                 .map(|page| async move { (page, read_slot(media, counts, &page.reference, page.level()).await) });
             for (page, slot) in futures_util::future::join_all(reads).await {
-                // One that cannot be read is lost for this life; who opens the pool looks at the counter of those.
-                let slot = slot.unwrap_or(Slot::Lost(page.reference));
+                let slot = match slot {
+                    Ok(slot) => slot,
+                    Err(lost) if lost.unread && !for_good => {
+                        passed_over.insert(page.reference.a);
+                        continue;
+                    }
+                    // One that cannot be read is lost for this life; who opens the pool looks at the counter of those.
+                    Err(_) => Slot::Lost(page.reference),
+                };
                 tree.borrow_mut().install(page.first, &page.reference, slot);
             }
         }

@@ -24,7 +24,8 @@ impl<M: Machine> Drop for Room<M> {
     fn drop(&mut self) {
         self.store.promised.set(self.store.promised.get() - self.pages);
         self.store.checkpoint.done.notify();
-        if self.store.closing.get() {
+        let begins = !self.store.checkpoint.running.get() && self.store.wants_checkpoint();
+        if self.store.closing.get() || begins {
             self.store.checkpoint.request.notify();
         }
     }
@@ -60,7 +61,7 @@ impl<M: Machine> Store<M> {
         let pages = pages.min(self.space.dirty_max() / 2);
         let used = self.counts.unwritten() + self.promised.get();
         // What a checkpoint leaves dirty itself is there for the next one however often it is asked for.
-        let alone = self.promised.get() == 0 && self.counts.dirty.get() <= self.checkpoint.floor.get();
+        let alone = self.promised.get() == 0 && used <= self.checkpoint.floor.get();
         (used + pages <= self.space.dirty_max() || alone).then(|| {
             self.promised.set(self.promised.get() + pages);
             Room { store: self.clone(), pages }

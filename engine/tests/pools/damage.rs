@@ -8,7 +8,7 @@ use crate::support::below::{self, LEAF};
 use crate::support::{assert_clean, create, failing, filled, live, look, open, vdisk, world};
 use plimsoll_engine::{CreateVdisk, JobInfo, JobState, OpenPool, Pool};
 use plimsoll_hardware::Machine;
-use plimsoll_hardware::sim::{CrashKind, SimMachine, SimWorld};
+use plimsoll_hardware::sim::{CrashKind, FaultKind, FaultProfile, SimMachine, SimWorld};
 
 /// Three allocation groups of 64 MiB, so that one may be lost and checkpoints find room in another.
 const MIB: u64 = 180;
@@ -391,4 +391,88 @@ fn a_repair_gives_nobody_extents_that_only_memory_still_names() {
         });
     }
     assert!(given_up > 5 && rebuilt > 20, "{given_up} repairs gave something up, {rebuilt} rebuilt the group");
+}
+
+#[test]
+fn a_repair_does_not_take_for_lost_what_only_cannot_be_read() {
+    let world = &prepared(15);
+    live(world, async |m: SimMachine| {
+        let pool = open(&m, 1).await;
+        // All between the rings.
+        let between = 784 << 10..(MIB << 20) - (784 << 10);
+        world.filter_faults(move |site| site.kind == FaultKind::ReadError && between.contains(&site.offset));
+        world.set_faults(FaultProfile { read_error: 10_000, ..FaultProfile::NONE });
+        for refused in [pool.repair_plan().await, pool.repair().await] {
+            let refused = refused.expect_err("what cannot be read may be there");
+            assert!(refused.to_string().contains("cannot be read now"), "{refused}");
+        }
+        world.set_faults(FaultProfile::NONE);
+        assert_clean(&pool, "when it can be read again").await;
+        assert_eq!(unreadable(&pool, &m).await, [0u64; 0]);
+    });
+}
+
+#[test]
+fn a_repair_gives_nobody_extents_that_only_the_journal_still_names() {
+    let base = world(16, 1, MIB);
+    let places: Vec<u64> = (0..20).map(|leaf| leaf * LEAF + 7).collect();
+    live(&base, async |m: SimMachine| {
+        let pool = below::pool_with(&m, failing(), 20, LEAF).await;
+        pool.close().await.expect("a close");
+    });
+    live(&base, async |m: SimMachine| {
+        let pool = open(&m, 1).await;
+        for place in &places {
+            below::write(&pool, &m, place * EXTENT, 1, EXTENT).await.expect("a first write");
+        }
+        pool.vdisk("v").expect("a vdisk").flush().await.expect("a flush");
+    });
+    base.crash(CrashKind::Process);
+    let mut given_up = 0;
+    let groups = [0, 1, 2].map(|group| {
+        let message = format!("allocation group {group} are lost");
+        let is_it = |copies: &[u64; 2]| {
+            let world = base.fork();
+            copies.iter().for_each(|&copy| world.scribble(0, copy, PAGE));
+            live(&world, async |m: SimMachine| {
+                let Ok(pool) = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await else { return false };
+                pool.check()
+                    .await
+                    .is_ok_and(|report| report.findings.iter().any(|found| found.message.ends_with(&message)))
+            })
+        };
+        pairs(&base).into_iter().find(is_it)
+    });
+    for group in groups.into_iter().flatten() {
+        for copies in pairs(&base).into_iter().filter(|copies| *copies != group) {
+            let world = base.fork();
+            copies.iter().chain(&group).for_each(|&copy| world.scribble(0, copy, PAGE));
+            live(&world, async |m: SimMachine| {
+                let Ok(pool) = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await else { return };
+                let Ok(v) = pool.vdisk("v") else { return };
+                let Ok(done) = pool.repair().await else { return };
+                given_up += usize::from(done.iter().any(|step| step.starts_with("give up the lost mapping")));
+                let spec = CreateVdisk { policy: failing(), ..vdisk("w", 1 << 40) };
+                if pool.create_vdisk(spec).await.is_err() {
+                    return;
+                }
+                let w = pool.vdisk("w").expect("a vdisk");
+                let data = filled(&m, 9, EXTENT as usize).await;
+                let mut extent = 0;
+                while w.write(extent * EXTENT, data.clone(), false).await.is_ok() {
+                    extent += 1;
+                }
+                for place in &places {
+                    let buffer = m.buffers().alloc(PAGE as usize).await;
+                    if let Ok(bytes) = v.read(place * EXTENT, buffer).await {
+                        assert!(
+                            bytes.iter().all(|byte| [0, 1].contains(byte)),
+                            "extent {place} is another's, with {copies:x?} lost"
+                        );
+                    }
+                }
+            });
+        }
+    }
+    assert!(given_up > 5, "{given_up} repairs gave something up");
 }

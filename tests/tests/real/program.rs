@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixListener;
@@ -276,4 +276,40 @@ fn a_check_finds_the_same_with_and_without_a_daemon_and_repairs_when_told_to() {
         |(vdisk, offset, number)| connect(&daemon, vdisk).read(offset, PAGE as u32).expect("a read") == data(number);
     let kept = blocks.into_iter().filter(|block| there(*block)).count();
     assert_eq!(kept, blocks.len() - 1, "one page of the mapping was lost, and it had one block");
+}
+
+#[test]
+fn what_a_daemon_was_to_repair_is_not_repaired_without_it() {
+    let (mut daemon, path) = with_pool();
+    daemon.done(&["vdisk", "create", "tank/a", "--size", "1G"]);
+    connect(&daemon, "tank/a").write(0, &data(1), 0).expect("a write");
+    assert!(daemon.terminate().success());
+    // Half of the metadata's pairs: something for a repair to do.
+    let whole = fs::read(&path).expect("read the pool");
+    damage(&path, &pairs(&whole).into_iter().map(|pair| pair[0]).collect::<Vec<_>>());
+    let damaged = fs::read(&path).expect("read the pool");
+    // One that dies when it has begun the check.
+    let socket = daemon.state_dir().join("control.sock");
+    let _ = fs::remove_file(&socket);
+    let listener = UnixListener::bind(&socket).expect("a socket");
+    let dies = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        let mut asked = Vec::new();
+        while !asked.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("a request");
+            asked.push(byte[0]);
+        }
+        let job = r#"{"id":"1","state":"running"}"#;
+        let head = format!("HTTP/1.1 202 Accepted\r\nContent-Type: application/json\r\nContent-Length: {}", job.len());
+        fs::remove_file(socket).expect("remove the socket");
+        drop(listener);
+        stream.write_all(format!("{head}\r\nConnection: close\r\n\r\n{job}").as_bytes()).expect("an answer");
+    });
+    let outcome = daemon.cli(&["pool", "check", "tank", "--repair", "--yes"]);
+    dies.join().expect("the one that dies");
+    outcome.assert_refused("a repair by a daemon that dies", UNREACHABLE, &["[unreachable]"]);
+    assert!(fs::read(&path).expect("read the pool") == damaged, "it was repaired without its daemon");
+    daemon.done(&["pool", "check", "tank", "--repair", "--yes"]);
+    assert_eq!(findings(&daemon, &["tank"]), (0, Vec::new()), "without a daemon from the beginning");
 }

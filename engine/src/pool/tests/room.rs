@@ -49,15 +49,50 @@ fn what_a_kill_has_left_and_what_a_checkpoint_writes_counts_until_it_stands() {
             assert!(half.is_some() && store.room_at_once(most / 2 - left + 1).is_none());
             drop(half);
             let beside = async {
-                while store.counts.writing.get() == 0 {
+                for _ in 0..10_000 {
+                    if store.counts.writing.get() > 0 {
+                        break;
+                    }
                     m.sleep(Duration::from_micros(1)).await;
                 }
+                assert!(store.counts.writing.get() > 0, "no checkpoint writes");
                 assert!(unwritten() >= left, "{} count while a checkpoint writes", unwritten());
             };
             let (checked, ()) = futures_util::future::join(pool.check(), beside).await;
             assert!(checked.expect("a check").clean());
             assert!(unwritten() < left, "{} count when it stands", unwritten());
             assert!(store.room_at_once(most / 2).is_some());
+        })
+        .done();
+}
+
+#[test]
+fn clients_that_never_rest_leave_a_checkpoint_no_more_than_the_reserve_is_for() {
+    let world = SimWorld::new(4, vec![SimDiskSpec::new("disk0", 32 << 20)]);
+    let machine = world.boot();
+    let m = machine.clone();
+    machine
+        .run(async move {
+            let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("a pool");
+            let (name, policy) = ("v".into(), Default::default());
+            let v = CreateVdisk { name, size: 1 << 40, sector: 512, write_through: false, policy };
+            pool.create_vdisk(v).await.expect("a vdisk");
+            write(&pool, &m, 0).await;
+            let (store, v) = (&pool.store, pool.vdisk("v").expect("a vdisk"));
+            let most = store.space.dirty_max();
+            let client = async |first: u64| {
+                for step in 0..2000 {
+                    let at = (first + 2 * step) % LEAVES * LEAF_BYTES + step % 16 * 4096;
+                    v.discard(at, 4096, false).await.expect("a discard");
+                    let left = store.counts.unwritten();
+                    assert!(left <= most + most / 2, "{left} pages are to be written, of {most}");
+                    let mut data = m.buffers().alloc(4096).await;
+                    data.fill(7);
+                    v.write(at, data.freeze(), false).await.expect("a write");
+                }
+            };
+            futures_util::future::join4(client(0), client(1), client(6), client(13)).await;
+            assert!(store.counters.checkpoints.get() > 20, "{} checkpoints", store.counters.checkpoints.get());
         })
         .done();
 }
