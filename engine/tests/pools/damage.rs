@@ -287,8 +287,8 @@ fn a_pool_of_which_all_groups_are_lost_is_mended_while_it_is_served() {
     assert!(seen > 0, "no page is above all groups");
 }
 
-/// Both copies of the page of an allocation group, found by losing them.
-fn copies_of_group(base: &SimWorld, group: u64) -> [u64; 2] {
+/// Both copies of the page of an allocation group, found by losing them; `None`: none is of that group alone.
+fn find_group(base: &SimWorld, group: u64) -> Option<[u64; 2]> {
     let message = format!("both copies of a metadata page of allocation group {group} are lost");
     let is_it = |copies: &[u64; 2]| {
         let world = base.fork();
@@ -299,7 +299,22 @@ fn copies_of_group(base: &SimWorld, group: u64) -> [u64; 2] {
             report.findings.iter().any(|finding| finding.message == message)
         })
     };
-    pairs(base).into_iter().find(is_it).expect("a page of the group")
+    pairs(base).into_iter().find(is_it)
+}
+
+fn copies_of_group(base: &SimWorld, group: u64) -> [u64; 2] {
+    find_group(base, group).expect("a page of the group")
+}
+
+/// Gives a new vdisk all that is free, full of nines; answers how many extents that were.
+async fn take_the_rest(pool: &Pool<SimMachine>, m: &SimMachine) -> u64 {
+    pool.create_vdisk(CreateVdisk { policy: failing(), ..vdisk("w", 1 << 40) }).await.expect("a vdisk");
+    let (w, data) = (pool.vdisk("w").expect("a vdisk"), filled(m, 9, EXTENT as usize).await);
+    let mut extent = 0;
+    while w.write(extent * EXTENT, data.clone(), false).await.is_ok() {
+        extent += 1;
+    }
+    extent
 }
 
 #[test]
@@ -376,13 +391,7 @@ fn a_repair_gives_nobody_extents_that_only_memory_still_names() {
             let done = pool.repair().await.expect("a repair");
             given_up += usize::from(done.iter().any(|step| step.starts_with("give up")));
             rebuilt += usize::from(done.iter().any(|step| step.starts_with("rebuild allocation group 1")));
-            pool.create_vdisk(CreateVdisk { policy: failing(), ..vdisk("w", 1 << 40) }).await.expect("a vdisk");
-            let w = pool.vdisk("w").expect("a vdisk");
-            let data = filled(&m, 9, EXTENT as usize).await;
-            let mut extent = 0;
-            while w.write(extent * EXTENT, data.clone(), false).await.is_ok() {
-                extent += 1;
-            }
+            let extent = take_the_rest(&pool, &m).await;
             assert!(extent > 1000, "only {extent} extents were free");
             for place in places() {
                 assert_eq!(below::byte_at(&pool, &m, place * EXTENT).await, 1, "extent {place} with {copies:x?} lost");
@@ -429,21 +438,7 @@ fn a_repair_gives_nobody_extents_that_only_the_journal_still_names() {
     });
     base.crash(CrashKind::Process);
     let mut given_up = 0;
-    let groups = [0, 1, 2].map(|group| {
-        let message = format!("allocation group {group} are lost");
-        let is_it = |copies: &[u64; 2]| {
-            let world = base.fork();
-            copies.iter().for_each(|&copy| world.scribble(0, copy, PAGE));
-            live(&world, async |m: SimMachine| {
-                let Ok(pool) = Pool::open(&m, OpenPool::default(), vec![m.open(0)]).await else { return false };
-                pool.check()
-                    .await
-                    .is_ok_and(|report| report.findings.iter().any(|found| found.message.ends_with(&message)))
-            })
-        };
-        pairs(&base).into_iter().find(is_it)
-    });
-    for group in groups.into_iter().flatten() {
+    for group in (0..3).filter_map(|group| find_group(&base, group)) {
         for copies in pairs(&base).into_iter().filter(|copies| *copies != group) {
             let world = base.fork();
             copies.iter().chain(&group).for_each(|&copy| world.scribble(0, copy, PAGE));
@@ -452,16 +447,10 @@ fn a_repair_gives_nobody_extents_that_only_the_journal_still_names() {
                 let Ok(v) = pool.vdisk("v") else { return };
                 let Ok(done) = pool.repair().await else { return };
                 given_up += usize::from(done.iter().any(|step| step.starts_with("give up the lost mapping")));
-                let spec = CreateVdisk { policy: failing(), ..vdisk("w", 1 << 40) };
-                if pool.create_vdisk(spec).await.is_err() {
+                if pool.read_only().is_some() {
                     return;
                 }
-                let w = pool.vdisk("w").expect("a vdisk");
-                let data = filled(&m, 9, EXTENT as usize).await;
-                let mut extent = 0;
-                while w.write(extent * EXTENT, data.clone(), false).await.is_ok() {
-                    extent += 1;
-                }
+                take_the_rest(&pool, &m).await;
                 for place in &places {
                     let buffer = m.buffers().alloc(PAGE as usize).await;
                     if let Ok(bytes) = v.read(place * EXTENT, buffer).await {

@@ -18,6 +18,16 @@ async fn write(pool: &Pool<SimMachine>, m: &SimMachine, block: u64) {
     v.flush().await.expect("a flush");
 }
 
+/// A pool whose vdisk `v` has a block in each leaf.
+async fn written(m: &SimMachine) -> Pool<SimMachine> {
+    let pool = Pool::create(m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("a pool");
+    let (name, policy) = ("v".into(), Default::default());
+    let v = CreateVdisk { name, size: 1 << 40, sector: 512, write_through: false, policy };
+    pool.create_vdisk(v).await.expect("a vdisk");
+    write(&pool, m, 0).await;
+    pool
+}
+
 #[test]
 fn what_a_kill_has_left_and_what_a_checkpoint_writes_counts_until_it_stands() {
     let world = SimWorld::new(3, vec![SimDiskSpec::new("disk0", 64 << 20)]);
@@ -25,11 +35,7 @@ fn what_a_kill_has_left_and_what_a_checkpoint_writes_counts_until_it_stands() {
     let m = machine.clone();
     machine
         .run(async move {
-            let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("a pool");
-            let (name, policy) = ("v".into(), Default::default());
-            let v = CreateVdisk { name, size: 1 << 40, sector: 512, write_through: false, policy };
-            pool.create_vdisk(v).await.expect("a vdisk");
-            write(&pool, &m, 0).await;
+            let pool = written(&m).await;
             pool.check().await.expect("a check");
             write(&pool, &m, 1).await;
         })
@@ -73,11 +79,7 @@ fn clients_that_never_rest_leave_a_checkpoint_no_more_than_the_reserve_is_for() 
     let m = machine.clone();
     machine
         .run(async move {
-            let pool = Pool::create(&m, CreatePool::named("tank"), vec![m.open(0)]).await.expect("a pool");
-            let (name, policy) = ("v".into(), Default::default());
-            let v = CreateVdisk { name, size: 1 << 40, sector: 512, write_through: false, policy };
-            pool.create_vdisk(v).await.expect("a vdisk");
-            write(&pool, &m, 0).await;
+            let pool = written(&m).await;
             let (store, v) = (&pool.store, pool.vdisk("v").expect("a vdisk"));
             let most = store.space.dirty_max();
             let client = async |first: u64| {
