@@ -243,7 +243,7 @@ pub enum Error {
         missing: u64,
     },
     /// The pool is being closed.
-    #[error("pool {0} is closing; open it again when it is closed (plimsoll pool import --name {0})")]
+    #[error("pool {0} is being closed; wait for that, then open it again: plimsoll pool import PATH")]
     Closing(String),
 }
 

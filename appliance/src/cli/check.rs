@@ -64,7 +64,8 @@ fn online(cx: &Context<'_>, args: &PoolCheck, name: &str, job: &Value) -> Answer
 
 fn offline(cx: &Context<'_>, args: &PoolCheck, devices: &[String]) -> Answer<ExitCode> {
     let offline = Offline::new()?;
-    let (found, planned) = offline.check(devices, args.repair)?;
+    let (found, planned) =
+        offline.check(devices, args.repair).map_err(|problem| held_by_daemon(cx, devices, problem))?;
     let value =
         |view: &CheckView| serde_json::to_value(view).map_err(|error| Problem::new("internal", error.to_string()));
     let repair =
@@ -76,8 +77,22 @@ fn offline(cx: &Context<'_>, args: &PoolCheck, devices: &[String]) -> Answer<Exi
     }
     let (repaired, again) = offline.repair(devices)?;
     report_repair(cx, &repair(&repaired)?)?;
-    let command = format!("plimsoll pool check --device {}", devices.join(" --device "));
-    Ok(after_repair(&value(&again)?, &command))
+    Ok(after_repair(&value(&again)?, &offline_command(devices)))
+}
+
+fn offline_command(devices: &[String]) -> String {
+    format!("plimsoll pool check --device {}", devices.join(" --device "))
+}
+
+/// Who holds the devices may be the daemon of this state directory, which can check them itself.
+fn held_by_daemon(cx: &Context<'_>, devices: &[String], problem: Problem) -> Problem {
+    let paths: Vec<String> = devices.iter().map(|path| pool::absolute(path)).collect();
+    let known = State::load(cx.client.dir()).map(|state| state.pools).unwrap_or_default();
+    let served = known.iter().find(|pool| pool.devices.iter().any(|device| paths.contains(&device.path)));
+    match served.filter(|_| problem.code == "locked") {
+        Some(pool) => problem.hint(format!("plimsoll pool check {}", pool.name)),
+        None => problem,
+    }
 }
 
 /// Prints the plan; whether to go on.
@@ -91,7 +106,7 @@ fn may_repair(cx: &Context<'_>, args: &PoolCheck, planned: &Value) -> Answer<boo
     }
     let command = match &args.pool {
         Some(pool) => format!("plimsoll pool check {pool} --repair"),
-        None => format!("plimsoll pool check --repair --device {}", args.devices.join(" --device ")),
+        None => format!("{} --repair", offline_command(&args.devices)),
     };
     confirm(args.yes, &steps(planned), &command)?;
     Ok(true)

@@ -335,11 +335,11 @@ impl<M: Machine> Store<M> {
         self.journal.cut(|| ()).await.map(|(next, ())| next.sequence - 1).map_err(failed)
     }
 
-    /// Whether a checkpoint now would find no places for its pages, because groups are lost.
-    pub(super) async fn lacks_groups(&self) -> bool {
-        // That one is lost may show only when it is wanted.
+    /// Whether a checkpoint now would find no places for its pages, because groups are lost. That one is lost may show only when it is
+    /// wanted: `at_length` wants as much as the checkpoint would, and takes it.
+    pub(super) async fn lacks_groups(&self, at_length: bool) -> bool {
         let _ = self.space.prepare_meta(SLACK_PAGES).await;
-        if self.space.lost_groups.get() == 0 {
+        if self.space.lost_groups.get() == 0 && !at_length {
             return false;
         }
         let vdisks: Vec<_> = self.vdisks.borrow().values().cloned().collect();
@@ -347,7 +347,8 @@ impl<M: Machine> Store<M> {
             vdisk.mapping.settle_pending(&self.media, &self.cache).await;
         }
         let dirty = vdisks.iter().filter(|vdisk| vdisk.mapping.tree.borrow().is_dirty()).count();
-        matches!(self.space.prepare_meta(self.pages_at_most(dirty)).await, Err(NoMetaSpace::AllTaken))
+        let places = self.space.prepare_meta(self.pages_at_most(dirty)).await;
+        matches!(places, Err(NoMetaSpace::AllTaken)) && self.space.lost_groups.get() > 0
     }
 
     /// Upper bound of the pages of a checkpoint now, with the mappings of so many vdisks. Between the cut and the sealing of nodes a tree may

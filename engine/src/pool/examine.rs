@@ -20,39 +20,40 @@ impl<M: Machine> Pool<M> {
     /// Looks at the last checkpoint without holding anything up; when that finds something, again with checkpoints held up,
     /// which is what counts. The pin is answered with it: as long as it lives what was found stays true.
     pub(super) async fn examine(&self) -> Result<(CheckReport, Vec<Mend>, Option<Pin<M>>)> {
-        if self.store.journal.failure().is_some() {
-            let warnings = self.warnings.borrow().clone();
-            let view = self.store.second_view(true).await;
-            let (report, mends) = Checker::run(&self.store, &view, &warnings).await;
-            return Ok((report, mends, None));
+        let store = &self.store;
+        if store.journal.failure().is_some() {
+            let pin = Pin::new(store);
+            let (report, mends) = self.look_at(&store.second_view(true).await).await;
+            return Ok((report, mends, Some(pin)));
         }
-        let is_read_only = self.store.inspect || self.store.writable().is_err();
-        if is_read_only || self.store.lacks_groups().await {
+        let is_read_only = store.inspect || store.writable().is_err();
+        if is_read_only || store.lacks_groups(true).await {
             // A repair that lets writers in must not find us half way; and where groups are lost it must not wait for a checkpoint, which
             // finds no place: the pool itself is looked at.
             let changes = !is_read_only || self.is_shut_until_repair();
             let pin = if changes { Some(self.hold_up().await?) } else { None };
-            let warnings = self.warnings.borrow().clone();
-            let (report, mends) = Checker::run(&self.store, &self.store, &warnings).await;
+            let (report, mends) = self.look_at(store).await;
             return Ok((report, mends, pin));
         }
-        self.unless_starved(self.store.after_checkpoint()).await?;
-        let warnings = self.warnings.borrow().clone();
-        let view = self.store.second_view(true).await;
-        let (report, mends) = Checker::run(&self.store, &view, &warnings).await;
+        self.unless_starved(store.after_checkpoint()).await?;
+        let (report, mends) = self.look_at(&store.second_view(true).await).await;
         if report.clean() {
             return Ok((report, mends, None));
         }
         let pin = self.hold_up().await?;
-        let view = self.store.second_view(false).await;
-        let (report, mut mends) = Checker::run(&self.store, &view, &warnings).await;
+        let (report, mut mends) = self.look_at(&store.second_view(false).await).await;
         if mends.iter().any(Mend::rebuilds_group) && mends.iter().any(Mend::forgets) {
             // Memory may have what is lost on the devices, and names extents that nobody else does. Those of groups that are lost stay
             // where they are, whoever writes meanwhile.
-            let (_, named) = Checker::run(&self.store, &self.store, &[]).await;
+            let (_, named) = self.look_at(store).await;
             Mend::join_groups(&mut mends, named);
         }
         Ok((report, mends, Some(pin)))
+    }
+
+    async fn look_at(&self, view: &Rc<Store<M>>) -> (CheckReport, Vec<Mend>) {
+        let warnings = self.warnings.borrow().clone();
+        Checker::run(&self.store, view, &warnings).await
     }
 
     /// Holds checkpoints up, once that under way has ended.

@@ -110,7 +110,7 @@ impl<M: Machine> Pool<M> {
         if !options.inspect && pool.store.read_only.borrow().is_none() {
             pool.tell_accepted();
             let store = &pool.store;
-            if (!pool.recovery.clean || store.space.lost_groups.get() > 0) && store.lacks_groups().await {
+            if (!pool.recovery.clean || store.space.lost_groups.get() > 0) && store.lacks_groups(false).await {
                 // The first checkpoint would fail, and the journal with it. As it is, all that there is was written down.
                 let lost = match store.media.pages.unread.get() {
                     0 => Warning::GroupsLost(store.space.lost_groups.get()),

@@ -10,7 +10,7 @@ use super::mend::Mend;
 use super::warning::Warning;
 use crate::error::{Error, Result};
 use crate::format::{Detail, GROUP_EXTENTS, TABLE_ENTRIES};
-use crate::journal::Beginning;
+use crate::journal::{Beginning, JournalFailed};
 use crate::space::Figure;
 use crate::vdisk::Store;
 
@@ -55,6 +55,10 @@ impl<M: Machine> Pool<M> {
         let done = mends.iter().map(|mend| self.describe(mend)).collect();
         if !mends.iter().any(Mend::is_work) {
             return Ok(done);
+        }
+        if let Some(failure) = self.store.journal.failure() {
+            // What is in memory goes on from a checkpoint that does not stand; the next start has what does.
+            return Err(self.store.journal_failed(JournalFailed(failure)));
         }
         let is_read_only = mends.iter().any(|mend| matches!(mend, Mend::AcceptJournal | Mend::TakeWrites));
         if is_read_only && !self.is_frozen() {
@@ -131,7 +135,12 @@ impl<M: Machine> Pool<M> {
         };
         store.checkpoint.running.set(false);
         store.checkpoint.done.notify();
-        stands?;
+        if let Err(error) = stands {
+            let Some(failure) = store.journal.failure() else { return Err(error) };
+            // That no writes were taken before is not what keeps them out from here on.
+            store.read_only.borrow_mut().take();
+            return Err(store.journal_failed(JournalFailed(failure)));
+        }
         self.warnings.borrow_mut().retain(|warning| !warning.keeps_read_only());
         store.read_only.borrow_mut().take();
         store.media.trouble.noticed.notify();

@@ -1,6 +1,8 @@
 //! A loss of the journal that is accepted, with the repair cut short anywhere: the next start is read-only again and another repair
 //! mends it, or all is well; and what only crash memory has stays until a root stands without it.
 
+use std::cell::Cell;
+
 use crate::support::{assert_clean, create, filled, live, open, vdisk, world};
 use plimsoll_engine::Pool;
 use plimsoll_hardware::Machine;
@@ -148,4 +150,39 @@ fn a_pool_that_was_put_back_is_mended_however_its_repair_is_cut_short() {
 #[test]
 fn what_only_crash_memory_has_outlives_a_repair_that_is_cut_short() {
     stop_everywhere(&unread(), [&[3], &[3, 0]]);
+}
+
+#[test]
+fn a_repair_that_failed_is_for_the_next_start_to_try_again() {
+    let base = put_back();
+    let mut failed = 0;
+    for allowed in 0..30 {
+        let world = base.fork();
+        failed += live(&world, async |m: SimMachine| {
+            let pool = open(&m, 1).await;
+            let written = Cell::new(0);
+            world.filter_faults(move |site| {
+                let is_write = site.kind == FaultKind::WriteError;
+                written.set(written.get() + u64::from(is_write));
+                is_write && written.get() > allowed
+            });
+            world.set_faults(FaultProfile { write_error: 10_000, ..FaultProfile::NONE });
+            let repaired = pool.repair().await;
+            world.set_faults(FaultProfile::NONE);
+            if repaired.is_ok() {
+                return 0;
+            }
+            let again = pool.repair().await.expect_err("another repair");
+            let reason = pool.read_only().expect("it takes writes");
+            for words in [again.to_string(), reason] {
+                assert!(words.contains("open it again"), "after {allowed} writes: {words}");
+            }
+            assert_eq!(byte_at(&pool, &m, 0).await, 1);
+            1
+        });
+        world.crash(CrashKind::Process);
+        world.heal();
+        come_back(&world, &[0], &format!("{allowed} writes of a repair before it failed"));
+    }
+    assert!(failed > 5, "only {failed} repairs failed");
 }

@@ -213,6 +213,7 @@ fn a_check_finds_the_same_with_and_without_a_daemon_and_repairs_when_told_to() {
         connect(&daemon, vdisk).write(offset, &data(number), 0).expect("a write");
     }
     assert_eq!(findings(&daemon, &["tank"]), (0, Vec::new()));
+    daemon.refused(&["pool", "check", "--device", image], CONFLICT, &["[locked]", "plimsoll pool check tank"]);
     assert!(daemon.terminate().success());
     let offline = ["--device", image];
     assert_eq!(findings(&daemon, &offline), (0, Vec::new()));

@@ -87,7 +87,7 @@ fn clients_that_never_rest_leave_a_checkpoint_no_more_than_the_reserve_is_for() 
                     let at = (first + 2 * step) % LEAVES * LEAF_BYTES + step % 16 * 4096;
                     v.discard(at, 4096, false).await.expect("a discard");
                     let left = store.counts.unwritten();
-                    assert!(left <= most + most / 2, "{left} pages are to be written, of {most}");
+                    assert!(left <= most, "{left} pages are to be written, of {most}");
                     let mut data = m.buffers().alloc(4096).await;
                     data.fill(7);
                     v.write(at, data.freeze(), false).await.expect("a write");
