@@ -4,6 +4,10 @@
 //! `O_DIRECT`, and the whole region can be registered with a ring once. Nothing here grows: when the region is used up
 //! [`BufferPool::alloc`] waits, which is how a busy machine stops reading from its sockets.
 //!
+//! Whoever holds a page here and there for long must not keep runs from everybody else. So the region is divided into units of
+//! [`UNIT`] bytes: what is shorter may cut up three quarters of them, and beyond that has one whole. So up to a unit, what is free can be
+//! had. Longer runs can be missing for as long as somebody likes; who can do with less asks by [`BufferPool::alloc_up_to`].
+//!
 //! Ownership: a [`Buffer`] is the only one that sees its bytes and may change them; it can be split into parts that are
 //! filled by different devices and joined again. [`Buffer::freeze`] makes it a [`Frozen`], which is shared and never
 //! changes. Both give their pages back when the last part of an allocation is dropped.
@@ -11,6 +15,7 @@
 //! Not here: sharing between threads. A pool belongs to one reactor.
 
 use std::cell::{Cell, RefCell};
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
@@ -23,6 +28,10 @@ pub const PAGE: usize = 4096;
 const ORDER_MAX: usize = 8;
 /// Bytes of the largest buffer: 1 MiB. Longer requests are served in pieces.
 pub const BUFFER_MAX: usize = PAGE << ORDER_MAX;
+/// Order of a unit.
+const UNIT_ORDER: usize = 4;
+/// Bytes that can be had as long as enough is free: 64 KiB, what guests and checks read at a time.
+pub const UNIT: usize = PAGE << UNIT_ORDER;
 const NONE: u32 = u32::MAX;
 
 /// The region. Cheap to clone; all clones are the same region.
@@ -31,8 +40,8 @@ const NONE: u32 = u32::MAX;
 #[derive(Clone)]
 pub struct BufferPool {
     region: Rc<Region>,
-    /// Pages that this handle leaves alone.
-    kept_pages: usize,
+    /// Whole units that this handle leaves alone.
+    kept_units: usize,
 }
 
 struct Region {
@@ -41,8 +50,9 @@ struct Region {
     /// References per allocation, kept at its first page.
     references: Box<[Cell<u32>]>,
     buddies: RefCell<Buddies>,
-    /// Who waits for memory, by ticket, first come first: those with a privileged handle, and the others.
-    waiters: [RefCell<BTreeMap<u64, Waker>>; 2],
+    /// Who waits for memory, by ticket, first come first, in a queue for each [`Class`], of those with a privileged
+    /// handle and of the others.
+    waiters: [RefCell<BTreeMap<u64, Waker>>; 6],
     next_ticket: Cell<u64>,
     /// Bytes that are handed out for long.
     parked: Cell<usize>,
@@ -56,6 +66,11 @@ struct Buddies {
     /// Order of the run that starts here; free runs have `FREE` set.
     order: Box<[u8]>,
     free_pages: usize,
+    /// Units of which all is free.
+    free_units: usize,
+    /// Units that are cut up.
+    split_units: usize,
+    split_units_max: usize,
 }
 
 const FREE: u8 = 0x80;
@@ -86,8 +101,25 @@ impl Buddies {
         self.order[page as usize] = INSIDE;
     }
 
-    fn take(&mut self, order: usize) -> Option<u32> {
-        let found = (order..=ORDER_MAX).find(|&candidate| self.heads[candidate] != NONE)?;
+    /// A run of so many pages, which leaves `kept` whole units; with `cut` it may cut one up.
+    fn take(&mut self, order: usize, kept: usize, cut: bool) -> Option<u32> {
+        let heads = &self.heads;
+        let find = |from: usize, to: usize| (from..=to).find(|&candidate| heads[candidate] != NONE);
+        if let Some(found) = find(order, UNIT_ORDER - 1).filter(|_| order < UNIT_ORDER) {
+            return Some(self.take_from(found, order));
+        }
+        let units = 1 << order.saturating_sub(UNIT_ORDER);
+        if !cut || self.free_units < kept + units {
+            return None;
+        }
+        let found = find(order.max(UNIT_ORDER), ORDER_MAX)?;
+        let splits = order < UNIT_ORDER && self.split_units < self.split_units_max;
+        self.split_units += usize::from(splits);
+        self.free_units -= units;
+        Some(self.take_from(found, if splits { order } else { order.max(UNIT_ORDER) }))
+    }
+
+    fn take_from(&mut self, found: usize, order: usize) -> u32 {
         let page = self.heads[found];
         self.unlink(page, found);
         for split in (order..found).rev() {
@@ -95,12 +127,14 @@ impl Buddies {
         }
         self.order[page as usize] = order as u8;
         self.free_pages -= 1 << order;
-        Some(page)
+        page
     }
 
     fn give(&mut self, mut page: u32) {
         let mut order = self.order[page as usize] as usize;
+        let was_split = order < UNIT_ORDER;
         self.free_pages += 1 << order;
+        self.free_units += if was_split { 0 } else { 1 << (order - UNIT_ORDER) };
         self.order[page as usize] = INSIDE;
         while order < ORDER_MAX {
             let buddy = page ^ (1 << order);
@@ -110,6 +144,10 @@ impl Buddies {
             self.unlink(buddy, order);
             page = page.min(buddy);
             order += 1;
+        }
+        if was_split && order >= UNIT_ORDER {
+            self.split_units -= 1;
+            self.free_units += 1;
         }
         self.link(page, order);
     }
@@ -140,12 +178,15 @@ impl BufferPool {
             previous: vec![NONE; pages].into(),
             order: vec![INSIDE; pages].into(),
             free_pages: pages,
+            free_units: pages >> UNIT_ORDER,
+            split_units: 0,
+            split_units_max: (pages >> UNIT_ORDER) / 4 * 3,
         };
         for page in (0..pages as u32).step_by(1 << ORDER_MAX).rev() {
             buddies.link(page, ORDER_MAX);
         }
         Ok(Self {
-            kept_pages: pages / 8,
+            kept_units: (pages >> UNIT_ORDER) / 8,
             region: Rc::new(Region {
                 base,
                 bytes,
@@ -159,26 +200,25 @@ impl BufferPool {
     }
 
     /// A buffer of `len` bytes (1 to [`BUFFER_MAX`]) with unspecified contents left by its former owner in this
-    /// process, or `None` when the region is used up.
+    /// process, or `None` when the region is used up, or others wait for as much.
     pub fn try_alloc(&self, len: usize) -> Option<Buffer> {
-        assert!((1..=BUFFER_MAX).contains(&len), "a buffer of {len} bytes was asked for; 1 to {BUFFER_MAX} exist");
-        let order = len.div_ceil(PAGE).next_power_of_two().trailing_zeros() as usize;
-        if self.kept_pages + (1 << order) > self.region.buddies.borrow().free_pages {
-            return None;
-        }
-        let page = self.region.buddies.borrow_mut().take(order)?;
-        self.region.references[page as usize].set(1);
-        // SAFETY: `page` lies inside the region.
-        let start = unsafe { self.region.base.add(page as usize * PAGE) };
-        Some(Buffer { part: Part { region: self.region.clone(), page, start, len: len as u32 } })
+        let order = order_of(len);
+        let class = Class::of(order);
+        self.region
+            .is_first(self.queue(class), None)
+            .then(|| self.take(len, order, self.may_cut(class, None)))
+            .flatten()
     }
 
-    /// As [`BufferPool::try_alloc`], but waits, first come first served, until there is memory.
+    /// As [`BufferPool::try_alloc`], but waits until there is memory: up to [`UNIT`] bytes, first come first served, until enough is free;
+    /// for more until a run of so many happens to be free. Those who want less do not wait for those who want more.
     pub async fn alloc(&self, len: usize) -> Buffer {
-        let mut place = Waiting { region: &self.region, class: usize::from(self.kept_pages > 0), ticket: None };
+        let order = order_of(len);
+        let class = Class::of(order);
+        let mut place = Waiting { region: &self.region, queue: self.queue(class), ticket: None };
         std::future::poll_fn(|context| {
-            if place.is_first()
-                && let Some(buffer) = self.try_alloc(len)
+            if self.region.is_first(place.queue, place.ticket)
+                && let Some(buffer) = self.take(len, order, self.may_cut(class, place.ticket))
             {
                 return Poll::Ready(buffer);
             }
@@ -189,16 +229,34 @@ impl BufferPool {
     }
 
     /// A buffer of `len` bytes or, where no run of so many is free, of a half, a quarter and so on, rounded up to whole pages;
-    /// only one page is waited for. Runs can be missing for good, however much is free; pages come back.
+    /// no more than a unit is waited for.
     pub async fn alloc_up_to(&self, len: usize) -> Buffer {
         let mut wanted = len;
-        while wanted > PAGE {
+        while wanted > UNIT {
             if let Some(buffer) = self.try_alloc(wanted) {
                 return buffer;
             }
             wanted = (wanted / 2).next_multiple_of(PAGE);
         }
         self.alloc(wanted).await
+    }
+
+    fn take(&self, len: usize, order: usize, cut: bool) -> Option<Buffer> {
+        let page = self.region.buddies.borrow_mut().take(order, self.kept_units, cut)?;
+        self.region.references[page as usize].set(1);
+        // SAFETY: `page` lies inside the region.
+        let start = unsafe { self.region.base.add(page as usize * PAGE) };
+        Some(Buffer { part: Part { region: self.region.clone(), page, start, len: len as u32 } })
+    }
+
+    fn queue(&self, class: Class) -> usize {
+        class as usize * 2 + usize::from(self.kept_units > 0)
+    }
+
+    /// Whether a unit may be cut up: not that for which somebody waits who came before.
+    fn may_cut(&self, class: Class, ticket: Option<u64>) -> bool {
+        let first = || self.region.waiters[self.queue(Class::Unit)].borrow().keys().next().copied();
+        class != Class::Short || first().is_none_or(|first| ticket.is_some_and(|ticket| ticket < first))
     }
 
     /// A buffer of `len` zeros; see [`BufferPool::alloc`].
@@ -210,7 +268,7 @@ impl BufferPool {
 
     /// A handle to the same region that may use all of it, for I/O that others' requests wait for.
     pub fn privileged(&self) -> Self {
-        BufferPool { region: self.region.clone(), kept_pages: 0 }
+        BufferPool { region: self.region.clone(), kept_units: 0 }
     }
 
     /// Says that so many bytes stay handed out for long; to be taken back with [`BufferPool::unpark`]. A count that its users keep, whatever
@@ -227,6 +285,17 @@ impl BufferPool {
     /// Bytes that are parked.
     pub fn parked(&self) -> usize {
         self.region.parked.get()
+    }
+
+    /// Whether there is little left for others: less than a quarter is free, or of whole units less than three sixteenths, or somebody waits for no more
+    /// than a unit.
+    pub fn is_scarce(&self) -> bool {
+        let buddies = self.region.buddies.borrow();
+        let pages = self.region.bytes / PAGE;
+        let somebody_waits = || {
+            [Class::Short, Class::Unit].iter().any(|class| !self.region.waiters[self.queue(*class)].borrow().is_empty())
+        };
+        buddies.free_pages < pages / 4 || buddies.free_units < (pages >> UNIT_ORDER) / 16 * 3 || somebody_waits()
     }
 
     /// Bytes that are not handed out.
@@ -246,7 +315,15 @@ impl BufferPool {
 }
 
 impl Region {
-    fn wake_one(&self) {
+    /// Whether nobody waits in the queue before the holder of `ticket`.
+    fn is_first(&self, queue: usize, ticket: Option<u64>) -> bool {
+        match self.waiters[queue].borrow().keys().next() {
+            None => true,
+            Some(&first) => ticket == Some(first),
+        }
+    }
+
+    fn wake_firsts(&self) {
         for waiters in &self.waiters {
             if let Some(waker) = waiters.borrow().values().next() {
                 waker.wake_by_ref();
@@ -255,37 +332,56 @@ impl Region {
     }
 }
 
+/// What is asked for, as far as it waits for its own kind only.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Class {
+    /// Less than a unit.
+    Short,
+    Unit,
+    /// A run that may not come to be however much is free.
+    Long,
+}
+
+impl Class {
+    fn of(order: usize) -> Self {
+        match order.cmp(&UNIT_ORDER) {
+            Ordering::Less => Class::Short,
+            Ordering::Equal => Class::Unit,
+            Ordering::Greater => Class::Long,
+        }
+    }
+}
+
+/// The order of the run that `len` bytes need.
+fn order_of(len: usize) -> usize {
+    assert!((1..=BUFFER_MAX).contains(&len), "a buffer of {len} bytes was asked for; 1 to {BUFFER_MAX} exist");
+    len.div_ceil(PAGE).next_power_of_two().trailing_zeros() as usize
+}
+
 /// A place in the queue for memory; left when it is dropped, so that nobody waits behind one who went away.
 struct Waiting<'a> {
     region: &'a Region,
-    class: usize,
+    queue: usize,
     ticket: Option<u64>,
 }
 
 impl Waiting<'_> {
-    fn is_first(&self) -> bool {
-        match self.region.waiters[self.class].borrow().keys().next() {
-            None => true,
-            Some(&first) => self.ticket == Some(first),
-        }
-    }
-
     fn wait(&mut self, waker: &Waker) {
         let ticket = *self.ticket.get_or_insert_with(|| {
             let ticket = self.region.next_ticket.get();
             self.region.next_ticket.set(ticket + 1);
             ticket
         });
-        self.region.waiters[self.class].borrow_mut().insert(ticket, waker.clone());
+        self.region.waiters[self.queue].borrow_mut().insert(ticket, waker.clone());
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
-            self.region.waiters[self.class].borrow_mut().remove(&ticket);
+            self.region.waiters[self.queue].borrow_mut().remove(&ticket);
             // There may be memory for the next one too.
-            self.region.wake_one();
+            self.region.wake_firsts();
         }
     }
 }
@@ -335,7 +431,7 @@ impl Drop for Part {
         references.set(references.get() - 1);
         if references.get() == 0 {
             self.region.buddies.borrow_mut().give(self.page);
-            self.region.wake_one();
+            self.region.wake_firsts();
         }
     }
 }

@@ -28,13 +28,15 @@ const ROUND_BYTES: u64 = 64 << 20;
 /// # Errors
 /// `no-direct-io` when it is not allowed and the file system has nothing else: the page cache is nobody's choice but the operator's.
 pub(super) async fn embedded(node: &Node, buffered: bool) -> Answer<Vec<String>> {
-    if node.embedded_made() || !node.pools().is_empty() {
+    let path = node.dir().join(FILE);
+    // A start that was killed behind the pool has left the vdisk to the next.
+    let begun = path.with_file_name(UNFINISHED).exists() && node.pools().iter().any(|pool| pool.name == POOL);
+    if node.embedded_made() || !(begun || node.pools().is_empty()) {
         return Ok(Vec::new());
     }
-    let path = node.dir().join(FILE);
     let device = path.to_string_lossy().into_owned();
     let mut made = Vec::new();
-    if path.exists() {
+    if path.exists() && !begun {
         let import = ImportPool { paths: vec![device.clone()], name: None, buffered, force: Vec::new() };
         match node.import_pool(import).await {
             Err(problem) if problem.code == "not-a-pool" && is_unfinished(&path) => {
@@ -51,7 +53,7 @@ pub(super) async fn embedded(node: &Node, buffered: bool) -> Answer<Vec<String>>
             }
         }
     }
-    if made.is_empty() {
+    if made.is_empty() && !begun {
         let (bytes, free) = sparse_file(&path)?;
         create(node, &device, buffered).await?;
         let cache = if buffered { ", through the page cache" } else { "" };
@@ -62,6 +64,8 @@ pub(super) async fn embedded(node: &Node, buffered: bool) -> Answer<Vec<String>>
             let share = format!("{SHARE_OF_FREE_PCT} % of the {} free in its file system", iec(free));
             made.push(format!("  its size is {share}; they are not set aside, others can still take them"));
         }
+    }
+    if path.with_file_name(UNFINISHED).exists() && node.vdisks(Some(POOL))?.is_empty() {
         let vdisk = CreateVdisk {
             name: VDISK.to_owned(),
             designated_bytes: VDISK_BYTES,
@@ -224,6 +228,28 @@ pub(super) mod tests {
                 assert_eq!((online, node.embedded_made()), (is_made, is_made), "{which}");
                 assert!(!dir.path().join(UNFINISHED).exists(), "{which}");
             });
+        }
+    }
+
+    #[test]
+    fn a_first_start_that_was_killed_behind_its_pool_is_ended_by_the_next() {
+        for is_known in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let device = dir.path().join(FILE).to_string_lossy().into_owned();
+            with_node(dir.path(), async |node| {
+                sparse_file(&dir.path().join(FILE)).unwrap();
+                create(&node, &device, true).await.unwrap();
+            });
+            if !is_known {
+                std::fs::remove_file(dir.path().join("state.json")).unwrap();
+            }
+            for is_first in [true, false] {
+                with_node(dir.path(), async |node| {
+                    let made = embedded(&node, true).await.unwrap().join(" ");
+                    assert_eq!(made.contains("made vdisk tank/disk1"), is_first, "{made}");
+                    assert_eq!((node.vdisks(Some(POOL)).unwrap().len(), node.embedded_made()), (1, true));
+                });
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use plimsoll_hardware::Listener;
 
@@ -14,6 +15,8 @@ use crate::problem::{Answer, Problem};
 
 /// The port registered for NBD (IANA).
 const PORT_DEFAULT: u16 = 10809;
+/// Longest wait for a port that a process which was killed still has: three times what was seen on a busy machine.
+const PORT_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// Sockets that are bound; who connects waits until they are served.
 pub(super) struct Bound {
@@ -32,7 +35,7 @@ pub(super) fn bind(node: &Node, asked: Option<&[SocketAddr]>) -> Answer<Bound> {
     let mut bound = Bound { listeners: vec![(listener, Listening::Unix(path))], notes: Vec::new() };
     let default = [SocketAddr::from((Ipv4Addr::LOCALHOST, PORT_DEFAULT))];
     for address in asked.unwrap_or(&default) {
-        match Listener::bind_tcp(node.machine(), *address) {
+        match bind_tcp(node, *address) {
             Ok(listener) => {
                 let address = listener.local_addr().unwrap_or(*address);
                 bound.listeners.push((listener, Listening::Tcp(address)));
@@ -45,6 +48,19 @@ pub(super) fn bind(node: &Node, asked: Option<&[SocketAddr]>) -> Answer<Bound> {
         }
     }
     Ok(bound)
+}
+
+/// A process that was killed holds its port until its io_uring is gone, some ten milliseconds after it.
+fn bind_tcp(node: &Node, address: SocketAddr) -> std::io::Result<Listener> {
+    let begin = Instant::now();
+    loop {
+        match Listener::bind_tcp(node.machine(), address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && begin.elapsed() < PORT_TIME_MAX => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            bound => return bound,
+        }
+    }
 }
 
 /// The words hold for the command line and for a configuration file.
@@ -74,6 +90,25 @@ impl Bound {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_that_a_killed_process_still_has_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        crate::daemon::embedded::tests::with_node(dir.path(), async |node| {
+            let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = other.local_addr().unwrap();
+            let killed = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(100));
+                drop(other);
+            });
+            assert_eq!(bind_tcp(&node, address).unwrap().local_addr().unwrap(), address);
+            killed.join().unwrap();
+            // One that stays is not waited for without end.
+            let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let refused = bind_tcp(&node, other.local_addr().unwrap()).err().unwrap();
+            assert_eq!(refused.kind(), ErrorKind::AddrInUse);
+        });
+    }
 
     #[test]
     fn an_address_of_another_machine_is_not_called_in_use() {

@@ -17,6 +17,7 @@ mod take_over;
 mod tests;
 
 use std::fs::{OpenOptions, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -187,6 +188,25 @@ impl Store {
 
     /// The same, with something between it and the file.
     pub(super) fn open_on<B: StorageBackend>(path: &Path, on: impl Fn(FileBackend) -> B) -> Stored<Self> {
+        if Self::is_fresh(path) {
+            // Beside it: what is killed half way must not look like a log that was damaged.
+            let unfinished = path.with_extension("redb.new");
+            match std::fs::remove_file(&unfinished) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+                _ => drop(Self::open_file(&unfinished, &on)?),
+            }
+            std::fs::rename(&unfinished, path)?;
+        }
+        Self::open_file(path, &on)
+    }
+
+    /// Whether nothing was ever written to the file.
+    pub(super) fn is_fresh(path: &Path) -> bool {
+        let is_missing = |error: std::io::Error| error.kind() == ErrorKind::NotFound;
+        std::fs::metadata(path).map_or_else(is_missing, |found| found.len() == 0)
+    }
+
+    fn open_file<B: StorageBackend>(path: &Path, on: &impl Fn(FileBackend) -> B) -> Stored<Self> {
         let begin = Instant::now();
         let database = loop {
             // Never readable to others, not even empty.

@@ -15,6 +15,7 @@
 
 mod trouble;
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -95,11 +96,12 @@ impl Shared {
 
     /// The file, made if it is not there. What has begun and cannot be made is no damage, and nothing but its name stays.
     fn open_path(&self) -> Result<Store, StoreError> {
-        let is_missing = |error: std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
-        let fresh = std::fs::metadata(&self.path).map_or_else(is_missing, |found| found.len() == 0);
+        let fresh = Store::is_fresh(&self.path);
         (self.open)(&self.path).inspect_err(|_| {
             if fresh {
-                let _ = std::fs::OpenOptions::new().write(true).truncate(true).open(&self.path);
+                let _ = std::fs::remove_file(self.path.with_extension("redb.new"));
+                let mut empty = std::fs::OpenOptions::new();
+                let _ = empty.write(true).create(true).truncate(true).mode(OURS).open(&self.path);
             }
         })
     }

@@ -252,15 +252,14 @@ impl<M: Machine> Journal<M> {
     }
 
     /// The tail goes on under another name.
-    pub(crate) fn rename_tail(self: &Rc<Self>, name: String) {
-        let Some(tail) = self.tail.get() else { return };
-        match self.media.machine.rename_crash_memory(&tail.name(), &name) {
-            Ok(()) => tail.rename(name),
-            Err(error) => {
-                tracing::warn!(error, "crash memory cannot be renamed: every first write waits for the journal");
-                self.lose_tail();
-            }
-        }
+    ///
+    /// # Errors
+    /// Why it does not; it has its name as before.
+    pub(crate) fn rename_tail(&self, name: String) -> Result<(), String> {
+        let Some(tail) = self.tail.get() else { return Ok(()) };
+        self.media.machine.rename_crash_memory(&tail.name(), &name)?;
+        tail.rename(name);
+        Ok(())
     }
 
     /// A device may have lost what it had not flushed: the tail must not be believed, so what it alone has is written.

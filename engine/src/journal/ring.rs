@@ -87,9 +87,13 @@ pub(super) async fn read<M: Machine>(
     let drive = media.drive_at(ring.device)?;
     let mut bytes = Vec::with_capacity(pages as usize * PAGE_BYTES);
     for (page, run) in runs(ring, position, pages) {
-        let buffer = media.buffers().alloc(run as usize * PAGE_BYTES).await;
-        let offset = (ring.page + page % ring.pages) * PAGE_BYTES as u64;
-        bytes.extend_from_slice(&drive.read(offset, buffer).await?);
+        let (mut page, end) = (page, page + run);
+        while page < end {
+            let buffer = media.buffers().alloc_up_to((end - page) as usize * PAGE_BYTES).await;
+            let offset = (ring.page + page % ring.pages) * PAGE_BYTES as u64;
+            page += (buffer.len() / PAGE_BYTES) as u64;
+            bytes.extend_from_slice(&drive.read(offset, buffer).await?);
+        }
     }
     Ok(bytes)
 }

@@ -3,7 +3,7 @@
 use plimsoll_hardware::Machine;
 
 use super::{Cache, Mapping};
-use crate::format::{ExtentId, LEAF_WORDS, VirtualExtent, Word};
+use crate::format::{ExtentId, LEAF_WORDS, Payload, VirtualExtent, Word};
 use crate::media::Media;
 use crate::tree::{Found, load};
 
@@ -27,6 +27,15 @@ impl Mapping {
             Found::Absent if !self.pending.borrow().contains_key(&at.leaf()) => Some(Ok(Word::UNMAPPED)),
             Found::Absent | Found::Unread(..) => None,
             Found::Lost => Some(Err(lost(at))),
+        }
+    }
+
+    /// Whether a leaf that is in memory, or absent, says anything.
+    pub(crate) fn has_words(&self, leaf: u64) -> bool {
+        match self.tree.borrow().get(leaf) {
+            Found::Page(page) => !page.is_empty(),
+            Found::Absent => false,
+            Found::Unread(..) | Found::Lost => true,
         }
     }
 

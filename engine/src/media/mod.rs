@@ -153,7 +153,8 @@ impl<M: Machine> Media<M> {
 
     /// The same devices for a reader that writes nothing, not even to heal.
     pub(crate) fn view(&self) -> Self {
-        let view = Media::new(self.machine.clone(), self.extent_bytes as u32);
+        let mut view = Media::new(self.machine.clone(), self.extent_bytes as u32);
+        view.pages.unread = self.pages.unread.clone();
         view.pages.inspect.set(true);
         view.pages.passing.set(true);
         view.volatile.set(self.volatile.get());

@@ -1,6 +1,7 @@
 //! Metadata pages: written twice, read once, and healed from the other copy when the first is bad.
 
 use std::cell::Cell;
+use std::rc::Rc;
 
 use plimsoll_hardware::{Buffer, Durability, Frozen, IoError, Machine};
 
@@ -17,8 +18,9 @@ pub(crate) struct PageIo {
     pub(crate) written: Cell<u64>,
     pub(crate) healed: Cell<u64>,
     pub(crate) lost: Cell<u64>,
-    /// Pages of which no copy was good and some could not be read: they may be good another time.
-    pub(crate) unread: Cell<u64>,
+    /// Pages of which no copy was good and some could not be read: they may be good another time. A
+    /// view's are counted with those of what it is a view of.
+    pub(crate) unread: Rc<Cell<u64>>,
     /// Copies found bad and left so, because the pool is only being inspected.
     pub(crate) bad_copies: Cell<u64>,
     /// Write nothing, not even to heal.

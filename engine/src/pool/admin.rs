@@ -99,11 +99,18 @@ impl<M: Machine> Store<M> {
         self.check_size(spec.size, spec.sector)?;
         super::policy::verify(&spec.policy)?;
         self.writable()?;
-        if self.space.available() == 0 {
-            let (pool, free) = (self.identity.name.clone(), 0);
-            return Err(Error::OutOfSpace { pool, needed: 1, free });
+        self.has_space()
+    }
+
+    /// Whether there is any space for what needs metadata that was never written.
+    ///
+    /// # Errors
+    /// `OutOfSpace`.
+    pub(super) fn has_space(&self) -> Result<()> {
+        match self.space.available() {
+            0 => Err(Error::OutOfSpace { pool: self.identity.name.clone(), needed: 1, free: 0 }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// A vdisk that nobody knows yet, whose name is free and whose promises can be kept.

@@ -260,9 +260,11 @@ pub(super) async fn clear_ring<M: Machine>(
     write: impl AsyncFn(u64, Frozen) -> Result<(), IoError>,
 ) -> Result<()> {
     let (mut page, end) = (ring.page, ring.page + ring.pages);
-    let zeros = machine.buffers().privileged().zeroed(CLEAR_BYTES).await.freeze();
+    let mut zeros = machine.buffers().privileged().alloc_up_to(CLEAR_BYTES).await;
+    zeros.fill(0);
+    let zeros = zeros.freeze();
     while page < end {
-        let bytes = CLEAR_BYTES.min((end - page) as usize * PAGE_BYTES);
+        let bytes = zeros.len().min((end - page) as usize * PAGE_BYTES);
         write(page * PAGE_BYTES as u64, zeros.slice(0..bytes)).await?;
         page += (bytes / PAGE_BYTES) as u64;
     }

@@ -355,7 +355,7 @@ impl<M: Machine> MoveOut<M> {
         let others = store.media.disks();
         let heir = others.iter().find(|disk| !Rc::ptr_eq(disk, &self.member.disk));
         if let Some(heir) = heir.filter(|_| store.journal.tail_name() == Some(called_after(&self.member.disk))) {
-            store.journal.rename_tail(called_after(heir));
+            store.journal.rename_tail(called_after(heir)).map_err(|error| self.keeps_its_name(&error))?;
         }
         store.media.remove(&self.member.disk);
         store.space.resize();
@@ -397,6 +397,17 @@ impl<M: Machine> MoveOut<M> {
              evacuate it again"
         );
         Error::Busy { object: path, reason }
+    }
+
+    /// What only crash memory has would be looked for under the name of a device that is gone.
+    fn keeps_its_name(&self, error: &str) -> Error {
+        let pool = &self.store.identity.name;
+        let reason = format!(
+            "what crash memory has of it cannot be renamed: {error}; restart plimsoll, then take the device out again (plimsoll pool \
+             remove-device {pool} {})",
+            self.member.path()
+        );
+        Error::Busy { object: self.member.path(), reason }
     }
 
     fn stuck(&self, left: u64) -> Error {

@@ -64,7 +64,7 @@ impl<M: Machine> Pool<M> {
     /// Adds a pattern. Blocks that repeat it and are written from now on may be stored by its number.
     ///
     /// # Errors
-    /// `InvalidArgument` when the unit cannot be a pattern's or there are 255 patterns, `Exists`, `ReadOnly`, `Device`.
+    /// `InvalidArgument` when the unit cannot be a pattern's or there are 255 patterns, `Exists`, `OutOfSpace`, `ReadOnly`, `Device`.
     pub async fn add_pattern(&self, spec: PatternSpec, used: PatternUse) -> Result<PatternInfo> {
         let store = &self.store;
         let unit = match spec {
@@ -80,6 +80,7 @@ impl<M: Machine> Pool<M> {
             let name = format!("{} of pool {}", known.id.0, store.identity.name);
             return Err(Error::Exists { kind: "pattern", name });
         }
+        store.has_space()?;
         let Some(id) = store.patterns.free().filter(|_| store.patterns.is_sound()) else {
             return Err(Error::InvalidArgument(format!(
                 "pool {0} has no place for a pattern: there are at most {PATTERNS_MAX}, and the table must be whole; remove one \

@@ -72,10 +72,12 @@ impl<M: Machine> Store<M> {
             return Judged::Change(Change { at: wanted.at, before: word, after: word.without(wanted.zeros) });
         };
         let same = word.is_fill() && word.pattern() == pattern;
-        // Whoever has a claim writes to an extent that is the word's, or is to be.
+        // Whoever has a claim writes to an extent that is the word's, or is to be. A fill needs no extent, but a leaf that was never written
+        // does in the end: without space for that it would be of what is kept for checkpoints.
         let refused = vdisk.mapping.claims.stands_on(wanted.at)
             || !self.patterns.is_matched(pattern)
-            || (!same && !blocks.with(wanted.zeros).contains(word.contents()));
+            || (!same && !blocks.with(wanted.zeros).contains(word.contents()))
+            || (word == Word::UNMAPPED && self.space.available() == 0 && !vdisk.mapping.has_words(wanted.at.leaf()));
         if refused {
             return Judged::Refused;
         }

@@ -154,6 +154,40 @@ fn what_is_not_yet_written_outlives_the_device_that_it_was_called_after() {
 }
 
 #[test]
+fn a_device_stays_whose_crash_memory_cannot_be_called_after_another() {
+    let world = world(2);
+    live(&world, async |m: SimMachine| {
+        let pool = create(&m).await;
+        pool.create_vdisk(vdisk("v", 1 << 30)).await.expect("a vdisk");
+        pool.add_device(m.open(1), false).await.expect("it joins");
+        let (name, first) = (pool.crash_memory().expect("a name"), pool.info().devices[0].uuid);
+        m.rename_crash_memory(&name, "away").expect("a name");
+        let job = pool.remove_device(first, Evacuate::default()).await.expect("it begins");
+        let ended = || pool.jobs().into_iter().find(|known| known.id == job.id && known.state != JobState::Running);
+        let job = loop {
+            match ended() {
+                Some(job) => break job,
+                None => m.sleep(Duration::from_millis(100)).await,
+            }
+        };
+        assert!(matches!(&job.state, JobState::Failed(why) if why.contains("cannot be renamed")), "{job:?}");
+        assert_eq!(pool.info().devices.len(), 2);
+        for extent in 0..20 {
+            write(&pool, &m, extent, 4).await;
+        }
+        m.rename_crash_memory("away", &name).expect("a name");
+    });
+    world.crash(CrashKind::Process);
+    live(&world, async |m: SimMachine| {
+        let pool = open(&m, &[0, 1]).await;
+        assert!(pool.info().recovery.from_crash_memory > 0, "{:?}", pool.info().recovery);
+        for extent in 0..20 {
+            assert_eq!(byte_at(&pool, &m, extent).await, 4, "extent {extent}");
+        }
+    });
+}
+
+#[test]
 fn labels_that_are_written_over_under_a_pool_are_written_again_and_told() {
     let world = world(1);
     live(&world, async |m: SimMachine| {

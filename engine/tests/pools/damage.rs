@@ -61,7 +61,7 @@ async fn unreadable(pool: &Pool<SimMachine>, m: &SimMachine) -> Vec<u64> {
             Ok(bytes) => {
                 let byte = leaf as u8 + 1;
                 assert!(bytes.iter().all(|found| *found == byte || *found == 0), "leaf {leaf} reads wrong bytes");
-                if bytes[0] == 0 {
+                if bytes.iter().any(|found| *found == 0) {
                     lost.push(leaf);
                 }
             }
@@ -419,6 +419,33 @@ fn a_repair_does_not_take_for_lost_what_only_cannot_be_read() {
         assert_clean(&pool, "when it can be read again").await;
         assert_eq!(unreadable(&pool, &m).await, [0u64; 0]);
     });
+}
+
+#[test]
+fn a_plan_gives_up_no_page_that_only_cannot_be_read() {
+    let base = prepared(16);
+    let mut refused = 0;
+    for copies in pairs(&base) {
+        let world = &base.fork();
+        live(world, async |m: SimMachine| {
+            let pool = open(&m, 1).await;
+            world.filter_faults(move |site| {
+                let read = site.offset..site.offset + site.length;
+                site.kind == FaultKind::ReadError && copies.iter().any(|copy| read.contains(copy))
+            });
+            world.set_faults(FaultProfile { read_error: 10_000, ..FaultProfile::NONE });
+            let planned = pool.repair_plan().await;
+            world.set_faults(FaultProfile::NONE);
+            match planned {
+                Ok(steps) => assert!(!steps.iter().any(|step| step.contains("give up")), "{steps:?}"),
+                Err(error) => {
+                    assert!(error.to_string().contains("cannot be read now"), "{error}");
+                    refused += 1;
+                }
+            }
+        });
+    }
+    assert!(refused > 8, "only {refused} plans were refused");
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Zeros and patterns that are written and need no space: whatever is done, a vdisk reads as a model of its bytes says, what the pool
 //! says of its space is what a check counts, and what can be saved is.
 
+use std::time::Duration;
+
 use crate::support::contents::{BLOCK, EXTENT, EXTENTS, UNITS, What, bytes_of, first_difference, read, write};
-use crate::support::{assert_clean, create, live, open, vdisk, world};
-use plimsoll_engine::{PatternSpec, PatternUse, Pool, Zeroes};
+use crate::support::{assert_clean, create, failing, filled, live, open, vdisk, with, world};
+use plimsoll_engine::{CreateVdisk, Error, PatternSpec, PatternUse, Pool, Zeroes};
+use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimMachine};
 use proptest::prelude::*;
 
@@ -168,5 +171,81 @@ proptest! {
     #[test]
     fn any_sequence_of_writes_and_discards_reads_as_the_model_says(steps in proptest::collection::vec(steps(), 1..40)) {
         run(&steps);
+    }
+}
+
+/// Patterns need no extents, but leaves to be named in; whoever writes them everywhere must not have what is kept for checkpoints.
+#[test]
+fn patterns_in_a_full_pool_leave_what_checkpoints_need() {
+    const LEAF_BYTES: u64 = 512 * EXTENT;
+    let pattern = |m: &SimMachine| {
+        let m = m.clone();
+        async move { filled(&m, 0x41, EXTENT as usize).await }
+    };
+    for (seed, full) in [(1, true), (2, false)] {
+        let world = world(seed, 1, 64);
+        live(&world, async |m: SimMachine| {
+            let pool = create(&m).await;
+            pool.add_pattern(PatternSpec::Unit(vec![0x41]), PatternUse::Everywhere).await.expect("a pattern");
+            for name in ["data", "guest"] {
+                let spec = CreateVdisk { size: 1 << 44, ..with(name, failing()) };
+                pool.create_vdisk(spec).await.expect("a vdisk");
+            }
+            let (data, guest) = (pool.vdisk("data").expect("a vdisk"), pool.vdisk("guest").expect("a vdisk"));
+            let mut extents = 0;
+            while full && data.write(extents * EXTENT, filled(&m, 7, EXTENT as usize).await, false).await.is_ok() {
+                extents += 1;
+            }
+            // Ever new leaves, until there is nothing for them.
+            let leaves = futures_util::future::join_all((0..20).map(async |client| {
+                let mut leaves = 0u64;
+                loop {
+                    m.sleep(Duration::from_micros(1)).await;
+                    let at = (leaves * 20 + client) * LEAF_BYTES;
+                    match guest.write(at, pattern(&m).await, false).await {
+                        Ok(()) => leaves += 1,
+                        Err(error) => {
+                            assert!(matches!(error, Error::OutOfSpace { .. }), "{error}");
+                            return leaves;
+                        }
+                    }
+                }
+            }));
+            let leaves: u64 = leaves.await.iter().sum();
+            assert!(full == (leaves < 100), "{leaves} leaves");
+            if full {
+                let refused =
+                    pool.add_pattern(PatternSpec::Random, PatternUse::Everywhere).await.expect_err("a pattern");
+                assert!(matches!(refused, Error::OutOfSpace { .. }), "{refused}");
+            }
+            // What needs nothing goes on, over many checkpoints.
+            let before = pool.info().counters.checkpoints;
+            for round in 0..300 {
+                let at = round % 20 * LEAF_BYTES;
+                if !full {
+                    guest.discard(at, BLOCK, false).await.expect("a discard");
+                    guest.write(at, pattern(&m).await, false).await.expect("a pattern where one was");
+                }
+                if full {
+                    let data_at = round % extents * EXTENT;
+                    data.write(data_at, filled(&m, round as u8, EXTENT as usize).await, false)
+                        .await
+                        .expect("an overwrite");
+                }
+                if round % 10 == 0 {
+                    guest.flush().await.expect("a flush");
+                    assert_clean(&pool, "full of patterns").await;
+                }
+            }
+            assert!(pool.info().counters.checkpoints > before + 3 && pool.read_only().is_none());
+        });
+        world.crash(CrashKind::Power);
+        live(&world, async |m: SimMachine| {
+            let pool = open(&m, 1).await;
+            assert_clean(&pool, "after power loss").await;
+            let guest = pool.vdisk("guest").expect("a vdisk");
+            guest.discard(0, 1 << 44, false).await.expect("a discard");
+            assert_clean(&pool, "without patterns").await;
+        });
     }
 }

@@ -20,30 +20,65 @@ fn a_pool_gives_out_every_byte_once_and_takes_it_all_back() -> std::io::Result<(
     Ok(())
 }
 
-#[test]
-fn memory_that_is_free_in_pieces_only_is_given_out_in_pieces() -> std::io::Result<()> {
-    let pool = BufferPool::new(2 * BUFFER_MAX)?.privileged();
-    let mut held = Vec::new();
-    while let Some(buffer) = pool.try_alloc(PAGE) {
-        held.push(buffer);
-    }
-    // No two pages side by side.
-    let mut index = 0;
-    held.retain(|_| {
-        index += 1;
-        index % 2 == 0
-    });
+/// Whether the allocation is there at once.
+fn now<T>(allocation: impl Future<Output = T>) -> Option<T> {
     let mut context = std::task::Context::from_waker(Waker::noop());
-    assert!(std::pin::pin!(pool.alloc(BUFFER_MAX)).poll(&mut context).is_pending());
-    let Poll::Ready(buffer) = std::pin::pin!(pool.alloc_up_to(BUFFER_MAX)).poll(&mut context) else {
-        panic!("{} bytes are free and none is given", pool.free_bytes());
-    };
-    assert_eq!(buffer.len(), PAGE);
-    drop((held, buffer));
-    let Poll::Ready(buffer) = std::pin::pin!(pool.alloc_up_to(BUFFER_MAX)).poll(&mut context) else {
-        panic!("all is free and none is given");
-    };
-    assert_eq!(buffer.len(), BUFFER_MAX);
+    match std::pin::pin!(allocation).poll(&mut context) {
+        Poll::Ready(buffer) => Some(buffer),
+        Poll::Pending => None,
+    }
+}
+
+/// A pool of which somebody holds every `nth` page of those that can be had one by one.
+fn held_here_and_there(nth: usize) -> std::io::Result<(BufferPool, Vec<Buffer>)> {
+    let pool = BufferPool::new(4 * BUFFER_MAX)?;
+    let held: Vec<_> = std::iter::from_fn(|| pool.try_alloc(PAGE)).collect();
+    assert!(held.len() > 700, "only {} pages were there", held.len());
+    let held = held.into_iter().enumerate().filter_map(|(index, page)| (index % nth == 0).then_some(page)).collect();
+    Ok((pool, held))
+}
+
+#[test]
+fn whoever_holds_pages_here_and_there_keeps_no_unit_from_others() -> std::io::Result<()> {
+    for nth in [2, 7, 16] {
+        let (pool, held) = held_here_and_there(nth)?;
+        assert!(pool.free_bytes() > pool.bytes() / 3 && !pool.is_scarce(), "{} bytes are free", pool.free_bytes());
+        for length in [PAGE, 3 * PAGE, UNIT] {
+            assert!(
+                pool.try_alloc(length).is_some() && pool.privileged().try_alloc(length).is_some(),
+                "{length} bytes"
+            );
+        }
+        // A longer run may not be there, and may be for those who can do with less.
+        assert!(now(pool.alloc_up_to(BUFFER_MAX)).is_some_and(|buffer| buffer.len() >= UNIT));
+        drop(held);
+        assert!(now(pool.alloc_up_to(BUFFER_MAX)).is_some_and(|buffer| buffer.len() == BUFFER_MAX));
+    }
+    Ok(())
+}
+
+#[test]
+fn those_who_want_less_do_not_wait_for_those_who_want_more() -> std::io::Result<()> {
+    let (pool, mut held) = held_here_and_there(16)?;
+    let mut context = std::task::Context::from_waker(Waker::noop());
+    let mut long = Box::pin(pool.alloc(BUFFER_MAX));
+    let units: Vec<_> = std::iter::from_fn(|| pool.try_alloc(UNIT)).collect();
+    assert!(long.as_mut().poll(&mut context).is_pending() && pool.is_scarce());
+    let mut unit = Box::pin(pool.alloc(UNIT));
+    assert!(unit.as_mut().poll(&mut context).is_pending());
+    assert!(now(pool.alloc(PAGE)).is_some(), "a page waits for a unit");
+    // What is cut up already is had by the page; the next unit is for him who came first.
+    held.extend(std::iter::from_fn(|| pool.try_alloc(PAGE)));
+    let mut page = Box::pin(pool.alloc(PAGE));
+    assert!(page.as_mut().poll(&mut context).is_pending());
+    let mut units = units.into_iter();
+    drop(units.next());
+    assert!(page.as_mut().poll(&mut context).is_pending(), "a page has cut up what another waited for");
+    assert!(unit.as_mut().poll(&mut context).is_ready());
+    drop(unit);
+    assert!(page.as_mut().poll(&mut context).is_ready());
+    drop((units, held));
+    assert!(long.as_mut().poll(&mut context).is_ready());
     Ok(())
 }
 
@@ -51,6 +86,7 @@ fn memory_that_is_free_in_pieces_only_is_given_out_in_pieces() -> std::io::Resul
 fn a_waiter_that_goes_away_keeps_nobody_waiting() -> std::io::Result<()> {
     let pool = BufferPool::new(BUFFER_MAX)?.privileged();
     let all = pool.try_alloc(BUFFER_MAX);
+    assert!(all.is_some());
     let mut context = std::task::Context::from_waker(Waker::noop());
     let mut gone = Box::pin(pool.alloc(PAGE));
     let mut stays = Box::pin(pool.alloc(PAGE));

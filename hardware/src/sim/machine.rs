@@ -218,7 +218,6 @@ impl Machine for SimMachine {
     }
 
     fn rename_crash_memory(&self, from: &str, to: &str) -> Result<(), String> {
-        SimCrashMemory::rename(&self.life, from, to);
-        Ok(())
+        SimCrashMemory::rename(&self.life, from, to)
     }
 }

@@ -56,14 +56,18 @@ impl SimCrashMemory {
         }
     }
 
-    pub(super) fn rename(life: &Rc<Life>, from: &str, to: &str) {
+    pub(super) fn rename(life: &Rc<Life>, from: &str, to: &str) -> Result<(), String> {
         if life.dead() {
-            return;
+            return Ok(());
+        }
+        if !Self::exists(life, from) {
+            return Err(format!("{from} is not there"));
         }
         Self::remove(life, to);
         for region in life.core.borrow_mut().memory.iter_mut().filter(|region| region.name == from) {
             to.clone_into(&mut region.name);
         }
+        Ok(())
     }
 
     /// Stores, and dies when this is the store to die in; `change` is told.

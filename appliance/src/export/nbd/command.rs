@@ -45,11 +45,16 @@ impl Span {
         self.cut_after(self.first_piece(sector))
     }
 
-    /// Cuts a span that begins on a sector into a first piece, the sectors around which are at most `most` bytes (a
-    /// multiple of `sector`), and the rest.
+    /// Cuts the span into a first piece, the sectors around which are at most `most` bytes (a multiple of `sector`), and the rest.
     pub fn cut_at(self, sector: u32, most: u32) -> (Span, Option<Span>) {
         let (start, end) = self.widened(sector);
-        self.cut_after(if end - start <= u64::from(most) { self.length } else { most })
+        let is_all = end - start <= u64::from(most);
+        self.cut_after(if is_all { self.length } else { most - (self.offset - start) as u32 })
+    }
+
+    /// What is left of the span behind its first piece.
+    pub fn behind(self, piece: Span) -> Option<Span> {
+        self.cut_after(piece.length).1
     }
 
     fn cut_after(self, length: u32) -> (Span, Option<Span>) {

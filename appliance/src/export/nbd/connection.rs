@@ -176,46 +176,55 @@ impl<M: Machine> Connection<M> {
         span: Span,
         fua: bool,
     ) -> io::Result<()> {
-        let (piece, mut rest) = span.cut(self.sector);
-        if rest.is_none() {
-            let (buffer, bytes) = self.receive_piece(inbox, piece).await?;
-            self.submit(Job::Write { cookie, span: piece, buffer, fua, bytes, pieces: None });
-            return Ok(());
-        }
-        let pieces = Rc::new(Pieces { shares: Cell::new(1), failed: Cell::new(None) });
-        let mut piece = Some(piece);
-        while let Some(span) = piece {
-            // After a failure the rest is only passed over.
-            if pieces.failed.get().is_some() {
+        let (mut rest, mut pieces) = (Some(span), None);
+        while let Some(span) = rest {
+            if pieces.as_ref().is_some_and(|pieces: &Rc<Pieces>| pieces.failed.get().is_some()) {
+                // After a failure the rest is only passed over.
                 inbox.skip(span.length as usize).await?;
-            } else {
-                let (buffer, bytes) = self.receive_piece(inbox, span).await?;
-                pieces.shares.set(pieces.shares.get() + 1);
-                self.submit(Job::Write { cookie, span, buffer, fua, bytes, pieces: Some(pieces.clone()) });
+                break;
             }
-            (piece, rest) = match rest {
-                Some(more) => {
-                    let (piece, rest) = more.cut(self.sector);
-                    (Some(piece), rest)
-                }
-                None => (None, None),
-            };
+            let (buffer, piece) = self.memory_for(span).await;
+            rest = span.behind(piece);
+            if rest.is_some() && pieces.is_none() {
+                pieces = Some(Rc::new(Pieces { shares: Cell::new(1), failed: Cell::new(None) }));
+            }
+            let bytes = buffer.len();
+            let buffer = self.receive_piece(inbox, piece, buffer).await?;
+            if let Some(pieces) = &pieces {
+                pieces.shares.set(pieces.shares.get() + 1);
+            }
+            self.submit(Job::Write { cookie, span: piece, buffer, fua, bytes, pieces: pieces.clone() });
         }
-        self.finish_piece(cookie, &pieces, None);
+        if let Some(pieces) = pieces {
+            self.finish_piece(cookie, &pieces, None);
+        }
         Ok(())
     }
 
-    async fn receive_piece(&self, inbox: &mut Inbox, span: Span) -> io::Result<(Buffer, usize)> {
-        let bytes = write_bytes(span, self.sector);
+    /// Memory for a first piece of `span` as [`write_bytes`] says, and that piece. Where no run is free that holds as much as a buffer may, the
+    /// piece is shorter. The memory counts as the connection's.
+    async fn memory_for(&self, span: Span) -> (Buffer, Span) {
+        let (piece, _) = span.cut(self.sector);
+        let wanted = write_bytes(piece, self.sector);
         // Held up by our own work, not by the client.
         self.session.receiving.set(false);
-        self.session.reserve(bytes, || self.bytes_max()).await;
-        let buffers = self.handle.buffers();
-        let mut buffer = match buffers.try_alloc(bytes) {
-            Some(buffer) => buffer,
-            None => buffers.alloc(bytes).await,
-        };
+        self.session.reserve(wanted, || self.bytes_max()).await;
+        let mut buffer = self.handle.buffers().alloc_up_to(wanted).await;
         self.session.receiving.set(true);
+        if buffer.len() == wanted {
+            return (buffer, piece);
+        }
+        let (start, end) = piece.widened(self.sector);
+        let edges = wanted - (end - start) as usize;
+        let (piece, _) = span.cut_at(self.sector, (buffer.len() - edges) as u32);
+        let bytes = write_bytes(piece, self.sector);
+        buffer.truncate(bytes);
+        self.session.release(wanted - bytes, 0);
+        (buffer, piece)
+    }
+
+    async fn receive_piece(&self, inbox: &mut Inbox, span: Span, mut buffer: Buffer) -> io::Result<Buffer> {
+        let bytes = buffer.len();
         let place = write_place(span, self.sector);
         let received = if place == (0..bytes) {
             inbox.payload(buffer).await
@@ -232,7 +241,7 @@ impl<M: Machine> Connection<M> {
         match received {
             Ok(buffer) => {
                 self.session.written_bytes.set(self.session.written_bytes.get() + u64::from(span.length));
-                Ok((buffer, bytes))
+                Ok(buffer)
             }
             Err(error) => {
                 self.session.release(bytes, 0);

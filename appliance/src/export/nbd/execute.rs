@@ -90,9 +90,22 @@ async fn read_sectors<M: Machine>(
     Ok((sectors, before..before + span.length as usize))
 }
 
+/// Memory for a first piece of `span`, that piece, and the rest. Where no run is free that holds as much as a buffer may, the piece is
+/// shorter.
+async fn memory_for<M: Machine>(connection: &Connection<M>, span: Span) -> (Buffer, Span, Option<Span>) {
+    let (start, end) = span.cut(connection.sector).0.widened(connection.sector);
+    let buffer = connection.handle.buffers().alloc_up_to((end - start) as usize).await;
+    let (piece, rest) = span.cut_at(connection.sector, buffer.len() as u32);
+    (buffer, piece, rest)
+}
+
 /// The bytes of `span`, which fits a buffer.
-async fn read_piece<M: Machine>(connection: &Connection<M>, span: Span) -> Result<Frozen, Error> {
-    let (sectors, place) = read_sectors(connection, span, None).await?;
+async fn read_piece<M: Machine>(
+    connection: &Connection<M>,
+    span: Span,
+    memory: Option<Buffer>,
+) -> Result<Frozen, Error> {
+    let (sectors, place) = read_sectors(connection, span, memory).await?;
     Ok(if place == (0..sectors.len()) { sectors } else { sectors.slice(place) })
 }
 
@@ -101,10 +114,15 @@ async fn read<M: Machine>(connection: &Connection<M>, cookie: Cookie, span: Span
     if connection.structured && !whole && span.length >= HOLES_FROM_BYTES {
         return read_around_holes(connection, cookie, span, bytes).await;
     }
-    if rest.is_some() {
-        return read_series(connection, cookie, span, bytes).await;
+    let mut memory = None;
+    if rest.is_some() || !connection.structured {
+        let (buffer, _, rest) = memory_for(connection, span).await;
+        if rest.is_some() {
+            return read_series(connection, cookie, span, buffer, bytes).await;
+        }
+        memory = Some(buffer);
     }
-    match read_piece(connection, first).await {
+    match read_piece(connection, first, memory).await {
         Ok(data) => {
             let head = if connection.structured {
                 Head::Data { offset: span.offset, length: span.length }
@@ -146,8 +164,9 @@ async fn read_around_holes<M: Machine>(connection: &Connection<M>, cookie: Cooki
                 continue;
             }
             while at < range.end {
-                let (piece, _) = Span { offset: at, length: (range.end - at) as u32 }.cut(connection.sector);
-                let data = match read_piece(connection, piece).await {
+                let left = Span { offset: at, length: (range.end - at) as u32 };
+                let (buffer, piece, _) = memory_for(connection, left).await;
+                let data = match read_piece(connection, piece, Some(buffer)).await {
                     Ok(data) => data,
                     Err(error) => return connection.fail(cookie, failure(connection, &error), bytes),
                 };
@@ -181,13 +200,13 @@ fn send_chunk<M: Machine>(
     connection.outbox.push(&connection.session, part);
 }
 
-/// A READ longer than a buffer for a client that knows no chunks: head, then data piece by piece with nothing between.
+/// A READ longer than `buffer`, its first memory, for a client that knows no chunks: head, then data piece by piece with nothing between.
 /// Once the head is gone there is no way to report an error but to close the connection.
-async fn read_series<M: Machine>(connection: &Connection<M>, cookie: Cookie, span: Span, bytes: usize) {
+async fn read_series<M: Machine>(connection: &Connection<M>, cookie: Cookie, span: Span, buffer: Buffer, bytes: usize) {
     let (session, outbox) = (&connection.session, &connection.outbox);
     outbox.begin_series(session).await;
-    let (mut piece, mut rest) = span.cut(connection.sector);
-    let mut spare: Option<Buffer> = None;
+    let (mut piece, mut rest) = span.cut_at(connection.sector, buffer.len() as u32);
+    let mut spare = Some(buffer);
     loop {
         let begins = piece.offset == span.offset;
         let (sectors, place) = match read_sectors(connection, piece, spare.take()).await {

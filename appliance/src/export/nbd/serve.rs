@@ -145,9 +145,13 @@ impl<M: Machine> NbdServerHandle<M> {
     }
 }
 
-/// Whether both come from one address of a network.
+/// Whether both come from one address of a network, or from one process.
 fn is_same_host(one: Peer, other: Peer) -> bool {
-    matches!((one, other), (Peer::Tcp(one), Peer::Tcp(other)) if one.ip() == other.ip())
+    match (one, other) {
+        (Peer::Tcp(one), Peer::Tcp(other)) => one.ip() == other.ip(),
+        (Peer::Unix { pid: one, .. }, Peer::Unix { pid: other, .. }) => one == other,
+        _ => false,
+    }
 }
 
 async fn accept<M: Machine>(server: Rc<Server<M>>, listener: Listener, number: usize) {
@@ -185,7 +189,7 @@ impl<M: Machine> Server<M> {
             }
         }
         if of_peer >= self.limits.connections_of_peer {
-            tracing::warn!(peer = %stream.peer(), of_peer, "NBD connection refused: too many of this address");
+            tracing::warn!(peer = %stream.peer(), of_peer, "NBD connection refused: too many of this address or process");
             return;
         }
         if all >= self.limits.connections || negotiating >= self.limits.negotiating {

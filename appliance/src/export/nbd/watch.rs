@@ -25,8 +25,7 @@ pub(super) async fn watch<M: Machine>(server: Rc<Server<M>>) {
         let held = server.sessions.borrow().values().any(|session| session.has_held_writes());
         server.handle.sleep(if held { period.min(PERIOD_HELD) } else { period }).await;
         let now = server.handle.now();
-        let memory = server.handle.buffers();
-        let scarce = memory.free_bytes() < memory.bytes() / 4;
+        let scarce = server.handle.buffers().is_scarce();
         let sessions: Vec<_> = server.sessions.borrow().values().cloned().collect();
         for session in sessions.into_iter().filter(|session| !session.ended()) {
             let late = session.is_negotiating() && now.saturating_sub(session.since) >= limits.negotiation_time;

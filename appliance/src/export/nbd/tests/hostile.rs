@@ -183,6 +183,26 @@ fn one_address_cannot_take_all_connections() {
 }
 
 #[test]
+fn memory_that_is_held_here_and_there_keeps_no_request_waiting() {
+    for nth in [2, 16] {
+        let rig = Rig::with(NbdLimits::default(), 16 << 20);
+        rig.order(|done| Order::Scatter(nth, done));
+        let clients = [rig.structured(SMALL_SECTORS), rig.simple(SMALL_SECTORS), rig.simple(LARGE_SECTORS)];
+        for (mut client, seed) in clients.into_iter().zip(1..) {
+            // Longer than any run that is free, whole sectors or not, and longer than a buffer.
+            for (offset, length) in
+                [(0, 1 << 20), (1 << 20, 256 << 10), (4097, (1 << 20) + 3), (511, 3 << 20), (8 << 20, 65_536)]
+            {
+                let data = pattern(seed, length);
+                client.write(offset, &data);
+                assert_same(&client.read(offset, length as u32), &data);
+            }
+        }
+        rig.order(|done| Order::Memory(false, done));
+    }
+}
+
+#[test]
 fn a_client_that_takes_no_answers_is_not_read_from_and_costs_the_others_nothing() {
     let limits = NbdLimits { bytes: 4 << 20, ..Default::default() };
     let rig = Rig::with(limits, 64 << 20);

@@ -30,6 +30,8 @@ pub(super) enum Order {
     Connections(mpsc::Sender<Vec<ConnectionInfo>>),
     FreeBytes(mpsc::Sender<usize>),
     /// Takes all memory for I/O that there is, or gives it back.
+    /// Holds every so manyth page of those that are there.
+    Scatter(usize, mpsc::Sender<()>),
     Memory(bool, mpsc::Sender<()>),
     JournalCommits(mpsc::Sender<u64>),
     /// What [`SMALL_SECTORS`] may take; beyond that its writes are held for longer than a test lasts.
@@ -134,6 +136,11 @@ impl Rig {
                             for size in [BUFFER_MAX, 4096].into_iter().filter(|_| take) {
                                 taken.extend(std::iter::from_fn(|| handle.buffers().privileged().try_alloc(size)));
                             }
+                            done.send(()).is_ok()
+                        }
+                        Order::Scatter(nth, done) => {
+                            let pages: Vec<_> = std::iter::from_fn(|| handle.buffers().try_alloc(4096)).collect();
+                            taken.extend(pages.into_iter().step_by(nth));
                             done.send(()).is_ok()
                         }
                         Order::Quota(bytes, done) => {
