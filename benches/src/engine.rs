@@ -19,6 +19,11 @@ pub(crate) fn measure(path: &Path, run: &Run) -> Result<Measured, Box<dyn Error>
     measure_with(path, run, 0x5a, async |_, _| Ok(()))
 }
 
+/// As [`measure`], on a reactor made like that.
+pub(crate) fn measure_on(config: ReactorConfig, path: &Path, run: &Run) -> Result<Measured, Box<dyn Error>> {
+    on_reactor(config, path, run, 0x5a, async |_, _| Ok(()))
+}
+
 /// As [`measure`], writing nothing but this byte, after `decide` has decided something for the pool and its vdisk `v`.
 pub(crate) fn measure_with(
     path: &Path,
@@ -26,7 +31,17 @@ pub(crate) fn measure_with(
     byte: u8,
     decide: impl AsyncFnOnce(&Handle, &Pool<Handle>) -> Result<(), Box<dyn Error>>,
 ) -> Result<Measured, Box<dyn Error>> {
-    let reactor = Reactor::new(ReactorConfig::default())?;
+    on_reactor(ReactorConfig::default(), path, run, byte, decide)
+}
+
+fn on_reactor(
+    config: ReactorConfig,
+    path: &Path,
+    run: &Run,
+    byte: u8,
+    decide: impl AsyncFnOnce(&Handle, &Pool<Handle>) -> Result<(), Box<dyn Error>>,
+) -> Result<Measured, Box<dyn Error>> {
+    let reactor = Reactor::new(config)?;
     let handle = reactor.handle();
     let (measured, memory) = reactor.block_on(async {
         let device = handle.open_device(path, OpenOptions::default()).await?;

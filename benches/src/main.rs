@@ -29,8 +29,9 @@ use std::time::SystemTime;
 use area::Area;
 use options::{Options, Part};
 use pairs::Line;
+use plimsoll_hardware::ReactorConfig;
 use report::Report;
-use work::{CASES, EXTENT, Kind, Run};
+use work::{CASES, Case, EXTENT, Kind, Run};
 
 fn main() -> ExitCode {
     let options = Options::read();
@@ -82,6 +83,9 @@ fn measure(options: &Options, report: &mut Report) -> Result<bool, Box<dyn Error
     if options.wants(Part::Device) {
         on_devices(options, report)?;
     }
+    if options.wants(Part::Ring) {
+        on_rings(options, report)?;
+    }
     if options.wants(Part::Nbd) {
         nbd::measure(options, report)?;
     }
@@ -116,6 +120,26 @@ fn on_devices(options: &Options, report: &mut Report) -> Result<(), Box<dyn Erro
             // A flush means nothing in memory.
             let judged = place == "disk" || case.kind != Kind::FirstWriteFlush;
             report.line(if judged { line.judged(case) } else { line });
+        }
+    }
+    Ok(())
+}
+
+/// What it gains that memory and files are registered with the ring.
+fn on_rings(options: &Options, report: &mut Report) -> Result<(), Box<dyn Error>> {
+    let plain = || ReactorConfig { register_buffers: false, file_slots: 0, ..ReactorConfig::default() };
+    for (place, directory) in options.places() {
+        let area = Area::written(&directory, "ring", options.bytes())?;
+        let is_measured = |case: &&Case| case.kind.is_mapped() && case.depth > 1 && case.name.contains(&options.only);
+        for case in CASES.iter().filter(is_measured) {
+            let touched = options.bytes() / 16 * 15 / EXTENT * EXTENT;
+            let run = |seed| Run { case: *case, area: touched, time: options.time(), operations: u64::MAX, seed };
+            let pairs = pairs::measure(
+                options.pairs,
+                |pair| engine::measure_on(plain(), area.path(), &run(pair)),
+                |pair| engine::measure(area.path(), &run(pair)),
+            )?;
+            report.line(Line::new("ring", place, case.name, "unregistered", pairs));
         }
     }
     Ok(())

@@ -72,6 +72,8 @@ pub(crate) struct Options {
 pub(crate) enum Part {
     /// The engine in-process against a bare io_uring loop on the same file.
     Device,
+    /// The engine with memory and files registered with the ring, against itself without.
+    Ring,
     /// The engine on a device of memory against that device.
     Memory,
     /// The NBD export under fio against qemu-storage-daemon.

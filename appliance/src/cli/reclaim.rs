@@ -28,7 +28,8 @@ const COUNTED_SINCE: &str = "\nscanned, zero, pattern and freed bytes are counte
 #[derive(Debug, Args)]
 pub(super) struct Reclaim {
     pub(super) vdisk: VdiskName,
-    /// Only these ranges: a file (- for standard input) with OFFSET LENGTH a line, in bytes (4K) or sectors (8s), at most 500,000
+    /// Only these ranges: a file (- for standard input) with OFFSET LENGTH a line, in bytes (4K) or sectors (8s), at most 500,000.
+    /// It does not go on after a restart
     #[arg(long, value_name = "FILE")]
     ranges: Option<PathBuf>,
     /// What the ranges hold is not needed, whatever it is: it reads as zeros afterwards

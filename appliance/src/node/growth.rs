@@ -1,5 +1,5 @@
-//! Pools that grow by themselves: when so much of one is used, a spare device is added, or the file that it is made of enlarged. A spare
-//! that could not be added is refused when it is named.
+//! Pools that grow by themselves: when so much of one is used, or its devices have no room below them, a spare device is added, or the
+//! file that it is made of enlarged. A spare that could not be added is refused when it is named.
 //!
 //! One task for each open pool waits for the level to be reached; nothing is asked again and again but, after it could not grow,
 //! whether it can by now. What could not be done is said once, and once more when the reason changes.
@@ -242,14 +242,17 @@ impl Node {
         if self.growth_policy(uuid).as_ref() != Some(policy) {
             return Ok(());
         }
+        let (mut problem, mut is_unused) = (None, false);
         // A crash may have come between making it larger and using that.
         if let (Some(limit), Some(file)) = (policy.grow_file_to_bytes, last_file(pool)?)
             && file.gained_bytes > 0
             && file.found_bytes <= limit
         {
-            return self.use_growth(&name, &file).await;
+            match self.use_growth(&name, &file).await {
+                Ok(()) => return Ok(()),
+                Err(error) => (problem, is_unused) = (Some(error), true),
+            }
         }
-        let mut problem = None;
         for path in &policy.spares {
             let (force, buffered) = (policy.force.clone(), self.is_buffered(path));
             match self.add_in_turn(&name, AddDevice { path: path.clone(), force, buffered }).await {
@@ -263,7 +266,7 @@ impl Node {
                 }
             }
         }
-        if let Some(limit) = policy.grow_file_to_bytes {
+        if let Some(limit) = policy.grow_file_to_bytes.filter(|_| !is_unused) {
             return self.enlarge(pool, limit, policy).await;
         }
         Err(problem.unwrap_or_else(|| no_spare(&name, policy.at_pct)))

@@ -18,18 +18,22 @@ impl<M: Machine> Pool<M> {
         while self.members_changed().await {}
     }
 
-    /// Completes when `percent` (1 to 100) of its space, or more, is not available; `false` when the pool is closing. One task at a
-    /// time may wait for it.
+    /// Completes when `percent` (1 to 100) of its space, or more, is not available, or when writes find no room below its devices;
+    /// `false` when the pool is closing. What only waits for a flush to be free is not counted as used. One task at a time may wait for it.
     pub async fn used_reaches(&self, percent: u8) -> bool {
         let space = &self.store.space;
         while !self.store.closing.get() {
             let total = space.total();
             // Available extents at which it is reached.
             let left = total - (total * u64::from(percent.clamp(1, 100))).div_ceil(100);
-            if space.available() <= left {
+            if space.full_below(1).is_some() || space.available() + space.coming() <= left {
                 return true;
             }
-            space.filling.wait(left).await;
+            if space.available() > left {
+                space.filling.wait(left).await;
+            } else if !matches!(self.store.recover_quarantine().await, Ok(true)) {
+                return true;
+            }
         }
         false
     }

@@ -1,7 +1,8 @@
 //! Reclaim: a background job that looks through what a vdisk has stored and gives back what need not be.
 //!
 //! Of a whole vdisk it goes on after a pause, a close and a crash: where it is stands in the vdisk's entry, written down every GiB.
-//! What lies behind that is looked at once more, which changes nothing. Of ranges named from outside it begins anew.
+//! What lies behind that is looked at once more, which changes nothing. Of ranges named from outside it is over
+//! with the process: whoever named them does so again.
 //! What cannot be read is passed over; the job has failed then, and everything else was looked at.
 //! Its results are kept until the next one of the same vdisk, or the pool is closed.
 

@@ -281,7 +281,7 @@ impl<M: Machine> Space<M> {
     }
 
     /// Extents in quarantine that somebody may have when they come out of it.
-    fn coming(&self) -> u64 {
+    pub(crate) fn coming(&self) -> u64 {
         let groups = self.groups.borrow();
         let stays = |extent| !groups[group::place(extent).0 as usize].closed;
         self.quarantine.borrow().count(stays) + self.moved.borrow().count(stays)

@@ -5,9 +5,14 @@
 //! Between two events the figure is inside an interval that is known in advance, so the hot path is two comparisons
 //! ([`Levels::is_quiet`]); only a figure outside it, or a new total, calls for [`Levels::update`].
 //!
+//! A figure that goes up and down again and again is one matter: after [`QUICK_MAX`] times within a minute of each other no level is left
+//! before another minute has gone by ([`Levels::is_resting`]).
+//!
 //! Invariant: after an update a level is fired if the figure is at or above it, and not fired if the figure is below
-//! level - hysteresis; between the two it is as it was. This holds after [`Levels::restore`] and new thresholds too: the
+//! level - hysteresis and it may be left; between the two it is as it was. This holds after [`Levels::restore`] and new thresholds too: the
 //! next update tells what differs, levels that no longer exist included.
+
+use std::time::Duration;
 
 use crate::event::Level;
 
@@ -15,6 +20,11 @@ use crate::event::Level;
 pub const LEVELS_MAX: usize = 4;
 /// Of the total, or of a level in bytes.
 const HYSTERESIS_PCT_DEFAULT: u8 = 2;
+
+/// Nobody looks more often than once a minute at what is left and reached in turn.
+const PAUSE: Duration = Duration::from_secs(60);
+/// Times that levels are left within [`PAUSE`] of each other before they rest: somebody who makes space step by step is told of each.
+const QUICK_MAX: u32 = 10;
 
 /// Levels and hysteresis that were found to make sense.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,12 +152,18 @@ pub(crate) struct Levels {
     /// Nothing is to be told while `low <= used < high`.
     low: u64,
     high: u64,
+    /// When a level was left last, and how often before within [`PAUSE`] of each other.
+    left_at: Option<Duration>,
+    quick: u32,
+    /// A level would have been left, and may not be yet.
+    resting: bool,
 }
 
 impl Levels {
     /// Nothing has fired; the first figure is not quiet, so that it gets its bounds.
     pub(crate) fn new(thresholds: Thresholds) -> Self {
-        Self { thresholds, fired: 0, orphans: Vec::new(), low: u64::MAX, high: 0 }
+        let (fired, orphans, left_at) = (0, Vec::new(), None);
+        Self { thresholds, fired, orphans, low: u64::MAX, high: 0, left_at, quick: 0, resting: false }
     }
 
     /// Whether [`Levels::update`] would tell nothing, as long as the total is the last one.
@@ -161,13 +177,15 @@ impl Levels {
         (self.low, self.high)
     }
 
-    /// Takes a figure and its total over; answers what was crossed: falling ones from high to low, then rising ones from
+    /// Takes a figure and its total over, at a time; answers what was crossed: falling ones from high to low, then rising ones from
     /// low to high. A total of 0 means that there is nothing to watch.
-    pub(crate) fn update(&mut self, used: u64, total: u64) -> Vec<Crossing> {
+    pub(crate) fn update(&mut self, now: Duration, used: u64, total: u64) -> Vec<Crossing> {
         let mut crossings: Vec<Crossing> =
             self.orphans.drain(..).rev().map(|level| Crossing { level, rising: false }).collect();
         let mut rising = Vec::new();
-        (self.low, self.high) = (0, u64::MAX);
+        (self.low, self.high, self.resting) = (0, u64::MAX, false);
+        let pauses = self.left_at.map_or(u64::MAX, |before| now.saturating_sub(before).as_secs() / PAUSE.as_secs());
+        let quick = self.quick.saturating_sub(u32::try_from(pauses).unwrap_or(u32::MAX));
         for (index, &level) in self.thresholds.levels.iter().enumerate().rev() {
             let bit = 1 << index;
             let (reached, left) = bounds(level, self.thresholds.hysteresis_pct, total);
@@ -175,6 +193,11 @@ impl Levels {
                 self.fired |= bit;
                 rising.push(Crossing { level, rising: true });
             } else if self.fired & bit != 0 && used < left {
+                if quick >= QUICK_MAX {
+                    self.resting = true;
+                    continue;
+                }
+                (self.left_at, self.quick) = (Some(now), quick + 1);
                 self.fired &= !bit;
                 crossings.push(Crossing { level, rising: false });
             }
@@ -186,6 +209,11 @@ impl Levels {
         }
         crossings.extend(rising.into_iter().rev());
         crossings
+    }
+
+    /// Whether an update is to be made now and then though the figure stays where it is.
+    pub(crate) fn is_resting(&self) -> bool {
+        self.resting
     }
 
     /// The levels that have fired, ascending.

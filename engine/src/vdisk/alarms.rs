@@ -30,6 +30,9 @@ const RELIEF: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(crate) struct Alarms {
     armed: Cell<bool>,
+    /// Vdisks that are looked at again though their use may stay; and whether the pool or a tenant is to be.
+    resting: RefCell<BTreeSet<VdiskId>>,
+    some_resting: Cell<bool>,
     pool: RefCell<Option<(Watch, Forecast)>>,
     vdisks: RefCell<BTreeMap<VdiskId, VdiskWatch>>,
     tenants: RefCell<BTreeMap<String, Watch>>,
@@ -262,7 +265,8 @@ impl<M: Machine> Store<M> {
         let crossings = {
             let mut pool = self.alarms.pool.borrow_mut();
             let Some((watch, _)) = &mut *pool else { return };
-            let crossings = watch.update(used, total);
+            let crossings = watch.update(self.media.machine.now(), used, total);
+            self.alarms.some_resting.set(self.alarms.some_resting.get() || watch.is_resting());
             let (low, high) = watch.quiet();
             // The use of vdisks moves with that of the pool, but for metadata: this is looked at after every change of both.
             let in_use = self.space.ledger.in_use();
@@ -303,10 +307,14 @@ impl<M: Machine> Store<M> {
             let figures = [(Measure::Designated, designated), (Measure::Quota, quota_bytes)];
             let (mut from, mut until) = (0, u64::MAX);
             for (watch, (measure, total)) in [&mut watch.designated, &mut watch.quota].into_iter().zip(figures) {
-                crossings.extend(watch.update(used, total).into_iter().map(|crossing| (measure, total, crossing)));
+                let now = self.media.machine.now();
+                crossings.extend(watch.update(now, used, total).into_iter().map(|crossing| (measure, total, crossing)));
                 let (low, high) = watch.quiet();
                 from = from.max(low.div_ceil(extent));
                 until = until.min(high.div_ceil(extent));
+            }
+            if watch.designated.is_resting() || watch.quota.is_resting() {
+                self.alarms.resting.borrow_mut().insert(vdisk.id);
             }
             (from, until) = within_limit((from, until), in_use, account.quota());
             account.bounds().set(from.min(in_use), until.max(in_use + 1));
@@ -345,7 +353,8 @@ impl<M: Machine> Store<M> {
             let crossings = {
                 let mut tenants = self.alarms.tenants.borrow_mut();
                 let watch = tenants.entry(tenant.name.clone()).or_insert_with(|| tenant_watch(&tenant));
-                let crossings = watch.update(used, total);
+                let crossings = watch.update(self.media.machine.now(), used, total);
+                self.alarms.some_resting.set(self.alarms.some_resting.get() || watch.is_resting());
                 let (low, high) = watch.quiet();
                 let bounds = (low.div_ceil(extent), high.div_ceil(extent));
                 let (from, until) = within_limit(bounds, in_use, quota);
@@ -446,10 +455,17 @@ async fn keep_watching<M: Machine>(store: Rc<Store<M>>) {
                 store.watch_vdisk(&vdisk);
             }
         }
+        let now = machine.now();
+        if now >= relief {
+            for id in store.alarms.resting.take() {
+                let vdisk = store.vdisks.borrow().get(&id).cloned();
+                vdisk.into_iter().for_each(|vdisk| store.watch_vdisk(&vdisk));
+            }
+        }
+        store.alarms.some_resting.set(false);
         store.watch_tenants();
         store.watch_pool();
         store.tell_expiries();
-        let now = machine.now();
         if now >= next {
             // Freed extents whose record somebody else's flush made durable, or that were still read when it was.
             store.release_freed();
@@ -463,7 +479,9 @@ async fn keep_watching<M: Machine>(store: Rc<Store<M>>) {
             store.alarms.some_exhausted.set(store.note_relieved());
             relief = now + RELIEF;
         }
-        let until = if store.alarms.some_exhausted.get() { next.min(relief) } else { next };
+        let alarms = &store.alarms;
+        let rests = alarms.some_resting.get() || !alarms.resting.borrow().is_empty();
+        let until = if alarms.some_exhausted.get() || rests { next.min(relief) } else { next };
         let sleep = pin!(machine.sleep(until.saturating_sub(now)));
         match select(select(unrest, eased), select(noticed, sleep)).await {
             Either::Left(_) | Either::Right(_) => {}

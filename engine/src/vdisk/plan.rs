@@ -220,7 +220,7 @@ impl<M: Machine> Store<M> {
     }
 
     /// Makes freed extents usable that only wait for their record to be durable; `false` when that gained nothing.
-    pub(super) async fn recover_quarantine(self: &Rc<Self>) -> Result<bool> {
+    pub(crate) async fn recover_quarantine(self: &Rc<Self>) -> Result<bool> {
         if self.release_freed() {
             return Ok(true);
         }

@@ -115,6 +115,10 @@ impl<M: Machine> Store<M> {
         let policy = asked.on_full(vdisk);
         self.note_exhausted(vdisk, &need, policy != OnFull::Fail && fits);
         self.space.note_filling();
+        if need.shortage.get() == Shortage::DeviceFull {
+            // Whoever makes the pool larger by himself looks at that, too.
+            self.space.filling.reached.notify();
+        }
         let OnFull::Hold(time) = policy else {
             if asked.patience.get().is_some() {
                 vdisk.waited.set(vdisk.waited.get().saturating_sub(1));

@@ -61,7 +61,7 @@ async fn unreadable(pool: &Pool<SimMachine>, m: &SimMachine) -> Vec<u64> {
             Ok(bytes) => {
                 let byte = leaf as u8 + 1;
                 assert!(bytes.iter().all(|found| *found == byte || *found == 0), "leaf {leaf} reads wrong bytes");
-                if bytes.iter().any(|found| *found == 0) {
+                if bytes.contains(&0) {
                     lost.push(leaf);
                 }
             }

@@ -12,6 +12,8 @@ use plimsoll_engine::{
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::SimMachine;
 
+const EXTENT: u64 = 65_536;
+
 /// Makes a vdisk that takes all space there is.
 async fn fill(pool: &Pool<SimMachine>, m: &SimMachine, name: &str) {
     pool.create_vdisk(with(name, failing())).await.expect("a vdisk");
@@ -255,5 +257,35 @@ fn a_packed_word_that_finds_its_new_extent_without_room_below_is_held_as_any_oth
         assert_eq!(full::byte_at(&pool, &m, "v", 0).await, 7);
         assert_eq!(full::byte_at(&pool, &m, "v", 8192).await, 9);
         assert_clean(&pool, "after it has its own extent").await;
+    });
+}
+
+#[test]
+fn what_only_waits_for_a_flush_is_no_reason_to_grow() {
+    live(&world(41, 1, 64), async |m: SimMachine| {
+        let pool = create(&m).await;
+        pool.create_vdisk(with("v", failing())).await.expect("a vdisk");
+        let v = pool.vdisk("v").expect("a vdisk");
+        let write = async |at: u64| v.write(at * EXTENT, filled(&m, 7, EXTENT as usize).await, false).await;
+        let mut reached = pin!(pool.used_reaches(60));
+        let rounds = async {
+            for round in 0..20 {
+                for at in 0..128 {
+                    write(round % 2 * 128 + at).await.expect("a write");
+                }
+                v.discard(round % 2 * 128 * EXTENT, 128 * EXTENT, false).await.expect("a discard");
+            }
+            m.sleep(Duration::from_secs(1)).await;
+        };
+        match select(pin!(rounds), reached.as_mut()).await {
+            Either::Left(_) => {}
+            Either::Right(_) => panic!("it is to grow with {} in use", pool.info().utilized_bytes),
+        }
+        for at in 0.. {
+            if write(at).await.is_err() {
+                break;
+            }
+        }
+        assert!(reached.await, "it is full and need not grow");
     });
 }

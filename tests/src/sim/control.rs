@@ -157,6 +157,8 @@ async fn pattern(session: &Session) {
         Ok(()) => session.did("patterns changed"),
         // Others change them too, and it may be in use.
         Err(Error::Exists { .. } | Error::NotFound { .. } | Error::Busy { .. }) => {}
+        // The table of patterns is metadata, too.
+        Err(Error::OutOfSpace { .. }) if known.is_empty() => {}
         Err(error) => session.bear("a change of a pattern", &error),
     }
 }

@@ -197,3 +197,26 @@ fn a_device_joins_for_good_while_the_file_system_of_the_state_is_full() {
     let pool = daemon.json(&["pool", "show", "tank"]);
     assert_eq!((&pool["state"], pool["devices"].as_array().map(Vec::len)), (&"online".into(), Some(2)), "{pool:#}");
 }
+
+#[test]
+fn a_pool_without_room_below_it_takes_its_spare_by_itself() {
+    let promised = Promised::new();
+    let daemon = &promised.daemon;
+    let spare = daemon.folder().join("spare.img");
+    File::create_new(&spare).and_then(|file| file.set_len(256 * MIB)).expect("make a file");
+    daemon.done(&["pool", "set", "tank", "--auto-grow-at", "90%", "--spare", text(&spare)]);
+    daemon.done(&["vdisk", "set", "tank/v", "--on-full", "hold(10m)"]);
+    let mut client = promised.connect();
+    // More than there is room for, and less than the level.
+    for number in 0..80 {
+        client.write(number * MIB, &contents(number), 0).expect("it grows");
+    }
+    assert_eq!(daemon.events("pool-grown", "tank", 1).len(), 1);
+    let told = daemon.events("vdisk-exhausted", "tank/v", 1);
+    assert_eq!(told[0]["details"]["shortage"], "device-full", "{told:#?}");
+    assert_eq!(promised.pool()["devices"].as_array().map(Vec::len), Some(2), "{:#}", promised.pool());
+    for number in 0..80 {
+        assert!(client.read(number * MIB, MIB as u32).expect("a read") == contents(number), "mebibyte {number}");
+    }
+    daemon.assert_clean("tank");
+}
