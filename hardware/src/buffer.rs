@@ -101,7 +101,8 @@ impl Buddies {
         self.order[page as usize] = INSIDE;
     }
 
-    /// A run of so many pages, which leaves `kept` whole units; with `cut` it may cut one up.
+    /// A run of so many pages, which leaves `kept` whole units; with `cut` it may cut one up. Who need leave none may cut up all of them: what
+    /// others wait for takes few pages, and not for long.
     fn take(&mut self, order: usize, kept: usize, cut: bool) -> Option<u32> {
         let heads = &self.heads;
         let find = |from: usize, to: usize| (from..=to).find(|&candidate| heads[candidate] != NONE);
@@ -113,7 +114,7 @@ impl Buddies {
             return None;
         }
         let found = find(order.max(UNIT_ORDER), ORDER_MAX)?;
-        let splits = order < UNIT_ORDER && self.split_units < self.split_units_max;
+        let splits = order < UNIT_ORDER && (kept == 0 || self.split_units < self.split_units_max);
         self.split_units += usize::from(splits);
         self.free_units -= units;
         Some(self.take_from(found, if splits { order } else { order.max(UNIT_ORDER) }))

@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::model::{CreatePool, CreateVdisk, ImportPool};
+use crate::model::{CreatePool, CreateVdisk, ImportPool, PoolState, PoolView};
 use crate::node::Node;
 use crate::problem::{Answer, Problem};
 use crate::units::iec;
@@ -30,7 +30,8 @@ const ROUND_BYTES: u64 = 64 << 20;
 pub(super) async fn embedded(node: &Node, buffered: bool) -> Answer<Vec<String>> {
     let path = node.dir().join(FILE);
     // A start that was killed behind the pool has left the vdisk to the next.
-    let begun = path.with_file_name(UNFINISHED).exists() && node.pools().iter().any(|pool| pool.name == POOL);
+    let is_served = |pool: &PoolView| pool.name == POOL && pool.state == PoolState::Online;
+    let begun = path.with_file_name(UNFINISHED).exists() && node.pools().iter().any(is_served);
     if node.embedded_made() || !(begun || node.pools().is_empty()) {
         return Ok(Vec::new());
     }
@@ -53,7 +54,8 @@ pub(super) async fn embedded(node: &Node, buffered: bool) -> Answer<Vec<String>>
             }
         }
     }
-    if made.is_empty() && !begun {
+    let is_new = made.is_empty() && !begun;
+    if is_new {
         let (bytes, free) = sparse_file(&path)?;
         create(node, &device, buffered).await?;
         let cache = if buffered { ", through the page cache" } else { "" };
@@ -73,7 +75,14 @@ pub(super) async fn embedded(node: &Node, buffered: bool) -> Answer<Vec<String>>
             write_cache: None,
             policy: Default::default(),
         };
-        let vdisk = node.create_vdisk(POOL, vdisk).await?;
+        let vdisk = match node.create_vdisk(POOL, vdisk).await {
+            Err(problem) if !is_new => {
+                // The daemon serves, so that what is wrong can be seen to.
+                tracing::warn!(reason = problem.detail, "the sample vdisk is not made");
+                return Ok(made);
+            }
+            made => made?,
+        };
         made.push(format!("made vdisk {}: {}, which takes no space until it is written", vdisk.name, iec(VDISK_BYTES)));
     }
     let _ = std::fs::remove_file(path.with_file_name(UNFINISHED));

@@ -195,6 +195,10 @@ impl Store {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
                 _ => drop(Self::open_file(&unfinished, &on)?),
             }
+            if let Ok(empty) = std::fs::metadata(path) {
+                // Its mode may say what has happened before there was a log (`writer`).
+                std::fs::set_permissions(&unfinished, empty.permissions())?;
+            }
             std::fs::rename(&unfinished, path)?;
         }
         Self::open_file(path, &on)

@@ -22,12 +22,21 @@ impl<M: Machine> Pool<M> {
     /// `false` when the pool is closing. What only waits for a flush to be free is not counted as used. One task at a time may wait for it.
     pub async fn used_reaches(&self, percent: u8) -> bool {
         let space = &self.store.space;
+        let is_full_below = || space.full_below(space.wanted_below.get().max(1)).is_some();
         while !self.store.closing.get() {
             let total = space.total();
             // Available extents at which it is reached.
             let left = total - (total * u64::from(percent.clamp(1, 100))).div_ceil(100);
-            if space.full_below(1).is_some() || space.available() + space.coming() <= left {
+            if space.available() + space.coming() <= left {
                 return true;
+            }
+            if is_full_below() {
+                // Somebody may have made room, and nobody else has looked.
+                self.store.until_next_look().await;
+                self.store.look_for_room().await;
+                if is_full_below() {
+                    return true;
+                }
             }
             if space.available() > left {
                 space.filling.wait(left).await;

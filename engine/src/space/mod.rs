@@ -87,6 +87,8 @@ pub(crate) struct Space<M: Machine> {
     out_of_reach: Cell<u64>,
     /// Some device is full below.
     some_full: Cell<bool>,
+    /// Extents that the last write wanted which found no room below the devices.
+    pub(crate) wanted_below: Cell<u64>,
     /// Since when a checkpoint waits because of that.
     starved: Cell<Option<Duration>>,
     /// Free extents that are set apart for metadata.
@@ -120,6 +122,7 @@ impl<M: Machine> Space<M> {
             lost_groups: Cell::new(0),
             out_of_reach: Cell::new(0),
             some_full: Cell::new(false),
+            wanted_below: Cell::new(0),
             starved: Cell::new(None),
             kept: RefCell::default(),
             joined: Cell::new(0),

@@ -98,26 +98,33 @@ impl<M: Machine> Store<M> {
     /// What these extents hold, and what of it need not be stored.
     async fn look_at(self: &Rc<Self>, vdisk: &Rc<VdiskCore>, parts: &[Part]) -> Result<Vec<(Look, Option<Wanted>)>> {
         let Some(looks) = self.watch_extents(vdisk, parts).await? else { return Ok(Vec::new()) };
-        let bytes = looks.len() as u64 * self.media.extent_bytes;
-        let mut buffer = self.media.machine.buffers().alloc(bytes as usize).await;
-        // What was written since the watch began is left alone: it may go on.
-        let looks: Vec<Look> = looks.into_iter().filter(|look| !look.watch.is_hit()).collect();
-        if looks.is_empty() {
-            return Ok(Vec::new());
-        }
-        buffer.truncate(looks.len() * self.media.extent_bytes as usize);
-        let buffer = self.read_looks(vdisk, &looks, buffer).await?;
-        if self.media.is_lossy() {
-            // What a device shows may be what it held before; the pool takes no more changes either.
-            return self.writable().map(|()| Vec::new());
-        }
+        let (extent_bytes, buffers) = (self.media.extent_bytes as usize, self.media.machine.buffers());
         let own = vdisk.entry.borrow().pattern;
-        let extents = buffer.chunks(self.media.extent_bytes as usize);
-        let found = looks.into_iter().zip(extents).map(|(look, bytes)| {
-            let wanted = self.examine(&look, bytes, own);
-            (look, wanted)
-        });
-        Ok(found.collect())
+        let (mut rest, mut found) = (looks, Vec::with_capacity(parts.len()));
+        while !rest.is_empty() {
+            let mut buffer = buffers.alloc_up_to(rest.len() * extent_bytes).await;
+            if buffer.len() < extent_bytes {
+                drop(buffer);
+                buffer = buffers.alloc(extent_bytes).await;
+            }
+            // What was written since the watch began is left alone: it may go on.
+            rest.retain(|look| !look.watch.is_hit());
+            let some: Vec<Look> = rest.drain(..rest.len().min(buffer.len() / extent_bytes)).collect();
+            if some.is_empty() {
+                break;
+            }
+            buffer.truncate(some.len() * extent_bytes);
+            let buffer = self.read_looks(vdisk, &some, buffer).await?;
+            if self.media.is_lossy() {
+                // What a device shows may be what it held before; the pool takes no more changes either.
+                return self.writable().map(|()| Vec::new());
+            }
+            found.extend(some.into_iter().zip(buffer.chunks(extent_bytes)).map(|(look, bytes)| {
+                let wanted = self.examine(&look, bytes, own);
+                (look, wanted)
+            }));
+        }
+        Ok(found)
     }
 
     /// Watches those of the extents that have anything to look at, and waits for the overwrites that are under way.

@@ -117,6 +117,7 @@ impl<M: Machine> Store<M> {
         self.space.note_filling();
         if need.shortage.get() == Shortage::DeviceFull {
             // Whoever makes the pool larger by himself looks at that, too.
+            self.space.wanted_below.set(need.extents());
             self.space.filling.reached.notify();
         }
         let OnFull::Hold(time) = policy else {

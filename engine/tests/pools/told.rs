@@ -1,11 +1,14 @@
 //! What is told about space: once for what happens once, and that it is over when it is over.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
-use crate::support::{assert_clean, create, failing, filled, full, live, open, with, world};
+use crate::support::{assert_clean, create, failing, filled, full, live, open, vdisk, with, world};
 use futures_util::future::{join, join_all};
 use plimsoll_engine::{
-    AlarmState, Error, Level, Levels, Limit, Measure, OnFull, Pool, SpaceEvent, Subject, SubjectKey, VdiskPolicy,
+    AlarmState, CreateVdisk, Error, Level, Levels, Limit, Measure, OnFull, Pool, SpaceEvent, Subject, SubjectKey,
+    VdiskPolicy,
 };
 use plimsoll_hardware::Machine;
 use plimsoll_hardware::sim::{CrashKind, SimMachine};
@@ -522,5 +525,46 @@ fn levels_are_told_once_each_and_not_again_after_a_restart() {
         );
         events.iter().for_each(|event| told.apply(event));
         assert!(told.levels.iter().all(|fired| fired.subject != plimsoll_engine::SubjectKey::Pool), "{told:?}");
+    });
+}
+
+#[test]
+fn a_vdisk_that_is_filled_and_emptied_all_the_time_is_told_of_now_and_then_and_as_it_is_in_the_end() {
+    live(&world(31, 1, 64), async |m: SimMachine| {
+        let pool = create(&m).await;
+        pool.arm(&AlarmState::default());
+        pool.create_vdisk(CreateVdisk { size: 1 << 20, ..vdisk("v", 1 << 30) }).await.expect("a vdisk");
+        let v = pool.vdisk("v").expect("a vdisk");
+        let events: Rc<RefCell<Vec<SpaceEvent>>> = Rc::default();
+        let (listener, heard) = (pool.clone(), events.clone());
+        m.spawn(async move {
+            loop {
+                let more = listener.events().await;
+                if more.is_empty() {
+                    break;
+                }
+                let is_of_it =
+                    |event: &SpaceEvent| matches!(event, SpaceEvent::Threshold { subject: Subject::Vdisk(_), .. });
+                heard.borrow_mut().extend(more.into_iter().filter(is_of_it));
+            }
+        });
+        for _ in 0..200 {
+            v.write(0, filled(&m, 7, 1 << 20).await, false).await.expect("a write");
+            m.sleep(Duration::from_millis(10)).await;
+            v.discard(0, 1 << 20, false).await.expect("a discard");
+            v.flush().await.expect("a flush");
+            m.sleep(Duration::from_millis(10)).await;
+        }
+        let many = events.borrow().len();
+        assert!((15..80).contains(&many), "{many} events");
+        // It is empty, and that is said though nothing happens any more.
+        m.sleep(Duration::from_secs(70)).await;
+        let rising = events
+            .borrow()
+            .iter()
+            .map(|event| matches!(event, SpaceEvent::Threshold { rising: true, .. }))
+            .collect::<Vec<_>>();
+        assert_eq!((rising.len() - many, rising.iter().filter(|rising| **rising).count() * 2), (3, rising.len()));
+        pool.close().await.expect("a close");
     });
 }

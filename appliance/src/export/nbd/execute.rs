@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use plimsoll_engine::{Error, StatusRange, Zeroes};
-use plimsoll_hardware::buffer::PAGE;
+use plimsoll_hardware::buffer::{PAGE, UNIT};
 use plimsoll_hardware::{Buffer, Frozen, Machine};
 
 use super::command::{Command, Span};
@@ -111,7 +111,9 @@ async fn read_piece<M: Machine>(
 
 async fn read<M: Machine>(connection: &Connection<M>, cookie: Cookie, span: Span, whole: bool, bytes: usize) {
     let (first, rest) = span.cut(connection.sector);
-    if connection.structured && !whole && span.length >= HOLES_FROM_BYTES {
+    let (start, end) = first.widened(connection.sector);
+    let is_long = span.length >= HOLES_FROM_BYTES || (end - start) as usize > UNIT;
+    if connection.structured && !whole && is_long {
         return read_around_holes(connection, cookie, span, bytes).await;
     }
     let mut memory = None;

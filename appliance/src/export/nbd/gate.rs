@@ -3,7 +3,7 @@
 //! A vdisk writes whole sectors, and clients that never asked for block sizes may write single bytes. Such a write reads
 //! the sectors at its ends, and whatever another connection writes to those sectors in between would be undone. So every
 //! change of a vdisk by this server passes its [`Gate`]: a fine write waits until no change in flight touches its
-//! sectors and keeps others out of them until it is done, in the order in which they came. While there is no fine write this costs one
+//! sectors and keeps others out of them until it is done, of those in the same sectors the first that can go on goes first. While there is no fine write this costs one
 //! entry in a slab.
 //! What is in the way may be held for want of space; so who waits here is given up as a held write is, and never applied.
 //!

@@ -27,8 +27,8 @@ pub struct NbdLimits {
     pub requests: u32,
     /// Bytes of memory that the unanswered requests and unread replies of one connection hold, beside writes that wait for space.
     pub bytes: usize,
-    /// How long a client that stopped in the middle of a payload, or reads no replies, keeps its memory once less than
-    /// a quarter of all is left. With memory to spare it may wait for ever.
+    /// How long a client that stopped in the middle of a payload, or reads no replies, keeps its memory once that is
+    /// scarce (`BufferPool::is_scarce`). With memory to spare it may wait for ever.
     pub stall_time: Duration,
 }
 

@@ -183,6 +183,15 @@ fn one_address_cannot_take_all_connections() {
 }
 
 #[test]
+fn one_process_cannot_take_all_connections() {
+    let rig = Rig::with(NbdLimits { connections_of_peer: 3, ..Default::default() }, 64 << 20);
+    let greeted = [rig.client(), rig.client(), rig.client()];
+    assert!(is_refused(rig.socket()), "one more of the same process");
+    TcpStream::connect(rig.address).expect("it listens").read_exact(&mut [0; 18]).expect("another way is served");
+    drop(greeted);
+}
+
+#[test]
 fn memory_that_is_held_here_and_there_keeps_no_request_waiting() {
     for nth in [2, 16] {
         let rig = Rig::with(NbdLimits::default(), 16 << 20);

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use plimsoll_engine::{CreatePool, CreateVdisk, OnFull, OpenPool, Pool, VdiskPolicy};
-use plimsoll_hardware::buffer::BUFFER_MAX;
+use plimsoll_hardware::buffer::{BUFFER_MAX, UNIT};
 use plimsoll_hardware::reactor::{Handle, Listener, MailboxSender, Peer, Reactor, ReactorConfig, mailbox};
 use plimsoll_hardware::{Machine, OpenOptions};
 
@@ -29,9 +29,9 @@ pub(super) enum Order {
     CloseExport(&'static str, mpsc::Sender<usize>),
     Connections(mpsc::Sender<Vec<ConnectionInfo>>),
     FreeBytes(mpsc::Sender<usize>),
-    /// Takes all memory for I/O that there is, or gives it back.
-    /// Holds every so manyth page of those that are there.
+    /// Holds every so manyth page of those that can be had one by one, and every fourth unit of the rest.
     Scatter(usize, mpsc::Sender<()>),
+    /// Takes all memory for I/O that there is, or gives it back.
     Memory(bool, mpsc::Sender<()>),
     JournalCommits(mpsc::Sender<u64>),
     /// What [`SMALL_SECTORS`] may take; beyond that its writes are held for longer than a test lasts.
@@ -140,7 +140,12 @@ impl Rig {
                         }
                         Order::Scatter(nth, done) => {
                             let pages: Vec<_> = std::iter::from_fn(|| handle.buffers().try_alloc(4096)).collect();
+                            let units = || handle.buffers().privileged().try_alloc(UNIT);
+                            let units: Vec<_> = std::iter::from_fn(units).collect();
                             taken.extend(pages.into_iter().step_by(nth));
+                            taken.extend(units.into_iter().step_by(4));
+                            // Units of which the last page came free are whole again.
+                            assert!(handle.buffers().try_alloc(BUFFER_MAX).is_none(), "a run is free");
                             done.send(()).is_ok()
                         }
                         Order::Quota(bytes, done) => {
