@@ -288,8 +288,8 @@ impl BufferPool {
         self.region.parked.get()
     }
 
-    /// Whether there is little left for others: less than a quarter is free, or of whole units less than three sixteenths, or somebody waits for no more
-    /// than a unit.
+    /// Whether there is little left for others: less than a quarter is free, or of whole units less than three sixteenths, or somebody
+    /// waits for no more than a unit.
     pub fn is_scarce(&self) -> bool {
         let buddies = self.region.buddies.borrow();
         let pages = self.region.bytes / PAGE;

@@ -30,9 +30,8 @@ const RELIEF: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(crate) struct Alarms {
     armed: Cell<bool>,
-    /// Vdisks that are looked at again though their use may stay; and whether the pool or a tenant is to be.
+    /// Vdisks that are looked at again though their use may stay, because a level of theirs rests.
     resting: RefCell<BTreeSet<VdiskId>>,
-    some_resting: Cell<bool>,
     pool: RefCell<Option<(Watch, Forecast)>>,
     vdisks: RefCell<BTreeMap<VdiskId, VdiskWatch>>,
     tenants: RefCell<BTreeMap<String, Watch>>,
@@ -94,6 +93,13 @@ impl Alarms {
         }
         drop(events);
         self.raised.notify();
+    }
+
+    /// Whether a level of something rests, so that it is looked at again though its use may stay.
+    fn some_rests(&self) -> bool {
+        !self.resting.borrow().is_empty()
+            || self.pool.borrow().as_ref().is_some_and(|(watch, _)| watch.is_resting())
+            || self.tenants.borrow().values().any(Watch::is_resting)
     }
 
     /// Time to full and rate in bytes a second, as they were measured last.
@@ -266,7 +272,6 @@ impl<M: Machine> Store<M> {
             let mut pool = self.alarms.pool.borrow_mut();
             let Some((watch, _)) = &mut *pool else { return };
             let crossings = watch.update(self.media.machine.now(), used, total);
-            self.alarms.some_resting.set(self.alarms.some_resting.get() || watch.is_resting());
             let (low, high) = watch.quiet();
             // The use of vdisks moves with that of the pool, but for metadata: this is looked at after every change of both.
             let in_use = self.space.ledger.in_use();
@@ -354,7 +359,6 @@ impl<M: Machine> Store<M> {
                 let mut tenants = self.alarms.tenants.borrow_mut();
                 let watch = tenants.entry(tenant.name.clone()).or_insert_with(|| tenant_watch(&tenant));
                 let crossings = watch.update(self.media.machine.now(), used, total);
-                self.alarms.some_resting.set(self.alarms.some_resting.get() || watch.is_resting());
                 let (low, high) = watch.quiet();
                 let bounds = (low.div_ceil(extent), high.div_ceil(extent));
                 let (from, until) = within_limit(bounds, in_use, quota);
@@ -462,7 +466,6 @@ async fn keep_watching<M: Machine>(store: Rc<Store<M>>) {
                 vdisk.into_iter().for_each(|vdisk| store.watch_vdisk(&vdisk));
             }
         }
-        store.alarms.some_resting.set(false);
         store.watch_tenants();
         store.watch_pool();
         store.tell_expiries();
@@ -480,8 +483,7 @@ async fn keep_watching<M: Machine>(store: Rc<Store<M>>) {
             relief = now + RELIEF;
         }
         let alarms = &store.alarms;
-        let rests = alarms.some_resting.get() || !alarms.resting.borrow().is_empty();
-        let until = if alarms.some_exhausted.get() || rests { next.min(relief) } else { next };
+        let until = if alarms.some_exhausted.get() || alarms.some_rests() { next.min(relief) } else { next };
         let sleep = pin!(machine.sleep(until.saturating_sub(now)));
         match select(select(unrest, eased), select(noticed, sleep)).await {
             Either::Left(_) | Either::Right(_) => {}

@@ -52,11 +52,6 @@ impl Span {
         self.cut_after(if is_all { self.length } else { most - (self.offset - start) as u32 })
     }
 
-    /// What is left of the span behind its first piece.
-    pub fn behind(self, piece: Span) -> Option<Span> {
-        self.cut_after(piece.length).1
-    }
-
     fn cut_after(self, length: u32) -> (Span, Option<Span>) {
         let rest = Span { offset: self.offset + u64::from(length), length: self.length - length };
         (Span { length, ..self }, (rest.length > 0).then_some(rest))

@@ -183,8 +183,8 @@ impl<M: Machine> Connection<M> {
                 inbox.skip(span.length as usize).await?;
                 break;
             }
-            let (buffer, piece) = self.memory_for(span).await;
-            rest = span.behind(piece);
+            let (buffer, piece, behind) = self.memory_for(span).await;
+            rest = behind;
             if rest.is_some() && pieces.is_none() {
                 pieces = Some(Rc::new(Pieces { shares: Cell::new(1), failed: Cell::new(None) }));
             }
@@ -201,10 +201,10 @@ impl<M: Machine> Connection<M> {
         Ok(())
     }
 
-    /// Memory for a first piece of `span` as [`write_bytes`] says, and that piece. Where no run is free that holds as much as a buffer may, the
+    /// Memory for a first piece of `span` as [`write_bytes`] says, that piece, and the rest. Where no run is free that holds as much as a buffer may, the
     /// piece is shorter. The memory counts as the connection's.
-    async fn memory_for(&self, span: Span) -> (Buffer, Span) {
-        let (piece, _) = span.cut(self.sector);
+    async fn memory_for(&self, span: Span) -> (Buffer, Span, Option<Span>) {
+        let (piece, rest) = span.cut(self.sector);
         let wanted = write_bytes(piece, self.sector);
         // Held up by our own work, not by the client.
         self.session.receiving.set(false);
@@ -212,15 +212,15 @@ impl<M: Machine> Connection<M> {
         let mut buffer = self.handle.buffers().alloc_up_to(wanted).await;
         self.session.receiving.set(true);
         if buffer.len() == wanted {
-            return (buffer, piece);
+            return (buffer, piece, rest);
         }
         let (start, end) = piece.widened(self.sector);
         let edges = wanted - (end - start) as usize;
-        let (piece, _) = span.cut_at(self.sector, (buffer.len() - edges) as u32);
+        let (piece, rest) = span.cut_at(self.sector, (buffer.len() - edges) as u32);
         let bytes = write_bytes(piece, self.sector);
         buffer.truncate(bytes);
         self.session.release(wanted - bytes, 0);
-        (buffer, piece)
+        (buffer, piece, rest)
     }
 
     async fn receive_piece(&self, inbox: &mut Inbox, span: Span, mut buffer: Buffer) -> io::Result<Buffer> {
